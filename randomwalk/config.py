@@ -426,8 +426,6 @@ class TrainConfig(Settings):
     """Parts in which a process computes its share of the batch, to save memory."""
     num_images: Count
     """Length of the training: images seen, repeats counted."""
-    max_minutes: Positive | None = None
-    """Stop after so many minutes of training, even if num_images is not reached."""
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
     compile: bool = False
