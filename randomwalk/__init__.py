@@ -20,7 +20,7 @@ _EXPORTS = {
     "RunError": "randomwalk.errors",
     "load_denoiser": "randomwalk.checkpoints",
     "save_denoiser": "randomwalk.checkpoints",
-    "walk": "randomwalk.walk",
+    "walk": "randomwalk.template",
 }
 _MODULES = ("denoisers", "operators", "samplers", "schedules")
 

@@ -1,0 +1,215 @@
+"""Denoisers: D(x, sigma) = E[X | X + sigma N = x], and the adapters that make one out of a network.
+
+Here end the conventions of the networks (alpha_bar, timesteps, [0, 1] pixels, scaled inputs): outside, pixels are
+in [-1, 1] and sigma is in those units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from randomwalk.errors import InputError
+from randomwalk.schedules import ddpm_sigmas
+
+# A float32 sigma may miss the end of the range that it was computed from by rounding.
+_RANGE_SLACK = 1e-5
+
+
+def broadcast_sigma(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """``sigma`` (a number, or one per image ``[B]``) as a tensor of x's type that broadcasts against ``x``."""
+    s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    return s.reshape(-1, *[1] * (x.ndim - 1)) if s.ndim else s
+
+
+class Denoiser(nn.Module):
+    """MMSE denoiser, and by Tweedie's formula the score of the noisy density.
+
+    Subclasses define ``forward`` and, where they can say how many, ``channels`` and ``image_size``.
+
+    Attributes:
+        sigma_min, sigma_max: the noise levels at which it can be used.
+        channels, image_size: what it was trained on; None if it accepts anything.
+    """
+
+    sigma_min: float = 0.0
+    sigma_max: float = float("inf")
+    channels: int | None = None
+    image_size: int | None = None
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """D(x, sigma) = E[X | X + sigma N = x].
+
+        Args:
+            x: noisy images ``[B, C, H, W]``.
+            sigma: a number, or ``[B]`` one for each image.
+        """
+        raise NotImplementedError
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """grad log p_sigma(x) = (D(x, sigma) - x) / sigma^2 (Tweedie's formula)."""
+        return (self(x, sigma) - x) / broadcast_sigma(sigma, x) ** 2
+
+    def check_sigma(self, sigma: float | Tensor) -> None:
+        """Raise InputError for a noise level outside the range. Tensors are trusted: reading them would wait
+        for the GPU at every step."""
+        if isinstance(sigma, Tensor):
+            return
+        if not self.sigma_min * (1 - _RANGE_SLACK) <= sigma <= self.sigma_max * (1 + _RANGE_SLACK):
+            raise InputError(
+                f"sigma = {sigma:.6g} is outside the range of this denoiser, "
+                f"{self.sigma_min:.6g} to {self.sigma_max:.6g} (pixels in [-1, 1]): "
+                "choose sigma_min and sigma_max of the schedule inside it"
+            )
+
+
+class NetworkDenoiser(Denoiser):
+    """Base of the adapters around a network.
+
+    Args:
+        network: the network; float32 parameters.
+        sigma_min, sigma_max: the range of noise levels it was trained on, in [-1, 1] pixel units.
+    """
+
+    def __init__(self, network: nn.Module, sigma_min: float, sigma_max: float) -> None:
+        super().__init__()
+        self.network = network
+        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        self.autocast_dtype: torch.dtype | None = None
+
+    def call_network(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The network's output in x's type; the network computes in ``autocast_dtype`` if that is set."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            out: Tensor = self.network(x, condition)
+        return out.to(x.dtype)
+
+
+class VPDenoiser(NetworkDenoiser):
+    """Epsilon network trained on a DDPM table (Ho et al. 2020, arXiv 2006.11239).
+
+        D(x, sigma) = x - sigma * eps(sqrt(alpha_bar) x, t),    alpha_bar = 1 / (1 + sigma^2)
+
+    with the fractional timestep t found by linear interpolation in the table of sigmas. Output channels beyond
+    those of x (a learned variance) are ignored.
+
+    Args:
+        network: ``network(z, t) -> eps``, t on the scale 0 .. num_timesteps - 1.
+        beta_min, beta_max, num_timesteps: the linear table of per-step betas.
+    """
+
+    table: Tensor
+
+    def __init__(
+        self, network: nn.Module, beta_min: float = 1e-4, beta_max: float = 0.02, num_timesteps: int = 1000
+    ) -> None:
+        table = ddpm_sigmas(beta_min, beta_max, num_timesteps)
+        super().__init__(network, float(table[0]), float(table[-1]))
+        self.register_buffer("table", table, persistent=False)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """Fractional timestep whose linearly interpolated table value is ``sigma``; ``[B]`` float64."""
+        sigma = sigma.to(self.table.dtype)
+        upper = torch.searchsorted(self.table, sigma).clamp(1, len(self.table) - 1)
+        low, high = self.table[upper - 1], self.table[upper]
+        return (upper - 1) + ((sigma - low) / (high - low)).clamp(0, 1)
+
+    def epsilon(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """E[N | X + sigma N = x], the noise that the network sees in x."""
+        self.check_sigma(sigma)
+        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(x.shape[0])
+        scale = (1 + broadcast_sigma(levels, x.double()) ** 2).rsqrt().to(x.dtype)
+        return self.call_network(scale * x, self.timestep(levels))[:, : x.shape[1]]
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return x - broadcast_sigma(sigma, x) * self.epsilon(x, sigma)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        # Not through D: (D - x) / sigma^2 would lose digits to cancellation at small sigma.
+        return -self.epsilon(x, sigma) / broadcast_sigma(sigma, x)
+
+
+class VEDenoiser(NetworkDenoiser):
+    """Score network of the variance-exploding SDE (Song et al. 2021, arXiv 2011.13456) on [0, 1] pixels.
+
+    With u = (x + 1) / 2 and the network's sigma_u = sigma / 2 the score in our units is s(u, sigma_u) / 2, so
+
+        D(x, sigma) = x + sigma^2 * s(u, sigma_u) / 2
+
+    Args:
+        network: ``network(u, sigma_u) -> score`` (NCSN++).
+        sigma_min, sigma_max: its range, in the network's own [0, 1] units.
+    """
+
+    def __init__(self, network: nn.Module, sigma_min: float = 0.01, sigma_max: float = 348.0) -> None:
+        super().__init__(network, 2 * sigma_min, 2 * sigma_max)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.check_sigma(sigma)
+        levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
+        return self.call_network((x + 1) / 2, levels / 2) / 2
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return x + broadcast_sigma(sigma, x) ** 2 * self.score(x, sigma)
+
+
+class EDMDenoiser(NetworkDenoiser):
+    """EDM preconditioning (Karras et al. 2022, arXiv 2206.00364, table 1), with s = sigma_data:
+
+        D(x, sigma) = c_skip x + c_out F(c_in x, ln(sigma) / 4)
+        c_skip = s^2 / (sigma^2 + s^2),  c_out = sigma s / sqrt(sigma^2 + s^2),  c_in = 1 / sqrt(sigma^2 + s^2)
+
+    Args:
+        network: ``network(c_in x, c_noise) -> F``.
+        sigma_data: standard deviation of the clean pixels.
+        sigma_min, sigma_max: the noise levels to use it at.
+    """
+
+    def __init__(
+        self, network: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0
+    ) -> None:
+        super().__init__(network, sigma_min, sigma_max)
+        self.sigma_data = sigma_data
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.check_sigma(sigma)
+        s = broadcast_sigma(sigma, x)
+        total = s**2 + self.sigma_data**2
+        c_noise = (torch.as_tensor(sigma, dtype=x.dtype, device=x.device).log() / 4).expand(x.shape[0])
+        output = self.call_network(x * total.rsqrt(), c_noise)[:, : x.shape[1]]
+        return x * (self.sigma_data**2 / total) + output * (s * self.sigma_data * total.rsqrt())
+
+
+class CountingDenoiser(Denoiser):
+    """Passes everything on to another denoiser and counts the evaluations (one for a batch)."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.inner = denoiser
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.channels, self.image_size = denoiser.channels, denoiser.image_size
+        self.evaluations = 0
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.evaluations += 1
+        out: Tensor = self.inner(x, sigma)
+        return out
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.evaluations += 1
+        return self.inner.score(x, sigma)
+
+
+DENOISERS: dict[str, type[NetworkDenoiser]] = {"vp": VPDenoiser, "ve": VEDenoiser, "edm": EDMDenoiser}
+
+
+def make(name: str, network: nn.Module, **settings: Any) -> NetworkDenoiser:
+    """The adapter called ``name`` around a network, with the settings of its class."""
+    if name not in DENOISERS:
+        raise InputError(f"denoiser {name!r} is unknown; known are {', '.join(DENOISERS)}")
+    try:
+        return DENOISERS[name](network, **settings)
+    except TypeError as error:
+        raise InputError(f"denoiser {name!r}: {error}") from error
