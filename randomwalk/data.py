@@ -1,0 +1,241 @@
+"""Images in: folders, zips, Fashion-MNIST's files and torchvision's sets, as tensors in [-1, 1]."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from randomwalk.errors import InputError
+
+Fit = Literal["resize", "crop", "pad"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+
+
+class ImageSource:
+    """Images in a fixed order, decoded one at a time.
+
+    Args:
+        names: what to call each image, for messages and result files.
+        read: ``read(i) -> bytes`` of the file, or a uint8 array ``[H, W]`` or ``[H, W, C]``.
+        where: what to call the whole source in messages.
+    """
+
+    def __init__(self, names: Sequence[str], read: Callable[[int], bytes | np.ndarray], where: str) -> None:
+        self.names = list(names)
+        self.where = where
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pixels(self, i: int, channels: int) -> np.ndarray:
+        """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
+        raw = self._read(i)
+        if isinstance(raw, np.ndarray):
+            image = Image.fromarray(raw)
+        else:
+            try:
+                image = Image.open(io.BytesIO(raw))
+                image.load()
+            except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise InputError(f"{self.where}: {self.names[i]} does not decode as an image ({error})") from error
+        return _to_channels(image, channels)
+
+    def load(self, i: int, channels: int, size: Sequence[int], fit: Fit) -> Tensor:
+        """Image ``i`` as float32 ``[channels, H, W]`` in [-1, 1] with ``(H, W) = size``, cut at the centre."""
+        return to_tensor(fit_to(self.pixels(i, channels), size, fit))
+
+
+def _to_channels(image: Image.Image, channels: int) -> np.ndarray:
+    if image.mode in ("I;16", "I;16L", "I;16B", "I"):
+        # Pillow clips 16 bits to 8; keep the upper byte instead.
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return array[..., None] if channels == 1 else array
+
+
+def fit_to(
+    pixels: np.ndarray, size: Sequence[int], fit: Fit, generator: np.random.Generator | None = None
+) -> np.ndarray:
+    """``pixels [h, w, C]`` brought to ``size = (H, W)``.
+
+    resize: the image is scaled until it covers the size, then cut. crop: cut without scaling, unless the image is
+    too small. pad: surrounded by black, scaled down first if it is too large. The cut is at the centre, or drawn
+    from ``generator``.
+    """
+    height, width = size
+    h, w = pixels.shape[:2]
+    cover, contain = max(height / h, width / w), min(height / h, width / w)
+    scale = {"resize": cover, "crop": max(1.0, cover), "pad": min(1.0, contain)}[fit]
+    if scale != 1:
+        new = (max(1, round(w * scale)), max(1, round(h * scale)))
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        pixels = np.asarray(image.resize(new, Image.Resampling.LANCZOS))
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        h, w = pixels.shape[:2]
+    if fit == "pad":
+        top, left = (height - h) // 2, (width - w) // 2
+        return np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)))
+    if generator is None:
+        top, left = (h - height) // 2, (w - width) // 2
+    else:
+        top, left = generator.integers(h - height + 1), generator.integers(w - width + 1)
+    return pixels[top : top + height, left : left + width]
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 ``[H, W, C]`` -> float32 ``[C, H, W]`` in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 127.5 - 1
+
+
+def to_pixels(x: Tensor) -> np.ndarray:
+    """``[C, H, W]`` in [-1, 1] -> uint8 ``[H, W]`` or ``[H, W, 3]``: clipped and rounded, never stretched."""
+    array = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    return array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+
+
+def open_images(path: str | Path) -> ImageSource:
+    """The images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        names = [str(p.relative_to(path)) for p in files]
+        source = ImageSource(names, lambda i: _read_file(files[i]), str(path))
+    elif zipfile.is_zipfile(path):
+        source = _open_zip(path)
+    elif path.is_file():
+        source = ImageSource([path.name], lambda i: _read_file(path), str(path.parent))
+    else:
+        raise InputError(f"{path}: there is no such folder, zip or image")
+    if not len(source):
+        raise InputError(f"{path}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return source
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _open_zip(path: Path) -> ImageSource:
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(n for n in archive.namelist() if n.lower().endswith(IMAGE_SUFFIXES))
+
+    def read(i: int) -> bytes:
+        # Opened anew each time, so that worker processes do not share a file position.
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(names[i])
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InputError(f"{path}: {names[i]} cannot be read ({error})") from error
+
+    return ImageSource(names, read, str(path))
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Array in an IDX file (the format of MNIST and Fashion-MNIST), gzipped or not; uint8 values only."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            raw = file.read()
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    ndim = raw[3] if len(raw) > 3 else 0
+    if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * ndim:
+        raise InputError(f"{path}: is not an IDX file of bytes")
+    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", ndim, 4))
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim)
+    if values.size != int(np.prod(shape)):
+        raise InputError(f"{path}: is cut short: it promises {shape} and holds {values.size} bytes")
+    return values.reshape(shape)
+
+
+def open_fashion_mnist(path: str | Path, split: Literal["train", "test"]) -> tuple[ImageSource, np.ndarray]:
+    """Images and labels of the Fashion-MNIST files in a folder (Xiao et al. 2017, arXiv 1708.07747)."""
+    prefix = {"train": "train", "test": "t10k"}[split]
+    arrays = []
+    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+        found = [p for p in (Path(path) / f"{prefix}-{kind}.gz", Path(path) / f"{prefix}-{kind}") if p.is_file()]
+        if not found:
+            raise InputError(
+                f"{path}: no {prefix}-{kind}.gz in it. The four files are Debian's package dataset-fashion-mnist "
+                "(in /usr/share/datasets/fashion-mnist); dataset: fashion_mnist downloads them instead"
+            )
+        arrays.append(read_idx(found[0]))
+    images, labels = arrays
+    names = [f"{split}{i:05d}" for i in range(len(images))]
+    return ImageSource(names, lambda i: images[i], str(path)), labels
+
+
+def _open_torchvision(dataset: str, path: str | Path, split: Literal["train", "test"]) -> ImageSource:
+    from torchvision import datasets
+
+    kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[dataset]
+    try:
+        images = kind(str(path), train=split == "train", download=True).data
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{dataset}: cannot be read from or downloaded to {path} ({error})") from error
+    array = np.asarray(images)
+    return ImageSource([f"{split}{i:05d}" for i in range(len(array))], lambda i: array[i], f"{dataset} in {path}")
+
+
+def open_dataset(dataset: str, path: str | Path) -> ImageSource:
+    """The training images of a data set by the name that YAML gives it."""
+    if dataset == "folder":
+        return open_images(path)
+    if dataset == "fashion_mnist_files":
+        return open_fashion_mnist(path, "train")[0]
+    return _open_torchvision(dataset, path, "train")
+
+
+class TrainingImages(torch.utils.data.Dataset[Tensor]):
+    """Training examples by position, each a function of (seed, position) alone.
+
+    Position p is image p mod n of a new random order every n positions; the random cut and the mirroring of the
+    example are drawn from the stream (seed, p). A run can therefore start anywhere, on any number of processes.
+
+    Args:
+        source: the images.
+        indices: which of them are used.
+        channels, image_size, fit, flip: see TrainData in `randomwalk.config`.
+        seed: of the order, the cuts and the mirroring.
+    """
+
+    def __init__(
+        self, source: ImageSource, indices: np.ndarray, channels: int, image_size: int, fit: Fit, flip: bool, seed: int
+    ) -> None:
+        self.source, self.indices = source, indices
+        self.channels, self.size, self.fit, self.flip, self.seed = channels, (image_size, image_size), fit, flip, seed
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, position: int) -> Tensor:
+        from randomwalk.rng import generator
+
+        epoch, offset = divmod(position, len(self.indices))
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, generator(self.seed, 1, epoch).permutation(self.indices))
+        draws = generator(self.seed, 2, position)
+        cut = draws if self.fit == "crop" else None
+        pixels = fit_to(self.source.pixels(int(self._order[1][offset]), self.channels), self.size, self.fit, cut)
+        x = to_tensor(pixels)
+        return x.flip(-1) if self.flip and draws.random() < 0.5 else x
+
+
+def upscale(x: Tensor, factor: int) -> Tensor:
+    """``[B, C, H, W]`` with every pixel repeated ``factor`` times, so that small images can be looked at."""
+    return F.interpolate(x, scale_factor=factor, mode="nearest")
