@@ -42,6 +42,8 @@ class ImageSource:
         """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
         raw = self._read(i)
         if isinstance(raw, np.ndarray):
+            if channels == 1 and raw.ndim == 2:
+                return raw[..., None]
             image = Image.fromarray(raw)
         else:
             try:
