@@ -1,0 +1,171 @@
+"""Noise levels: decreasing sequences of sigma, looked up by name.
+
+Every schedule is a function of ``u``, evenly spaced from 0 (noisy) to 1 (clean), and of a range of sigma.
+The range is stated in one of two ways, and the result is in its units:
+
+* ``sigma_min, sigma_max``;
+* ``beta_min, beta_max, num_timesteps``: the noise table of a DDPM network, see :func:`ddpm_sigmas`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from randomwalk.errors import InputError
+
+_RANGE = ("sigma_min", "sigma_max")
+_TABLE = ("beta_min", "beta_max", "num_timesteps")
+_GRID = 1_000_000  # points at which the paper's code tabulates sigma over time
+
+
+def ddpm_sigmas(beta_min: float, beta_max: float, num_timesteps: int) -> Tensor:
+    """Noise levels of a DDPM, ``sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)``, ascending ``[T]`` float64.
+
+    ``alpha_bar_t = prod_{i<=t} (1 - beta_i)`` with ``T = num_timesteps`` evenly spaced ``beta_i`` per step.
+    Evaluated as ``expm1(-sum log(1 - beta))``, so that no digits cancel where ``alpha_bar`` is close to 1.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, section 4 (the paper's values are 1e-4, 0.02 and 1000).
+    """
+    if not 0 < beta_min <= beta_max < 1:
+        raise InputError(f"beta_min={beta_min}, beta_max={beta_max}: expected 0 < beta_min <= beta_max < 1")
+    if num_timesteps != int(num_timesteps) or num_timesteps < 2:
+        raise InputError(f"num_timesteps={num_timesteps}: expected an integer of at least 2")
+    beta = torch.linspace(beta_min, beta_max, int(num_timesteps), dtype=torch.float64)
+    return torch.expm1(-torch.log1p(-beta).cumsum(0)).sqrt()
+
+
+def interpolate(time: Tensor, table: Tensor) -> Tensor:
+    """Value of ``table`` at fractional indices ``time``, linear between neighbours and constant outside."""
+    left = time.floor().long().clamp(0, len(table) - 2)
+    return torch.lerp(table[left], table[left + 1], (time - left).clamp(0, 1))
+
+
+def snap(sigmas: Tensor, table: Tensor) -> Tensor:
+    """Times at which ``interpolate(time, table)`` is nearest to each sigma, among a million even times.
+
+    The paper's code searches the whole grid ``linspace(0, T - 1, 1_000_000)``. Here the exact time of sigma
+    is found in the table by bisection, and only the grid points on its two sides are compared.
+    """
+    left = (torch.searchsorted(table, sigmas) - 1).clamp(0, len(table) - 2)
+    exact = left + (sigmas - table[left]) / (table[left + 1] - table[left])
+    spacing = (len(table) - 1) / (_GRID - 1)
+    index = (exact / spacing).floor().clamp(0, _GRID - 2)
+    below, above = index * spacing, (index + 1) * spacing
+    nearer = (interpolate(below, table) - sigmas).abs() <= (interpolate(above, table) - sigmas).abs()
+    return torch.where(nearer, below, above)
+
+
+def pretrained(u: Tensor, table: Tensor) -> Tensor:
+    """Even steps in the network's own time: ``sigma = table(t)``, ``t = (T - 1)(1 - u)``."""
+    return interpolate((len(table) - 1) * (1 - u), table)
+
+
+def linear(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
+    """Even steps in sigma: ``sigma = (1 - u) sigma_max + u sigma_min``."""
+    return (1 - u) * sigma_max + u * sigma_min
+
+
+def sigmoid(u: Tensor, sigma_min: float, sigma_max: float, t0: float = 0.3) -> Tensor:
+    """``sigma = sigma_min + h(u) (sigma_max - sigma_min)``, ``h = (S(3/t0) - S(3u/t0)) / (S(3/t0) - S(0))``.
+
+    ``S`` is the logistic function; the smaller ``t0``, the longer the stay at low noise.
+    Source: the code of Park et al. 2025, doi 10.1109/MSP.2025.3590608.
+    """
+    end = torch.tensor(3 / t0, dtype=u.dtype).sigmoid()
+    h = (end - torch.sigmoid(3 / t0 * u)) / (end - 0.5)
+    return sigma_min + h * (sigma_max - sigma_min)
+
+
+def cosine(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
+    """Even steps in the angle: ``sigma = tan(phi)``, ``phi = (1 - u) atan(sigma_max) + u atan(sigma_min)``.
+
+    Source: Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17, where ``alpha_bar = cos(phi)**2``.
+    """
+    return torch.tan((1 - u) * math.atan(sigma_max) + u * math.atan(sigma_min))
+
+
+def geometric(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
+    """Even steps in log sigma: ``sigma = sigma_max (sigma_min / sigma_max)**u``.
+
+    Source: Song and Ermon 2019, arXiv 1907.05600, section 4.2.
+    """
+    return sigma_max * (sigma_min / sigma_max) ** u
+
+
+def karras(u: Tensor, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """Even steps in ``sigma**(1/rho)``: ``((1 - u) sigma_max**(1/rho) + u sigma_min**(1/rho))**rho``.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.
+    """
+    return ((1 - u) * sigma_max ** (1 / rho) + u * sigma_min ** (1 / rho)) ** rho
+
+
+SCHEDULES: dict[str, Callable[..., Tensor]] = {
+    "pretrained": pretrained,
+    "sigmoid": sigmoid,
+    "linear": linear,
+    "cosine": cosine,
+    "geometric": geometric,
+    "karras": karras,
+}
+_SNAPPED = ("sigmoid", "linear")
+
+
+def make(name: str, num_steps: int, **settings: Any) -> Tensor:
+    """Noise levels of the schedule ``name``.
+
+    Args:
+        name: one of ``SCHEDULES``.
+        num_steps: number of levels.
+        settings: the range (``sigma_min, sigma_max`` or ``beta_min, beta_max, num_timesteps``) and the shape
+            (``t0`` of sigmoid, ``rho`` of karras). With a DDPM table, ``sigmoid`` and ``linear`` take the nearest
+            of a million interpolated levels as the paper's code does; this moves sigma by up to 2e-4 relative.
+
+    Returns:
+        ``[num_steps]`` float64, decreasing, the last one above 0, in the units of the range.
+
+    Raises:
+        InputError: an unknown name or setting, or an impossible value.
+    """
+    if name not in SCHEDULES:
+        raise InputError(f"schedule {name!r}: unknown; expected one of {', '.join(SCHEDULES)}")
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise InputError(f"schedule {name!r}: num_steps={num_steps!r}; expected a positive integer")
+    schedule, (span, shape) = SCHEDULES[name], _check_settings(name, settings)
+    u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    table = ddpm_sigmas(**span) if "num_timesteps" in span else None
+    if schedule is pretrained:
+        if table is None:
+            raise InputError(
+                f"schedule 'pretrained' follows a network's noise table and needs {', '.join(_TABLE)}; "
+                "with sigma_min and sigma_max use 'geometric'"
+            )
+        return pretrained(u, table)
+    low, high = (table[0].item(), table[-1].item()) if table is not None else span.values()
+    sigmas = schedule(u, low, high, **shape).clamp(low, high)  # rounding must not leave the network's range
+    if table is not None and name in _SNAPPED:
+        sigmas = interpolate(snap(sigmas, table), table)
+    return sigmas
+
+
+def _check_settings(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Split settings into the range, in the order of its definition, and the shape of the schedule."""
+    shapes = [key for key in inspect.signature(SCHEDULES[name]).parameters if key in ("t0", "rho")]
+    allowed = f"allowed: {' and '.join(_RANGE)}, or {', '.join(_TABLE)}" + "".join(f"; and {s}" for s in shapes)
+    if unknown := sorted(set(settings) - {*_RANGE, *_TABLE, *shapes}):
+        raise InputError(f"schedule {name!r}: unknown setting {', '.join(unknown)}; {allowed}")
+    keys = tuple(key for key in (*_RANGE, *_TABLE) if key in settings)
+    if keys not in (_RANGE, _TABLE):
+        raise InputError(f"schedule {name!r}: got {', '.join(keys) or 'no range of sigma'}; {allowed}")
+    for key, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise InputError(f"schedule {name!r}: {key}={value!r}; expected a positive number")
+    if keys == _RANGE and not settings["sigma_min"] < settings["sigma_max"]:
+        raise InputError(f"schedule {name!r}: expected sigma_min < sigma_max, got {settings}")
+    return {key: settings[key] for key in keys}, {key: settings[key] for key in shapes if key in settings}
