@@ -22,6 +22,8 @@ class GroupNorm(nn.GroupNorm):
     """Group normalisation computed in float32 (or wider) and returned in the dtype of its input."""
 
     def __init__(self, channels: int) -> None:
+        if channels % NORM_GROUPS:
+            raise ValueError(f"{channels} channels are not divisible by the {NORM_GROUPS} normalisation groups")
         super().__init__(NORM_GROUPS, channels)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -85,8 +87,8 @@ class ResBlock(nn.Module):
     """Residual block skip(x) + f(x, emb), where emb is the time (and class) embedding.
 
     The embedding enters after the first convolution: added to it, or with `use_scale_shift_norm` as scale s
-    and shift b of the second normalisation, norm(h) (1 + s) + b. With `resample` ("up" or "down") both branches
-    change resolution by 2, the residual branch between its first activation and its first convolution.
+    and shift b of the second normalisation, norm(h) (1 + s) + b. With `resample` ("up" or "down") both
+    branches change resolution by 2, the residual branch between its first activation and first convolution.
     The last convolution starts at zero. Dropout acts in training mode only.
     """
 

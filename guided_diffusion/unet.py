@@ -132,6 +132,11 @@ class UNet(nn.Module):
         self.output_blocks = self._decoder(widths, skip_widths, num_res_blocks, rates, heads_up)
         self.out = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), zeroed(conv3x3(widths[0], out_channels)))
 
+    def _resampling(self, direction: str, channels: int) -> nn.Module:
+        if self._resblock_updown:
+            return self._resblock(channels, resample=direction)
+        return (Upsample if direction == "up" else Downsample)(channels, use_conv=True)
+
     def _encoder(
         self, widths: list[int], num_res_blocks: int, rates: set[int], num_heads: int
     ) -> tuple[nn.ModuleList, list[int]]:
@@ -148,8 +153,7 @@ class UNet(nn.Module):
                 stages.append(Stage(*layers))
                 skip_widths.append(channels)
             if level < len(widths) - 1:
-                down = self._resblock(channels, resample="down") if self._resblock_updown else None
-                stages.append(Stage(down or Downsample(channels, use_conv=True)))
+                stages.append(Stage(self._resampling("down", channels)))
                 skip_widths.append(channels)
         return nn.ModuleList(stages), skip_widths
 
@@ -167,8 +171,7 @@ class UNet(nn.Module):
                 if 2**level in rates:
                     layers.append(self._attention(channels, num_heads=num_heads))
                 if level > 0 and i == num_res_blocks:
-                    up = self._resblock(channels, resample="up") if self._resblock_updown else None
-                    layers.append(up or Upsample(channels, use_conv=True))
+                    layers.append(self._resampling("up", channels))
                 stages.append(Stage(*layers))
         return nn.ModuleList(stages)
 
@@ -263,7 +266,8 @@ def unet_settings(
         Keyword arguments of `UNet`; attention resolutions have become downsampling rates.
 
     Raises:
-        ValueError: no default multipliers for this size, or an attention resolution that does not divide it.
+        ValueError: text that is not numbers, no default multipliers for this size, or an attention resolution
+            that does not divide it.
     """
     return {
         "image_size": image_size,
@@ -286,18 +290,21 @@ def unet_settings(
     }
 
 
-def _numbers(value: str | float | Sequence[float]) -> list[float]:
+def _numbers(name: str, value: str | float | Sequence[float]) -> list[float]:
     """Numbers of "1,2", 1 or [1, 2]; whole ones as int."""
     if isinstance(value, str):
         items: Sequence[Any] = [part for part in value.split(",") if part.strip()]
     else:
         items = [value] if isinstance(value, int | float) else value
-    numbers = [float(item) for item in items]
+    try:
+        numbers = [float(item) for item in items]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers separated by commas, got {value!r}") from error
     return [int(number) if number.is_integer() else number for number in numbers]
 
 
 def _channel_mult(image_size: int, value: str | Sequence[float] | None) -> list[float]:
-    multipliers = _numbers(value or "") or list(_DEFAULT_CHANNEL_MULT.get(image_size, ()))
+    multipliers = _numbers("channel_mult", value or "") or list(_DEFAULT_CHANNEL_MULT.get(image_size, ()))
     if not multipliers:
         sizes = ", ".join(str(size) for size in sorted(_DEFAULT_CHANNEL_MULT))
         raise ValueError(
@@ -309,7 +316,7 @@ def _channel_mult(image_size: int, value: str | Sequence[float] | None) -> list[
 
 def _downsampling_rates(image_size: int, value: str | int | Sequence[int]) -> list[int]:
     rates = []
-    for resolution in _numbers(value):
+    for resolution in _numbers("attention_resolutions", value):
         if resolution < 1 or image_size % resolution:
             raise ValueError(f"attention resolution {resolution} does not divide the image size {image_size}")
         rates.append(int(image_size // resolution))
