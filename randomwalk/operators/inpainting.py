@@ -1,0 +1,134 @@
+"""Inpainting: some pixels are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from randomwalk.errors import InputError
+from randomwalk.operators.operator import Operator
+
+
+class Inpainting(Operator):
+    """``A x = mask * x``. Missing pixels stay in the measurement, as zeros before the noise.
+
+    Args:
+        image_shape: ``(C, H, W)``.
+        mask: 1 = observed, 0 = missing; ``[H, W]`` for all images, or ``[B, 1, H, W]`` with one for each image of
+            the batches that it is used on. Channels share it.
+    """
+
+    mask: Tensor
+
+    def __init__(self, image_shape: Sequence[int], mask: Tensor) -> None:
+        super().__init__(image_shape)
+        mask = mask.to(torch.float32)
+        mask = mask[None, None] if mask.ndim == 2 else mask
+        if mask.ndim != 4 or mask.shape[1:] != (1, *self.image_shape[1:]):
+            raise InputError(
+                f"inpainting: the mask has shape {tuple(mask.shape)}; expected [H, W] or [B, 1, H, W] "
+                f"with H, W = {self.image_shape[1:]}"
+            )
+        if not ((mask == 0) | (mask == 1)).all():
+            raise InputError("inpainting: a mask holds only 0 (missing) and 1 (observed)")
+        self.register_buffer("mask", mask)
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mask * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.mask * y
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return self.mask * y
+
+    def norm(self) -> float:
+        return float(self.mask.max())
+
+    def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return f(self.mask.to(x.dtype)) * x
+
+
+def random_mask(height: int, width: int, missing: float, draws: np.random.Generator) -> Tensor:
+    """Mask ``[H, W]`` in which exactly ``int(missing * H * W)`` pixels, drawn evenly, are 0."""
+    if not 0 <= missing < 1:
+        raise InputError(f"inpainting: missing={missing}; expected a fraction of at least 0 and below 1")
+    mask = np.ones(height * width, dtype=np.float32)
+    mask[draws.choice(mask.size, int(missing * mask.size), replace=False)] = 0
+    return torch.from_numpy(mask.reshape(height, width))
+
+
+def box_mask(height: int, width: int, box_size: int | Sequence[int], margin: int, draws: np.random.Generator) -> Tensor:
+    """Mask ``[H, W]`` with a rectangle of zeros.
+
+    Its sides are ``box_size``, or drawn independently from ``box_size[0] .. box_size[1]``, ends included; its
+    first row and column are drawn from ``margin .. size - margin - side``, the upper end excluded.
+    """
+    low, high = (box_size, box_size) if isinstance(box_size, int) else box_size
+    if not 1 <= low <= high or margin < 0 or high + 2 * margin > min(height, width):
+        raise InputError(
+            f"inpainting: a box of size {box_size} with margin {margin} does not fit {height}x{width}; "
+            "expected box_size of at least 1 and box_size + 2 margin within the image"
+        )
+    sides = [int(side) for side in draws.integers(low, high + 1, size=2)]
+    limits = [size - margin - side for size, side in zip((height, width), sides, strict=True)]
+    top, left = (int(draws.integers(margin, max(limit, margin + 1))) for limit in limits)
+    mask = torch.ones(height, width)
+    mask[top : top + sides[0], left : left + sides[1]] = 0
+    return mask
+
+
+def read_mask(path: str | Path, height: int, width: int) -> Tensor:
+    """Mask ``[H, W]`` from an image file: brighter than half is observed."""
+    try:
+        with Image.open(path) as image:
+            grey = np.asarray(image.convert("L"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"inpainting: the mask image {path} cannot be read: {error}") from error
+    if grey.shape != (height, width):
+        raise InputError(
+            f"inpainting: the mask image {path} has {grey.shape[0]}x{grey.shape[1]} pixels, "
+            f"but the images have {height}x{width}"
+        )
+    return torch.from_numpy((grey > 127).astype(np.float32))
+
+
+def inpainting(
+    image_shape: Sequence[int],
+    generators: Sequence[np.random.Generator],
+    mask: str = "random",
+    missing: float = 0.92,
+    box_size: int | Sequence[int] | None = None,
+    margin: int = 0,
+    file: str | Path | None = None,
+) -> Inpainting:
+    """Inpainting with one mask for each generator, or with the one of an image file.
+
+    Args:
+        image_shape: ``(C, H, W)``.
+        generators: one for each image.
+        mask: "random" (uses ``missing``), "box" (``box_size``, ``margin``) or "file" (``file``).
+    """
+    _, height, width = image_shape
+    if mask == "random":
+        masks = [random_mask(height, width, missing, draws) for draws in generators]
+    elif mask == "box":
+        if box_size is None:
+            raise InputError("inpainting: mask 'box' needs the setting box_size, in pixels")
+        masks = [box_mask(height, width, box_size, margin, draws) for draws in generators]
+    elif mask == "file":
+        if file is None:
+            raise InputError("inpainting: mask 'file' needs the setting file, the path of a mask image")
+        masks = [read_mask(file, height, width)]
+    else:
+        raise InputError(f"inpainting: mask={mask!r}; expected random, box or file")
+    return Inpainting(image_shape, torch.stack(masks)[:, None])
