@@ -1,0 +1,82 @@
+"""Typed configuration of ``sample.py`` and ``train.py``.
+
+The classes of this package are the whole vocabulary of the YAML files: each key with its type, range, default and one
+line of explanation, which the JSON schema (``python -m randomwalk.config --schema``) hands to the editor. Files are
+read by :mod:`randomwalk.configio`. Nothing here imports PyTorch.
+"""
+
+from randomwalk.config.base import Settings
+from randomwalk.config.networks import (
+    DenoiserSettings,
+    EDMDenoiserSettings,
+    NCSNppSettings,
+    NetworkSettings,
+    UNetSettings,
+    VEDenoiserSettings,
+    VPDenoiserSettings,
+    Weights,
+)
+from randomwalk.config.sampling import (
+    AnnealedLangevinSettings,
+    DDIMSettings,
+    GaussianNoiseSettings,
+    IdentitySettings,
+    InpaintingSettings,
+    Measurement,
+    OperatorSettings,
+    RandomWalkSettings,
+    SampleConfig,
+    SampleData,
+    SamplerSettings,
+    ScheduleSettings,
+    Start,
+    SuperResolutionSettings,
+    TemplateSettings,
+)
+from randomwalk.config.training import (
+    EMASettings,
+    LevelSettings,
+    LogNormalLevels,
+    LogUniformLevels,
+    Objective,
+    Optimizer,
+    TrainConfig,
+    TrainData,
+    UniformTimestepLevels,
+)
+
+__all__ = [
+    "AnnealedLangevinSettings",
+    "DDIMSettings",
+    "DenoiserSettings",
+    "EDMDenoiserSettings",
+    "EMASettings",
+    "GaussianNoiseSettings",
+    "IdentitySettings",
+    "InpaintingSettings",
+    "LevelSettings",
+    "LogNormalLevels",
+    "LogUniformLevels",
+    "Measurement",
+    "NCSNppSettings",
+    "NetworkSettings",
+    "Objective",
+    "OperatorSettings",
+    "Optimizer",
+    "RandomWalkSettings",
+    "SampleConfig",
+    "SampleData",
+    "SamplerSettings",
+    "ScheduleSettings",
+    "Settings",
+    "Start",
+    "SuperResolutionSettings",
+    "TemplateSettings",
+    "TrainConfig",
+    "TrainData",
+    "UNetSettings",
+    "UniformTimestepLevels",
+    "VEDenoiserSettings",
+    "VPDenoiserSettings",
+    "Weights",
+]

@@ -1,0 +1,3 @@
+from randomwalk.configio import main
+
+main()

@@ -1,0 +1,40 @@
+"""What the sections of a configuration are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _whole(value: Any) -> Any:
+    """2e6 is a whole number, although YAML reads it as a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Text = Annotated[str, Field(min_length=1)]
+Fit = Literal["resize", "crop", "pad"]
+Precision = Literal["fp32", "bf16"]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", examples=["auto", "cpu", "cuda", "cuda:1"])]
+
+
+class Settings(BaseModel):
+    """Base of every section: unknown keys are errors, nothing is converted, keys carry their docstring into the schema.
+
+    A validator refuses with ``ValueError("key: what is wrong")``, the key relative to its section.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+def check_order(low_key: str, low: float | None, high_key: str, high: float | None) -> None:
+    """Refuse a range whose lower end is not below the upper one; a missing end is no range."""
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"{low_key}: found {low}; allowed: a number below {high_key}, which is {high}")

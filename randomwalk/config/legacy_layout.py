@@ -1,0 +1,293 @@
+"""The YAML layout of the paper's own code (Park et al. 2025, github.com/wustl-cig/randomwalk_diffusion).
+
+Every key of that layout, and whether it had an effect there: ``NoEffect`` keys were not read, or changed nothing that
+came out; ``NotNeeded`` keys did something that this program finds out by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Positive, Settings, Text, check_order
+
+NO_EFFECT, NOT_NEEDED = "no effect", "not needed"
+NoEffect = Annotated[Any, NO_EFFECT]
+NotNeeded = Annotated[Any, NOT_NEEDED]
+Pair = Field(min_length=2, max_length=2)
+Numbers = Annotated[str, Field(pattern=r"^ *[1-9][0-9]* *(, *[1-9][0-9]* *)*$", examples=["16", "32,16", "32,16,8"])]
+
+BETA_MAX = 0.02  # fixed in the paper's code
+UNET_LEVELS = {64: [1, 2, 3, 4], 128: [1, 1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}  # for channel_mult: ""
+
+
+# --- sections of both networks' tasks --------------------------------------------------------------------------------
+
+
+class Machine(Settings):
+    gpu_idx: Natural = 0
+    save_dir: Text
+
+
+class Data(Settings):
+    name: NotNeeded = None  # one kind of data set exists: PNG files in a folder
+    root: Text
+
+
+class Uncondition(Settings):
+    name: Literal["uncondition"]
+
+
+class Denoising(Settings):
+    name: Literal["noise"]
+
+
+class Inpainting(Settings):
+    name: Literal["inpainting"]
+
+
+class SuperResolution(Settings):
+    name: Literal["super_resolution"]
+    scale_factor: Annotated[Count, Field(ge=2)]
+    in_shape: NotNeeded = None
+
+
+class Noise(Settings):
+    name: Literal["gaussian"] = "gaussian"
+    sigma: NonNegative
+
+
+class MaskOptions(Settings):
+    mask_type: Literal["random", "box"]
+    mask_len_range: Annotated[list[Count], Pair] | None = None
+    mask_prob_range: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Pair] | None = None
+    image_size: NotNeeded = None
+    margin: Annotated[list[Natural], Pair] = Field(default=[16, 16])
+    randomize_box: Literal[True] = True
+    fix_location_factor: NoEffect = None
+
+    @model_validator(mode="after")
+    def _what_its_type_needs(self) -> MaskOptions:
+        if self.mask_type == "random":
+            if self.mask_prob_range is None:
+                raise ValueError("mask_prob_range: missing; expected [p, p], the share of missing pixels")
+            if self.mask_prob_range[0] != self.mask_prob_range[1]:
+                raise ValueError(f"mask_prob_range: found {self.mask_prob_range}; allowed: two equal shares, [p, p]")
+            return self
+        if self.mask_len_range is None:
+            raise ValueError("mask_len_range: missing; expected [lowest, highest + 1], the side of the box")
+        if self.mask_len_range[0] > self.mask_len_range[1]:
+            raise ValueError(f"mask_len_range: found {self.mask_len_range}; allowed: [lowest, highest + 1]")
+        if self.margin[0] != self.margin[1]:
+            raise ValueError(f"margin: found {self.margin}; allowed: two equal margins")
+        return self
+
+
+class Measurement(Settings):
+    operator: Annotated[Uncondition | Denoising | Inpainting | SuperResolution, Field(discriminator="name")]
+    noise: Noise
+    mask_opt: MaskOptions | None = None
+
+    @model_validator(mode="after")
+    def _what_its_operator_needs(self) -> Measurement:
+        if self.operator.name != "uncondition" and self.noise.sigma == 0:
+            raise ValueError("noise.sigma: found 0; allowed: a number above 0, since the likelihood is divided by it")
+        if self.operator.name == "inpainting" and self.mask_opt is None:
+            raise ValueError("mask_opt: missing; inpainting needs mask_type and its options")
+        return self
+
+
+class Langevin(Settings):
+    num_iters: Count
+    temperature: NonNegative
+    scaling_constant_of_step_size: Positive
+    save_image: bool = True
+
+
+class Task(Settings):
+    machinesetup: Machine
+    data: Data
+    measurement: Measurement
+    seed: Natural = 0
+
+
+# --- variance preserving ---------------------------------------------------------------------------------------------
+
+
+class VPLangevin(Langevin):
+    schedule: Literal["sigmoid", "denoiser", "linear"]
+
+
+class VPModel(Settings):
+    noise_perturbation_type: Literal["vp"]
+    pretrained_check_point: Text
+    image_size: Count
+    num_channels: Count
+    num_res_blocks: Count
+    channel_mult: Numbers | Literal[""] = ""
+    learn_sigma: bool = False
+    class_cond: Literal[False] = False
+    use_checkpoint: NoEffect = False
+    attention_resolutions: Count | Numbers = "16"
+    num_heads: Count = 1
+    num_head_channels: Literal[-1] | Count = -1
+    num_heads_upsample: Literal[-1] | Count = -1
+    use_scale_shift_norm: bool = False
+    dropout: Annotated[Fraction, NO_EFFECT] = 0.0
+    resblock_updown: bool = False
+    use_fp16: Literal[False] = False
+    use_new_attention_order: bool = False
+
+    @model_validator(mode="after")
+    def _has_levels(self) -> VPModel:
+        if self.channel_mult == "" and self.image_size not in UNET_LEVELS:
+            sizes = ", ".join(map(str, UNET_LEVELS))
+            raise ValueError(f'channel_mult: found ""; for an image_size other than {sizes} list the multipliers')
+        for width in self.attention_widths:
+            if self.image_size % width:
+                raise ValueError(f"attention_resolutions: found {width}; allowed: divisors of {self.image_size}")
+        return self
+
+    @property
+    def attention_widths(self) -> list[int]:
+        """Widths of the feature maps with attention."""
+        return [int(width) for width in str(self.attention_resolutions).split(",")]
+
+
+class VPDiffusion(Settings):
+    beta_at_clean: Positive
+    steps: Literal[1000]
+    sampler: NoEffect = None
+    timestep_respacing: NoEffect = None
+    noise_schedule: NoEffect = None
+    model_mean_type: NoEffect = None
+    model_var_type: NoEffect = None
+    dynamic_threshold: NoEffect = None
+    clip_denoised: NoEffect = None
+    rescale_timesteps: NoEffect = None
+
+    @model_validator(mode="after")
+    def _range(self) -> VPDiffusion:
+        if not self.beta_at_clean < BETA_MAX:
+            raise ValueError(f"beta_at_clean: found {self.beta_at_clean}; allowed: a number below {BETA_MAX}")
+        return self
+
+
+class VPTask(Task):
+    langevin_hyperparam: VPLangevin
+    model: VPModel
+    vp_diffusion: VPDiffusion
+    imagedetail: NoEffect = None
+    training: NoEffect = None
+    sampling: NoEffect = None
+    eval: NoEffect = None
+    optim: NoEffect = None
+
+
+# --- variance exploding ----------------------------------------------------------------------------------------------
+
+
+class VELangevin(Langevin):
+    schedule: NoEffect = None
+
+
+class VEModel(Settings):
+    noise_perturbation_type: Literal["ve"]
+    pretrained_check_point: Text
+    name: Literal["ncsnpp"]
+    sigma_max: Positive
+    sigma_min: Positive
+    scale_by_sigma: bool
+    nonlinearity: Literal["swish"]
+    nf: Count
+    ch_mult: Annotated[list[Count], Field(min_length=1)]
+    num_res_blocks: Count
+    attn_resolutions: list[Count]
+    resamp_with_conv: bool
+    conditional: bool
+    fir: bool
+    fir_kernel: list[Count]
+    skip_rescale: bool
+    resblock_type: Literal["biggan", "ddpm"]
+    progressive: Literal["none", "output_skip", "residual"]
+    progressive_input: Literal["none", "input_skip", "residual"]
+    progressive_combine: Literal["sum", "cat"]
+    fourier_scale: Positive
+    embedding_type: Literal["fourier", "positional"]
+    dropout: Annotated[Fraction, NO_EFFECT] = 0.0
+    init_scale: NoEffect = None
+    pretrained_model: NoEffect = None
+    beta_min: NoEffect = None
+    beta_max: NoEffect = None
+    ema_rate: NoEffect = None
+    normalization: NoEffect = None
+    attention_type: NoEffect = None
+    conv_size: NoEffect = None
+
+    @model_validator(mode="after")
+    def _range(self) -> VEModel:
+        check_order("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        return self
+
+
+class ImageDetail(Settings):
+    num_channels: Count
+    image_size: Count
+    centered: Literal[False]
+
+
+class Training(Settings):
+    continuous: Literal[True]
+    sde: Literal["vesde"]
+    batch_size: NoEffect = None
+    n_iters: NoEffect = None
+    snapshot_freq: NoEffect = None
+    log_freq: NoEffect = None
+    eval_freq: NoEffect = None
+    snapshot_freq_for_preemption: NoEffect = None
+    snapshot_sampling: NoEffect = None
+    likelihood_weighting: NoEffect = None
+    reduce_mean: NoEffect = None
+
+
+class Sampling(Settings):
+    n_steps_each: NoEffect = None
+    noise_removal: NoEffect = None
+    probability_flow: NoEffect = None
+    snr: NoEffect = None
+    method: NoEffect = None
+    predictor: NoEffect = None
+    corrector: NoEffect = None
+
+
+class Eval(Settings):
+    batch_size: NotNeeded = None
+    begin_ckpt: NoEffect = None
+    end_ckpt: NoEffect = None
+    enable_sampling: NoEffect = None
+    num_samples: NoEffect = None
+    enable_loss: NoEffect = None
+    enable_bpd: NoEffect = None
+    bpd_dataset: NoEffect = None
+
+
+class Optim(Settings):
+    weight_decay: NoEffect = None
+    optimizer: NoEffect = None
+    lr: NoEffect = None
+    beta1: NoEffect = None
+    eps: NoEffect = None
+    warmup: NoEffect = None
+    grad_clip: NoEffect = None
+
+
+class VETask(Task):
+    langevin_hyperparam: VELangevin
+    model: VEModel
+    imagedetail: ImageDetail
+    training: Training
+    sampling: Sampling = Sampling()
+    eval: Eval = Eval()
+    optim: Optim = Optim()
+    vp_diffusion: NoEffect = None

@@ -1,0 +1,169 @@
+"""Networks, and how they denoise."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from randomwalk.config.base import Count, Fraction, NonNegative, Positive, Settings, Text, check_order
+
+
+def _check_image_size(image_size: int, levels_key: str, levels: int) -> None:
+    """Each resolution level but the first halves the image."""
+    divisor = 2 ** (levels - 1)
+    if image_size % divisor:
+        raise ValueError(
+            f"image_size: found {image_size}; allowed: a multiple of {divisor}, for the {levels} levels of {levels_key}"
+        )
+
+
+class UNetSettings(Settings):
+    """ADM UNet of guided-diffusion (Dhariwal & Nichol 2021, arXiv 2105.05233)."""
+
+    name: Literal["unet"]
+    image_size: Count
+    in_channels: Count = 3
+    model_channels: Count = 128
+    out_channels: Count = 3
+    """Twice `in_channels` for networks that also learn the variance; the extra half is ignored."""
+    num_res_blocks: Count = 2
+    attention_resolutions: list[Count] = Field(default=[])
+    """Downsampling rates at which attention is used: 16 means at `image_size / 16`."""
+    dropout: Fraction = 0.0
+    channel_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 4, 8])
+    """Channels of each resolution level, in multiples of `model_channels`."""
+    num_classes: Count | None = None
+    use_checkpoint: bool = False
+    """Recompute activations in the backward pass, to save memory in training."""
+    num_heads: Count = 1
+    num_head_channels: Literal[-1] | Count = -1
+    """Channels per head; -1 uses `num_heads` instead."""
+    num_heads_upsample: Literal[-1] | Count = -1
+    """Heads on the way up; -1 means `num_heads`."""
+    use_scale_shift_norm: bool = True
+    """The time embedding scales and shifts, instead of being added."""
+    resblock_updown: bool = False
+    """Residual blocks resample, instead of convolutions of their own."""
+    use_new_attention_order: bool = False
+
+    @model_validator(mode="after")
+    def _fits_its_images(self) -> UNetSettings:
+        _check_image_size(self.image_size, "channel_mult", len(self.channel_mult))
+        n = self.in_channels
+        if self.out_channels not in (n, 2 * n):
+            raise ValueError(
+                f"out_channels: found {self.out_channels}; allowed: {n}, or {2 * n} for a network that also learned "
+                f"the variance (in_channels is {n})"
+            )
+        return self
+
+
+class NCSNppSettings(Settings):
+    """NCSN++ of score-SDE (Song et al. 2021, arXiv 2011.13456)."""
+
+    name: Literal["ncsnpp"]
+    image_size: Count
+    num_channels: Count = 3
+    nf: Count = 128
+    """Channels of the first resolution level."""
+    ch_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 2, 2])
+    """Channels of each resolution level, in multiples of `nf`."""
+    num_res_blocks: Count = 2
+    attn_resolutions: list[Count] = Field(default=[16])
+    """Feature-map widths at which attention is used."""
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 348.0
+    num_scales: Count = 1000
+    dropout: Fraction = 0.0
+    fourier_scale: Positive = 16.0
+    conv_size: Count = 3
+    init_scale: NonNegative = 0.0
+    skip_rescale: bool = True
+    fir: bool = True
+    fir_kernel: list[Count] = Field(default=[1, 3, 3, 1])
+    resamp_with_conv: bool = True
+    resblock_type: Literal["biggan", "ddpm"] = "biggan"
+    progressive: Literal["none", "output_skip", "residual"] = "output_skip"
+    progressive_input: Literal["none", "input_skip", "residual"] = "input_skip"
+    progressive_combine: Literal["sum", "cat"] = "sum"
+    embedding_type: Literal["fourier", "positional"] = "fourier"
+    scale_by_sigma: bool = True
+    """The network's output is divided by sigma."""
+    conditional: bool = True
+    """The network knows sigma."""
+    centered: bool = False
+    """Images are in [-1, 1] already; otherwise the network takes [0, 1] and centres them itself."""
+    use_checkpoint: bool = False
+    """Recompute activations in the backward pass, to save memory in training."""
+
+    @model_validator(mode="after")
+    def _fits_its_images(self) -> NCSNppSettings:
+        _check_image_size(self.image_size, "ch_mult", len(self.ch_mult))
+        check_order("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        return self
+
+
+NetworkSettings = Annotated[UNetSettings | NCSNppSettings, Field(discriminator="name")]
+
+
+class VPDenoiserSettings(Settings):
+    """Epsilon network on a DDPM table: D(x, sigma) = x - sigma * eps(sqrt(alpha_bar) x, t(sigma))."""
+
+    name: Literal["vp"]
+    beta_min: Positive = 1e-4
+    """First per-step beta of the linear DDPM table."""
+    beta_max: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Last per-step beta."""
+    num_timesteps: Annotated[Count, Field(ge=2)] = 1000
+
+    @model_validator(mode="after")
+    def _range(self) -> VPDenoiserSettings:
+        check_order("beta_min", self.beta_min, "beta_max", self.beta_max)
+        return self
+
+
+class VEDenoiserSettings(Settings):
+    """NCSN++ score network that sees images in [0, 1] and sigma in those units (half of ours)."""
+
+    name: Literal["ve"]
+    sigma_min: Positive = 0.01
+    """Lowest noise level, in the network's own [0, 1] units."""
+    sigma_max: Positive = 348.0
+    """Highest noise level, in the network's own [0, 1] units."""
+
+    @model_validator(mode="after")
+    def _range(self) -> VEDenoiserSettings:
+        check_order("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        return self
+
+
+class EDMDenoiserSettings(Settings):
+    """EDM preconditioning (Karras et al. 2022, arXiv 2206.00364): D = c_skip x + c_out F(c_in x, c_noise)."""
+
+    name: Literal["edm"]
+    sigma_data: Positive = 0.5
+    """Standard deviation of the clean pixels."""
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+
+    @model_validator(mode="after")
+    def _range(self) -> EDMDenoiserSettings:
+        check_order("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        return self
+
+
+DenoiserSettings = Annotated[VPDenoiserSettings | VEDenoiserSettings | EDMDenoiserSettings, Field(discriminator="name")]
+
+
+class Weights(Settings):
+    """Which weights denoise, and for files that do not say it themselves, what they are."""
+
+    path: Text
+    """File with the weights: our .safetensors, a guided-diffusion state dict or a score_sde checkpoint."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The moving average of the parameters, or the parameters themselves."""
+    architecture: NetworkSettings | None = None
+    """The network, for files that carry no description of it."""
+    denoiser: DenoiserSettings | None = None
+    """How the network denoises, for files that carry no description of it."""

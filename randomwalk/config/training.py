@@ -1,0 +1,166 @@
+"""One training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from randomwalk.config.base import (
+    Count,
+    Device,
+    Fit,
+    Natural,
+    NonNegative,
+    Positive,
+    Precision,
+    Settings,
+    Text,
+)
+from randomwalk.config.networks import DenoiserSettings, NetworkSettings, UNetSettings
+
+
+class TrainData(Settings):
+    """The training images."""
+
+    dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
+    """A folder or zip of images, the four Fashion-MNIST .gz files, or a standard set through torchvision."""
+    path: Text
+    """The folder or zip; for torchvision's sets the folder they are kept in (downloaded if absent)."""
+    image_size: Count
+    channels: Literal[1, 3] = 3
+    fit: Fit = "resize"
+    """Resize the short side and crop the centre; crop at random; or pad with the darkest value."""
+    flip: bool = True
+    """Mirror half of the images, drawn anew each time."""
+    num_validation: Natural = 256
+    """Images held out of the training for validation: the last ones, in a seeded order."""
+
+
+class LogNormalLevels(Settings):
+    """ln sigma ~ Normal(mean, std^2) (EDM)."""
+
+    name: Literal["log_normal"]
+    mean: float = -1.2
+    std: Positive = 1.2
+
+
+class LogUniformLevels(Settings):
+    """ln sigma uniform on the range of the denoiser (VE)."""
+
+    name: Literal["log_uniform"]
+
+
+class UniformTimestepLevels(Settings):
+    """sigma of a DDPM table at a uniform timestep (VP)."""
+
+    name: Literal["uniform_timestep"]
+
+
+LevelSettings = Annotated[LogNormalLevels | LogUniformLevels | UniformTimestepLevels, Field(discriminator="name")]
+
+
+class Objective(Settings):
+    """E[w(sigma) ||X - D(X + sigma N, sigma)||^2]: a law of sigma and a weight; the denoiser's own by default."""
+
+    levels: LevelSettings | None = None
+    weight: Literal["inverse_variance", "edm", "uniform", "snr_clipped"] | None = None
+    """sigma^-2 (epsilon or score matching), EDM's, 1, or min(sigma^-2, gamma)."""
+    gamma: Positive = 5.0
+    """The cap of snr_clipped (Hang et al. 2023, arXiv 2303.09556)."""
+
+
+class Optimizer(Settings):
+    """Adam."""
+
+    learning_rate: Positive = 2e-4
+    warmup_images: Natural = 10_000
+    """Images over which the learning rate rises linearly from 0."""
+    decay: Literal["none", "cosine"] = "none"
+    """Of the learning rate, after the warm-up, to 0 at the end."""
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    """Decay of the averages of the gradient and of its square."""
+    weight_decay: NonNegative = 0.0
+    gradient_clip: Positive | None = 1.0
+    """Largest norm of the gradient."""
+
+
+class EMASettings(Settings):
+    """Exponential moving average of the parameters."""
+
+    half_life_images: Positive = 500_000
+    warmup_ratio: Positive | None = 0.05
+    """The half-life is at most this share of the images seen so far."""
+
+
+class TrainConfig(Settings):
+    """One training: `python train.py --config FILE`."""
+
+    seed: Natural = 0
+    output: Text
+    """Folder for the run; a date and time is appended if it exists and is not empty."""
+    data: TrainData
+    network: NetworkSettings
+    denoiser: DenoiserSettings
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    ema: EMASettings = EMASettings()
+    batch_size: Count = 128
+    """Images in one optimizer step, over all processes."""
+    accumulate: Count = 1
+    """Parts in which a process computes its share of the batch, to save memory."""
+    num_images: Count
+    """Length of the training: images seen, repeats counted."""
+    precision: Precision = "fp32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    """torch.compile the network."""
+    device: Device = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    workers: Natural = 0
+    """Processes that decode images ahead."""
+    log_every: Count = 50
+    """Steps between two lines of log.csv."""
+    checkpoint_images: Count = 100_000
+    """Images between two checkpoints."""
+    validate_images: Count = 100_000
+    """Images between two validations and sample grids."""
+    validation_sigmas: list[Positive] = Field(default=[0.1, 0.25, 0.5, 1.0])
+    """Noise levels at which the denoising PSNR is measured, in [-1, 1] pixel units."""
+    export_raw: bool = False
+    """Also put the parameters that were not averaged in the exported file."""
+    export_dtype: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _network_fits_data(self) -> TrainConfig:
+        network, data = self.network, self.data
+        if data.image_size != network.image_size:
+            raise ValueError(
+                f"data.image_size: found {data.image_size}; allowed: {network.image_size}, which is network.image_size"
+            )
+        key, channels = (
+            ("in_channels", network.in_channels)
+            if isinstance(network, UNetSettings)
+            else ("num_channels", network.num_channels)
+        )
+        if data.channels != channels:
+            raise ValueError(f"data.channels: found {data.channels}; allowed: {channels}, which is network.{key}")
+        if isinstance(network, UNetSettings) and network.out_channels != channels:
+            raise ValueError(
+                f"network.out_channels: found {network.out_channels}; allowed: {channels}, which is network.{key} "
+                "(training learns no variance)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_and_levels(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate: found {self.accumulate}; allowed: a divisor of batch_size, which is {self.batch_size}"
+            )
+        if isinstance(self.objective.levels, UniformTimestepLevels) and self.denoiser.name != "vp":
+            raise ValueError(
+                f"objective.levels.name: found uniform_timestep; a {self.denoiser.name} denoiser has no timesteps, "
+                "allowed: log_uniform, log_normal"
+            )
+        return self

@@ -1,0 +1,210 @@
+"""Check plain data against the classes of this package; say in plain words what is wrong.
+
+The words come from the JSON schema of the class, so that a message and the user's editor agree on what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from randomwalk.config.yamltext import Document, KeyPath
+from randomwalk.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+Schema = dict[str, Any]
+
+_ABOUT_A_KEY = re.compile(r"^([a-z_0-9.]+): (.*)$", re.DOTALL)  # the text of our own validators
+_MISSING_TAG = "union_tag_not_found"
+_WRONG_TAG = "union_tag_invalid"
+
+
+def validate(model: type[Model], document: Document) -> Model:
+    """An instance of ``model``.
+
+    Raises:
+        InputError: one message with a line for each problem: the key's path, what was found, what is allowed.
+    """
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        problems: dict[KeyPath, str] = {}
+        for path, text in _problems(error, schema_of(model), document):
+            problems.setdefault(path, text)  # the branches of a union report one value several times
+    lines = [f"{_dotted(path)}{document.origin(path)}: {text}" for path, text in problems.items()]
+    if len(lines) == 1:
+        raise InputError(f"{document.where}: {lines[0]}")
+    raise InputError("\n  ".join([f"{document.where}: {len(lines)} problems", *lines]))
+
+
+@cache
+def schema_of(model: type[BaseModel]) -> Schema:
+    """The JSON schema of ``model``, without the titles, which only repeat the keys."""
+    schema: Schema = _without_titles(model.model_json_schema())
+    return schema
+
+
+def _without_titles(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _without_titles(v) for k, v in node.items() if not (k == "title" and isinstance(v, str))}
+    return [_without_titles(item) for item in node] if isinstance(node, list) else node
+
+
+# --- one problem -----------------------------------------------------------------------------------------------------
+
+
+def _problems(error: ValidationError, schema: Schema, document: Document) -> Iterator[tuple[KeyPath, str]]:
+    """Key path and explanation of every problem."""
+    for details in error.errors(include_url=False):
+        path, node, section = _Walk(schema).to(details["loc"])
+        yield _explain(details, path, node, section, schema, document)
+
+
+def _explain(
+    details: ErrorDetails, path: KeyPath, node: Schema, section: Schema, schema: Schema, document: Document
+) -> tuple[KeyPath, str]:
+    kind = details["type"]
+    if kind == "value_error":
+        text = str(details["ctx"]["error"])
+        if match := _ABOUT_A_KEY.match(text):
+            return (*path, *match[1].split(".")), match[2]
+        return path, text
+    if kind == "missing":
+        return path, f"missing; expected {describe(node, schema)}"
+    if kind == "extra_forbidden":
+        known = list(section.get("properties", {}))
+        return path, f"unknown key; {_suggestion(str(path[-1]), known)}known here: {', '.join(known)}"
+    if kind in (_MISSING_TAG, _WRONG_TAG):
+        key = node["discriminator"]["propertyName"]
+        names = list(node["discriminator"]["mapping"])
+        path = (*path, key)
+        if kind == _MISSING_TAG:
+            return path, f"missing; expected {_one_of(names)}"
+        value = document.value(path)
+        return path, f"found {found(value, text_expected=True)}; {_suggestion(value, names)}allowed: {_one_of(names)}"
+    value = document.value(path)
+    choices = node.get("enum") or []
+    return path, (
+        f"found {found(value, text_expected=bool(choices) or 'const' in node)}; "
+        f"{_suggestion(value, choices)}allowed: {describe(node, schema)}"
+    )
+
+
+class _Walk:
+    """Follows the location of a pydantic error through the schema.
+
+    Such a location has parts that are no keys of the user's: the chosen name of a section, and the branches of a
+    union. The former are dropped; at the latter the walk ends, since the value is wrong as a whole.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+
+    def to(self, location: tuple[str | int, ...]) -> tuple[KeyPath, Schema, Schema]:
+        """Key path, schema of the value there, and schema of the section around it."""
+        path: KeyPath = ()
+        node = section = _resolve(self.schema, self.schema)
+        for part in location:
+            if part in node.get("discriminator", {}).get("mapping", {}):
+                node = _resolve({"$ref": node["discriminator"]["mapping"][part]}, self.schema)
+            elif "properties" in node and isinstance(part, str):
+                path, section = (*path, part), node
+                node = _resolve(node["properties"].get(part, {}), self.schema)
+            elif "items" in node and isinstance(part, int):
+                path, section = (*path, part), node
+                node = _resolve(node["items"], self.schema)
+            else:
+                break
+        return path, node, section
+
+
+def _resolve(node: Schema, schema: Schema) -> Schema:
+    """``node`` behind its references, and without the null of an optional key."""
+    while True:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+            continue
+        branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
+        if len(branches) != 1:
+            return node
+        node = branches[0]
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _dotted(path: KeyPath) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def _one_of(choices: list[Any]) -> str:
+    words = [str(choice) for choice in choices]
+    return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
+
+
+def _suggestion(value: Any, known: list[str]) -> str:
+    if not isinstance(value, str):
+        return ""
+    close = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def found(value: Any, text_expected: bool = False) -> str:
+    """``value`` as the user would write it, cut if it is long; text marked as such where it could be missed."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        keys = ", ".join(list(value)[:4])
+        return f"a section ({keys}{', ...' if len(value) > 4 else ''})" if value else "an empty section"
+    if isinstance(value, str):
+        shown = value if len(value) <= 60 else f"{value[:40]}...{value[-15:]}"
+        return repr(shown) + ("" if text_expected else " (text)")
+    if isinstance(value, float) and value - value != 0:
+        return ".nan" if value != value else ".inf" if value > 0 else "-.inf"
+    return reprlib.repr(value)
+
+
+def describe(node: Schema, schema: Schema) -> str:
+    """What a node of a JSON schema allows, in words."""
+    if "$ref" in node:
+        return describe(_resolve(node, schema), schema)
+    if "anyOf" in node:
+        return ", or ".join(describe(branch, schema) for branch in node["anyOf"])
+    if "discriminator" in node:
+        key = node["discriminator"]["propertyName"]
+        return f"a section with {key}: {_one_of(list(node['discriminator']['mapping']))}"
+    if "const" in node or "enum" in node:
+        return _one_of([str(c).lower() if isinstance(c, bool) else c for c in node.get("enum", [node.get("const")])])
+    if "properties" in node:
+        return f"a section with the keys {', '.join(node['properties'])}"
+    if "examples" in node:
+        return f"{', '.join(node['examples'][:-1])} or {node['examples'][-1]}"
+    words = {"boolean": "true or false", "string": "text", "null": "null"}
+    kind = node.get("type", "")
+    if kind == "array":
+        count = node.get("minItems")
+        size = f"{count} entries" if count is not None and count == node.get("maxItems") else "entries"
+        return f"a list of {size}, each {describe(node.get('items', {}), schema)}"
+    return words.get(kind) or _describe_number(node)
+
+
+def _describe_number(node: Schema) -> str:
+    low, high = node.get("minimum"), node.get("maximum")
+    above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
+    limits = [
+        *([f"of at least {low}"] if low is not None else []),
+        *([f"above {above}"] if above is not None else []),
+        *([f"at most {high}"] if high is not None else []),
+        *([f"below {below}"] if below is not None else []),
+    ]
+    what = {"integer": "a whole number", "number": "a number"}.get(node.get("type", ""), "a value")
+    return " ".join([what, " and ".join(limits)]).strip()

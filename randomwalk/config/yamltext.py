@@ -1,0 +1,249 @@
+"""YAML text to plain data, safely and strictly.
+
+Scalars follow YAML 1.2, as editors do: ``1e-4`` is a number, ``yes`` and ``on`` are text. Tags create nothing but
+plain data: ``!!python/tuple`` is read as a list, every other Python tag is refused. Keys are text and occur once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from randomwalk.errors import InputError
+
+KeyPath = tuple[str | int, ...]
+
+_MAX_BYTES = 1_000_000
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?[0-9][0-9_]*", [*"-+0123456789"]),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+    ("merge", "<<", ["<"]),
+)
+
+
+@dataclass
+class Document:
+    """Plain data, and where in the user's input each value stands.
+
+    Attributes:
+        data: the top-level section.
+        where: what to call it in messages.
+        origins: "line 12" or "--set" by key path; a value without one stands where its section does.
+    """
+
+    data: dict[str, Any]
+    where: str
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+
+    def origin(self, path: KeyPath) -> str:
+        """As in ``" (line 12)"``, of the value at ``path`` or of the innermost section around it that has a place."""
+        found = (self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins)
+        return next((f" ({origin})" for origin in found), "")
+
+    def value(self, path: KeyPath) -> Any:
+        """The value at ``path``, which exists."""
+        value: Any = self.data
+        for part in path:
+            value = value[part]
+        return value
+
+
+def read_document(path: str | Path) -> Document:
+    """The YAML file at ``path``.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or is not a section of keys.
+    """
+    text = _read_text(Path(path))
+    data, origins = _parse(text, str(path))
+    if data is None:
+        raise InputError(f"{path}: is empty; expected keys and values, such as seed: 0")
+    if not isinstance(data, dict):
+        what = "a list" if isinstance(data, list) else f"the single value {data!r}"[:80]
+        raise InputError(f"{path}: holds {what} at the top level; expected keys and values, such as seed: 0")
+    return Document(data, str(path), origins)
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; expected a YAML file")
+    if not path.exists():
+        near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, near, n=1, cutoff=0.5)
+        hint = f"; did you mean {path.parent / close[0]}?" if close else ""
+        raise InputError(f"{path}: does not exist{hint}")
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise InputError(f"{path}: has {size:,} bytes; expected a YAML file of at most {_MAX_BYTES:,}")
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {line}: is not UTF-8 text; expected a YAML file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+    """Change ``document`` by ``a.b.c=value`` (the value is YAML) and ``a.b.c=`` (removes the key).
+
+    Raises:
+        InputError: no ``=``, a value that is not YAML, or a path through something that is not a section.
+    """
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        path = tuple(dotted.strip().split("."))
+        if not equals or not all(path):
+            raise InputError(f"--set {override}: expected KEY=VALUE, such as --set sampler.schedule.num_steps=50")
+        section = _section_of(document, path)
+        for known in [known for known in document.origins if known[: len(path)] == path]:
+            del document.origins[known]
+        if text.strip():
+            section[path[-1]], _ = _parse(text, f"--set {dotted}")
+            document.origins[path] = "--set"
+        else:
+            section.pop(path[-1], None)
+
+
+def _section_of(document: Document, path: tuple[str, ...]) -> dict[str, Any]:
+    """The section that holds the last key of ``path``; sections that are absent are made."""
+    section = document.data
+    for depth, key in enumerate(path[:-1], start=1):
+        if section.get(key) is None:
+            section[key] = {}
+            document.origins[path[:depth]] = "--set"
+        section = section[key]
+        if not isinstance(section, dict):
+            raise InputError(
+                f"{document.where}: {'.'.join(path)} (--set): {'.'.join(path[:depth])} is {section!r}, not a section "
+                "with keys; set it as a whole"
+            )
+    return section
+
+
+# --- parsing ---------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalars and the tags of this module only."""
+
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {}
+    yaml_multi_constructors: ClassVar[dict[str | None, Any]] = {}
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what the loader of this module reads back unchanged."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    text = str(node.value).replace("_", "")
+    try:
+        return int(text) if node.tag == _TAG + "int" else float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    except ValueError:
+        raise ConstructorError(None, None, f"{node.value[:40]!r} is not a number", node.start_mark) from None
+
+
+def _boolean(loader: _Loader, node: yaml.ScalarNode) -> bool:
+    if node.value.lower() not in ("true", "false"):
+        raise ConstructorError(None, None, f"{node.value[:40]!r} is not true or false", node.start_mark)
+    return bool(node.value.lower() == "true")
+
+
+def _refuse_python(loader: _Loader, suffix: str, node: yaml.Node) -> None:
+    problem = f"the tag !!python/{suffix} would run code; refused"
+    raise ConstructorError(None, None, problem, node.start_mark)
+
+
+def _refuse_tag(loader: _Loader, node: yaml.Node) -> None:
+    tag = node.tag.replace(_TAG, "!!")
+    raise ConstructorError(None, None, f"the tag {tag} is not understood; remove it", node.start_mark)
+
+
+def _register() -> None:
+    for class_ in (_Loader, Dumper):
+        class_.yaml_implicit_resolvers = {}
+        for name, pattern, first in _SCALARS:
+            class_.add_implicit_resolver(_TAG + name, re.compile(f"^(?:{pattern})$"), first)
+    constructors: dict[str | None, Any] = {
+        "null": lambda loader, node: None,
+        "bool": _boolean,
+        "int": _number,
+        "float": _number,
+        "str": yaml.SafeLoader.construct_yaml_str,
+        "seq": yaml.SafeLoader.construct_yaml_seq,
+        "map": yaml.SafeLoader.construct_yaml_map,
+        "python/tuple": yaml.SafeLoader.construct_yaml_seq,
+    }
+    for tag, constructor in constructors.items():
+        _Loader.add_constructor(f"{_TAG}{tag}", constructor)
+    _Loader.add_multi_constructor(_TAG + "python/", _refuse_python)
+    _Loader.add_constructor(None, _refuse_tag)
+
+
+_register()
+
+
+def _parse(text: str, where: str) -> tuple[Any, dict[KeyPath, str]]:
+    """Plain data, and the line of every key."""
+    try:
+        loader = _Loader(text)  # reads the first characters, and refuses those that are not text
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        origins: dict[KeyPath, str] = {}
+        _index(node, (), origins, set())
+        return loader.construct_document(node), origins
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark and not where.startswith("--set") else ""
+        hint = " (quote text that contains a colon)" if "mapping values are not" in str(error.problem) else ""
+        raise InputError(f"{where}{line}: {error.problem or error.context}{hint}") from error
+    except yaml.reader.ReaderError as error:
+        number = text.count("\n", 0, error.position) + 1
+        raise InputError(f"{where}, line {number}: contains a character that is not text; expected YAML") from error
+    except RecursionError:
+        raise InputError(f"{where}: is nested too deeply") from None
+
+
+def _index(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, str], seen: set[int]) -> None:
+    """Note the line of every key below ``node``; refuse keys that occur twice or are not text."""
+    if id(node) in seen:  # an alias: its lines are those of the first use
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            _index(item, (*path, i), origins, seen)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.tag == _TAG + "merge":
+            _index(value, path, origins, seen)
+            continue
+        if not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
+            shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or a section"
+            raise ConstructorError(None, None, f"the key {shown!r} is not text", key.start_mark)
+        if key.value in lines:
+            problem = f"the key {key.value!r} occurs twice, first on line {lines[key.value]}; remove one"
+            raise ConstructorError(None, None, problem, key.start_mark)
+        lines[key.value] = line
+        origins[(*path, key.value)] = f"line {line}"
+        _index(value, (*path, key.value), origins, seen)

@@ -1,0 +1,160 @@
+"""Configuration files in and out. Imports no PyTorch.
+
+A file is read safely (:mod:`randomwalk.config.yamltext`), translated if it is in the layout of the paper's own code
+(:mod:`randomwalk.legacy`), changed by ``--set``, and checked against the classes of :mod:`randomwalk.config`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from randomwalk import legacy
+from randomwalk.config import SampleConfig, TrainConfig
+from randomwalk.config.base import Settings
+from randomwalk.config.validate import schema_of, validate
+from randomwalk.config.yamltext import Document, Dumper, apply_overrides, read_document
+from randomwalk.errors import InputError
+
+SCHEMA_FOLDER = Path("configs/schema")
+_SCHEMAS: dict[str, type[Settings]] = {"sample.schema.json": SampleConfig, "train.schema.json": TrainConfig}
+
+
+def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig:
+    """The sampling task in a YAML file, in our layout or in that of the paper's code.
+
+    Args:
+        path: the file.
+        overrides: ``"a.b.c=value"`` each, the value in YAML; an empty value removes the key. Keys are those of our
+            layout, also for a translated file.
+
+    Returns:
+        The task; its ``notes`` say which keys of a translated file are not used.
+
+    Raises:
+        InputError: one message that lists all problems of the file.
+    """
+    document = read_document(path)
+    notes: tuple[str, ...] = ()
+    if legacy.is_legacy(document.data):
+        document, notes = legacy.translate(document)
+    elif "sampler" not in document.data and _foreign_keys(document, SampleConfig, TrainConfig):
+        raise InputError(f"{path}: is a training; start it with python train.py --config {path}")
+    apply_overrides(document, overrides)
+    config = validate(SampleConfig, document)
+    config._notes = notes
+    return config
+
+
+def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The training in a YAML file.
+
+    Args:
+        path: the file.
+        overrides: as for :func:`load_sample_config`.
+
+    Raises:
+        InputError: one message that lists all problems of the file.
+    """
+    document = read_document(path)
+    if "sampler" in document.data or legacy.is_legacy(document.data):
+        raise InputError(f"{path}: is a sampling task; start it with python sample.py --diffusion_config {path}")
+    apply_overrides(document, overrides)
+    return validate(TrainConfig, document)
+
+
+def _foreign_keys(document: Document, expected: type[Settings], other: type[Settings]) -> set[str]:
+    """Keys that belong to the other command."""
+    return set(document.data) & (set(other.model_fields) - set(expected.model_fields))
+
+
+def dump(config: Settings) -> str:
+    """The resolved configuration as YAML, defaults included; loading it gives an equal configuration."""
+    data = _plain(config)
+    return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def _plain(section: Settings) -> dict[str, Any]:
+    """A section as plain data: its name first, without the optional keys that are not set."""
+    fields = type(section).model_fields
+    data: dict[str, Any] = {}
+    for key in sorted(fields, key=lambda key: key != "name"):
+        value = getattr(section, key)
+        if value is not None or fields[key].default is not None:
+            data[key] = _plain(value) if isinstance(value, Settings) else value
+    return data
+
+
+def write_schemas(folder: str | Path = SCHEMA_FOLDER) -> list[Path]:
+    """Write the JSON schemas of both commands' configurations; the paths written."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, model in _SCHEMAS.items():
+        (folder / name).write_text(json.dumps(schema_of(model), indent=1) + "\n", encoding="utf-8")
+    return [folder / name for name in _SCHEMAS]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m randomwalk.config --schema [FOLDER]``."""
+    parser = argparse.ArgumentParser(prog="python -m randomwalk.config", description=__doc__)
+    parser.add_argument(
+        "--schema",
+        metavar="FOLDER",
+        nargs="?",
+        type=Path,
+        const=SCHEMA_FOLDER,
+        required=True,
+        help=f"write the JSON schemas, by which editors complete and check the YAML files (default: {SCHEMA_FOLDER})",
+    )
+    try:
+        for path in write_schemas(parser.parse_args(arguments).schema):
+            print(path)
+    except OSError as error:
+        print(f"{error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+# --- weights that are not there --------------------------------------------------------------------------------------
+
+_BUNDLED = {
+    "fashion_vp.safetensors": "the bundled ADM UNet, trained on Fashion-MNIST by python train.py --config "
+    "configs/vp_train.yaml",
+    "fashion_ve.safetensors": "the bundled NCSN++, trained on Fashion-MNIST by python train.py --config "
+    "configs/ve_train.yaml",
+}
+_PUBLISHED = {
+    "ffhq_10m.pt": "an ADM UNet for 256x256 faces (FFHQ) that saw 10 million images in training. Its authors, "
+    "Choi et al. (ILVR, 2021), publish it in the README of github.com/jychoi118/ilvr_adm; DPS (Chung et al. 2023, "
+    "github.com/DPS2022/diffusion-posterior-sampling) and the paper's own code "
+    "(github.com/wustl-cig/randomwalk_diffusion) use the same file and link to it",
+    "checkpoint_48.pth": "the variance-exploding NCSN++ for 256x256 faces (FFHQ). Its authors, Song et al. "
+    "(score-SDE, 2021), publish it as ve/ffhq_256_ncsnpp_continuous in the README of "
+    "github.com/yang-song/score_sde_pytorch; the paper's own code (github.com/wustl-cig/randomwalk_diffusion) links "
+    "to it too",
+}
+
+
+def describe_missing_weights(path: str | Path) -> str:
+    """What to tell the user when the file ``network.path`` is not there: what it is and how to get it."""
+    path = Path(path)
+    missing = f"network.path: {path} does not exist."
+    if path.name in _PUBLISHED:
+        return (
+            f"{missing} It is {_PUBLISHED[path.name]}. Download it and save it as {path}, or say where it is with "
+            "--set network.path=FILE"
+        )
+    if path.name in _BUNDLED:
+        return (
+            f"{missing} It is {_BUNDLED[path.name]}. It comes with this program: start in the program's folder, or "
+            "restore the file with git checkout"
+        )
+    return (
+        f"{missing} Expected a file with weights: one that train.py made (.safetensors), a guided-diffusion state dict "
+        "or a score_sde checkpoint; relative paths start in the current folder"
+    )
