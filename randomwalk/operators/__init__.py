@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from randomwalk.errors import InputError
-from randomwalk.operators.inpainting import Inpainting, inpainting
+from randomwalk.operators.inpainting import Inpainting, make_inpainting
 from randomwalk.operators.operator import Identity, Operator
 from randomwalk.operators.separable import Separable, SuperResolution
 from randomwalk.rng import generator
@@ -29,7 +29,7 @@ __all__ = ["OPERATORS", "Identity", "Inpainting", "Operator", "Separable", "Supe
 
 OPERATORS: dict[str, Callable[..., Operator]] = {
     "denoising": Identity,
-    "inpainting": inpainting,
+    "inpainting": make_inpainting,
     "super_resolution": SuperResolution,
 }
 

@@ -102,7 +102,7 @@ def read_mask(path: str | Path, height: int, width: int) -> Tensor:
     return torch.from_numpy((grey > 127).astype(np.float32))
 
 
-def inpainting(
+def make_inpainting(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
     mask: str = "random",

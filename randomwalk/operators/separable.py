@@ -33,16 +33,15 @@ class Separable(Operator):
 
     def __init__(self, image_shape: Sequence[int], rows: Tensor, columns: Tensor) -> None:
         super().__init__(image_shape)
-        rows, columns = rows.double(), columns.double()
-        _, rows_values, rows_basis = torch.linalg.svd(rows, full_matrices=False)
-        _, columns_values, columns_basis = torch.linalg.svd(columns, full_matrices=False)
-        self.register_buffer("rows", rows)
-        self.register_buffer("columns", columns)
-        self.register_buffer("rows_pinv", torch.linalg.pinv(rows))
-        self.register_buffer("columns_pinv", torch.linalg.pinv(columns))
-        self.register_buffer("rows_basis", rows_basis)
-        self.register_buffer("columns_basis", columns_basis)
-        self.register_buffer("eigenvalues", torch.outer(rows_values, columns_values) ** 2)
+        values = []
+        for axis, matrix in (("rows", rows.double()), ("columns", columns.double())):
+            u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+            inverse = torch.where(s > 1e-12 * s[0], 1 / s, 0.0)
+            self.register_buffer(axis, matrix)
+            self.register_buffer(f"{axis}_pinv", (vt.T * inverse) @ u.T)
+            self.register_buffer(f"{axis}_basis", vt)
+            values.append(s)
+        self.register_buffer("eigenvalues", torch.outer(*values) ** 2)
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:
