@@ -102,7 +102,9 @@ def write_schemas(folder: str | Path = SCHEMA_FOLDER) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m randomwalk.config --schema [FOLDER]``."""
-    parser = argparse.ArgumentParser(prog="python -m randomwalk.config", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m randomwalk.config", description="JSON schemas of the configurations."
+    )
     parser.add_argument(
         "--schema",
         metavar="FOLDER",

@@ -21,6 +21,7 @@ from randomwalk.errors import InputError
 Model = TypeVar("Model", bound=BaseModel)
 Schema = dict[str, Any]
 
+_MOST_LINES = 20
 _ABOUT_A_KEY = re.compile(r"^([a-z_0-9.]+): (.*)$", re.DOTALL)  # the text of our own validators
 _MISSING_TAG = "union_tag_not_found"
 _WRONG_TAG = "union_tag_invalid"
@@ -41,7 +42,8 @@ def validate(model: type[Model], document: Document) -> Model:
     lines = [f"{_dotted(path)}{document.origin(path)}: {text}" for path, text in problems.items()]
     if len(lines) == 1:
         raise InputError(f"{document.where}: {lines[0]}")
-    raise InputError("\n  ".join([f"{document.where}: {len(lines)} problems", *lines]))
+    rest = [f"... and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+    raise InputError("\n  ".join([f"{document.where}: {len(lines)} problems", *lines[:_MOST_LINES], *rest]))
 
 
 @cache
@@ -79,8 +81,10 @@ def _explain(
     if kind == "missing":
         return path, f"missing; expected {describe(node, schema)}"
     if kind == "extra_forbidden":
-        known = list(section.get("properties", {}))
-        return path, f"unknown key; {_suggestion(str(path[-1]), known)}known here: {', '.join(known)}"
+        known = _keys(section)
+        name = section["properties"].get("name", {}).get("const")
+        here = f"known with name: {name}" if name else "known here"
+        return path, f"unknown key; {_suggestion(str(path[-1]), known)}{here}: {', '.join(known)}"
     if kind in (_MISSING_TAG, _WRONG_TAG):
         key = node["discriminator"]["propertyName"]
         names = list(node["discriminator"]["mapping"])
@@ -144,6 +148,10 @@ def _dotted(path: KeyPath) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
+def _keys(section: Schema) -> list[str]:
+    return sorted(section["properties"], key=lambda key: key != "name")
+
+
 def _one_of(choices: list[Any]) -> str:
     words = [str(choice) for choice in choices]
     return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
@@ -170,7 +178,9 @@ def found(value: Any, text_expected: bool = False) -> str:
         return repr(shown) + ("" if text_expected else " (text)")
     if isinstance(value, float) and value - value != 0:
         return ".nan" if value != value else ".inf" if value > 0 else "-.inf"
-    return reprlib.repr(value)
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist = 2, 6
+    return short.repr(value)
 
 
 def describe(node: Schema, schema: Schema) -> str:
@@ -185,10 +195,11 @@ def describe(node: Schema, schema: Schema) -> str:
     if "const" in node or "enum" in node:
         return _one_of([str(c).lower() if isinstance(c, bool) else c for c in node.get("enum", [node.get("const")])])
     if "properties" in node:
-        return f"a section with the keys {', '.join(node['properties'])}"
+        return f"a section with the keys {', '.join(_keys(node))}"
     if "examples" in node:
         return f"{', '.join(node['examples'][:-1])} or {node['examples'][-1]}"
-    words = {"boolean": "true or false", "string": "text", "null": "null"}
+    text = "text that is not empty" if node.get("minLength") else "text"
+    words = {"boolean": "true or false", "string": text, "null": "null"}
     kind = node.get("type", "")
     if kind == "array":
         count = node.get("minItems")

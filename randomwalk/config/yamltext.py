@@ -83,7 +83,7 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: is a folder; expected a YAML file")
     if not path.exists():
         near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, near, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(path.name, near, n=1, cutoff=0.7)
         hint = f"; did you mean {path.parent / close[0]}?" if close else ""
         raise InputError(f"{path}: does not exist{hint}")
     try:
@@ -213,8 +213,11 @@ def _parse(text: str, where: str) -> tuple[Any, dict[KeyPath, str]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark and not where.startswith("--set") else ""
-        hint = " (quote text that contains a colon)" if "mapping values are not" in str(error.problem) else ""
-        raise InputError(f"{where}{line}: {error.problem or error.context}{hint}") from error
+        problem = error.problem or error.context or "is not YAML"
+        if problem.startswith("but ") and error.context:
+            problem = f"{error.context}, {problem}"
+        hint = " (quote text that contains a colon)" if "mapping values are not" in problem else ""
+        raise InputError(f"{where}{line}: {problem}{hint}") from error
     except yaml.reader.ReaderError as error:
         number = text.count("\n", 0, error.position) + 1
         raise InputError(f"{where}, line {number}: contains a character that is not text; expected YAML") from error
@@ -239,8 +242,8 @@ def _index(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, str], seen: se
             _index(value, path, origins, seen)
             continue
         if not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
-            shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or a section"
-            raise ConstructorError(None, None, f"the key {shown!r} is not text", key.start_mark)
+            shown = repr(key.value) if isinstance(key, yaml.ScalarNode) else "that is a list or a section"
+            raise ConstructorError(None, None, f"the key {shown} is not text", key.start_mark)
         if key.value in lines:
             problem = f"the key {key.value!r} occurs twice, first on line {lines[key.value]}; remove one"
             raise ConstructorError(None, None, problem, key.start_mark)
