@@ -111,7 +111,7 @@ class VPDenoiser(NetworkDenoiser):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """Fractional timestep whose linearly interpolated table value is ``sigma``; ``[B]`` float64."""
-        sigma = sigma.to(self.table.dtype)
+        sigma = sigma.to(self.table.dtype).contiguous()
         upper = torch.searchsorted(self.table, sigma).clamp(1, len(self.table) - 1)
         low, high = self.table[upper - 1], self.table[upper]
         return (upper - 1) + ((sigma - low) / (high - low)).clamp(0, 1)

@@ -1,0 +1,95 @@
+"""Training examples in batches: a clean image, a uniform number that becomes sigma, and unit noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from randomwalk.config import TrainConfig
+from randomwalk.data import ImageSource, TrainingImages, open_dataset
+from randomwalk.errors import InputError
+from randomwalk.rng import generator
+
+GOLDEN = 0.6180339887498949
+
+
+@dataclass
+class Split:
+    """Images and which of them are for training and for validation."""
+
+    source: ImageSource
+    training: np.ndarray
+    validation: np.ndarray
+
+
+def split_images(config: TrainConfig) -> Split:
+    """Open the data and set the validation images aside: the first ones of an order drawn from the seed."""
+    source = open_dataset(config.data.dataset, config.data.path)
+    held_out = config.data.num_validation
+    if held_out >= len(source):
+        raise InputError(f"data.num_validation is {held_out}, but {config.data.path} has {len(source)} images in all")
+    order = generator(config.seed, 3).permutation(len(source))
+    return Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]))
+
+
+class _NoisyImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """(X, u, N) of a position, each a function of (seed, position) alone.
+
+    u is the position's place in a low-discrepancy sequence (multiples of the golden ratio), so that every batch
+    covers the noise levels evenly, which lowers the variance of the loss (Kingma et al. 2021, arXiv 2107.00630).
+    """
+
+    def __init__(self, images: TrainingImages, seed: int) -> None:
+        self.images, self.seed = images, seed
+        self.offset = float(generator(seed, 5).random())
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.images[position]
+        noise = generator(self.seed, 6, position).standard_normal(tuple(x.shape), dtype=np.float32)
+        u = (self.offset + position * GOLDEN) % 1.0
+        return x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise)
+
+
+class Examples:
+    """This process's parts of the batches, from a given step on.
+
+    Args:
+        config: of the training.
+        split: its images.
+        rank, size: this process takes the ``rank``-th of ``size`` equal parts of every batch.
+        step: the first step.
+        micro_batch: examples in one part; ``accumulate`` parts make this process's share of a batch.
+    """
+
+    def __init__(self, config: TrainConfig, split: Split, rank: int, size: int, step: int, micro_batch: int) -> None:
+        data = config.data
+        images = TrainingImages(
+            split.source, split.training, data.channels, data.image_size, data.fit, data.flip, config.seed
+        )
+        share = config.batch_size // size
+
+        def parts() -> Iterator[list[int]]:
+            first = step * config.batch_size + rank * share
+            while True:
+                for start in range(first, first + share, micro_batch):
+                    yield list(range(start, start + micro_batch))
+                first += config.batch_size
+
+        loader = DataLoader(
+            _NoisyImages(images, config.seed),
+            batch_sampler=parts(),
+            num_workers=config.workers,
+            pin_memory=torch.cuda.is_available() and config.device != "cpu",
+        )
+        self._batches = iter(loader)
+
+    def next(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``."""
+        return next(self._batches)
+
+

@@ -1,0 +1,114 @@
+"""What a training run reports: CSV files, curves, grids, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from randomwalk.config import TrainConfig
+from randomwalk.data import to_pixels
+from randomwalk.distributed import Context
+from randomwalk.report import grid
+from randomwalk.runs import RunFolder
+
+
+class Progress:
+    """Keeps the logs of a run in its folder; on processes other than the main one it does nothing.
+
+    log.csv has a row every ``log_every`` steps, validation.csv one for every validation.
+    A resumed run drops the rows that were written after its checkpoint.
+    """
+
+    def __init__(self, folder: RunFolder, config: TrainConfig, context: Context) -> None:
+        self.folder, self.config, self.active = folder, config, context.is_main
+        self.rows: dict[str, list[dict[str, Any]]] = {"log.csv": [], "validation.csv": []}
+        self._last: tuple[int, float] | None = None
+        self._board = _tensorboard(folder) if self.active else None
+
+    def restore(self, step: int) -> None:
+        """Take over the rows of an earlier part of the run, up to ``step``."""
+        for name in self.rows:
+            if self.active and self.folder.has(name):
+                with self.folder.file(name).open(newline="") as file:
+                    self.rows[name] = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+
+    def log(self, step: int, loss: Tensor, norm: Tensor, rate: float, seconds: float) -> None:
+        """The state of the training after ``step``."""
+        if not self.active:
+            return
+        now, images = time.perf_counter(), step * self.config.batch_size
+        speed = (step - self._last[0]) * self.config.batch_size / (now - self._last[1]) if self._last else 0.0
+        self._last = (step, now)
+        values = {"loss": float(loss), "gradient_norm": float(norm), "learning_rate": rate, "images_per_second": speed}
+        self._add("log.csv", step, {"images": images, "seconds": seconds, **values})
+
+    def validated(self, step: int, seconds: float, psnr: dict[float, float], samples: Tensor) -> None:
+        """The result of a validation after ``step``: PSNR by sigma, and a grid of samples."""
+        if not self.active:
+            return
+        images = step * self.config.batch_size
+        values = {f"psnr_at_{sigma:g}": value for sigma, value in psnr.items()}
+        self._add("validation.csv", step, {"images": images, "seconds": seconds, **values})
+        picture = grid([to_pixels(x) for x in samples], side=64)
+        self.folder.write_image(f"samples/{images:09d}.png", picture)
+        self.folder.write_image("samples.png", picture)
+        self.folder.write_bytes("curves.png", curves(self.rows["log.csv"], self.rows["validation.csv"]))
+
+    def _add(self, name: str, step: int, values: dict[str, Any]) -> None:
+        rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+        self.rows[name].append({"step": step, **rounded})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(self.rows[name][0]))
+        writer.writeheader()
+        writer.writerows(self.rows[name])
+        self.folder.write_text(name, text.getvalue())
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Finish the logs."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(folder: RunFolder) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder.file("tensorboard")))
+
+
+def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]]) -> bytes:
+    """Loss and validation PSNR against the images seen, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    losses = np.array([float(row["loss"]) for row in log])
+    images = np.array([int(row["images"]) for row in log])
+    width = max(1, len(losses) // 40)
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    left.semilogy(images, losses, color="#9bbce0", linewidth=0.7, label="one batch")
+    left.semilogy(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} rows")
+    left.set_title("training loss")
+    for key in [key for key in validation[0] if key.startswith("psnr_at_")]:
+        psnr = [float(row[key]) for row in validation]
+        right.plot([int(row["images"]) for row in validation], psnr, marker=".", label=f"σ = {key[8:]}")
+    right.set_title("denoising PSNR on held-out images (dB)")
+    for axis in (left, right):
+        axis.set_xlabel("images seen")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()

@@ -1,0 +1,252 @@
+"""The training loop: batches in, optimizer steps, averages, checkpoints and reports out.
+
+Everything that is random is a function of (seed, position of the example), so that a checkpoint needs no generator
+states: the step number says where the run is. A resumed run therefore takes the steps that an uninterrupted one takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from randomwalk import distributed
+from randomwalk.checkpoints import make_denoiser, save_denoiser
+from randomwalk.config import TrainConfig
+from randomwalk.denoisers import NetworkDenoiser
+from randomwalk.errors import InputError, RunError
+from randomwalk.rng import generator
+from randomwalk.runs import RunFolder
+from randomwalk.training.ema import EMA
+from randomwalk.training.examples import Examples, Split, split_images
+from randomwalk.training.objectives import denoising_loss, make_levels, make_weight
+from randomwalk.training.progress import Progress
+from randomwalk.training.validation import denoising_psnr, sample_grid
+
+CHECKPOINT = "checkpoint.pt"
+MODEL = "model.safetensors"
+
+
+def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
+    """The untrained denoiser of a config, its weights drawn from the seed."""
+    torch.manual_seed(int(generator(config.seed, 0).integers(2**31)))
+    network = config.network.model_dump()
+    if config.gradient_checkpointing:
+        network["use_checkpoint"] = True
+    if (channels := network.get("in_channels", network.get("num_channels"))) != config.data.channels:
+        raise InputError(f"data.channels is {config.data.channels}, but the network takes {channels} channels")
+    return make_denoiser(network, config.denoiser.model_dump())
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        config: its settings.
+        context: which process this is, of how many; each takes an equal share of every batch.
+        folder: where the main process writes.
+
+    Raises:
+        InputError: settings that do not go together.
+    """
+
+    def __init__(self, config: TrainConfig, context: distributed.Context, folder: RunFolder) -> None:
+        share = config.batch_size / (context.size * config.accumulate)
+        if share != int(share):
+            raise InputError(
+                f"batch_size is {config.batch_size}: it must be a multiple of the processes ({context.size}) times "
+                f"accumulate ({config.accumulate})"
+            )
+        self.config, self.context, self.folder = config, context, folder
+        self.micro_batch = int(share)
+        self.split: Split = split_images(config)
+        self.denoiser = build_denoiser(config).to(context.device)
+        self.denoiser.network.to(memory_format=torch.channels_last)
+        if config.precision == "bf16":
+            self.denoiser.autocast_dtype = torch.bfloat16
+        self.levels = make_levels(config.objective, self.denoiser)
+        self.weight = make_weight(config.objective, self.denoiser)
+        self.parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
+        settings = config.optimizer
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]),
+            weight_decay=settings.weight_decay,
+        )  # fmt: skip
+        self.ema = EMA(self.denoiser.network, config.ema.half_life_images, config.ema.warmup_ratio)
+        self.step, self.seconds = 0, 0.0
+        self.total_steps = math.ceil(config.num_images / config.batch_size)
+
+    def description(self) -> str:
+        """One line that says what is trained on what."""
+        parameters = sum(p.numel() for p in self.parameters)
+        return (
+            f"{self.config.network.name} with {parameters:,} parameters, {len(self.split.training):,} training and "
+            f"{len(self.split.validation):,} validation images, on {self.context.device} x {self.context.size}"
+        )
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "network": self.denoiser.network.state_dict(),
+            "ema": self.ema.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved `state`."""
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.denoiser.network.load_state_dict(state["network"])
+        for name, value in state["ema"].items():
+            self.ema.average[name].copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def resume(self) -> None:
+        """Load the folder's checkpoint, if there is one yet."""
+        if not self.folder.has(CHECKPOINT):
+            return
+        path = self.folder.file(CHECKPOINT)
+        try:
+            state = torch.load(path, map_location=self.context.device, weights_only=True)
+            self.load_state(state)
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: is not a checkpoint of this config ({error})") from error
+
+    def save(self) -> None:
+        """Write the checkpoint and the weights file, each whole or not at all."""
+        if not self.context.is_main:
+            return
+        self.folder.write_torch(CHECKPOINT, self.state())
+        config, network = self.config, self.denoiser.network
+        training = {
+            "images_seen": self.step * config.batch_size,
+            "minutes": round(self.seconds / 60, 1),
+            "device": str(self.context.device),
+            "processes": self.context.size,
+            "config": config.model_dump(mode="json"),
+        }
+        save_denoiser(
+            self.folder.file(MODEL),
+            {"network": config.network.model_dump(), "denoiser": config.denoiser.model_dump(), "training": training},
+            self.ema.state_dict_of(network),
+            network.state_dict() if config.export_raw else None,
+            dtype=getattr(torch, config.export_dtype),
+        )
+
+    # --- one step ------------------------------------------------------------------------------------------------
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up over the first images, then constant or a half cosine to 0."""
+        settings, seen = self.config.optimizer, step * self.config.batch_size
+        rate = settings.learning_rate * min(1.0, (seen + self.config.batch_size) / max(settings.warmup_images, 1))
+        if settings.decay == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
+        return rate
+
+    def train_step(self, model: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
+        """One optimizer step on the next batch; the mean loss over this process's share and the gradient's norm."""
+        # Dropout is the only other draw.
+        torch.manual_seed(int(generator(self.config.seed, 4, self.step, self.context.rank).integers(2**31)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.context.device)
+        for part in range(self.config.accumulate):
+            x, u, noise = (t.to(self.context.device, non_blocking=True) for t in examples.next())
+            last = part == self.config.accumulate - 1
+            wait = contextlib.nullcontext() if last or self.context.size == 1 else model.no_sync()  # type: ignore
+            with wait:
+                loss = denoising_loss(model, x, noise, self.levels(u), self.weight).mean() / self.config.accumulate
+                loss.backward()
+            total += loss.detach()
+        limit = self.config.optimizer.gradient_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        self.optimizer.step()
+        self.step += 1
+        self.ema.update(self.denoiser.network, self.config.batch_size, self.step * self.config.batch_size)
+        return total, norm
+
+    # --- the run -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end, or go on from where the run is.
+
+        Raises:
+            RunError: the loss is no longer finite; the last checkpoint stays.
+        """
+        distributed.init_process_group(self.context)
+        model: nn.Module = self.denoiser
+        if self.config.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        if self.context.size > 1:
+            on_gpu = self.context.device.type == "cuda"
+            model = DistributedDataParallel(
+                model, device_ids=[self.context.device] if on_gpu else None, broadcast_buffers=False
+            )
+        examples = Examples(self.config, self.split, self.context.rank, self.context.size, self.step, self.micro_batch)
+        progress = Progress(self.folder, self.config, self.context)
+        progress.restore(self.step)
+        bar = tqdm(
+            total=self.total_steps * self.config.batch_size, initial=self.step * self.config.batch_size, unit="img",
+            desc="training", disable=not self.context.is_main, smoothing=0.05, dynamic_ncols=True,
+        )  # fmt: skip
+        with bar:
+            while self.step < self.total_steps:
+                self._advance(model, examples, progress, bar)
+        progress.close()
+        self.context.barrier()
+
+    def _advance(self, model: nn.Module, examples: Examples, progress: Progress, bar: tqdm[Any]) -> None:
+        """One step and what is due after it."""
+        config = self.config
+        started = time.perf_counter()
+        model.train()
+        loss, norm = self.train_step(model, examples)
+        end = self.step == self.total_steps
+        if self.step % config.log_every == 0 or end:
+            self._check(loss, norm)
+            progress.log(self.step, loss, norm, self.learning_rate(self.step - 1), self.seconds)
+            bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)
+        self.seconds += time.perf_counter() - started
+        bar.update(config.batch_size)
+        if self._due(config.validate_images) or end:
+            self.validate(progress)
+        if self._due(config.checkpoint_images) or end:
+            self._check(loss, norm)
+            self.save()
+
+    def _check(self, loss: Tensor, norm: Tensor) -> None:
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise RunError(
+                f"the loss or its gradient is not finite at step {self.step} (loss {float(loss)}, norm {float(norm)}); "
+                f"the last checkpoint in {self.folder.path} is from before. Lower optimizer.learning_rate"
+            )
+
+    def _due(self, every: int) -> bool:
+        """Whether the last step passed a multiple of ``every`` images."""
+        seen = self.step * self.config.batch_size
+        return seen // every > (seen - self.config.batch_size) // every
+
+    def validate(self, progress: Progress) -> None:
+        """Denoising PSNR and a sample grid with the averaged weights, on the main process."""
+        if self.context.is_main:
+            network = self.denoiser.network
+            raw = {name: p.detach().clone() for name, p in network.named_parameters()}
+            network.load_state_dict(self.ema.state_dict_of(network))
+            self.denoiser.eval()
+            with torch.inference_mode():
+                psnr = denoising_psnr(self.denoiser, self.split, self.config)
+                progress.validated(self.step, self.seconds, psnr, sample_grid(self.denoiser, self.config))
+            with torch.no_grad():
+                for name, p in network.named_parameters():
+                    p.copy_(raw[name])
+        self.context.barrier()

@@ -1,0 +1,45 @@
+"""How good the denoiser is while it trains: PSNR on held-out images, and a grid of samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from randomwalk import samplers, schedules
+from randomwalk.config import TrainConfig
+from randomwalk.denoisers import Denoiser
+from randomwalk.rng import ImageDraws, generator
+from randomwalk.training.examples import Split
+
+BATCH = 64
+GRID = 36
+GRID_STEPS = 40
+
+
+def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dict[float, float]:
+    """Mean PSNR in dB (peak 2, the length of [-1, 1]) of D(X + sigma N, sigma) on the validation images, by sigma.
+
+    The noise of image i is drawn from (seed, i), the same at every validation.
+    """
+    device = next(denoiser.parameters()).device
+    data, size = config.data, (config.data.image_size, config.data.image_size)
+    sums: dict[float, float] = {sigma: 0.0 for sigma in config.validation_sigmas}
+    for start in range(0, len(split.validation), BATCH):
+        indices = [int(i) for i in split.validation[start : start + BATCH]]
+        x = torch.stack([split.source.load(i, data.channels, size, data.fit) for i in indices]).to(device)
+        noise = ImageDraws([generator(config.seed, 7, i) for i in indices], device).normal(x.shape[1:])
+        for sigma in sums:
+            mse = (denoiser(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
+            sums[sigma] += float((10 * torch.log10(4 / mse)).sum())
+    return {sigma: total / max(len(split.validation), 1) for sigma, total in sums.items()}
+
+
+def sample_grid(denoiser: Denoiser, config: TrainConfig) -> Tensor:
+    """Unconditional samples ``[36, C, H, W]`` of the small-variance DDPM walk, from the same noise every time."""
+    device = next(denoiser.parameters()).device
+    size = config.data.image_size
+    draws = ImageDraws([generator(config.seed, 8, i) for i in range(GRID)], device)
+    high = min(denoiser.sigma_max, 80.0)
+    sigmas = schedules.make("karras", GRID_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
+    x = high * draws.normal((config.data.channels, size, size))
+    return samplers.make("ddpm_small").sample(denoiser, x, sigmas, noise=draws.noise)
