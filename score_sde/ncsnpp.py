@@ -52,11 +52,9 @@ class NCSNpp(nn.Module):
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = s = _settings(settings)
-        # Part of the public state dict; nothing but its length depends on num_scales if embedding_type
-        # is "fourier".
-        log_sigmas = torch.linspace(
-            math.log(s.sigma_max), math.log(s.sigma_min), s.num_scales, dtype=torch.float64
-        )
+        # Part of the public state dict, and not used in here: with the Fourier embedding, num_scales
+        # decides on the length of this table and on nothing else.
+        log_sigmas = torch.linspace(math.log(s.sigma_max), math.log(s.sigma_min), s.num_scales, dtype=torch.float64)
         self.register_buffer("sigmas", log_sigmas.exp())
         encoder, widths = self._encoder_modules()
         decoder = self._decoder_modules(widths)
@@ -172,8 +170,7 @@ class NCSNpp(nn.Module):
         """
         s = self.settings
         self._check_input(x)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        sigma = torch.as_tensor(sigma, dtype=dtype, device=x.device).expand(x.shape[0])
+        sigma = self._one_per_image(sigma, x)
         modules: Iterator[Any] = iter(self.all_modules)
         embedding = self._embed(sigma, modules)
         image = x if s.centered else 2 * x - 1.0
@@ -190,6 +187,16 @@ class NCSNpp(nn.Module):
                 f"height and width must be divisible by {s.size_divisor} for {len(s.ch_mult)} levels, "
                 f"got {x.shape[2]} x {x.shape[3]}"
             )
+
+    @staticmethod
+    def _one_per_image(sigma: Tensor | float, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        sigma = torch.as_tensor(sigma, dtype=dtype, device=x.device)
+        if sigma.dim() > 1 or (sigma.dim() == 1 and sigma.shape[0] not in (1, x.shape[0])):
+            raise ValueError(
+                f"sigma must be a number or one value per image [{x.shape[0]}], got shape {list(sigma.shape)}"
+            )
+        return sigma.expand(x.shape[0])
 
     def _embed(self, sigma: Tensor, modules: Iterator[Any]) -> Tensor | None:
         """Activated embedding of the noise level `[B, 4 nf]` (None if not conditional).
@@ -218,9 +225,7 @@ class NCSNpp(nn.Module):
     def _resample(self, module: nn.Module, h: Tensor, embedding: Tensor | None) -> Tensor:
         return self._run(module, h, embedding) if self.settings.resblock_type == "biggan" else module(h)
 
-    def _encode(
-        self, image: Tensor, embedding: Tensor | None, modules: Iterator[Any]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _encode(self, image: Tensor, embedding: Tensor | None, modules: Iterator[Any]) -> tuple[Tensor, list[Tensor]]:
         """Features at the bottleneck, and the features for the decoder's skip connections."""
         s = self.settings
         pyramid = image
@@ -245,9 +250,7 @@ class NCSNpp(nn.Module):
         h = self._run(next(modules), h)
         return self._run(next(modules), h, embedding), skips
 
-    def _decode(
-        self, h: Tensor, skips: list[Tensor], embedding: Tensor | None, modules: Iterator[Any]
-    ) -> Tensor:
+    def _decode(self, h: Tensor, skips: list[Tensor], embedding: Tensor | None, modules: Iterator[Any]) -> Tensor:
         s = self.settings
         pyramid: Tensor | None = None
         for level in range(len(s.ch_mult) - 1, -1, -1):
@@ -257,6 +260,7 @@ class NCSNpp(nn.Module):
                 h = self._run(next(modules), h)
             if s.progressive == "output_skip":
                 output = self._head(h, modules)
+                output = output.to(torch.promote_types(output.dtype, torch.float32))  # a sum over levels
                 pyramid = output if pyramid is None else layers.upsample(pyramid, s.filter_taps) + output
             elif s.progressive == "residual" and pyramid is None:
                 pyramid = self._head(h, modules)
@@ -271,5 +275,7 @@ class NCSNpp(nn.Module):
 
     @staticmethod
     def _head(h: Tensor, modules: Iterator[Any]) -> Tensor:
+        # In float32 under autocast too: at a large sigma the rounding of bf16 would exceed what is to be predicted.
         norm, conv = next(modules), next(modules)
-        return conv(F.silu(norm(h)))
+        with torch.autocast(h.device.type, enabled=False):
+            return conv(F.silu(norm(h.to(conv.weight.dtype))))
