@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ class GaussianMixture(Denoiser):
         super().__init__()
         centres = torch.as_tensor(means)
         centres = centres if centres.is_floating_point() else centres.to(torch.get_default_dtype())
-        shares = torch.as_tensor(weights).to(centres)
+        kind: dict[str, Any] = {"dtype": centres.dtype, "device": centres.device}
+        shares = torch.as_tensor(weights, **kind)
         if centres.ndim < 2 or shares.shape != centres.shape[:1]:
             raise InputError(
                 f"mixture: weights of shape {tuple(shares.shape)} and means of shape {tuple(centres.shape)}; "
@@ -61,7 +63,7 @@ class GaussianMixture(Denoiser):
         if not ((shares >= 0).all() and shares.sum() > 0):
             raise InputError(f"mixture: weights {shares.tolist()}; expected them not negative, with a positive sum")
         self.event_shape = tuple(centres.shape[1:])
-        eigenvalues, basis = _decompose(torch.as_tensor(covariances).to(centres), *centres.flatten(1).shape)
+        eigenvalues, basis = _decompose(torch.as_tensor(covariances, **kind), *centres.flatten(1).shape)
         self.register_buffer("log_weights", (shares / shares.sum()).log())
         self.register_buffer("means", centres.flatten(1))
         self.register_buffer("eigenvalues", eigenvalues)
@@ -87,7 +89,7 @@ class GaussianMixture(Denoiser):
     def sample(self, num: int, generator: np.random.Generator) -> Tensor:
         """``num`` independent draws of X, ``[num, d]`` or ``[num, C, H, W]``."""
         weights = self.log_weights.double().exp().cpu().numpy()
-        chosen = torch.from_numpy(generator.choice(len(weights), num, p=weights / weights.sum()))
+        chosen = torch.from_numpy(generator.choice(len(weights), num, p=weights / weights.sum())).to(self.means.device)
         normal = torch.from_numpy(generator.standard_normal((num, self.means.shape[1]))).to(self.means)
         out = self.means[chosen].clone()
         for k in range(len(weights)):  # one rotation for each component, not for each draw
@@ -107,7 +109,7 @@ class GaussianMixture(Denoiser):
             m' = m + S^(1/2) V diag(c / (1 + c^2)) U^T (y - A m) / eta
             w' = w Normal(y; A m, A S A^T + eta^2 I), up to a factor
 
-        In this form no digits are lost and S' is positive however small eta is.
+        In this form m' keeps its digits and S' is positive however small eta is.
 
         Args:
             operator: A, a matrix ``[m, d]`` or a linear Operator on images of the mixture's shape.
