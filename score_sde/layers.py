@@ -123,9 +123,7 @@ def fir_upsample(x: Tensor, taps: Sequence[float] = (1, 3, 3, 1), margin: int = 
     return y
 
 
-def fir_downsample(
-    x: Tensor, taps: Sequence[float] = (1, 3, 3, 1), stride: int = 2, margin: int = 0
-) -> Tensor:
+def fir_downsample(x: Tensor, taps: Sequence[float] = (1, 3, 3, 1), stride: int = 2, margin: int = 0) -> Tensor:
     """Convolve with the separable filter `taps` x `taps` and keep every second pixel.
 
     `[B, C, H, W]` -> `[B, C, H / 2, W / 2]`; pixels outside the image are zero.  `stride=1, margin=1`
@@ -139,11 +137,7 @@ def fir_downsample(
 
 def upsample(x: Tensor, fir_kernel: Sequence[float] | None) -> Tensor:
     """Upsample by two, with a FIR filter or (None) by repeating pixels."""
-    return (
-        F.interpolate(x, scale_factor=2.0, mode="nearest")
-        if fir_kernel is None
-        else fir_upsample(x, fir_kernel)
-    )
+    return F.interpolate(x, scale_factor=2.0, mode="nearest") if fir_kernel is None else fir_upsample(x, fir_kernel)
 
 
 def downsample(x: Tensor, fir_kernel: Sequence[float] | None) -> Tensor:
@@ -251,7 +245,7 @@ def sinusoidal_embedding(index: Tensor, size: int) -> Tensor:
 def add_residual(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
     """x + h, divided by sqrt(2) if `rescale` (keeps the variance of independent summands)."""
     total = x + h
-    return total.div_(SQRT2) if rescale else total
+    return total.div_(SQRT2) if rescale else total  # in place: nothing else refers to the sum
 
 
 class Combine(nn.Module):
@@ -352,6 +346,13 @@ class ResidualBlock(nn.Module):
         h = self._resample(F.silu(self.GroupNorm_0(x)))
         h = self.Conv_0(h)
         if embedding is not None:
-            h = h + self.Dense_0(embedding)[:, :, None, None]
+            h += self.Dense_0(embedding)[:, :, None, None]
         h = self.Dropout_0(F.silu(self.GroupNorm_1(h)))
+        if self.resample == "up":
+            # Upsampling acts on each channel alone, so it commutes with the 1x1 convolution, which costs a
+            # quarter before it.  Not so its bias, which must not fade at the border: it joins the other one.
+            shortcut = upsample(F.conv2d(x, self.Conv_2.weight), self.fir_kernel)
+            assert self.Conv_1.bias is not None and self.Conv_2.bias is not None
+            h = F.conv2d(h, self.Conv_1.weight, self.Conv_1.bias + self.Conv_2.bias, padding=1)
+            return add_residual(shortcut, h, self.skip_rescale)
         return add_residual(self._shortcut(x), self.Conv_1(h), self.skip_rescale)

@@ -64,17 +64,13 @@ class NCSNppSettings:
         for name, supported in CHOICES.items():
             value = str(getattr(self, name)).lower()
             if value not in supported:
-                raise ValueError(
-                    f"{name} {getattr(self, name)!r} is not supported; one of {', '.join(supported)}"
-                )
+                raise ValueError(f"{name} {getattr(self, name)!r} is not supported; one of {', '.join(supported)}")
             object.__setattr__(self, name, value)
         self._check_numbers()
         self._check_sizes()
 
     def _check_numbers(self) -> None:
-        counts = {
-            name: getattr(self, name) for name in ("image_size", "num_channels", "nf", "num_res_blocks")
-        }
+        counts = {name: getattr(self, name) for name in ("image_size", "num_channels", "nf", "num_res_blocks")}
         counts |= {f"ch_mult[{i}]": value for i, value in enumerate(self.ch_mult)}
         for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

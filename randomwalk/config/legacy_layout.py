@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Positive, Settings, Text, check_order
+from randomwalk.config.base import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    Settings,
+    Text,
+    TwoOrMore,
+    check_order,
+)
 
 NO_EFFECT, NOT_NEEDED = "no effect", "not needed"
 NoEffect = Annotated[Any, NO_EFFECT]
@@ -49,7 +59,7 @@ class Inpainting(Settings):
 
 class SuperResolution(Settings):
     name: Literal["super_resolution"]
-    scale_factor: Annotated[Count, Field(ge=2)]
+    scale_factor: TwoOrMore
     in_shape: NotNeeded = None
 
 

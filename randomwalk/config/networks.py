@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Fraction, NonNegative, Positive, Settings, Text, check_order
+from randomwalk.config.base import Count, Fraction, NonNegative, Positive, Settings, Text, TwoOrMore, check_order
 
 
 def _check_image_size(image_size: int, levels_key: str, levels: int) -> None:
@@ -115,7 +115,7 @@ class VPDenoiserSettings(Settings):
     """First per-step beta of the linear DDPM table."""
     beta_max: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Last per-step beta."""
-    num_timesteps: Annotated[Count, Field(ge=2)] = 1000
+    num_timesteps: TwoOrMore = 1000
 
     @model_validator(mode="after")
     def _range(self) -> VPDenoiserSettings:

@@ -17,6 +17,7 @@ from randomwalk.config.base import (
     Precision,
     Settings,
     Text,
+    TwoOrMore,
     check_order,
 )
 from randomwalk.config.networks import Weights
@@ -67,7 +68,7 @@ class SuperResolutionSettings(Settings):
     """A x = antialiased bicubic downsampling."""
 
     name: Literal["super_resolution"]
-    factor: Annotated[Count, Field(ge=2)] = 4
+    factor: TwoOrMore = 4
     """Divides the height and the width of the images."""
 
 
@@ -113,7 +114,7 @@ class ScheduleSettings(Settings):
     beta_min: Positive | None = None
     """With beta_max and num_timesteps: the range of this DDPM table instead of sigma_min and sigma_max."""
     beta_max: Annotated[float, Field(gt=0, lt=1)] | None = None
-    num_timesteps: Annotated[Count, Field(ge=2)] | None = None
+    num_timesteps: TwoOrMore | None = None
     t0: Positive | None = None
     """Steepness of the sigmoid schedule (0.3 by default)."""
     rho: Positive | None = None

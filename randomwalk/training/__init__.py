@@ -5,8 +5,8 @@ from __future__ import annotations
 from randomwalk import configio, distributed
 from randomwalk.config import TrainConfig
 from randomwalk.runs import RunFolder, environment
-from randomwalk.training.trainer import MODEL, Trainer, build_denoiser
 from randomwalk.training.examples import split_images
+from randomwalk.training.trainer import MODEL, Trainer, build_denoiser
 
 __all__ = ["Trainer", "run"]
 
@@ -58,5 +58,6 @@ def check(config: TrainConfig) -> int:
     size = (config.data.image_size, config.data.image_size)
     split.source.load(0, config.data.channels, size, config.data.fit)
     parameters = sum(p.numel() for p in build_denoiser(config).parameters())
-    print(f"# {len(split.training)} training and {len(split.validation)} validation images; {parameters:,} parameters: ok")
+    images = f"{len(split.training):,} training and {len(split.validation):,} validation images"
+    print(f"# ok: {images}, {parameters:,} parameters")
     return 0

@@ -23,7 +23,7 @@ def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dic
     """
     device = next(denoiser.parameters()).device
     data, size = config.data, (config.data.image_size, config.data.image_size)
-    sums: dict[float, float] = {sigma: 0.0 for sigma in config.validation_sigmas}
+    sums: dict[float, float] = dict.fromkeys(config.validation_sigmas, 0.0)
     for start in range(0, len(split.validation), BATCH):
         indices = [int(i) for i in split.validation[start : start + BATCH]]
         x = torch.stack([split.source.load(i, data.channels, size, data.fit) for i in indices]).to(device)
