@@ -1,0 +1,98 @@
+"""Figures of merit of restored images, and their summary over a run."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SSIM_SIDE = 11
+"""Side of SSIM's window; images that are smaller have no SSIM."""
+
+QUALITIES = ("psnr", "ssim", "psnr_minmax")
+
+
+def psnr(x: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image, ``10 log10(2^2 / mean (x - truth)^2)`` in dB, ``[B]``.
+
+    Args:
+        x: images ``[B, C, H, W]``; values outside [-1, 1] are clipped, as in the pictures that are written.
+        truth: the true images in [-1, 1].
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    value = peak_signal_noise_ratio(
+        x.clamp(-1, 1), truth, data_range=2.0, reduction="none", dim=tuple(range(1, x.ndim))
+    )
+    return torch.as_tensor(value)
+
+
+def ssim(x: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of each image (Wang et al. 2004), data range 2, ``[B]``; NaN below 11x11 pixels.
+
+    Args:
+        x: images ``[B, C, H, W]``; values outside [-1, 1] are clipped.
+        truth: the true images in [-1, 1].
+    """
+    if min(x.shape[-2:]) < SSIM_SIDE:
+        return torch.full((len(x),), math.nan, device=x.device)
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    value = structural_similarity_index_measure(x.clamp(-1, 1), truth, data_range=2.0, reduction="none")
+    return torch.as_tensor(value).reshape(len(x))
+
+
+def psnr_minmax(x: Tensor, truth: Tensor) -> Tensor:
+    """PSNR after both images were stretched to [0, 1], each by its own extremes, in dB, ``[B]``.
+
+    Not a fidelity: it ignores errors of brightness and contrast. It is what the code of Park et al. 2025
+    (doi 10.1109/MSP.2025.3590608) reports, and is here for comparison with that.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    value = peak_signal_noise_ratio(
+        _stretch(x), _stretch(truth), data_range=1.0, reduction="none", dim=tuple(range(1, x.ndim))
+    )
+    return torch.as_tensor(value)
+
+
+def _stretch(x: Tensor) -> Tensor:
+    low = x.amin(dim=tuple(range(1, x.ndim)), keepdim=True)
+    high = x.amax(dim=tuple(range(1, x.ndim)), keepdim=True)
+    return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def qualities(x: Tensor, truth: Tensor) -> list[dict[str, float | None]]:
+    """PSNR, SSIM and min-max PSNR of each image, rounded for a table; None where one is not defined."""
+    values = {"psnr": psnr(x, truth), "ssim": ssim(x, truth), "psnr_minmax": psnr_minmax(x, truth)}
+    columns = {name: [_rounded(v) for v in value.tolist()] for name, value in values.items()}
+    return [{name: column[b] for name, column in columns.items()} for b in range(len(x))]
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error, ``std / sqrt(n)``; the latter is NaN for fewer than two values."""
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+
+
+def over_images(rows: Iterable[Mapping[str, Any]], key: str) -> tuple[float, float] | None:
+    """Mean and standard error over the images of a column, samples of an image averaged first.
+
+    The samples of one image are not independent tests, so they do not count as such.
+    """
+    images: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.get(key) is not None:
+            images[row["image"]].append(float(row[key]))
+    return mean_and_error([sum(v) / len(v) for v in images.values()]) if images else None

@@ -1,0 +1,217 @@
+"""Pictures of a run: tiles, animations, the overview, the noise schedule. Everything returns images; no files."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from randomwalk.samplers import Plan
+from randomwalk.template import PreconditionedStep
+
+INK, FAINT, PAPER, BAR = (35, 35, 40), (120, 120, 128), (255, 255, 255), (42, 111, 186)
+STD_WHITE = 0.5
+"""Standard deviation, in [-1, 1] units, that the pictures of it show as the brightest colour."""
+
+
+def enlarged(pixels: np.ndarray, side: int) -> Image.Image:
+    """A uint8 image ``[H, W]`` or ``[H, W, 3]`` whose pixels are repeated until its long side is ``side`` or nearly."""
+    factor = max(1, side // max(pixels.shape[:2]))
+    image = Image.fromarray(pixels).convert("RGB")
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def enlarged_to(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A smaller image brought to ``height`` by ``width`` by repeating pixels, where these are multiples."""
+    rows, columns = height // pixels.shape[0], width // pixels.shape[1]
+    return pixels.repeat(rows, axis=0).repeat(columns, axis=1) if min(rows, columns) > 1 else pixels
+
+
+def std_map(std: np.ndarray) -> np.ndarray:
+    """Standard deviations ``[H, W]`` as colours ``[H, W, 3]``, on the fixed scale from 0 to `STD_WHITE`."""
+    from matplotlib import colormaps
+
+    colours = colormaps["magma"](np.clip(std / STD_WHITE, 0, 1))[..., :3]
+    return (colours * 255).round().astype(np.uint8)
+
+
+@functools.cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _shorten(text: str, width: float, font: Any) -> str:
+    """``text``, its middle left out if it is wider than ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        short = text[: (kept + 1) // 2] + "..." + text[len(text) - kept // 2 :]
+        if font.getlength(short) <= width:
+            return short
+    return ""
+
+
+def _write(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, colour: Any, anchor: str) -> None:
+    draw.text(xy, text, font=_font(size), fill=colour, anchor=anchor)
+
+
+# --- overview ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """One row of an overview: what it shows, an image for each column (None leaves it empty), a caption for each."""
+
+    label: str
+    images: Sequence[np.ndarray | None]
+    captions: Sequence[str] = ()
+
+
+def overview(rows: Sequence[Row], headings: Sequence[str] = (), side: int = 128) -> Image.Image:
+    """Rows of labelled tiles; small images are enlarged by repeating pixels.
+
+    Args:
+        rows: what to show, each with as many images as there are columns.
+        headings: a title for each column.
+        side: side of a tile in pixels, at least that of the images.
+    """
+    gap, caption, label_size = 8, 20, 15
+    sizes = [image.shape[:2] for row in rows for image in row.images if image is not None]
+    tiles = [_tile(row, max(side, *(max(size) for size in sizes))) for row in rows]
+    width, height = (max(getattr(t, k) for ts in tiles for t in ts if t is not None) for k in ("width", "height"))
+    left = gap + round(max((_font(label_size).getlength(row.label) for row in rows), default=0))
+    left += gap if left > gap else 0
+    top = gap + (caption if headings else 0)
+    heights = [height + gap + (caption if row.captions else 0) for row in rows]
+    columns = max(len(row.images) for row in rows)
+    sheet = Image.new("RGB", (left + columns * (width + gap), top + sum(heights)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for c, heading in enumerate(headings):
+        x = left + c * (width + gap) + width / 2
+        _write(draw, (x, gap), _shorten(heading, width, _font(13)), 13, FAINT, "mt")
+    y = top
+    for row, images, row_height in zip(rows, tiles, heights, strict=True):
+        _write(draw, (left - gap, y + height / 2), row.label, label_size, INK, "rm")
+        for c, tile in enumerate(images):
+            x0 = left + c * (width + gap)
+            if tile is not None:
+                sheet.paste(tile, (x0 + (width - tile.width) // 2, y + (height - tile.height) // 2))
+            if row.captions:
+                _write(draw, (x0 + width / 2, y + height + 3), row.captions[c], 13, INK, "mt")
+        y += row_height
+    return sheet
+
+
+def _tile(row: Row, side: int) -> list[Image.Image | None]:
+    return [None if image is None else enlarged(image, side) for image in row.images]
+
+
+def grid(images: Sequence[np.ndarray], side: int = 96) -> Image.Image:
+    """Images in a nearly square grid without labels."""
+    columns = int(np.ceil(np.sqrt(len(images))))
+    padded = [*images, *[None] * (-len(images) % columns)]
+    return overview([Row("", padded[i : i + columns]) for i in range(0, len(padded), columns)], side=side)
+
+
+# --- animation -----------------------------------------------------------------------------------------------
+
+
+def frame(panels: Sequence[tuple[str, np.ndarray]], text: str, done: float, side: int = 128) -> Image.Image:
+    """One frame: captioned tiles side by side, with a bar and a line of text under them.
+
+    Args:
+        panels: caption and image of each tile.
+        text: the line.
+        done: how far the bar is, from 0 to 1.
+        side: side of a tile in pixels, at least that of the images.
+    """
+    gap, line = 8, 20
+    side = max(side, *(max(image.shape[:2]) for _, image in panels))
+    tiles = [(caption, enlarged(image, side)) for caption, image in panels]
+    width, height = (max(getattr(tile, k) for _, tile in tiles) for k in ("width", "height"))
+    picture = Image.new("RGB", (gap + len(tiles) * (width + gap), line + gap + height + gap + line + 4), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for c, (caption, tile) in enumerate(tiles):
+        x0 = gap + c * (width + gap)
+        _write(draw, (x0 + width / 2, gap / 2 + line / 2), _shorten(caption, width, _font(14)), 14, INK, "mm")
+        picture.paste(tile, (x0 + (width - tile.width) // 2, line + gap // 2 + (height - tile.height) // 2))
+    bottom = line + gap // 2 + height + gap // 2
+    draw.rectangle([gap, bottom, picture.width - gap - 1, bottom + 3], fill=(225, 225, 230))
+    draw.rectangle([gap, bottom, gap + round(done * (picture.width - 2 * gap - 1)), bottom + 3], fill=BAR)
+    _write(draw, (picture.width / 2, bottom + 8), text, 13, FAINT, "mt")
+    return picture
+
+
+def animation(frames: Sequence[Image.Image], lossless: bool, milliseconds: int = 120, hold: int = 1800) -> bytes:
+    """An animated WebP that repeats for ever, the last frame held for longer.
+
+    Args:
+        frames: all of one size.
+        lossless: the smaller and faster choice for enlarged small images, the larger and slower one for photographs.
+        milliseconds: for which a frame is shown.
+        hold: the same for the last one.
+    """
+    out = BytesIO()
+    options = {"lossless": True, "quality": 0} if lossless else {"quality": 80}
+    durations = [milliseconds] * (len(frames) - 1) + [hold]
+    frames[0].save(
+        out, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, method=0, **options
+    )
+    return out.getvalue()
+
+
+# --- noise schedule ------------------------------------------------------------------------------------------
+
+
+def schedule_figure(plan: Plan, norm: float | None = None) -> bytes:
+    """Noise level, step size and temperature of every step, as a PNG.
+
+    Args:
+        plan: of the walk.
+        norm: the operator's, for preconditioned steps: their smallest gain is in that direction.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.2), dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3)
+    figure.subplots_adjust(left=0.05, right=0.985, top=0.9, bottom=0.15, wspace=0.2)
+    k = np.arange(len(plan.sigmas))
+    sigmas = np.asarray(plan.sigmas)
+    axes[0].semilogy(k, sigmas, color="#2a6fba")
+    axes[0].set_title("noise level σ")
+    for label, values in _step_sizes(plan, norm).items():
+        axes[1].semilogy(k, values, label=label)
+    axes[1].semilogy(k, sigmas**2, color="0.7", linestyle=":", label="σ² (jump to the denoised image)", zorder=0)
+    axes[1].set_title("step size τ")
+    axes[1].legend(fontsize=8, frameon=False)
+    axes[2].plot(k, plan.temperatures, color="#b5482a")
+    axes[2].set_title("temperature T")
+    axes[2].set_ylim(bottom=0)
+    for axis in axes:
+        axis.set_xlabel("step k")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    out = BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
+    steps = plan.step_sizes
+    if all(isinstance(step, PreconditionedStep) for step in steps):
+        c = [(step.scale, step.sigma, step.eta) for step in steps if isinstance(step, PreconditionedStep)]
+        eigenvalue = (1.0 if norm is None else norm) ** 2
+        return {
+            "τ where nothing is measured": np.array([s * sigma**2 for s, sigma, _ in c]),
+            "τ where most is measured": np.array([s / (1 / sigma**2 + eigenvalue / eta**2) for s, sigma, eta in c]),
+        }
+    if all(isinstance(step, (int, float)) for step in steps):
+        return {"τ": np.array([float(step) for step in steps if isinstance(step, (int, float))])}
+    return {}

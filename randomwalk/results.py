@@ -1,0 +1,240 @@
+"""The files of a sampling run: what each batch leaves, and what is made of them all at the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from randomwalk import metrics, report
+from randomwalk.data import to_pixels
+from randomwalk.errors import InputError, RunError
+from randomwalk.progress import Snapshot
+from randomwalk.runs import RunFolder, write_csv
+from randomwalk.task import Batch, Task
+
+COLUMNS = [
+    "image", "name", "sample",
+    *metrics.QUALITIES, *(f"measurement_{quality}" for quality in metrics.QUALITIES),
+    "evaluations", "seconds",
+]  # fmt: skip
+MEAN = "mean"
+"""What the column ``sample`` says in the row of the mean of an image's samples."""
+OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID = 8, 2, 64
+
+
+class Results:
+    """Writes and finds the results of a task in its folder.
+
+    A batch is done when its record in ``state/`` is there, which is written last and names its other files.
+
+    Args:
+        folder: the run's.
+        task: what is sampled.
+    """
+
+    def __init__(self, folder: RunFolder, task: Task) -> None:
+        self.folder, self.task = folder, task
+        self.conditional = task.source is not None
+        self._digits = max(4, len(str(len(task.names) - 1)))
+
+    def stem(self, image: int) -> str:
+        """Beginning of the names of an image's files: its number, and its own name if it has one."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(PurePosixPath(self.task.names[image]).with_suffix("")))[:60]
+        return f"{image:0{self._digits}d}" + (f"_{name}" if self.conditional else "")
+
+    def sample_name(self, image: int, sample: int | str) -> str:
+        """Name of a sample's files without folder and suffix."""
+        kind = sample if isinstance(sample, str) else f"sample{sample}"
+        return f"{self.stem(image)}_{kind}" if self.conditional else self.stem(image)
+
+    # --- a batch -------------------------------------------------------------------------------------------------
+
+    def _record(self, b: int) -> str:
+        return f"state/batch_{b:05d}.json"
+
+    def is_done(self, b: int) -> bool:
+        """Whether nothing is left to do for batch ``b``: a skipped image that can be read by now counts as left."""
+        if not self.folder.has(self._record(b)):
+            return False
+        record = self.folder.read_json(self._record(b))
+        return all(self.folder.has(name) for name in record["files"]) and not any(
+            self._can_be_read(skipped["image"]) for skipped in record["skipped"]
+        )
+
+    def _can_be_read(self, image: int) -> bool:
+        try:
+            self.task.load_image(image)
+        except InputError:
+            return False
+        return True
+
+    def write_batch(
+        self, b: int, batch: Batch | None, snapshots: Sequence[Snapshot] = (), skipped: Mapping[int, str] | None = None
+    ) -> None:
+        """Write the pictures, the arrays and the record of batch ``b``.
+
+        Args:
+            b: its number.
+            batch: what came of it; None if all its images were skipped.
+            snapshots: for the animations of those of its units that are sample 0.
+            skipped: images that could not be read, and why.
+        """
+        files: list[str] = []
+        rows = [] if batch is None else self._rows(batch)
+        if batch is not None:
+            for row in range(len(batch.units)):
+                files += self._write_unit(batch, row)
+            files += self._write_animations(batch, snapshots)
+        left_out = [{"image": i, "name": self.task.names[i], "reason": why} for i, why in (skipped or {}).items()]
+        self.folder.write_json(self._record(b), {"rows": rows, "skipped": left_out, "files": files})
+
+    def _rows(self, batch: Batch) -> list[dict[str, Any]]:
+        restored: list[dict[str, Any]] = [{} for _ in batch.units]
+        baseline: list[dict[str, Any]] = [{} for _ in batch.units]
+        if batch.truth is not None:
+            restored = metrics.qualities(batch.x, batch.truth)
+            if batch.baseline is not None:
+                baseline = metrics.qualities(batch.baseline, batch.truth)
+        return [
+            {
+                "image": unit.image,
+                "name": self.task.names[unit.image],
+                "sample": unit.sample,
+                **restored[row],
+                **{f"measurement_{key}": value for key, value in baseline[row].items()},
+                "evaluations": batch.evaluations,
+                "seconds": round(batch.seconds, 4),
+            }
+            for row, unit in enumerate(batch.units)
+        ]
+
+    def _write_unit(self, batch: Batch, row: int) -> list[str]:
+        unit = batch.units[row]
+        name = self.sample_name(unit.image, unit.sample)
+        pictures = {name: to_pixels(batch.x[row])}
+        arrays = {name: batch.x[row]}
+        if unit.sample == 0 and batch.truth is not None and batch.measurement is not None:
+            stem = self.stem(unit.image)
+            pictures[f"{stem}_truth"] = to_pixels(batch.truth[row])
+            arrays[f"{stem}_measurement"] = batch.measurement[row]
+            picture = measurement_picture(batch, row)
+            if picture is not None:
+                pictures[f"{stem}_measurement"] = picture
+        for key, pixels in pictures.items():
+            self.folder.write_image(f"images/{key}.png", pixels)
+        for key, values in arrays.items():
+            self.folder.write_array(f"arrays/{key}.npy", values.float().cpu().numpy())
+        return [f"images/{key}.png" for key in pictures] + [f"arrays/{key}.npy" for key in arrays]
+
+    def _write_animations(self, batch: Batch, snapshots: Sequence[Snapshot]) -> list[str]:
+        if not snapshots:
+            return []
+        written = []
+        steps = self.task.num_evaluations
+        for n, row in enumerate(r for r, unit in enumerate(batch.units) if unit.sample == 0):
+            before, after = [], []
+            if batch.truth is not None:
+                after.append(("truth", to_pixels(batch.truth[row])))
+                picture = measurement_picture(batch, row)
+                if picture is not None:
+                    before.append(("measurement", picture))
+            frames = [
+                report.frame(
+                    [*before, ("walk", shot.walk[n]), ("denoised", shot.denoised[n]), *after],
+                    f"step {shot.k + 1} of {steps},  sigma {shot.sigma:.3g}",
+                    (shot.k + 1) / steps,
+                )
+                for shot in snapshots
+            ]
+            written.append(f"images/{self.stem(batch.units[row].image)}_walk.webp")
+            self.folder.write_bytes(written[-1], report.animation(frames, lossless=max(batch.x.shape[-2:]) <= 64))
+        return written
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def finish(self, num_batches: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Sum up a run whose batches are all done: means of samples, metrics.csv, overview.png.
+
+        Returns:
+            The rows of metrics.csv and the images that were skipped.
+        """
+        rows: list[dict[str, Any]] = []
+        skipped: dict[int, dict[str, Any]] = {}
+        for b in range(num_batches):
+            if not self.folder.has(self._record(b)):
+                raise RunError(f"{self.folder.file(self._record(b))} is missing: the work is not complete")
+            record = self.folder.read_json(self._record(b))
+            rows += record["rows"]
+            skipped.update({entry["image"]: entry for entry in record["skipped"]})
+        if self.task.config.num_samples > 1:
+            rows += [self._write_mean(image) for image in sorted({row["image"] for row in rows})]
+        rows.sort(key=lambda row: (row["image"], row["sample"] == MEAN, row["sample"]))
+        write_csv(self.folder, "metrics.csv", COLUMNS, rows)
+        if rows:
+            self.folder.write_image("overview.png", self._overview(rows))
+        return rows, [skipped[image] for image in sorted(skipped)]
+
+    def _write_mean(self, image: int) -> dict[str, Any]:
+        """Mean and standard deviation of an image's samples."""
+        count = self.task.config.num_samples
+        names = [f"arrays/{self.sample_name(image, s)}.npy" for s in range(count)]
+        samples = np.stack([np.load(self.folder.file(name), allow_pickle=False) for name in names])
+        mean, std = samples.mean(0), samples.std(0, ddof=1)
+        stem = self.stem(image)
+        self.folder.write_array(f"arrays/{stem}_mean.npy", mean)
+        self.folder.write_array(f"arrays/{stem}_std.npy", std)
+        self.folder.write_image(f"images/{stem}_mean.png", to_pixels(torch.from_numpy(mean)))
+        self.folder.write_image(f"images/{stem}_std.png", report.std_map(np.sqrt((std**2).mean(0))))
+        truth = self.task.load_image(image)[None]
+        found = metrics.qualities(torch.from_numpy(mean)[None], truth)[0]
+        return {"image": image, "name": self.task.names[image], "sample": MEAN, **found}
+
+    def _overview(self, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
+        images = sorted({row["image"] for row in rows})
+        if not self.conditional:
+            return report.grid([self._picture(self.stem(image)) for image in images[:OVERVIEW_GRID]])
+        columns = images[:OVERVIEW_COLUMNS]
+        psnr = {(row["image"], row["sample"]): row.get("psnr") for row in rows}
+        shown = [report.Row("truth", [self._picture(f"{self.stem(i)}_truth") for i in columns])]
+        if all(self.folder.has(f"images/{self.stem(i)}_measurement.png") for i in columns):
+            before = {row["image"]: row.get("measurement_psnr") for row in rows if row["sample"] == 0}
+            pictures = [self._picture(f"{self.stem(i)}_measurement") for i in columns]
+            shown.append(report.Row("measurement", pictures, [_decibel(before.get(i)) for i in columns]))
+        count = self.task.config.num_samples
+        kinds: list[int | str] = [*range(min(count, OVERVIEW_SAMPLES)), *([MEAN] if count > 1 else [])]
+        for kind in kinds:
+            label = "restored" if count == 1 else f"mean of {count}" if kind == MEAN else f"sample {kind}"
+            pictures = [self._picture(self.sample_name(i, kind)) for i in columns]
+            shown.append(report.Row(label, pictures, [_decibel(psnr.get((i, kind))) for i in columns]))
+        if count > 1:
+            label = f"std (0 to {report.STD_WHITE:g})"
+            shown.append(report.Row(label, [self._picture(f"{self.stem(i)}_std") for i in columns]))
+        return report.overview(shown, [PurePosixPath(self.task.names[i]).stem for i in columns])
+
+    def _picture(self, name: str) -> np.ndarray:
+        with Image.open(self.folder.file(f"images/{name}.png")) as image:
+            return np.asarray(image)
+
+
+def _decibel(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} dB"
+
+
+def measurement_picture(batch: Batch, row: int) -> np.ndarray | None:
+    """The measurement of a row as it can be looked at; None if it is no image.
+
+    What A cannot produce is left out, so that missing pixels are grey and not noise. A smaller image is brought to
+    the size of the true one by repeating pixels.
+    """
+    if batch.visible is None or batch.truth is None:
+        return None
+    visible, height, width = batch.visible[row], *batch.truth.shape[-2:]
+    if visible.ndim != 3 or visible.shape[0] not in (1, 3) or visible.shape[1] > height or visible.shape[2] > width:
+        return None
+    return report.enlarged_to(to_pixels(visible), height, width)

@@ -1,0 +1,287 @@
+"""The run behind ``sample.py``: shares the batches out, writes their results, sums them up."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from randomwalk import distributed, metrics, report, runs
+from randomwalk.cli import Terminated
+from randomwalk.config import SampleConfig
+from randomwalk.configio import dump
+from randomwalk.distributed import Context
+from randomwalk.errors import InputError, RunError
+from randomwalk.noise import GaussianLikelihood
+from randomwalk.progress import Progress, Recorder
+from randomwalk.results import MEAN, Results
+from randomwalk.runs import RunFolder
+from randomwalk.task import Task, Unit, load_task
+
+COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)"}
+
+
+def run(config: SampleConfig, folder: RunFolder | None = None) -> int:
+    """Do a sampling task, or what is left of it.
+
+    Args:
+        config: the task.
+        folder: of the interrupted run; None starts a new one.
+
+    Returns:
+        Exit status: 0, or 1 if an image could not be read.
+
+    Raises:
+        InputError: a file is missing or does not fit.
+        RunError: the run failed; what it finished is kept.
+    """
+    context = distributed.connect(config.device)
+    try:
+        if context.is_main:
+            _show_notes(config)
+        task = load_task(config, context.device)
+        folder = _open_folder(task, folder, context)
+        with _resumable(folder):
+            results = Results(folder, task)
+            batches = task.batches()
+            _work(results, batches, context)
+            return _finish(results, len(batches)) if context.is_main else 0
+    except BaseException as error:
+        context.fail(str(error) or type(error).__name__)
+        raise
+    finally:
+        distributed.cleanup(context)
+        if folder is not None:
+            folder.unlock()
+
+
+def dry_run(config: SampleConfig) -> int:
+    """Check everything that a run needs, print the resolved config and what was found, and start nothing.
+
+    Returns:
+        Exit status: 0, or 1 if an image could not be read.
+
+    Raises:
+        InputError: a file is missing or does not fit.
+    """
+    if distributed.launch().rank:
+        return 0
+    _show_notes(config)
+    task = load_task(config, distributed.choose_device(config.device))
+    print(dump(config), end="")
+    channels, height, width = task.image_shape
+    low, high = float(task.sigmas[-1]), float(task.sigmas[0])
+    print(f"# weights: {config.network.path} fits its network ({channels} channels, {height}x{width} pixels)")
+    print(f"# walk: {task.num_evaluations} network evaluations for each batch, sigma {high:.4g} to {low:.4g}")
+    units, batches = sum(map(len, task.batches())), len(task.batches())
+    print(f"# work: {units} samples in {batches} batches, on {task.device}")
+    unreadable = 0
+    for image, name in enumerate(task.names if task.source is not None else []):
+        try:
+            task.load_image(image)
+        except InputError as error:
+            unreadable += 1
+            print(f"error: image {image} ({name}): {error}", file=sys.stderr)
+    if task.source is not None:
+        print(f"# images: {len(task.names) - unreadable} of {len(task.names)} in {task.source.where} can be read")
+    return 1 if unreadable else 0
+
+
+def _show_notes(config: SampleConfig) -> None:
+    for note in config.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+# --- the folder ----------------------------------------------------------------------------------------------
+
+
+def _open_folder(task: Task, folder: RunFolder | None, context: Context) -> RunFolder:
+    """Rank 0 makes or checks the folder; the others are told where it is."""
+    if not context.is_main:
+        return RunFolder(context.broadcast())
+    if folder is None:
+        folder = RunFolder.create(task.config.output)
+        folder.write_text("config.yaml", dump(task.config))
+        folder.lock()
+        folder.write_json("run.json", _facts(task, context))
+        folder.write_bytes("schedule.png", _schedule_figure(task))
+        if folder.path != Path(task.config.output):
+            print(f"{task.config.output} is in use: this run goes to {folder.path}")
+    else:
+        folder.lock()
+        folder.remove_leftovers()
+        _check_unchanged(task, folder)
+        facts = folder.read_json("run.json")
+        again = {key: value for key, value in _facts(task, context).items() if key not in ("inputs", "seed")}
+        folder.write_json("run.json", {**facts, "resumed": [*facts.get("resumed", []), again]})
+        if not folder.has("schedule.png"):
+            folder.write_bytes("schedule.png", _schedule_figure(task))
+    print(f"run folder: {folder.path}   (if interrupted: python sample.py --resume {folder.path})", flush=True)
+    context.broadcast(str(folder.path))
+    return folder
+
+
+def _inputs(task: Task) -> dict[str, Any]:
+    """What the results depend on besides the config."""
+    path = Path(task.config.network.path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+    return {"weights": path.name, "weights_sha256": digest, "images": task.names if task.source is not None else []}
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _facts(task: Task, context: Context) -> dict[str, Any]:
+    extra = {"seed": task.config.seed, "inputs": _inputs(task)}
+    return runs.environment(str(context.device), context.size, extra)
+
+
+def _check_unchanged(task: Task, folder: RunFolder) -> None:
+    """Raise InputError if the run began with other weights or images than those there are now."""
+    if not folder.has("run.json"):
+        folder.write_json("run.json", {"seed": task.config.seed, "inputs": _inputs(task)})
+        return
+    then, now = folder.read_json("run.json")["inputs"], _inputs(task)
+    if then["weights_sha256"] != now["weights_sha256"]:
+        raise InputError(
+            f"{task.config.network.path}: is not the file that {folder.path} began with; put that back, or start "
+            "a new run"
+        )
+    if then["images"] != now["images"]:
+        changed = sorted(set(then["images"]) ^ set(now["images"]))
+        raise InputError(
+            f"{task.config.data.path if task.config.data else ''}: the images are not those that {folder.path} began "
+            f"with ({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}); put them back, or start a new run"
+        )
+
+
+def _schedule_figure(task: Task) -> bytes:
+    likelihood, norm = None, None
+    if task.noise is not None:
+        operator, _ = task.make_operator([0])
+        y = torch.zeros((1, *operator.measurement_shape), device=task.device)
+        likelihood, norm = GaussianLikelihood(operator, y, task.noise.std), operator.norm()
+    return report.schedule_figure(task.sampler.plan(task.sigmas, likelihood), norm)
+
+
+@contextlib.contextmanager
+def _resumable(folder: RunFolder) -> Iterator[None]:
+    """Say in the message of whatever ends the run how to go on with it."""
+    how = f"what is finished stays in {folder.path}; go on with: python sample.py --resume {folder.path}"
+    try:
+        yield
+    except (InputError, RunError) as error:
+        raise type(error)(f"{error}\n{how}") from error
+    except OSError as error:
+        raise RunError(f"{error}\n{how}") from error
+    except (KeyboardInterrupt, Terminated) as stop:
+        raise type(stop)(how) from None
+
+
+# --- the work ------------------------------------------------------------------------------------------------
+
+
+def _work(results: Results, batches: Sequence[Sequence[Unit]], context: Context) -> None:
+    """Do this process's share of the batches that are not done, and wait for the others."""
+    task = results.task
+    # Which batches are done is decided once: the others' results appear while this process works.
+    left = context.broadcast([b for b in range(len(batches)) if not results.is_done(b)] if context.is_main else None)
+    if context.is_main and len(left) < len(batches):
+        print(f"{len(batches) - len(left)} of {len(batches)} batches are already done")
+    progress = Progress(context, len(left) * task.num_evaluations)
+    try:
+        for n in context.share(len(left)):
+            context.check()
+            _do_batch(results, left[n], batches[left[n]], progress)
+        context.barrier(progress.refresh)
+    finally:
+        progress.close()
+
+
+def _do_batch(results: Results, b: int, units: Sequence[Unit], progress: Progress) -> None:
+    task = results.task
+    truths: dict[int, torch.Tensor] = {}
+    skipped: dict[int, str] = {}
+    if task.source is not None:
+        for image in dict.fromkeys(unit.image for unit in units):
+            try:
+                truths[image] = task.load_image(image)
+            except InputError as error:
+                skipped[image] = str(error)
+                progress.say(f"warning: image {image} is skipped: {error}")
+    units = [unit for unit in units if unit.image not in skipped]
+    if not units:
+        results.write_batch(b, None, skipped=skipped)
+        progress.skip(task.num_evaluations)
+        return
+    truth = torch.stack([truths[unit.image] for unit in units]).to(task.device) if truths else None
+    rows = [row for row, unit in enumerate(units) if unit.sample == 0]
+    recorder = Recorder(rows, task.num_evaluations, task.config.animation_frames)
+    progress.start_batch(truth)
+
+    def watch(k: int, x: torch.Tensor, sigma: float, probe: Any) -> None:
+        recorder.watch(k, x, sigma, probe)
+        progress.watch(k, x, sigma, probe)
+
+    batch = task.sample(units, truth, watch)
+    results.write_batch(b, batch, recorder.snapshots, skipped)
+
+
+# --- the end -------------------------------------------------------------------------------------------------
+
+
+def _finish(results: Results, num_batches: int) -> int:
+    rows, skipped = results.finish(num_batches)
+    folder = results.folder.path
+    print(_summary(rows, results.task.config.num_samples), end="")
+    print(f"pictures: {folder / 'overview.png'} and {folder / 'images'}")
+    print(f"numbers:  {folder / 'metrics.csv'}")
+    if not skipped:
+        return 0
+    what = "\n".join(f"  image {entry['image']}: {entry['reason']}" for entry in skipped)
+    print(
+        f"error: {len(skipped)} of {len(results.task.names)} images could not be read and were skipped:\n{what}",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], num_samples: int) -> str:
+    """Means over the images with their standard errors, as a text table."""
+    samples = [row for row in rows if row["sample"] != MEAN]
+    if not samples:
+        return ""
+    seconds = metrics.over_images(samples, "seconds") or (0.0, 0.0)
+    images = len({row["image"] for row in samples})
+    head = f"{images} images" + (f", {num_samples} samples of each" if num_samples > 1 else "")
+    lines = [f"{head}: {samples[0]['evaluations']} network evaluations and {seconds[0]:.3g} s per sample"]
+    columns = {"measurement": ("measurement_", samples), "restored": ("", samples)}
+    if num_samples > 1:
+        columns["mean of samples"] = ("", [row for row in rows if row["sample"] == MEAN])
+    table = []
+    for key, label in COLUMNS.items():
+        cells = [metrics.over_images(chosen, prefix + key) for prefix, chosen in columns.values()]
+        if any(cells):
+            table.append(f"  {label:<18}" + "".join(f"{_cell(cell, key):>20}" for cell in cells))
+    if table:
+        lines += ["  " + " " * 18 + "".join(f"{name:>20}" for name in columns), *table]
+        lines.append("  (mean over the images ± standard error)")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: tuple[float, float] | None, key: str) -> str:
+    if value is None:
+        return "-"
+    digits = 3 if key == "ssim" else 2
+    error = f" ± {value[1]:.{digits}f}" if value[1] == value[1] else ""
+    return f"{value[0]:.{digits}f}{error}"

@@ -1,0 +1,98 @@
+"""The run folder: nothing is ever half there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from randomwalk.errors import InputError
+from randomwalk.runs import RunFolder, command_line, differences, environment, write_csv
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    first = RunFolder.create(tmp_path / "a" / "run")
+    assert first.path == tmp_path / "a" / "run"
+    assert RunFolder.create(first.path).path == first.path  # empty: nobody's
+    first.write_text("config.yaml", "x")
+    names = {RunFolder.create(first.path).path.name for _ in range(3)}
+    assert len(names) == 3 and all(name.startswith("run_2") for name in names)
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="output"):
+        RunFolder.create(tmp_path / "file" / "run")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_text("sub/a.txt", "before")
+
+    def broken(file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        folder.write("sub/a.txt", broken)
+    assert folder.file("sub/a.txt").read_text() == "before"
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.txt"]
+
+
+def test_what_is_written_can_be_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    folder.write_image("p.png", pixels)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p.png")), pixels)
+    folder.write_array("a.npy", pixels)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), pixels)
+    folder.write_torch("c.pt", {"x": torch.ones(2)})
+    assert torch.equal(torch.load(tmp_path / "c.pt", weights_only=True)["x"], torch.ones(2))
+    folder.write_json("r.json", {"a": [1]})
+    assert folder.read_json("r.json") == {"a": [1]}
+    write_csv(folder, "m.csv", ["a", "b"], [{"a": 1, "b": None}, {"a": "x,y", "c": 3}])
+    assert (tmp_path / "m.csv").read_text() == 'a,b\n1,\n"x,y",\n'
+
+
+def test_the_same_array_is_the_same_bytes(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for name in ("a.npy", "b.npy"):
+        folder.write_array(name, np.arange(5.0))
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_only_the_holder_of_the_lock_works_in_a_folder(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.write_text("config.yaml", "x")
+    (tmp_path / ".a.png.host-1-0.tmp").write_text("left by a killed process")
+    first.lock()
+    with pytest.raises(InputError, match="another process"):
+        second.lock()
+    first.remove_leftovers()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    first.unlock()
+    second.lock()
+    second.unlock()
+
+
+def test_resume_wants_the_folder_of_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no config\.yaml"):
+        RunFolder.resume(tmp_path)
+
+
+def test_differences_name_the_keys() -> None:
+    a = {"seed": 1, "sampler": {"name": "ddim", "schedule": {"num_steps": 3}}, "x": None}
+    b = {"seed": 1, "sampler": {"name": "ddim", "schedule": {"num_steps": 4}}}
+    assert differences(a, b) == ["sampler.schedule.num_steps"]
+    assert differences(a, a) == []
+
+
+def test_the_environment_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["sample.py", "--config", "my file.yaml"])
+    assert command_line().endswith("sample.py --config 'my file.yaml'")
+    facts = environment("cpu", 2, {"seed": 5})
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["world_size"] == 2 and facts["seed"] == 5
