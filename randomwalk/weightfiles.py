@@ -1,0 +1,234 @@
+"""Reading files with weights: what they hold, without running any code in them.
+
+Known are our safetensors, the plain state dict of guided-diffusion (also wrapped or with a prefix) and the checkpoint
+of score_sde. Whatever cannot be used is an `InputError` that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from randomwalk.errors import InputError
+
+_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning, of torch.compile
+_WRAPPERS = ("model", "state_dict")
+
+
+@dataclass
+class WeightFile:
+    """The weights asked for.
+
+    Attributes:
+        state: state dict of the network.
+        shadow: averaged parameters to lay over it, in the order of the trainable parameters, where the file has them
+            without names (score_sde).
+        config: "network", "denoiser" and "training", if the file describes itself.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    shadow: list[Tensor] | None = None
+    config: dict[str, Any] | None = None
+
+
+def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
+    """Read a file by its content; the ending of its name does not matter.
+
+    Args:
+        path: the file.
+        weights: "ema" or "raw". A file with a single set of weights gives that one, whichever is asked for, since a
+            plain state dict does not say which it is (the public ones are averaged).
+
+    Raises:
+        InputError: there is no such file, it is damaged, or something else than weights.
+    """
+    path = Path(path)
+    kind = _kind_of(path)
+    if kind == "safetensors":
+        return _read_safetensors(path, weights)
+    return _from_pickle(path, _load_pickle(path, zipped=kind == "zip"), weights)
+
+
+def read_config(path: str | Path) -> dict[str, Any] | None:
+    """What one of our files says about itself, {"network": ..., "denoiser": ..., "training": ...}, without reading
+    its weights; None for files of others.
+
+    Raises:
+        InputError: as `read_weights`.
+    """
+    path = Path(path)
+    if _kind_of(path) != "safetensors":
+        return None
+    with _opened(path) as file:
+        return _config(path, file.metadata() or {})
+
+
+# --- what kind of file it is -----------------------------------------------------------------------------------
+
+
+def _kind_of(path: Path) -> str:
+    """'safetensors', 'zip' (torch.save) or 'pickle' (torch.save before PyTorch 1.6)."""
+    if not path.exists():
+        raise InputError(_missing(path))
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the file with the weights that is in it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise InputError(f"{path} is empty: the download or the copy did not finish; fetch it again")
+    if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
+        raise InputError(
+            f"{path} is a web page, not weights: the download led to a page for signing in, confirming or an error; "
+            "open the address in a browser and save the file itself"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a placeholder of Git LFS, not the weights: run `git lfs pull`")
+    if head[8:9] == b"{":  # after the length of the header, 8 bytes
+        return "safetensors"
+    if head.startswith(b"PK"):
+        return "zip"
+    if head.startswith(b"\x80"):
+        return "pickle"
+    raise InputError(
+        f"{path} is no file with weights; known are .safetensors and files of torch.save (.pt, .pth). "
+        f"It begins with {head[:16]!r}"
+    )
+
+
+def _missing(path: Path) -> str:
+    from randomwalk.configio import describe_missing_weights  # here, since few need it
+
+    return describe_missing_weights(path)
+
+
+# --- safetensors -----------------------------------------------------------------------------------------------
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or incomplete ({error}); fetch it again") from error
+
+
+def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
+    if metadata.get("format") != "randomwalk":
+        return None
+    try:
+        config = json.loads(metadata["config"])
+        sections = [config["network"], config["denoiser"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: its description cannot be read ({error!r})") from error
+    if not all(isinstance(section, dict) and "name" in section for section in sections):
+        raise InputError(f"{path} is damaged: its description does not name a network and a denoiser")
+    return dict(config)
+
+
+def _read_safetensors(path: Path, weights: str) -> WeightFile:
+    with _opened(path) as file:
+        config = _config(path, file.metadata() or {})
+        names = list(file.keys())
+        prefix = "" if config is None else f"{weights}."
+        chosen = [name for name in names if name.startswith(prefix)]
+        if not chosen:
+            held = ", ".join(sorted({name.split(".")[0] for name in names})) or "none"
+            raise InputError(f"{path} has no weights called {weights!r}; it has: {held}")
+        state = {name.removeprefix(prefix): file.get_tensor(name) for name in chosen}
+    if config is None:
+        state = _without_prefix(state)
+    return WeightFile(path, state, config=config)
+
+
+# --- files of torch.save ---------------------------------------------------------------------------------------
+
+
+def _load_pickle(path: Path, zipped: bool) -> Any:
+    """The object in the file. Nothing in it is executed: a pickle that asks for more than tensors and plain
+    containers is refused."""
+    if zipped:
+        _check_archive(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of archives that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = _reason(error)
+        wanted = re.search(r"GLOBAL (\S+)", reason) if isinstance(error, pickle.UnpicklingError) else None
+        if wanted or "TorchScript" in reason:
+            what = f"it asks for {wanted[1]}" if wanted else "it is a TorchScript program"
+            raise InputError(
+                f"{path} is refused: loading it would run code that the file chooses ({what}). Use a file that "
+                "holds nothing but tensors, for example one written by torch.save(model.state_dict(), ...)"
+            ) from error
+        raise InputError(f"{path} is damaged, or not a file of torch.save ({reason})") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums, which torch.load does not: a download with a hole in it has plausible tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # a damaged archive, too, can raise anything
+        raise InputError(f"{path} is damaged or incomplete ({_reason(error)}); fetch it again") from error
+    if broken:
+        raise InputError(f"{path} is damaged: {broken} in it does not have its checksum; fetch it again")
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error message that says why; torch.load has advice around it that does not apply here."""
+    lines = str(error).split("Check the documentation")[0].strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[-1].strip() if isinstance(error, pickle.UnpicklingError) else lines[0]
+
+
+def _from_pickle(path: Path, content: Any, weights: str) -> WeightFile:
+    if _is_state(content):
+        return WeightFile(path, _without_prefix(content))
+    wrapper = next((key for key in _WRAPPERS if isinstance(content, Mapping) and _is_state(content.get(key))), None)
+    if wrapper is None:
+        keys = ", ".join(repr(key) for key in list(content)[:8]) if isinstance(content, Mapping) else ""
+        found = (
+            f"a dictionary with {keys or 'nothing in it'}" if isinstance(content, Mapping) else type(content).__name__
+        )
+        raise InputError(f"{path} holds {found}; expected a state dict (names and tensors), or one under 'model'")
+    state, ema = _without_prefix(content[wrapper]), content.get("ema")
+    if weights == "raw" or ema is None:
+        return WeightFile(path, state)
+    if _is_state(ema):
+        return WeightFile(path, {**state, **_without_prefix(ema)})
+    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
+        raise InputError(f"{path}: the averaged weights under 'ema' have a layout that is not known; try weights: raw")
+    return WeightFile(path, state, shadow=shadow)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether it maps names to tensors, and has some."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without what wrappers put before every name."""
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
