@@ -145,7 +145,7 @@ _PUBLISHED = {
 def describe_missing_weights(path: str | Path) -> str:
     """What to tell the user when the file ``network.path`` is not there: what it is and how to get it."""
     path = Path(path)
-    missing = f"network.path: {path} does not exist."
+    missing = f"{path}: does not exist (network.path)."
     if path.name in _PUBLISHED:
         return (
             f"{missing} It is {_PUBLISHED[path.name]}. Download it and save it as {path}, or say where it is with "
