@@ -107,7 +107,8 @@ def save_denoiser(
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    value = value.detach().cpu().contiguous()
+    # A copy, since safetensors refuses tensors that share memory, as the buffers of `ema` and `raw` may.
+    value = value.detach().to("cpu", copy=True).contiguous()
     return value.to(dtype) if value.is_floating_point() and value.dtype != torch.float64 else value
 
 

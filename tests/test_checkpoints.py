@@ -184,6 +184,14 @@ def test_our_file_gives_back_what_was_saved(dtype: torch.dtype, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_both_sets_of_weights_may_share_memory(tmp_path: Path) -> None:
+    state = filled(NCSNPP)
+    save_denoiser(tmp_path / "x", {"network": NCSNPP, "denoiser": VE}, state, state)
+    for weights in ("ema", "raw"):
+        loaded = load_denoiser(tmp_path / "x", weights=weights).network.state_dict()
+        assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
 def test_float16_halves_the_file(tmp_path: Path) -> None:
     config = {"network": SMALL, "denoiser": VP, "training": {}}
     sizes = []
