@@ -265,7 +265,7 @@ def _grouped(paths: list[str]) -> str:
         section, _, key = path.rpartition(".")
         sections.setdefault(section, []).append(key)
     words = [
-        f"{section}.({', '.join(keys)})" if len(keys) > 1 else f"{section}.{keys[0]}".lstrip(".")
+        f"{section}.({', '.join(keys)})" if section and len(keys) > 1 else f"{section}.{', '.join(keys)}".lstrip(".")
         for section, keys in sections.items()
     ]
     return ", ".join(words)

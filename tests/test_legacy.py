@@ -230,6 +230,11 @@ def test_notes_name_the_keys_that_are_not_used(tmp_path: Path) -> None:
     assert "measurement.mask_opt" in notes and "fix_location_factor" not in notes  # the section says it all
 
 
+def test_sections_of_the_other_network_are_named(tmp_path: Path) -> None:
+    notes = "\n".join(load(tmp_path, VP, {"training": {"n_iters": 1}, "optim": {}, "seed": 3}).notes)
+    assert "paper's code: optim, training, measurement" in notes and "seed was" in notes
+
+
 def test_keys_without_effect() -> None:
     keys = keys_without_effect()
     assert {"vp_diffusion.sampler", "vp_diffusion.timestep_respacing", "model.dropout"} <= set(keys["vp"])
