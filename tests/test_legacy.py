@@ -232,7 +232,7 @@ def test_notes_name_the_keys_that_are_not_used(tmp_path: Path) -> None:
 
 def test_sections_of_the_other_network_are_named(tmp_path: Path) -> None:
     notes = "\n".join(load(tmp_path, VP, {"training": {"n_iters": 1}, "optim": {}, "seed": 3}).notes)
-    assert "paper's code: optim, training, measurement" in notes and "seed was" in notes
+    assert "), optim, training, vp_diffusion.(" in notes and "seed was" in notes
 
 
 def test_keys_without_effect() -> None:
