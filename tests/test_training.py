@@ -1,0 +1,330 @@
+"""Training: the objective's terms, the average, the data, and runs that are killed, shared or given bad input."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import randomwalk
+from randomwalk import configio
+from randomwalk.config import Objective, TrainConfig
+from randomwalk.data import fit_to, open_dataset, open_images, to_pixels, to_tensor
+from randomwalk.denoisers import EDMDenoiser, VEDenoiser, VPDenoiser
+from randomwalk.distributed import Context, Launch
+from randomwalk.errors import InputError, RunError
+from randomwalk.runs import RunFolder
+from randomwalk.training.ema import EMA
+from randomwalk.training.examples import Examples, split_images
+from randomwalk.training.objectives import denoising_loss, make_levels, make_weight
+from randomwalk.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+UNIFORM = torch.linspace(0.5 / 20_000, 1 - 0.5 / 20_000, 20_000, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images of several sizes, modes and formats."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i, (mode, size) in enumerate([("L", (8, 8)), ("RGB", (12, 9)), ("RGBA", (7, 16)), ("P", (20, 20))] * 3):
+        pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def settings(images: Path, output: Path, **changes: object) -> dict[str, object]:
+    network = {"name": "unet", "image_size": 8, "in_channels": 1, "out_channels": 1, "model_channels": 32}
+    network |= {"num_res_blocks": 1, "channel_mult": [1, 1], "num_head_channels": 32}
+    return {
+        "output": str(output),
+        "data": {"path": str(images), "image_size": 8, "channels": 1, "fit": "crop", "num_validation": 4},
+        "network": network,
+        "denoiser": {"name": "vp"},
+        "optimizer": {"warmup_images": 8},
+        "ema": {"half_life_images": 16},
+        "batch_size": 4,
+        "num_images": 32,
+        "log_every": 1,
+        "checkpoint_images": 8,
+        "validate_images": 16,
+        "validation_sigmas": [0.5],
+        "device": "cpu",
+    } | changes
+
+
+def written(tmp_path: Path, images: Path, name: str, **changes: object) -> Path:
+    """A YAML file with the settings; the run's folder is beside it, called ``name``."""
+    import yaml
+
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings(images, tmp_path / name, **changes)))
+    return path
+
+
+def train(*arguments: str | Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, str(ROOT / "train.py"), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+# --- the objective -----------------------------------------------------------------------------------------------
+
+
+def test_noise_level_laws_have_their_stated_distribution() -> None:
+    network = torch.nn.Identity()
+    vp, ve, edm = VPDenoiser(network), VEDenoiser(network, 0.01, 50.0), EDMDenoiser(network)
+    levels = make_levels(Objective(), vp)(UNIFORM)
+    values, counts = torch.unique(levels, return_counts=True)
+    assert torch.equal(values, vp.table) and counts.eq(20).all()
+    log = make_levels(Objective(), ve)(UNIFORM).log()
+    assert log.mean().item() == pytest.approx((math.log(0.02) + math.log(100)) / 2, abs=1e-9)
+    assert log.std().item() == pytest.approx(math.log(5000) / math.sqrt(12), rel=1e-4)
+    log = make_levels(Objective(), edm)(UNIFORM).log()
+    assert log.mean().item() == pytest.approx(-1.2, abs=1e-6) and log.std().item() == pytest.approx(1.2, rel=1e-3)
+
+
+def test_vp_loss_is_the_squared_error_of_epsilon() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(2, 2, 3, padding=1).double()
+    denoiser = VPDenoiser(lambda z, t: network(z))  # type: ignore[arg-type]
+    x, noise = torch.randn(2, 3, 2, 5, 5, dtype=torch.float64)
+    sigma = torch.tensor([0.05, 1.0, 40.0], dtype=torch.float64)
+    got = denoising_loss(denoiser, x, noise, sigma, make_weight(Objective(), denoiser))
+    alpha_bar = (1 / (1 + sigma**2))[:, None, None, None]
+    z = alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * noise
+    expected = (noise - network(z)).square().flatten(1).mean(1)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
+
+
+def test_ve_loss_is_denoising_score_matching_weighted_by_the_variance() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 1, 3, padding=1).double()
+    denoiser = VEDenoiser(lambda u, s: network(u), 0.01, 50.0)  # type: ignore[arg-type]
+    x, noise = torch.randn(2, 3, 1, 5, 5, dtype=torch.float64)
+    sigma = torch.tensor([0.05, 1.0, 40.0], dtype=torch.float64)
+    got = denoising_loss(denoiser, x, noise, sigma, make_weight(Objective(), denoiser))
+    s = (sigma / 2)[:, None, None, None]  # the network's pixels are in [0, 1]
+    u = (x + 1) / 2 + s * noise
+    expected = (s * network(u) + noise).square().flatten(1).mean(1)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
+
+
+def test_edm_loss_is_the_unit_weighted_error_of_the_raw_network() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 1, 3, padding=1).double()
+    denoiser = EDMDenoiser(lambda z, c: network(z))  # type: ignore[arg-type]
+    x, noise = torch.randn(2, 2, 1, 5, 5, dtype=torch.float64)
+    sigma = torch.tensor([0.3, 5.0], dtype=torch.float64)
+    got = denoising_loss(denoiser, x, noise, sigma, make_weight(Objective(), denoiser))
+    s, d = sigma[:, None, None, None], 0.5
+    noisy, total = x + s * noise, s**2 + d**2
+    target = (x - d**2 / total * noisy) / (s * d / total.sqrt())
+    expected = (network(noisy / total.sqrt()) - target).square().flatten(1).mean(1)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
+
+
+def test_ema_forgets_by_images_and_leaves_buffers_alone() -> None:
+    module = torch.nn.BatchNorm1d(1)
+    ema = EMA(module, half_life=100, warmup_ratio=None)
+    with torch.no_grad():
+        module.weight.fill_(3.0)
+        module.running_mean.fill_(7.0)  # type: ignore[union-attr]
+    for _ in range(10):
+        ema.update(module, batch_size=10, images_seen=1000)
+    assert ema.average["weight"].item() == pytest.approx(3 - 2 * 0.5, rel=1e-5)
+    assert ema.state_dict_of(module)["running_mean"].item() == 7.0
+    warm = EMA(module, half_life=1e9, warmup_ratio=0.05)
+    assert warm.decay(10, images_seen=10_000) == pytest.approx(0.5 ** (10 / 500))
+
+
+# --- data --------------------------------------------------------------------------------------------------------
+
+
+def test_folder_and_zip_give_the_same_tensors_in_range(images: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in images.iterdir():
+            file.write(path, path.name)
+    folder, zipped = open_images(images), open_images(archive)
+    assert folder.names == zipped.names and len(folder) == 12
+    for channels in (1, 3):
+        for i in range(4):
+            x = folder.load(i, channels, (8, 8), "resize")
+            assert x.shape == (channels, 8, 8) and -1 <= x.min() and x.max() <= 1
+            assert torch.equal(x, zipped.load(i, channels, (8, 8), "resize"))
+
+
+def test_fit_keeps_the_pixels_that_it_need_not_change() -> None:
+    pixels = np.arange(5 * 7, dtype=np.uint8).reshape(5, 7, 1)
+    assert np.array_equal(fit_to(pixels, (3, 3), "crop"), pixels[1:4, 2:5])
+    padded = fit_to(pixels, (9, 9), "pad")
+    assert np.array_equal(padded[2:7, 1:8], pixels) and padded.sum() == pixels.sum()
+    assert fit_to(pixels, (10, 4), "resize").shape == (10, 4, 1)
+    assert np.array_equal(to_pixels(to_tensor(pixels)), pixels[..., 0])
+
+
+def test_examples_are_a_function_of_the_position(images: Path, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(settings(images, tmp_path / "run"))
+    split = split_images(config)
+    assert not set(split.training) & set(split.validation) and len(split.validation) == 4
+    whole = Examples(config, split, 0, 1, step=3, micro_batch=4).next()
+    halves = [Examples(config, split, rank, 2, step=3, micro_batch=2).next() for rank in range(2)]
+    for i, both in enumerate(whole):
+        assert torch.equal(both, torch.cat([half[i] for half in halves]))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "not idx", "absent"])
+def test_broken_idx_files_are_named(tmp_path: Path, kind: str) -> None:
+    header = b"\0\0\x08\3" + np.array([2, 4, 4], ">u4").tobytes()
+    if kind != "absent":
+        (tmp_path / "train-images-idx3-ubyte").write_bytes(header + b"x" * 20 if kind == "truncated" else b"<html>")
+    with pytest.raises(InputError, match="train-images-idx3-ubyte"):
+        open_dataset("fashion_mnist_files", tmp_path)
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def in_process(images: Path, output: Path, **changes: object) -> Trainer:
+    config = TrainConfig.model_validate(settings(images, output, **changes))
+    trainer = Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder.create(output))
+    trainer.run()
+    return trainer
+
+
+def test_a_run_leaves_weights_that_load_and_numbers_that_add_up(images: Path, tmp_path: Path) -> None:
+    config = written(tmp_path, images, "run")
+    done = train("--config", config)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    for name in ("config.yaml", "run.json", "log.csv", "validation.csv", "curves.png", "samples.png"):
+        assert (run / name).stat().st_size > 0, name
+    rows = list(csv.DictReader((run / "log.csv").open()))
+    assert [int(row["images"]) for row in rows] == list(range(4, 33, 4))
+    assert [int(r["step"]) for r in csv.DictReader((run / "validation.csv").open())] == [4, 8]
+    denoiser = randomwalk.load_denoiser(run / "model.safetensors")
+    assert denoiser(torch.zeros(2, 1, 8, 8), 1.0).shape == (2, 1, 8, 8)
+    assert configio.load_train_config(run / "config.yaml").num_images == 32
+    # The same seed trains the same weights, here in this process.
+    in_process(images, tmp_path / "again")
+    again = weights(tmp_path / "again")
+    assert all(torch.equal(value, again[key]) for key, value in weights(run).items())
+
+
+def test_a_killed_run_resumes_to_the_weights_of_one_that_was_not(images: Path, tmp_path: Path) -> None:
+    dropout = {"num_images": 64, "network": settings(images, tmp_path)["network"] | {"dropout": 0.3}}  # type: ignore
+    whole = in_process(images, tmp_path / "whole", **dropout)
+    config = written(tmp_path, images, "killed", **dropout)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "--config", str(config)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    run, deadline = tmp_path / "killed", time.monotonic() + 120
+    while not (run / "checkpoint.pt").is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = train("--resume", run)
+    assert resumed.returncode == 0, resumed.stderr
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(run)[name]), name
+    steps = [int(row["step"]) for row in csv.DictReader((run / "log.csv").open())]
+    assert steps == list(range(1, whole.total_steps + 1))
+
+
+def test_two_processes_at_half_the_batch_train_the_weights_of_one(images: Path, tmp_path: Path) -> None:
+    one = in_process(images, tmp_path / "one", num_images=16)
+    assert one.step == 4
+    config = written(tmp_path, images, "two", num_images=16)
+    done = train("--config", config, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))
+    assert done.returncode == 0, done.stderr
+    start = Trainer(one.config, one.context, one.folder).denoiser.network.state_dict()
+    for name, value in weights(tmp_path / "one").items():
+        moved = (value - start[name.removeprefix("ema.")]).abs().max()
+        # Float32 rounding of the gradients, which Adam's normalisation carries over to the steps.
+        assert (value - weights(tmp_path / "two")[name]).abs().max() <= 1e-4 * moved + 1e-7, name
+
+
+def test_accumulation_changes_the_weights_by_rounding_only(images: Path, tmp_path: Path) -> None:
+    in_process(images, tmp_path / "once", num_images=16)
+    in_process(images, tmp_path / "parts", num_images=16, accumulate=2)
+    for name, value in weights(tmp_path / "once").items():
+        torch.testing.assert_close(value, weights(tmp_path / "parts")[name], rtol=1e-4, atol=2e-6)
+
+
+def test_training_learns_the_denoiser_of_a_constant(tmp_path: Path) -> None:
+    """On a single image the MMSE denoiser gives that image at every noise level."""
+    folder = tmp_path / "one"
+    folder.mkdir()
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(folder / "grey.png")
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(folder / "grey2.png")
+    data = {"path": str(folder), "image_size": 8, "channels": 1, "num_validation": 1}
+    changes = {"data": data, "batch_size": 16, "num_images": 16 * 300, "log_every": 100, "checkpoint_images": 10**6}
+    changes |= {"optimizer": {"learning_rate": 2e-3, "warmup_images": 160}, "ema": {"half_life_images": 160}}
+    trainer = in_process(folder, tmp_path / "run", validate_images=10**6, **changes)
+    first, *_, last = trainer_losses(tmp_path / "run")
+    psnr = float(list(csv.DictReader((tmp_path / "run" / "validation.csv").open()))[-1]["psnr_at_0.5"])
+    assert last < 0.3 * first and psnr > 16 > 10 * math.log10(4 / 0.25) and trainer.step == 300
+
+
+def trainer_losses(run: Path) -> list[float]:
+    return [float(row["loss"]) for row in csv.DictReader((run / "log.csv").open())]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(images: Path, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(settings(images, tmp_path / "run"))
+    trainer = Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder.create(tmp_path / "run"))
+    trainer.save()
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    with torch.no_grad():
+        trainer.parameters[0].fill_(float("nan"))
+    with pytest.raises(RunError, match="not finite at step 1"):
+        trainer.run()
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 5, "accumulate": 2}, "batch_size is 5"),
+        ({"data": {"path": "nowhere", "image_size": 8, "channels": 1}}, "nowhere"),
+        ({"network": {"name": "unet", "image_size": 8, "in_channels": 3, "model_channels": 32}}, "data.channels is 1"),
+    ],
+)
+def test_bad_input_is_one_message(images: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        in_process(images, tmp_path / "run", **changes)
+
+
+def test_a_checkpoint_of_another_network_is_refused(images: Path, tmp_path: Path) -> None:
+    trainer = in_process(images, tmp_path / "run", num_images=8)
+    other = settings(images, tmp_path)["network"] | {"model_channels": 64}  # type: ignore[operator]
+    config = trainer.config.model_copy(update={"network": type(trainer.config.network).model_validate(other)})
+    with pytest.raises(InputError, match=r"checkpoint\.pt"):
+        Trainer(config, trainer.context, trainer.folder).resume()
+
+
+def test_dry_run_starts_nothing(images: Path, tmp_path: Path) -> None:
+    done = train("--config", written(tmp_path, images, "run"), "--dry-run", "--set", "seed=3")
+    assert done.returncode == 0, done.stderr
+    assert "seed: 3" in done.stdout and "8 training and 4 validation images" in done.stdout
+    assert not (tmp_path / "run").exists()
