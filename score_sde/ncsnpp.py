@@ -39,6 +39,8 @@ class NCSNpp(nn.Module):
     public state-dict names, and it is why `forward` walks along the list with an iterator.
     Where attention is applied depends on `image_size` and the level alone, so the network accepts images
     of other sizes, also non-square ones, as long as they are divisible by 2^(levels - 1).
+    For half precision use autocast: `.half()` or `.bfloat16()` would round the Fourier frequencies too, whose
+    phases then are off by whole turns.
 
     Args:
         settings: see `NCSNppSettings`; the defaults are those of the FFHQ-256 network.
