@@ -55,6 +55,11 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
             f"num_classes is {network['num_classes']}: networks that need a class label cannot be used, only "
             "unconditional ones"
         )
+    if (network["name"] == "ncsnpp") != (denoiser["name"] == "ve"):
+        raise InputError(
+            f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, which "
+            "denoiser ve expects; unet takes a time and gives epsilon or F, which vp and edm expect"
+        )
     settings = dict(denoiser)
     made = denoisers.make(settings.pop("name", None), build_network(network), **settings)
     full = full_settings(network)

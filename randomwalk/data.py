@@ -100,7 +100,7 @@ def fit_to(
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 ``[H, W, C]`` -> float32 ``[C, H, W]`` in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 127.5 - 1
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
 
 
 def to_pixels(x: Tensor) -> np.ndarray:

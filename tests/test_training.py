@@ -252,42 +252,35 @@ def test_a_killed_run_resumes_to_the_weights_of_one_that_was_not(images: Path, t
 
 
 def test_two_processes_at_half_the_batch_train_the_weights_of_one(images: Path, tmp_path: Path) -> None:
+    """Up to float32 rounding, whose size is that of summing the same gradients in two parts in one process."""
     one = in_process(images, tmp_path / "one", num_images=16)
     assert one.step == 4
+    in_process(images, tmp_path / "parts", num_images=16, accumulate=2)
     config = written(tmp_path, images, "two", num_images=16)
     done = train("--config", config, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))
     assert done.returncode == 0, done.stderr
     start = Trainer(one.config, one.context, one.folder).denoiser.network.state_dict()
-    for name, value in weights(tmp_path / "one").items():
-        moved = (value - start[name.removeprefix("ema.")]).abs().max()
-        # Float32 rounding of the gradients, which Adam's normalisation carries over to the steps.
-        assert (value - weights(tmp_path / "two")[name]).abs().max() <= 1e-4 * moved + 1e-7, name
+    expected = weights(tmp_path / "one")
+
+    def distance(other: dict[str, torch.Tensor]) -> float:
+        return max((value - other[name]).abs().max().item() for name, value in expected.items())
+
+    rounding, moved = distance(weights(tmp_path / "parts")), distance({f"ema.{k}": v for k, v in start.items()})
+    assert 0 < rounding < 1e-2 * moved
+    assert distance(weights(tmp_path / "two")) < 10 * rounding
 
 
-def test_accumulation_changes_the_weights_by_rounding_only(images: Path, tmp_path: Path) -> None:
-    in_process(images, tmp_path / "once", num_images=16)
-    in_process(images, tmp_path / "parts", num_images=16, accumulate=2)
-    for name, value in weights(tmp_path / "once").items():
-        torch.testing.assert_close(value, weights(tmp_path / "parts")[name], rtol=1e-4, atol=2e-6)
-
-
-def test_training_learns_the_denoiser_of_a_constant(tmp_path: Path) -> None:
-    """On a single image the MMSE denoiser gives that image at every noise level."""
+def test_training_learns_to_denoise(tmp_path: Path) -> None:
+    """On copies of one image, whose MMSE denoiser is that image; an untrained network returns its input."""
     folder = tmp_path / "one"
     folder.mkdir()
-    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(folder / "grey.png")
-    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(folder / "grey2.png")
-    data = {"path": str(folder), "image_size": 8, "channels": 1, "num_validation": 1}
-    changes = {"data": data, "batch_size": 16, "num_images": 16 * 300, "log_every": 100, "checkpoint_images": 10**6}
-    changes |= {"optimizer": {"learning_rate": 2e-3, "warmup_images": 160}, "ema": {"half_life_images": 160}}
-    trainer = in_process(folder, tmp_path / "run", validate_images=10**6, **changes)
-    first, *_, last = trainer_losses(tmp_path / "run")
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.full((8, 8), 200, np.uint8)).save(folder / name)
+    changes = {"data": {"path": str(folder), "image_size": 8, "channels": 1, "num_validation": 1}}
+    changes |= {"optimizer": {"learning_rate": 2e-3, "warmup_images": 160}, "batch_size": 16, "num_images": 16 * 80}
+    in_process(folder, tmp_path / "run", **changes, validate_images=16 * 80, checkpoint_images=10**6)
     psnr = float(list(csv.DictReader((tmp_path / "run" / "validation.csv").open()))[-1]["psnr_at_0.5"])
-    assert last < 0.3 * first and psnr > 16 > 10 * math.log10(4 / 0.25) and trainer.step == 300
-
-
-def trainer_losses(run: Path) -> list[float]:
-    return [float(row["loss"]) for row in csv.DictReader((run / "log.csv").open())]
+    assert psnr > 3 + 10 * math.log10(4 / 0.5**2)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(images: Path, tmp_path: Path) -> None:
@@ -302,17 +295,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(images
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"batch_size": 5, "accumulate": 2}, "batch_size is 5"),
-        ({"data": {"path": "nowhere", "image_size": 8, "channels": 1}}, "nowhere"),
-        ({"network": {"name": "unet", "image_size": 8, "in_channels": 3, "model_channels": 32}}, "data.channels is 1"),
-    ],
-)
-def test_bad_input_is_one_message(images: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        in_process(images, tmp_path / "run", **changes)
+def test_a_missing_folder_is_named(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        in_process(images, tmp_path / "run", data={"path": "nowhere", "image_size": 8, "channels": 1})
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(images: Path, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(settings(images, tmp_path / "run", batch_size=5))
+    with pytest.raises(InputError, match="batch_size is 5"):
+        Trainer(config, Context(Launch(size=2), torch.device("cpu")), RunFolder.create(tmp_path / "run"))
 
 
 def test_a_checkpoint_of_another_network_is_refused(images: Path, tmp_path: Path) -> None:

@@ -39,8 +39,6 @@ def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
     network = config.network.model_dump()
     if config.gradient_checkpointing:
         network["use_checkpoint"] = True
-    if (channels := network.get("in_channels", network.get("num_channels"))) != config.data.channels:
-        raise InputError(f"data.channels is {config.data.channels}, but the network takes {channels} channels")
     return make_denoiser(network, config.denoiser.model_dump())
 
 
