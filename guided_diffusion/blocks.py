@@ -21,10 +21,10 @@ Module = TypeVar("Module", bound=nn.Module)
 class GroupNorm(nn.GroupNorm):
     """Group normalisation computed in float32 (or wider) and returned in the dtype of its input."""
 
-    def __init__(self, channels: int) -> None:
-        if channels % NORM_GROUPS:
-            raise ValueError(f"{channels} channels are not divisible by the {NORM_GROUPS} normalisation groups")
-        super().__init__(NORM_GROUPS, channels)
+    def __init__(self, channels: int, groups: int = NORM_GROUPS) -> None:
+        if channels % groups:
+            raise ValueError(f"{channels} channels are not divisible by the {groups} normalisation groups")
+        super().__init__(groups, channels)
 
     def forward(self, input: Tensor) -> Tensor:
         # `.to` does nothing where the dtype already fits, as it does without autocast.
@@ -102,17 +102,18 @@ class ResBlock(nn.Module):
         use_scale_shift_norm: bool = False,
         resample: str | None = None,
         use_checkpoint: bool = False,
+        norm_groups: int = NORM_GROUPS,
     ) -> None:
         super().__init__()
         out_channels = out_channels or channels
         self.use_scale_shift_norm = use_scale_shift_norm
         self.use_checkpoint = use_checkpoint
-        self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), conv3x3(channels, out_channels))
+        self.in_layers = nn.Sequential(GroupNorm(channels, norm_groups), nn.SiLU(), conv3x3(channels, out_channels))
         self.resample = _resampler(resample, channels)
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
         self.out_layers = nn.Sequential(
-            GroupNorm(out_channels),
+            GroupNorm(out_channels, norm_groups),
             nn.SiLU(),
             nn.Dropout(dropout),
             zeroed(conv3x3(out_channels, out_channels)),
@@ -178,6 +179,7 @@ class AttentionBlock(nn.Module):
         num_head_channels: int = -1,
         use_new_attention_order: bool = False,
         use_checkpoint: bool = False,
+        norm_groups: int = NORM_GROUPS,
     ) -> None:
         super().__init__()
         divisor = num_heads if num_head_channels == -1 else num_head_channels
@@ -187,7 +189,7 @@ class AttentionBlock(nn.Module):
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
         self.use_new_attention_order = use_new_attention_order
         self.use_checkpoint = use_checkpoint
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, norm_groups)
         self.qkv = PointwiseConv(channels, 3 * channels)
         self.proj_out = zeroed(PointwiseConv(channels, channels))
 

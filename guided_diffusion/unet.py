@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.blocks import (
+    NORM_GROUPS,
     AttentionBlock,
     Downsample,
     GroupNorm,
@@ -67,9 +68,11 @@ class UNet(nn.Module):
         use_scale_shift_norm: let the embedding scale and shift a normalisation instead of being added.
         resblock_updown: resample inside residual blocks instead of by convolutions.
         use_new_attention_order: channel layout of qkv, see `AttentionBlock`.
+        norm_groups: groups of the normalisations, 32 in the public checkpoints. A narrow network needs fewer: with
+            one channel in a group the network cannot see the mean of its input, and so not that of the noise.
 
     Raises:
-        ValueError: channels that 32 groups or the heads do not divide.
+        ValueError: channels that the groups or the heads do not divide.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class UNet(nn.Module):
         use_scale_shift_norm: bool = False,
         resblock_updown: bool = False,
         use_new_attention_order: bool = False,
+        norm_groups: int = NORM_GROUPS,
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -105,12 +109,14 @@ class UNet(nn.Module):
             dropout=dropout,
             use_scale_shift_norm=use_scale_shift_norm,
             use_checkpoint=use_checkpoint,
+            norm_groups=norm_groups,
         )
         self._attention = partial(
             AttentionBlock,
             num_head_channels=num_head_channels,
             use_new_attention_order=use_new_attention_order,
             use_checkpoint=use_checkpoint,
+            norm_groups=norm_groups,
         )
         self._resblock_updown = resblock_updown
         rates = set(attention_resolutions)
@@ -130,7 +136,7 @@ class UNet(nn.Module):
         )
         heads_up = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.output_blocks = self._decoder(widths, skip_widths, num_res_blocks, rates, heads_up)
-        self.out = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), zeroed(conv3x3(widths[0], out_channels)))
+        self.out = nn.Sequential(GroupNorm(widths[0], norm_groups), nn.SiLU(), zeroed(conv3x3(widths[0], out_channels)))
 
     def _resampling(self, direction: str, channels: int) -> nn.Module:
         if self._resblock_updown:

@@ -57,7 +57,7 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
         )
     if (network["name"] == "ncsnpp") != (denoiser["name"] == "ve"):
         raise InputError(
-            f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, which "
+            f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, as "
             "denoiser ve expects; unet takes a time and gives epsilon or F, which vp and edm expect"
         )
     settings = dict(denoiser)

@@ -319,3 +319,15 @@ def test_dry_run_starts_nothing(images: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "seed: 3" in done.stdout and "8 training and 4 validation images" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_training_can_start_from_weights(images: Path, tmp_path: Path) -> None:
+    first = in_process(images, tmp_path / "first", num_images=8)
+    config = first.config.model_copy(update={"initial_weights": str(tmp_path / "first" / "model.safetensors")})
+    second = Trainer(config, first.context, RunFolder.create(tmp_path / "second"))
+    for name, value in second.ema.average.items():
+        assert torch.equal(value, first.ema.average[name]), name
+    wider = {**first.config.network.model_dump(), "model_channels": 64}
+    other = config.model_copy(update={"network": type(config.network).model_validate(wider)})
+    with pytest.raises(InputError, match=r"initial_weights: .* does not fit"):
+        Trainer(other, first.context, first.folder)

@@ -46,10 +46,18 @@ class UNetSettings(Settings):
     resblock_updown: bool = False
     """Residual blocks resample, instead of convolutions of their own."""
     use_new_attention_order: bool = False
+    norm_groups: Count = 32
+    """Groups of the normalisations, 32 in the public weights; a narrow network needs fewer, to see means."""
 
     @model_validator(mode="after")
     def _fits_its_images(self) -> UNetSettings:
         _check_image_size(self.image_size, "channel_mult", len(self.channel_mult))
+        for multiple in self.channel_mult:
+            if multiple * self.model_channels % self.norm_groups:
+                raise ValueError(
+                    f"norm_groups: found {self.norm_groups}; allowed: a divisor of the channels of every level "
+                    f"(model_channels {self.model_channels} times channel_mult {self.channel_mult})"
+                )
         n = self.in_channels
         if self.out_channels not in (n, 2 * n):
             raise ValueError(

@@ -102,6 +102,8 @@ class TrainConfig(Settings):
     data: TrainData
     network: NetworkSettings
     denoiser: DenoiserSettings
+    initial_weights: Text | None = None
+    """Weights file of an earlier training of the same network, to start from."""
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     ema: EMASettings = EMASettings()

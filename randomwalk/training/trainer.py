@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from randomwalk import distributed
+from randomwalk.architecture import first_difference
 from randomwalk.checkpoints import make_denoiser, save_denoiser
 from randomwalk.config import TrainConfig
 from randomwalk.denoisers import NetworkDenoiser
@@ -28,6 +29,7 @@ from randomwalk.training.examples import Examples, Split, split_images
 from randomwalk.training.objectives import denoising_loss, make_levels, make_weight
 from randomwalk.training.progress import Progress
 from randomwalk.training.validation import denoising_psnr, sample_grid
+from randomwalk.weightfiles import read_weights
 
 CHECKPOINT = "checkpoint.pt"
 MODEL = "model.safetensors"
@@ -39,7 +41,22 @@ def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
     network = config.network.model_dump()
     if config.gradient_checkpointing:
         network["use_checkpoint"] = True
-    return make_denoiser(network, config.denoiser.model_dump())
+    made = make_denoiser(network, config.denoiser.model_dump())
+    if config.initial_weights is not None:
+        made.network.load_state_dict(initial_state(config.initial_weights, made.network))
+    return made
+
+
+def initial_state(path: str, network: nn.Module) -> dict[str, Tensor]:
+    """The averaged weights in a file, if they are those of ``network``.
+
+    Raises:
+        InputError: they are not.
+    """
+    state = read_weights(path).state
+    if difference := first_difference(network, state):
+        raise InputError(f"initial_weights: {path} does not fit the network of this config: {difference}")
+    return state
 
 
 class Trainer:
