@@ -89,6 +89,7 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]]) -> bytes
     """Loss and validation PSNR against the images seen, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(10, 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -97,8 +98,9 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]]) -> bytes
     images = np.array([int(row["images"]) for row in log])
     width = max(1, len(losses) // 40)
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-    left.semilogy(images, losses, color="#9bbce0", linewidth=0.7, label="one batch")
-    left.semilogy(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} rows")
+    left.semilogy(images, losses, color="#9bbce0", linewidth=1, label="one batch")
+    if width > 1:
+        left.semilogy(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
     left.set_title("training loss")
     for key in [key for key in validation[0] if key.startswith("psnr_at_")]:
         psnr = [float(row[key]) for row in validation]
@@ -106,8 +108,9 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]]) -> bytes
     right.set_title("denoising PSNR on held-out images (dB)")
     for axis in (left, right):
         axis.set_xlabel("images seen")
+        axis.xaxis.set_major_formatter(EngFormatter())
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(fontsize=8, frameon=False, loc="center right")
         axis.spines[["top", "right"]].set_visible(False)
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
