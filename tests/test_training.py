@@ -168,7 +168,7 @@ def test_folder_and_zip_give_the_same_tensors_in_range(images: Path, tmp_path: P
     for channels in (1, 3):
         for i in range(4):
             x = folder.load(i, channels, (8, 8), "resize")
-            assert x.shape == (channels, 8, 8) and -1 <= x.min() and x.max() <= 1
+            assert x.shape == (channels, 8, 8) and x.min() >= -1 and x.max() <= 1
             assert torch.equal(x, zipped.load(i, channels, (8, 8), "resize"))
 
 
