@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -28,6 +29,8 @@ BEAT = 1.0
 """Seconds between two signs of life."""
 LOST_AFTER = 120.0
 """Seconds without one after which a process counts as lost."""
+JOIN_WITHIN = 600.0
+"""Seconds in which all processes must have started."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +112,27 @@ class Context:
         start: how it was started.
         device: where it computes.
         store: where the processes meet; None for a process alone.
-        lost_after: seconds without a sign of life after which another process counts as lost.
+        lost_after: seconds without a sign of life after which another process counts as lost; `LOST_AFTER` by default.
 
     Attributes:
         rank, size: which process this is, of how many.
         local_rank: which one on this machine.
     """
 
-    def __init__(self, start: Launch, device: torch.device, store: Any = None, lost_after: float = LOST_AFTER) -> None:
-        self.launch, self.device, self.store, self.lost_after = start, device, store, lost_after
+    def __init__(self, start: Launch, device: torch.device, store: Any = None, lost_after: float | None = None) -> None:
+        self.launch, self.device, self.store = start, device, store
+        self.lost_after = LOST_AFTER if lost_after is None else lost_after
         self.rank, self.size, self.local_rank = start.rank, start.size, start.local_rank
         self.work_done = 0
         self._sequence = 0
         self._closed = threading.Event()
         self._store_error: str | None = None
         self._last_beats: dict[int, tuple[str, float]] = {}
-        self._last_check = 0.0
+        self._last_check = self._last_sum = -math.inf
+        self._others = 0
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         if store is not None:
-            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+            self._heart.start()
 
     @property
     def is_main(self) -> bool:
@@ -158,8 +164,13 @@ class Context:
         """Sum of what the other processes last reported as ``work_done``."""
         if self.store is None or self._closed.is_set():
             return 0
-        beats = [self._beat_of(rank) for rank in range(self.size) if rank != self.rank]
-        return sum(int(beat.split(":")[1]) for beat in beats if beat)
+        now = time.monotonic()
+        if now - self._last_sum >= BEAT:
+            self._last_sum = now
+            with self._contact():
+                beats = [self._beat_of(rank) for rank in range(self.size) if rank != self.rank]
+            self._others = sum(int(beat.split(":")[1]) for beat in beats if beat)
+        return self._others
 
     def check(self) -> None:
         """Raise RunError if another process has failed or was lost. Cheap enough for every batch."""
@@ -250,6 +261,7 @@ class Context:
         """End the signs of life, as a process does that has nothing left to do."""
         if self.store is not None and not self._closed.is_set():
             self._closed.set()
+            self._heart.join(BEAT)
             with contextlib.suppress(RuntimeError):
                 self.store.set(f"alive/{self.rank}", f"done:{self.work_done}")
 
@@ -281,7 +293,7 @@ def connect(device: str = "auto", start: Launch | None = None) -> Context:
         _meet_by_slurm()
     os.environ.update(RANK=str(start.rank), WORLD_SIZE=str(start.size), LOCAL_RANK=str(start.local_rank))
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=LOST_AFTER)))
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_WITHIN)))
     except (RuntimeError, ValueError) as error:
         raise RunError(f"process {start.rank} of {start.size} does not find the others: {error}") from error
     return Context(start, where, torch.distributed.PrefixStore("randomwalk", store))

@@ -16,6 +16,11 @@ SSIM_SIDE = 11
 QUALITIES = ("psnr", "ssim", "psnr_minmax")
 
 
+def load() -> None:
+    """Import torchmetrics now, which takes seconds, and not while the first batch is on the clock."""
+    import torchmetrics.functional.image  # noqa: F401
+
+
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image, ``10 log10(2^2 / mean (x - truth)^2)`` in dB, ``[B]``.
 

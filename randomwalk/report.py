@@ -196,6 +196,7 @@ def schedule_figure(plan: Plan, norm: float | None = None) -> bytes:
     axes[2].set_ylim(bottom=0)
     for axis in axes:
         axis.set_xlabel("step k")
+        axis.minorticks_off()
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     out = BytesIO()

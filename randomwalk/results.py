@@ -45,8 +45,11 @@ class Results:
 
     def stem(self, image: int) -> str:
         """Beginning of the names of an image's files: its number, and its own name if it has one."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", str(PurePosixPath(self.task.names[image]).with_suffix("")))[:60]
-        return f"{image:0{self._digits}d}" + (f"_{name}" if self.conditional else "")
+        number = f"{image:0{self._digits}d}"
+        if not self.conditional:
+            return number
+        name = str(PurePosixPath(self.task.names[image]).with_suffix(""))
+        return f"{number}_{re.sub('[^A-Za-z0-9._-]+', '_', name)[:60]}"
 
     def sample_name(self, image: int, sample: int | str) -> str:
         """Name of a sample's files without folder and suffix."""

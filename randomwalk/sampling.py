@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -121,9 +122,13 @@ def _open_folder(task: Task, folder: RunFolder | None, context: Context) -> RunF
         folder.write_json("run.json", {**facts, "resumed": [*facts.get("resumed", []), again]})
         if not folder.has("schedule.png"):
             folder.write_bytes("schedule.png", _schedule_figure(task))
-    print(f"run folder: {folder.path}   (if interrupted: python sample.py --resume {folder.path})", flush=True)
+    print(f"run folder: {folder.path}   (if interrupted: {_resume_command(folder)})", flush=True)
     context.broadcast(str(folder.path))
     return folder
+
+
+def _resume_command(folder: RunFolder) -> str:
+    return f"python sample.py --resume {shlex.quote(str(folder.path))}"
 
 
 def _inputs(task: Task) -> dict[str, Any]:
@@ -177,7 +182,7 @@ def _schedule_figure(task: Task) -> bytes:
 @contextlib.contextmanager
 def _resumable(folder: RunFolder) -> Iterator[None]:
     """Say in the message of whatever ends the run how to go on with it."""
-    how = f"what is finished stays in {folder.path}; go on with: python sample.py --resume {folder.path}"
+    how = f"what is finished stays in {folder.path}; go on with: {_resume_command(folder)}"
     try:
         yield
     except (InputError, RunError) as error:
@@ -198,6 +203,8 @@ def _work(results: Results, batches: Sequence[Sequence[Unit]], context: Context)
     left = context.broadcast([b for b in range(len(batches)) if not results.is_done(b)] if context.is_main else None)
     if context.is_main and len(left) < len(batches):
         print(f"{len(batches) - len(left)} of {len(batches)} batches are already done")
+    if task.source is not None and left:
+        metrics.load()
     progress = Progress(context, len(left) * task.num_evaluations)
     try:
         for n in context.share(len(left)):

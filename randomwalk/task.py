@@ -232,6 +232,8 @@ def _described(section: Any) -> dict[str, Any] | None:
 def _names(config: SampleConfig, source: ImageSource | None) -> list[str]:
     if source is None or config.data is None:
         return [""] * (config.num_images or 0)
+    if (config.data.num_images or 0) > len(source):
+        raise InputError(f"data.num_images: {config.data.num_images} asked for, but {source.where} has {len(source)}")
     return source.names[: config.data.num_images]
 
 

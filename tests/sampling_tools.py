@@ -26,15 +26,15 @@ NETWORK = {
     "model_channels": 32,
     "channel_mult": [1],
     "num_res_blocks": 1,
+    "attention_resolutions": [],
 }
 
 
 def save_weights(path: Path, seed: int = 0, scale: float = 0.03) -> Path:
     """A tiny VP network with seeded weights, none of them zero."""
     draws = torch.Generator().manual_seed(seed)
-    state = {
-        key: torch.randn(value.shape, generator=draws) * scale for key, value in build_network(NETWORK).state_dict().items()
-    }
+    zeros = build_network(NETWORK).state_dict()
+    state = {key: torch.randn(value.shape, generator=draws) * scale for key, value in zeros.items()}
     save_denoiser(path, {"network": NETWORK, "denoiser": {"name": "vp"}}, state)
     return path
 
@@ -49,14 +49,14 @@ def save_images(folder: Path, count: int) -> Path:
     return folder
 
 
-def write_config(folder: Path, num_images: int = 5, **changes: Any) -> Path:
-    """A folder with weights, images and a config for them; ``changes`` replace top-level keys (None removes one)."""
+def write_config(folder: Path, count: int = 5, **changes: Any) -> Path:
+    """A folder with weights, ``count`` images and a config; ``changes`` replace top-level keys (None removes one)."""
     folder.mkdir(parents=True, exist_ok=True)
     task: dict[str, Any] = {
         "seed": 3,
         "output": str(folder / "run"),
         "network": {"path": str(save_weights(folder / "weights.safetensors"))},
-        "data": {"path": str(save_images(folder / "images", num_images))},
+        "data": {"path": str(save_images(folder / "images", count))},
         "measurement": {"operator": {"name": "inpainting", "missing": 0.5}, "noise": {"std": 0.2}},
         "sampler": {
             "name": "random_walk",
@@ -74,9 +74,9 @@ def write_config(folder: Path, num_images: int = 5, **changes: Any) -> Path:
     return path
 
 
-def make_config(folder: Path, num_images: int = 5, **changes: Any) -> SampleConfig:
+def make_config(folder: Path, count: int = 5, **changes: Any) -> SampleConfig:
     """`write_config`, read again."""
-    return load_sample_config(write_config(folder, num_images, **changes))
+    return load_sample_config(write_config(folder, count, **changes))
 
 
 def files_of(run: Path) -> dict[str, bytes]:
