@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from randomwalk import operators, samplers, schedules
-from randomwalk.checkpoints import load_denoiser
+from randomwalk.checkpoints import load_denoiser, read_config
 from randomwalk.config import SampleConfig
 from randomwalk.data import ImageSource, open_images
 from randomwalk.denoisers import CountingDenoiser, Denoiser, VPDenoiser, broadcast_sigma
@@ -202,10 +202,11 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     if config.measurement is None and config.num_samples > 1:
         raise InputError("num_samples: is for measurements; an unconditional run makes num_images images")
     source = None if config.data is None else open_images(config.data.path)
+    own = read_config(config.network.path) is not None
     denoiser = load_denoiser(
         config.network.path,
-        network=_described(config.network.architecture),
-        denoiser=_described(config.network.denoiser),
+        network=_described(config.network.architecture, own),
+        denoiser=_described(config.network.denoiser, own),
         weights=config.network.weights,
         device=device,
         precision=config.precision,
@@ -225,8 +226,9 @@ def _settings(section: Any, without: set[str] | None = None) -> dict[str, Any]:
     return found
 
 
-def _described(section: Any) -> dict[str, Any] | None:
-    return None if section is None else section.model_dump(exclude_none=True)
+def _described(section: Any, own: bool) -> dict[str, Any] | None:
+    """What the config says of the network; beside a file that describes itself only what was written, not defaults."""
+    return None if section is None else section.model_dump(exclude_none=True, exclude_unset=own)
 
 
 def _names(config: SampleConfig, source: ImageSource | None) -> list[str]:
