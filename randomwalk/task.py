@@ -201,8 +201,8 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     """
     if config.measurement is None and config.num_samples > 1:
         raise InputError("num_samples: is for measurements; an unconditional run makes num_images images")
-    source = None if config.data is None else open_images(config.data.path)
     own = read_config(config.network.path) is not None
+    source = None if config.data is None else open_images(config.data.path)
     denoiser = load_denoiser(
         config.network.path,
         network=_described(config.network.architecture, own),
