@@ -1,0 +1,118 @@
+"""Classical restoration by scikit-image, at the settings that suit the very images that it is measured on.
+
+Choosing the settings by the true images favours these methods over what is compared with them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from randomwalk import metrics
+
+Method = Callable[..., np.ndarray]
+"""``method(image [H, W], **settings)``."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best settings of a method, the PSNR of every image with them, and how many settings were tried."""
+
+    settings: Mapping[str, Any]
+    psnr: list[float]
+    tried: int
+
+
+def apply(method: Method, images: Tensor, **settings: Any) -> Tensor:
+    """``method`` of each of the images ``[B, 1, H, W]``, several at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(pool.map(lambda image: method(image, **settings), images[:, 0].numpy()))
+    return torch.from_numpy(np.stack(done))[:, None].float()
+
+
+def search(
+    method: Method,
+    images: Tensor,
+    truth: Tensor,
+    tries: Sequence[Mapping[str, Any]],
+    finalists: int = 0,
+    first: int = 12,
+) -> Best:
+    """The best of ``tries`` by the mean PSNR over the images.
+
+    Args:
+        finalists: if given, all settings are tried on the ``first`` images, and so many of the best on all of them.
+    """
+    chosen = list(tries)
+    if finalists and len(images) > first:
+        scores = [_mean(method, images[:first], truth[:first], settings) for settings in chosen]
+        chosen = [chosen[n] for n in np.argsort(scores)[::-1][:finalists]]
+    results = [metrics.psnr(apply(method, images, **settings), truth).tolist() for settings in chosen]
+    best = int(np.argmax([np.mean(psnr) for psnr in results]))
+    return Best(chosen[best], results[best], len(tries))
+
+
+def _mean(method: Method, images: Tensor, truth: Tensor, settings: Mapping[str, Any]) -> float:
+    return float(metrics.psnr(apply(method, images, **settings), truth).mean())
+
+
+TV_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0, 1.2)
+"""Weights of total variation that are tried, in units of sigma."""
+
+
+def best_tv(noisy: Tensor, truth: Tensor, sigma: float) -> Best:
+    """Total variation (Chambolle 2004), ``denoise_tv_chambolle``, at its best weight."""
+    return search(tv(), noisy, truth, [{"weight": round(w * sigma, 6)} for w in TV_WEIGHTS])
+
+
+def tv() -> Method:
+    """Denoising by total variation; setting ``weight``."""
+    from skimage.restoration import denoise_tv_chambolle
+
+    method: Method = denoise_tv_chambolle
+    return method
+
+
+def best_nl_means(noisy: Tensor, truth: Tensor, sigma: float, quick: bool = False) -> Best:
+    """Non-local means (Buades et al. 2005), ``denoise_nl_means``, which is told sigma.
+
+    Tried are both of its modes, three sizes of patches, three search distances, and cut-off distances h around the
+    best; all of them on the first 12 images, and the best three on all.
+    """
+    from skimage.restoration import denoise_nl_means
+
+    patches = (3, 5, 7) if sigma < 0.2 else (5, 7, 9)
+    tries = [
+        {"fast_mode": fast, "patch_size": patch, "patch_distance": distance, "h": round(h * sigma, 6), "sigma": sigma}
+        for fast, steps in ((True, (0.3, 0.4, 0.55, 0.7, 1.0)), (False, (0.7, 0.85, 1.0)))
+        for patch, distance, h in itertools.product(patches, (5, 7, 9), steps)
+        if not quick or (fast and distance == 7)
+    ]
+    return search(denoise_nl_means, noisy, truth, tries, finalists=3)
+
+
+def biharmonic(measurement: Tensor, masks: Tensor) -> Tensor:
+    """Missing pixels from the kept, noisy ones by the biharmonic equation, ``inpaint_biharmonic``, clipped.
+
+    Args:
+        measurement: ``[B, 1, H, W]``.
+        masks: the same shape, 1 where a pixel was kept.
+    """
+    from skimage.restoration import inpaint_biharmonic
+
+    def restore(pair: np.ndarray) -> np.ndarray:
+        image, mask = pair
+        filled: np.ndarray = inpaint_biharmonic(np.where(mask > 0, image, 0.0), mask == 0)
+        return filled
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = torch.stack([measurement[:, 0], masks[:, 0]], 1).numpy()
+        return torch.from_numpy(np.stack(list(pool.map(restore, pairs))))[:, None].float().clamp(-1, 1)

@@ -1,0 +1,360 @@
+"""How good the bundled networks are: denoising, inpainting, super-resolution, and new images.
+
+The first three are measured on the images of data/fashion_mnist, which no network was trained on, beside classical
+methods; new images by their Frechet distance to the test set in the features of a classifier that is trained here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import baselines
+import torch
+import torch.nn.functional as F
+import unconditional
+from common import ROOT, Report, bar, cell, has_bf16, parser, start, verdict
+from torch import Tensor
+
+from randomwalk import metrics
+from randomwalk.checkpoints import load_denoiser, resolve_device
+from randomwalk.config import SampleConfig
+from randomwalk.configio import load_sample_config
+from randomwalk.data import open_images
+from randomwalk.denoisers import NetworkDenoiser
+from randomwalk.errors import InputError
+from randomwalk.operators import Inpainting
+from randomwalk.progress import to_bytes
+from randomwalk.report import Row, overview
+from randomwalk.rng import ImageDraws, generator
+from randomwalk.task import Task, load_task
+
+NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
+SIGMAS = (0.1, 0.25, 0.5, 1.0)
+PROBLEMS = {
+    "inpainting": ("Inpainting, 75% missing, noise 0.2", 3.0),
+    "super_resolution": ("Super-resolution x4, noise 0.2", 2.0),
+}
+"""Title, and by how many dB the walk should be better than the first of the classical methods."""
+
+SHOWN = 8
+"""How many images the pictures show."""
+
+
+@dataclass
+class Setup:
+    """What every part needs."""
+
+    options: argparse.Namespace
+    report: Report
+    device: torch.device
+    precision: str
+    weights: Mapping[str, Path]
+
+    @property
+    def quick(self) -> bool:
+        """Whether to do less."""
+        return bool(self.options.quick)
+
+    @property
+    def num_images(self) -> int:
+        """How many of the test images are used."""
+        return 8 if self.quick else int(self.options.num_images)
+
+    def load(self) -> dict[str, NetworkDenoiser]:
+        """The denoisers."""
+        return {
+            n: load_denoiser(path, device=self.device, precision=self.precision) for n, path in self.weights.items()
+        }
+
+    def add(self, case: str, method: str, metric: str, value: tuple[float, float], unit: str) -> None:
+        """A mean and its standard error."""
+        self.report.add(case, method, metric, value[0], unit)
+        self.report.add(case, method, f"{metric}_standard_error", value[1], unit)
+
+
+# --- denoising -----------------------------------------------------------------------------------------------
+
+
+def denoising(setup: Setup) -> None:
+    """PSNR of D(x, sigma) beside total variation and non-local means; image i's noise is drawn from (seed, i)."""
+    source = open_images(ROOT / "data" / "fashion_mnist")
+    truth = torch.stack([source.load(i, 1, (32, 32), "pad") for i in range(setup.num_images)])
+    draws = ImageDraws([generator(setup.options.seed, i) for i in range(len(truth))])
+    psnr: dict[str, list[list[float]]] = {}
+    chosen = []
+    with bar(len(SIGMAS) * (2 + len(setup.weights)), "denoising") as tick:
+        loaded = {NETWORKS[n]: denoiser for n, denoiser in setup.load().items()}
+        for sigma in SIGMAS:
+            noisy = truth + sigma * draws.normal(truth.shape[1:])
+            for name, denoiser in loaded.items():
+                with torch.inference_mode():
+                    parts = [denoiser(x.to(setup.device), sigma).cpu() for x in noisy.split(64)]
+                psnr.setdefault(name, []).append(metrics.psnr(torch.cat(parts), truth).tolist())
+                tick()
+            for name, best in (
+                ("total variation", baselines.best_tv(noisy, truth, sigma)),
+                ("non-local means", baselines.best_nl_means(noisy, truth, sigma, setup.quick)),
+            ):
+                psnr.setdefault(name, []).append(best.psnr)
+                chosen.append(f"{name} at {sigma:g}, the best of {best.tried}: {dict(best.settings)}")
+                tick()
+    setup.report.settings["denoising_baselines"] = chosen
+    _denoising_table(setup, psnr, len(truth))
+
+
+def _denoising_table(setup: Setup, psnr: Mapping[str, list[list[float]]], count: int) -> None:
+    rows = []
+    for name, by_sigma in psnr.items():
+        values = [metrics.mean_and_error(images) for images in by_sigma]
+        rows.append([name, *map(cell, values)])
+        for sigma, value in zip(SIGMAS, values, strict=True):
+            setup.add(f"denoising, sigma {sigma:g}", name, "psnr", value, "dB")
+    at = SIGMAS.index(0.5)
+    classical = max(sum(psnr[name][at]) / count for name in ("total variation", "non-local means"))
+    notes = [
+        f"mean over {count} test images ± standard error, sigma on [-1, 1], data range 2, results clipped; "
+        f"networks in {setup.precision}",
+        "total variation and non-local means (scikit-image) have the settings that are best on these very images, "
+        "which favours them",
+    ]
+    for n in setup.weights:
+        gain = sum(psnr[NETWORKS[n]][at]) / count - classical
+        notes.append(f"{NETWORKS[n]} over the better of the two at sigma 0.5: {verdict(gain, 3)}")
+    setup.report.table("Denoising: PSNR (dB)", ["method", *(f"sigma {s:g}" for s in SIGMAS)], rows, notes)
+
+
+# --- inpainting and super-resolution ---------------------------------------------------------------------------
+
+
+@dataclass
+class Restored:
+    """What a method made of all images; ``x [N, S, C, H, W]`` has S samples of each."""
+
+    x: Tensor
+    evaluations: int = 0
+    seconds: float | None = None
+
+    def qualities(self, truth: Tensor) -> dict[str, list[float]]:
+        """PSNR and SSIM of every image, averaged over its samples."""
+        flat, wanted = self.x.flatten(0, 1), truth.repeat_interleave(self.x.shape[1], 0)
+        return {
+            name: measure(flat, wanted).unflatten(0, self.x.shape[:2]).mean(1).tolist()
+            for name, measure in (("psnr", metrics.psnr), ("ssim", metrics.ssim))
+        }
+
+
+def load_config(setup: Setup, name: str, network: str, **changes: Any) -> SampleConfig:
+    """A config of the folder configs/, made independent of the current folder, with our network and images."""
+    changes = {
+        "network.path": str(setup.weights[network]),
+        "data.path": str(ROOT / "data" / "fashion_mnist"),
+        "data.num_images": setup.num_images,
+        "data.fit": "pad",
+        "seed": setup.options.seed,
+        "batch_size": 64,
+        "precision": setup.precision,
+        **changes,
+    }
+    path = ROOT / "configs" / f"{name}.yaml"
+    return load_sample_config(path, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+
+
+def best_setting(setup: Setup, network: str, problem: str) -> SampleConfig:
+    """The walk as configs/{network}_{problem}.yaml has it."""
+    return load_config(setup, f"{network}_{problem}", network, num_samples=2 if setup.quick else 4)
+
+
+def papers_setting(setup: Setup, network: str, problem: str) -> SampleConfig:
+    """The same measurement with the sampler and the start of the paper, within the range of our network."""
+    config = load_config(setup, f"{network}_{problem}", network)
+    paper = load_config(setup, f"ffhq256/{network}_{problem}", network)
+    schedule: dict[str, Any] = {"sigma_min": None, "sigma_max": None}
+    if setup.quick:
+        schedule["num_steps"] = 50
+    sampler = paper.sampler.model_copy(update={"schedule": paper.sampler.schedule.model_copy(update=schedule)})
+    return config.model_copy(update={"sampler": sampler, "start": paper.start})
+
+
+def run_task(task: Task, tick: Callable[[int], object]) -> tuple[Restored, Tensor, Tensor]:
+    """All samples of a task, the true images and the measurements."""
+    x, seconds, truths, measurements = [], 0.0, {}, {}
+    for units in task.batches():
+        truth = torch.stack([task.load_image(unit.image) for unit in units]).to(task.device)
+        batch = task.sample(units, truth, lambda k, x, sigma, probe: tick(len(x)))
+        assert batch.measurement is not None
+        x.append(batch.x.cpu())
+        seconds += batch.seconds * len(units)
+        for row, unit in enumerate(units):
+            truths[unit.image], measurements[unit.image] = truth[row].cpu(), batch.measurement[row].cpu()
+    samples = torch.cat(x).unflatten(0, (len(task.names), task.config.num_samples))
+    restored = Restored(samples, task.num_evaluations, seconds / samples.shape[:2].numel())
+    return restored, torch.stack(list(truths.values())), torch.stack(list(measurements.values()))
+
+
+def restoration(setup: Setup, problem: str) -> None:
+    """Both networks with two settings of the walk each, beside the classical methods."""
+    tasks: dict[str, Task] = {}
+    for n in setup.weights:
+        tasks[f"{NETWORKS[n]}, best setting"] = load_task(best_setting(setup, n, problem), setup.device)
+        tasks[f"{NETWORKS[n]}, the paper's"] = load_task(papers_setting(setup, n, problem), setup.device)
+    methods: dict[str, Restored] = {}
+    truth = measurement = torch.empty(0)
+    work = sum(task.num_evaluations * len(task.names) * task.config.num_samples for task in tasks.values())
+    with bar(work, problem.replace("_", "-"), "evaluations") as tick:
+        for name, task in tasks.items():
+            restored, truth, y = run_task(task, tick)
+            if len(measurement) and not torch.equal(y, measurement):
+                raise InputError(f"configs/*_{problem}.yaml: differ in measurement; expected the same in both")
+            measurement = y
+            methods[name] = restored
+            if (count := restored.x.shape[1]) > 1:
+                mean = restored.x.clamp(-1, 1).mean(1, keepdim=True)
+                seconds = None if restored.seconds is None else restored.seconds * count
+                methods[f"{name}, mean of {count}"] = Restored(mean, restored.evaluations * count, seconds)
+    classical, chosen = _classical(next(iter(tasks.values())), measurement, truth)
+    setup.report.settings[problem] = {name: task.config.sampler.model_dump() for name, task in tasks.items()}
+    _restoration_table(setup, problem, {**classical, **methods}, truth, chosen)
+    _restoration_picture(setup, problem, {**classical, **methods}, truth, measurement)
+
+
+def _classical(task: Task, y: Tensor, truth: Tensor) -> tuple[dict[str, Restored], str]:
+    """The baseline first, then other ways to do without a network; and the weight of the total variation."""
+    assert task.noise is not None
+    operator, _ = task.make_operator(range(len(truth)))
+    operator.cpu()
+    if isinstance(operator, Inpainting):
+        found = {"biharmonic inpainting": baselines.biharmonic(y, operator.mask)}
+    else:
+        bicubic = F.interpolate(y, truth.shape[-2:], mode="bicubic", align_corners=False).clamp(-1, 1)
+        found = {"bicubic interpolation": bicubic, "pseudo-inverse": operator.pinv(y).clamp(-1, 1)}
+    name, baseline = next(iter(found.items()))
+    best = baselines.best_tv(baseline, truth, task.noise.std)
+    found[f"{name}, then total variation"] = baselines.apply(baselines.tv(), baseline, **best.settings)
+    return {name: Restored(x[:, None]) for name, x in found.items()}, f"{best.settings['weight']:g}"
+
+
+def _restoration_table(
+    setup: Setup, problem: str, methods: Mapping[str, Restored], truth: Tensor, tv_weight: str
+) -> None:
+    quality = {name: restored.qualities(truth) for name, restored in methods.items()}
+    baseline = next(iter(methods))
+    title, target = PROBLEMS[problem]
+    rows, verdicts = [], []
+    for name, restored in methods.items():
+        gain = [a - b for a, b in zip(quality[name]["psnr"], quality[baseline]["psnr"], strict=True)]
+        psnr, ssim, over = map(metrics.mean_and_error, (quality[name]["psnr"], quality[name]["ssim"], gain))
+        seconds = "" if restored.seconds is None else f"{restored.seconds:.2f}"
+        shown_gain = "" if name == baseline else cell(over)
+        rows.append([name, f"{restored.evaluations}", cell(psnr), shown_gain, cell(ssim, 3), seconds])
+        setup.add(problem, name, "psnr", psnr, "dB")
+        setup.add(problem, name, "ssim", ssim, "1")
+        if name != baseline:
+            setup.add(problem, name, f"psnr_over_{baseline.replace(' ', '_')}", over, "dB")
+        if restored.evaluations:
+            setup.report.add(problem, name, "evaluations", restored.evaluations, "1")
+            setup.report.add(problem, name, "seconds_per_image", restored.seconds or 0.0, "s")
+            verdicts.append(f"{name}, over {baseline}: {verdict(over[0], target)}")
+    setup.report.table(
+        title,
+        ["method", "evaluations", "PSNR (dB)", "gain (dB)", "SSIM", "s per image"],
+        rows,
+        [
+            f"mean over {len(truth)} test images ± standard error; the gain is over {baseline}; `mean of n` is the "
+            "mean image of n samples, the row above it the mean quality of single samples",
+            f"best setting: configs/*_{problem}.yaml; the paper's: configs/ffhq256/*_{problem}.yaml with the same "
+            f"measurement{', with 50 steps only' if setup.quick else ''}; networks in {setup.precision}",
+            f"total variation has the weight that is best on these very images ({tv_weight})",
+            *verdicts,
+        ],
+    )
+
+
+def _restoration_picture(
+    setup: Setup, problem: str, methods: Mapping[str, Restored], truth: Tensor, measurement: Tensor
+) -> None:
+    factor = truth.shape[-1] // measurement.shape[-1]
+    seen = measurement.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    shown = {"truth": truth, "measurement": seen, **{name: restored.x[:, 0] for name, restored in methods.items()}}
+    rows = [Row(name, list(to_bytes(x[:SHOWN]))) for name, x in shown.items()]
+    setup.report.folder.write_image(f"{problem}.png", overview(rows, side=64))
+
+
+# --- the script ----------------------------------------------------------------------------------------------
+
+PARTS: dict[str, Callable[[Setup], None]] = {
+    "denoising": denoising,
+    "inpainting": lambda setup: restoration(setup, "inpainting"),
+    "super_resolution": lambda setup: restoration(setup, "super_resolution"),
+    "unconditional": lambda setup: unconditional.measure(setup),
+}
+
+
+def options() -> argparse.ArgumentParser:
+    """The options of this script."""
+    made = parser(__doc__ or "")
+    made.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="do only these")
+    for n, name in NETWORKS.items():
+        default = ROOT / "pretrained_models" / f"fashion_{n}.safetensors"
+        made.add_argument(f"--{n}", type=Path, default=default, metavar="FILE", help=f"weights of the {name}")
+    made.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="only these")
+    made.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="of the networks; auto (the default) is bf16 on a GPU and on processors with units for it",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
+    made.add_argument("--num-images", type=int, default=64, metavar="N", help="test images to restore (64)")
+    made.add_argument("--num-samples", type=int, default=2000, metavar="N", help="new images of each sampler (2000)")
+    made.add_argument("--batch-size", type=int, default=250, metavar="N", help="of the new images (250)")
+    made.add_argument(
+        "--fashion-mnist",
+        type=Path,
+        default=Path("/usr/share/datasets/fashion-mnist"),
+        metavar="FOLDER",
+        help="the four files of Fashion-MNIST, for `unconditional` (default: those of Debian's dataset-fashion-mnist)",
+    )
+    return made
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Do the parts that the options name."""
+    check(chosen)
+    device = resolve_device(chosen.device)
+    precision = chosen.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" or has_bf16() else "fp32"
+    weights = {n: getattr(chosen, n) for n in chosen.networks}
+    for path in weights.values():
+        load_denoiser(path)  # a file that does not load is told now, not after ten minutes
+    report = Report("bundled_weights", chosen, str(device), ["scikit-image", "torchmetrics"])
+    setup = Setup(chosen, report, device, precision, weights)
+    report.settings["precision"] = precision
+    began = time.perf_counter()
+    for part in chosen.parts:
+        PARTS[part](setup)
+    report.say(f"{(time.perf_counter() - began) / 60:.1f} minutes on {report.settings['processor']} ({device})")
+    report.save()
+    print(f"\nfiles: {report.folder.path}")
+    return 0
+
+
+def check(chosen: argparse.Namespace) -> None:
+    """Raise InputError for numbers that make no sense, and for data that is missing."""
+    for name, low in (("num_images", 2), ("num_samples", 2), ("batch_size", 1), ("seed", 0)):
+        if getattr(chosen, name) < low:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
+    if chosen.num_images > 64:
+        raise InputError(f"--num-images {chosen.num_images}: data/fashion_mnist has 64")
+    if "unconditional" in chosen.parts:
+        unconditional.check_data(chosen.fashion_mnist)
+
+
+if __name__ == "__main__":
+    start(main, options())

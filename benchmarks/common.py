@@ -1,0 +1,153 @@
+"""What the benchmarks share: their options, their tables, and the files that they leave."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the library is used from its checkout, whatever the current folder is
+
+from randomwalk import cli  # noqa: E402
+from randomwalk.runs import RunFolder, environment, write_csv  # noqa: E402
+
+COLUMNS = ("case", "method", "metric", "value", "unit")
+
+
+def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    made = argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--quick", action="store_true", help="a smaller version that ends within a minute on two cores")
+    made.add_argument(
+        "--out", metavar="FOLDER", help="where table.md, results.csv and settings.json go (results/benchmarks/NAME)"
+    )
+    made.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
+    return made
+
+
+def start(main: Callable[[argparse.Namespace], int], made: argparse.ArgumentParser) -> None:
+    """Run a benchmark and exit: 0 done, 1 failed, 2 bad input, the latter two with one message."""
+    options = made.parse_args()
+    sys.exit(cli.run(lambda: main(options)))
+
+
+@contextlib.contextmanager
+def bar(total: int, label: str, unit: str = "steps") -> Iterator[Callable[..., object]]:
+    """A progress bar; ``with bar(...) as tick``, and then ``tick(n)`` or ``tick()`` after n units of work or one."""
+    interval = 0.2 if sys.stderr.isatty() else 15.0
+    shown = tqdm(total=total, desc=label, unit=unit, mininterval=interval, smoothing=0.05, dynamic_ncols=True)
+    with shown:
+        yield lambda n=1, note="": (shown.set_postfix_str(note, refresh=False) if note else None, shown.update(n))
+
+
+class Report:
+    """Tables and results of a benchmark. All files are written anew with every table, each whole or not at all.
+
+    Args:
+        name: of the benchmark.
+        options: of its command line; they go into settings.json with the versions.
+        device: that it runs on.
+        packages: whose versions matter to the results, besides PyTorch and NumPy.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace, device: str, packages: Sequence[str] = ()) -> None:
+        self.folder = RunFolder.create(options.out or Path("results") / "benchmarks" / name)
+        facts = environment(device, 1)
+        facts["versions"] |= {package: _version(package) for package in packages}
+        facts["processor"] = processor()
+        self.settings: dict[str, Any] = {
+            "benchmark": name,
+            "options": {key: _plain(value) for key, value in vars(options).items()},
+            **facts,
+        }
+        self.results: list[dict[str, Any]] = []
+        self.text = ""
+        self.say(f"# {name}{' (quick)' if options.quick else ''}")
+
+    def add(self, case: str, method: str, metric: str, value: float, unit: str) -> None:
+        """One result, a row of results.csv."""
+        self.results.append(dict(zip(COLUMNS, (case, method, metric, value, unit), strict=True)))
+
+    def say(self, text: str) -> None:
+        """Print a paragraph, and keep it for table.md."""
+        print(f"\n{text}" if self.text else text, flush=True)
+        self.text += f"\n{text}\n" if self.text else f"{text}\n"
+
+    def table(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
+        """Print a table with a title and notes below, and write everything so far."""
+        self.say(f"## {title}")
+        self.say(markdown(head, rows))
+        if notes:
+            self.say("\n".join(f"* {note}" for note in notes))
+        self.save()
+
+    def save(self) -> None:
+        """Write table.md, results.csv and settings.json."""
+        self.folder.write_text("table.md", self.text)
+        write_csv(self.folder, "results.csv", COLUMNS, self.results)
+        self.folder.write_json("settings.json", self.settings)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def has_bf16() -> bool:
+    """Whether the processor has units for bfloat16; without them it is slower than float32."""
+    try:
+        return "_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+# --- tables --------------------------------------------------------------------------------------------------
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first column to the left and the others to the right, padded to be read as text too."""
+    widths = [max(len(row[c]) for row in (head, *rows)) for c in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        pairs = zip(cells, widths, strict=True)
+        return "| " + " | ".join(f"{c:>{w}}" if n else f"{c:<{w}}" for n, (c, w) in enumerate(pairs)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + ("-" if n == 0 else ":") for n, w in enumerate(widths)) + "|"
+    return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def cell(value: tuple[float, float] | float, digits: int = 2) -> str:
+    """``mean ± standard error``, or a plain number."""
+    mean, error = value if isinstance(value, tuple) else (value, math.nan)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+
+
+def verdict(gain: float, target: float, unit: str = "dB") -> str:
+    """Whether a gain reaches its target, in words."""
+    return f"{gain:+.2f} {unit}, target {target:+g} {unit}: {'met' if gain >= target else 'MISSED'}"
