@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import common  # noqa: F401  (finds the library)
 import numpy as np
 import torch
 from torch import Tensor
