@@ -620,17 +620,17 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("cuda:2")
 
 
-NCSNPP = {"name": "ncsnpp", "image_size": 16, "nf": 16, "ch_mult": [1], "num_res_blocks": 1}
+PLAIN_NCSNPP = {"name": "ncsnpp", "image_size": 16, "nf": 16, "ch_mult": [1], "num_res_blocks": 1}
 EDM = {"name": "edm", "sigma_data": 0.4}
 
 
-@pytest.mark.parametrize(("network", "denoiser", "channels"), [(SMALL, VP, 1), (SMALL, EDM, 1), (NCSNPP, VE, 3)])
+@pytest.mark.parametrize(("network", "denoiser", "channels"), [(SMALL, VP, 1), (SMALL, EDM, 1), (PLAIN_NCSNPP, VE, 3)])
 def test_make_denoiser_knows_its_images(network: dict[str, Any], denoiser: dict[str, Any], channels: int) -> None:
     made = make_denoiser(network, denoiser)
     assert (made.channels, made.image_size) == (channels, 16)
 
 
-@pytest.mark.parametrize(("network", "denoiser"), [(SMALL, VE), (NCSNPP, VP), (NCSNPP, EDM)])
+@pytest.mark.parametrize(("network", "denoiser"), [(SMALL, VE), (PLAIN_NCSNPP, VP), (PLAIN_NCSNPP, EDM)])
 def test_a_network_is_not_read_in_the_wrong_way(network: dict[str, Any], denoiser: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"denoiser {denoiser['name']} around network {network['name']}"):
         make_denoiser(network, denoiser)
