@@ -64,12 +64,12 @@ class Walk:
         return sampler, sigmas, sampler.num_evaluations(len(sigmas))
 
 
-KARRAS = {"name": "karras", "num_steps": 20}
+KARRAS = {"name": "karras", "num_steps": 12}
 WALKS = [
     Walk("ddim", KARRAS),
     Walk("ddpm_small", KARRAS),
     Walk("ve_reverse_diffusion", KARRAS),
-    Walk("random_walk", {"name": "geometric", "num_steps": 20}, {"step_scale": 0.7, "initial_temperature": 0.1}),
+    Walk("random_walk", {"name": "geometric", "num_steps": 16}, {"step_scale": 0.7, "initial_temperature": 0.1}),
 ]
 
 
