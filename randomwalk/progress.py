@@ -84,9 +84,13 @@ class Progress:
         """Print a line without breaking the bar."""
         tqdm.write(message, file=sys.stderr)
 
+    def finish(self) -> None:
+        """Take the bar to its end: all processes are known to be done, even if their last report is still to come."""
+        if not self._bar.disable:
+            self._bar.update(self._bar.total - self._bar.n)
+
     def close(self) -> None:
-        """Take the bar to where the work is, and leave it there."""
-        self.refresh()
+        """Leave the bar where it is."""
         self._bar.close()
 
 

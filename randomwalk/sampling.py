@@ -211,6 +211,7 @@ def _work(results: Results, batches: Sequence[Sequence[Unit]], context: Context)
             context.check()
             _do_batch(results, left[n], batches[left[n]], progress)
         context.barrier(progress.refresh)
+        progress.finish()
     finally:
         progress.close()
 
