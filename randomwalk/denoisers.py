@@ -6,6 +6,7 @@ in [-1, 1] and sigma is in those units.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,6 +52,17 @@ class Denoiser(nn.Module):
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """grad log p_sigma(x) = (D(x, sigma) - x) / sigma^2 (Tweedie's formula)."""
         return (self(x, sigma) - x) / broadcast_sigma(sigma, x) ** 2
+
+    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """D(x, sigma) and the product with the transpose of its Jacobian, ``v -> (dD/dx)^T v``.
+
+        For an exact denoiser the Jacobian is symmetric, and ``sigma^2 dD/dx = Cov[X | X_sigma = x]`` (the second-order
+        Tweedie formula). Each product is a backward pass. The graph lives as long as the product.
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            out = self(x, sigma)
+        return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=True)[0]
 
     def check_sigma(self, sigma: float | Tensor) -> None:
         """Raise InputError for a noise level outside the range. Tensors are trusted: reading them would wait
@@ -183,7 +195,12 @@ class EDMDenoiser(NetworkDenoiser):
 
 
 class CountingDenoiser(Denoiser):
-    """Passes everything on to another denoiser and counts the evaluations (one for a batch)."""
+    """Passes everything on to another denoiser and counts (one for a batch).
+
+    Attributes:
+        evaluations: of the denoiser.
+        vjps: products with its transposed Jacobian.
+    """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -191,6 +208,7 @@ class CountingDenoiser(Denoiser):
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         self.channels, self.image_size = denoiser.channels, denoiser.image_size
         self.evaluations = 0
+        self.vjps = 0
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         self.evaluations += 1
@@ -200,6 +218,15 @@ class CountingDenoiser(Denoiser):
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         self.evaluations += 1
         return self.inner.score(x, sigma)
+
+    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        out, product = super().linearized(x, sigma)
+
+        def counted(v: Tensor) -> Tensor:
+            self.vjps += 1
+            return product(v)
+
+        return out, counted
 
 
 DENOISERS: dict[str, type[NetworkDenoiser]] = {"vp": VPDenoiser, "ve": VEDenoiser, "edm": EDMDenoiser}

@@ -8,6 +8,7 @@ Numbers are drawn on the host, so that they are also the same on every device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,19 @@ from torch import Tensor
 def generator(*key: int) -> np.random.Generator:
     """Generator of the stream named by non-negative integers; distinct names give independent streams."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+class Draws(Protocol):
+    """Random numbers for a batch of B rows."""
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """``[B, *shape]`` draws of Normal(0, 1)."""
+
+    def uniform(self) -> Tensor:
+        """``[B]`` draws, even on [0, 1)."""
+
+    def noise(self, k: int, x: Tensor) -> Tensor:
+        """The walk's ``noise`` argument: one draw per step, shaped like the state ``x``."""
 
 
 class ImageDraws:
@@ -38,6 +52,42 @@ class ImageDraws:
             gen.standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(out).to(self.device)
 
+    def uniform(self) -> Tensor:
+        """``[B]`` float64 draws, even on [0, 1)."""
+        return torch.tensor([gen.random() for gen in self.generators], dtype=torch.float64, device=self.device)
+
     def noise(self, k: int, x: Tensor) -> Tensor:
         """The walk's ``noise`` argument: one draw per step, shaped like the state ``x``."""
         return self.normal(x.shape[1:]).to(x.dtype)
+
+
+class TorchDraws:
+    """Draws for a batch from one generator: fast, for large batches whose rows need not be repeated alone.
+
+    Args:
+        rows: B.
+        generator: of the tensors' device; PyTorch's default one if None.
+        device, dtype: of the tensors.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.rows, self.generator = rows, generator
+        self.device, self.dtype = torch.device(device), dtype
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """``[B, *shape]`` draws of Normal(0, 1)."""
+        return torch.randn((self.rows, *shape), generator=self.generator, device=self.device, dtype=self.dtype)
+
+    def uniform(self) -> Tensor:
+        """``[B]`` draws, even on [0, 1)."""
+        return torch.rand(self.rows, generator=self.generator, device=self.device, dtype=self.dtype)
+
+    def noise(self, k: int, x: Tensor) -> Tensor:
+        """The walk's ``noise`` argument: one draw per step, shaped like the state ``x``."""
+        return self.normal(x.shape[1:]).to(x)

@@ -23,6 +23,7 @@ class Inpainting(Operator):
             the batches that it is used on. Channels share it.
     """
 
+    per_image = ("mask",)
     mask: Tensor
 
     def __init__(self, image_shape: Sequence[int], mask: Tensor) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from randomwalk.errors import InputError
 
@@ -21,6 +23,8 @@ class Operator(nn.Module):
     """
 
     linear: bool = True
+    per_image: tuple[str, ...] = ()
+    """Names of the buffers that may have one entry for each image of a batch, along their first dimension."""
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
@@ -78,6 +82,35 @@ class Operator(nn.Module):
             f"{type(self).__name__} has no spectral decomposition: define spectral(f, x), "
             "or use a sampler setting that does not need it (random_walk with preconditioned: false)"
         )
+
+    @property
+    def has_spectral(self) -> bool:
+        """Whether ``spectral`` is defined."""
+        return type(self).spectral is not Operator.spectral
+
+    def proximal(self, z: Tensor, y: Tensor, eta: float, sigma: float) -> Tensor:
+        """``argmin_x ||A x - y||^2 / eta^2 + ||x - z||^2 / sigma^2``, the mean of x given y if x ~ N(z, sigma^2 I).
+
+        Args:
+            z: ``[B, C, H, W]``.
+            y: ``[B, *measurement_shape]``.
+            eta: of the measurement; 0 gives the limit, ``z + A^+ (y - A z)``.
+            sigma: of the prior, positive.
+        """
+        if eta == 0:
+            return z + self.pinv(y - self(z))
+        return z + self.spectral(lambda t: 1 / (t + eta**2 / sigma**2), self.adjoint(y - self(z)))
+
+    def repeated(self, num: int) -> Self:
+        """The operator for batches in which every image comes ``num`` times in a row."""
+        if num == 1 or all(len(self.get_buffer(name)) == 1 for name in self.per_image):
+            return self
+        other = copy.copy(self)
+        other._buffers = {
+            name: b.repeat_interleave(num, 0) if b is not None and name in self.per_image and len(b) > 1 else b
+            for name, b in self._buffers.items()
+        }
+        return other
 
     def _blank(self) -> Tensor:
         """A batch of one black image, of the type and on the device of what the operator holds."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError
-from randomwalk.noise import GaussianLikelihood
+from randomwalk.noise import Likelihood
 from randomwalk.template import PreconditionedStep, StepSize, walk
 
 
@@ -32,7 +32,7 @@ class Plan:
 class WalkSampler:
     """Base of the samplers that are settings of the walk. A subclass defines ``plan``."""
 
-    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: GaussianLikelihood | None = None) -> Plan:
+    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: Likelihood | None = None) -> Plan:
         """The settings of the walk.
 
         Args:
@@ -50,7 +50,7 @@ class WalkSampler:
         denoiser: Denoiser,
         x: Tensor,
         sigmas: Sequence[float] | Tensor,
-        likelihood: GaussianLikelihood | None = None,
+        likelihood: Likelihood | None = None,
         *,
         noise: Callable[[int, Tensor], Tensor] | None = None,
         callback: Callable[[int, Tensor, float], object] | None = None,
@@ -88,13 +88,13 @@ class RandomWalk(WalkSampler):
         for name in ("initial_temperature", "final_temperature"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
 
-    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: GaussianLikelihood | None = None) -> Plan:
+    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: Likelihood | None = None) -> Plan:
         s, _ = _levels(sigmas)
         temperatures = torch.linspace(self.initial_temperature, self.final_temperature, len(s), dtype=s.dtype)
         temperatures[-1] = 0
         return Plan(s.tolist(), [self._step(sigma, likelihood) for sigma in s.tolist()], temperatures.tolist())
 
-    def _step(self, sigma: float, likelihood: GaussianLikelihood | None) -> StepSize:
+    def _step(self, sigma: float, likelihood: Likelihood | None) -> StepSize:
         if likelihood is None:
             return self.step_scale * sigma**2
         if self.preconditioned:
@@ -110,7 +110,7 @@ class PriorSampler(WalkSampler):
         """``(tau, T)`` of the steps from level s to level p."""
         raise NotImplementedError
 
-    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: GaussianLikelihood | None = None) -> Plan:
+    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: Likelihood | None = None) -> Plan:
         if likelihood is not None:
             raise InputError(f"sampler {type(self).__name__} takes no measurement: use random_walk")
         s, p = _levels(sigmas)
@@ -141,7 +141,7 @@ class AnnealedLangevin(PriorSampler):
     def num_evaluations(self, num_levels: int) -> int:
         return self.steps_per_level * num_levels
 
-    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: GaussianLikelihood | None = None) -> Plan:
+    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: Likelihood | None = None) -> Plan:
         repeated = _levels(sigmas)[0].repeat_interleave(self.steps_per_level)
         return super().plan(repeated, likelihood)
 
