@@ -43,7 +43,7 @@ class RandomWalk(PosteriorSampler):
     def check(self, operator: Operator, noise: Noise) -> None:
         super().check(operator, noise)
         if noise.std == 0:
-            raise InputError("sampler random_walk follows the score of the likelihood: it needs noise with a positive std")
+            raise InputError("sampler random_walk follows the likelihood's score: it needs noise with a positive std")
         if self.preconditioned and not (operator.linear and operator.has_spectral and noise.name == "gaussian"):
             raise InputError(
                 "sampler random_walk with preconditioned: true needs a linear operator with a spectral decomposition "
