@@ -6,6 +6,14 @@ read by :mod:`randomwalk.configio`. Nothing here imports PyTorch.
 """
 
 from randomwalk.config.base import Settings
+from randomwalk.config.measurement import (
+    GaussianNoiseSettings,
+    IdentitySettings,
+    InpaintingSettings,
+    Measurement,
+    OperatorSettings,
+    SuperResolutionSettings,
+)
 from randomwalk.config.networks import (
     DenoiserSettings,
     EDMDenoiserSettings,
@@ -19,18 +27,12 @@ from randomwalk.config.networks import (
 from randomwalk.config.sampling import (
     AnnealedLangevinSettings,
     DDIMSettings,
-    GaussianNoiseSettings,
-    IdentitySettings,
-    InpaintingSettings,
-    Measurement,
-    OperatorSettings,
     RandomWalkSettings,
     SampleConfig,
     SampleData,
     SamplerSettings,
     ScheduleSettings,
     Start,
-    SuperResolutionSettings,
     TemplateSettings,
 )
 from randomwalk.config.training import (

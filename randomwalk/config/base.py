@@ -18,6 +18,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 TwoOrMore = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Pair = Field(min_length=2, max_length=2)
 Text = Annotated[str, Field(min_length=1)]
 Fit = Literal["resize", "crop", "pad"]
 Precision = Literal["fp32", "bf16"]
