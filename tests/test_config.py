@@ -166,20 +166,20 @@ def test_names_and_settings_are_those_of_the_code() -> None:
     from randomwalk import denoisers, operators, samplers, schedules
 
     def names(union: Any) -> dict[str, type[Settings]]:
-        classes = get_args(get_args(union)[0])
+        classes = get_args(get_args(union)[0]) or get_args(union)
         return {name: c for c in classes for name in get_args(c.model_fields["name"].annotation)}
 
     def settings(model: type[Settings]) -> set[str]:
         return set(model.model_fields) - {"name", "schedule"}
 
     assert names(vocabulary.OperatorSettings).keys() == operators.OPERATORS.keys()
-    assert names(vocabulary.SamplerSettings).keys() == samplers.SAMPLERS.keys()
+    assert names(vocabulary.PriorSettings).keys() == samplers.SAMPLERS.keys()
     assert names(vocabulary.DenoiserSettings).keys() == denoisers.DENOISERS.keys()
     schedule_names = get_args(vocabulary.ScheduleSettings.model_fields["name"].annotation)
     assert set(schedule_names) == set(schedules.SCHEDULES)
     for union, table in (
         (vocabulary.OperatorSettings, operators.OPERATORS),
-        (vocabulary.SamplerSettings, samplers.SAMPLERS),
+        (vocabulary.PriorSettings, samplers.SAMPLERS),
         (vocabulary.DenoiserSettings, denoisers.DENOISERS),
         (vocabulary.NetworkSettings, {"unet": guided_diffusion.UNet, "ncsnpp": score_sde.NCSNpp}),
     ):
@@ -243,7 +243,8 @@ def test_overrides(sample: Callable[..., SampleConfig]) -> None:
     assert config.output == "a=b"
     free = sample(SAMPLE, "measurement=null", "data=null", "num_images=3")
     assert free.measurement is None and free.num_images == 3
-    ddim = sample(SAMPLE, "sampler.name=ddim", "sampler.step_scale=", "sampler.eta=0.5")
+    without = ("measurement=", "data=", "num_images=3")
+    ddim = sample(SAMPLE, "sampler.name=ddim", "sampler.step_scale=", "sampler.eta=0.5", *without)
     assert ddim.sampler.model_dump()["eta"] == 0.5
 
 

@@ -24,17 +24,17 @@ from randomwalk.config.networks import (
     VPDenoiserSettings,
     Weights,
 )
-from randomwalk.config.sampling import (
+from randomwalk.config.samplers import (
     AnnealedLangevinSettings,
     DDIMSettings,
+    PosteriorSettings,
+    PriorSettings,
     RandomWalkSettings,
-    SampleConfig,
-    SampleData,
     SamplerSettings,
     ScheduleSettings,
-    Start,
     TemplateSettings,
 )
+from randomwalk.config.sampling import SampleConfig, SampleData, Start
 from randomwalk.config.training import (
     EMASettings,
     LevelSettings,
@@ -65,6 +65,8 @@ __all__ = [
     "Objective",
     "OperatorSettings",
     "Optimizer",
+    "PosteriorSettings",
+    "PriorSettings",
     "RandomWalkSettings",
     "SampleConfig",
     "SampleData",
