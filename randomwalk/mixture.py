@@ -24,7 +24,8 @@ class GaussianMixture(Denoiser):
         D(x, sigma)    = sum_k r_k (m_k + Q_k diag(l_k / (l_k + sigma^2)) z_k)
         score(x, sigma) = -sum_k r_k Q_k diag(1 / (l_k + sigma^2)) z_k
 
-    Both are evaluated as written, so that neither loses digits at very small or very large sigma. Everything is
+    Both are evaluated as written, so that neither loses digits at very small or very large sigma. If every S_k is
+    isotropic the components differ in the span of the means alone, and no ``[B, K, d]`` is formed. Everything is
     computed in the type of ``means`` (float64 for exact work) and returned in that of x.
 
     Args:
@@ -43,6 +44,7 @@ class GaussianMixture(Denoiser):
     means: Tensor
     eigenvalues: Tensor  # [K, 1] or [K, d]
     basis: Tensor | None  # [K, d, d], an eigenvector in every column; None where S_k is diagonal
+    span: Tensor | None  # [d, r], orthonormal columns that span the differences of the means; if S_k is isotropic
 
     def __init__(
         self,
@@ -68,23 +70,36 @@ class GaussianMixture(Denoiser):
         self.register_buffer("means", centres.flatten(1))
         self.register_buffer("eigenvalues", eigenvalues)
         self.register_buffer("basis", basis)
+        self.register_buffer("span", _span(self.means) if eigenvalues.shape[1] == 1 else None)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        if self.span is not None:
+            variances, log_joint = self._isotropic(x, sigma)
+            r = log_joint.softmax(1)
+            out = (r * (1 - self.eigenvalues[:, 0] / variances)) @ self.means
+            out = out + (r * self.eigenvalues[:, 0] / variances).sum(1, keepdim=True) * x.flatten(1).to(out)
+            return out.reshape(x.shape).to(x.dtype)
         z, variances, log_joint = self._components(x, sigma)
         inward = self.means + self._rotate_back(self.eigenvalues / variances * z)
         return self._average(log_joint, inward).reshape(x.shape).to(x.dtype)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        if self.span is not None:
+            variances, log_joint = self._isotropic(x, sigma)
+            r = log_joint.softmax(1) / variances
+            origin = self.means[0]  # differences from a mean: no digits are lost where the means are far from 0
+            out = r @ (self.means - origin) - r.sum(1, keepdim=True) * (x.flatten(1).to(r) - origin)
+            return out.reshape(x.shape).to(x.dtype)
         z, variances, log_joint = self._components(x, sigma)
         return self._average(log_joint, self._rotate_back(-z / variances)).reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """Log density of X_sigma at ``x [B, ...]``, ``[B]``."""
-        return self._components(x, sigma)[2].logsumexp(1).to(x.dtype)
+        return self._log_joint(x, sigma).logsumexp(1).to(x.dtype)
 
     def responsibilities(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """Probability of each component given ``X_sigma = x``, ``[B, K]``."""
-        return self._components(x, sigma)[2].softmax(1).to(x.dtype)
+        return self._log_joint(x, sigma).softmax(1).to(x.dtype)
 
     def sample(self, num: int, generator: np.random.Generator) -> Tensor:
         """``num`` independent draws of X, ``[num, d]`` or ``[num, C, H, W]``."""
@@ -130,6 +145,22 @@ class GaussianMixture(Denoiser):
         weights = (self.log_weights + evidence).softmax(0)
         return GaussianMixture(weights, means.reshape(-1, *self.event_shape), half.mT @ half)
 
+    def _log_joint(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """``log(w_k p_k(x)) [B, K]``."""
+        return self._isotropic(x, sigma)[1] if self.span is not None else self._components(x, sigma)[2]
+
+    def _isotropic(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Variances ``l_k + sigma^2`` (``[1 or B, K]``) and ``log(w_k p_k(x)) [B, K]``; for isotropic components."""
+        assert self.span is not None
+        z = x.flatten(1).to(self.means) - self.means[0]
+        along = z @ self.span
+        across = (z - along @ self.span.T).square().sum(1, keepdim=True)
+        distances = (along[:, None] - (self.means - self.means[0]) @ self.span).square().sum(2) + across
+        level = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).reshape(-1, 1)
+        variances = self.eigenvalues[:, 0] + level**2
+        log_scale = z.shape[1] * (2 * math.pi * variances).log()
+        return variances, self.log_weights - (distances / variances + log_scale) / 2
+
     def _components(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``z [B, K, d]``, the eigenvalues of S_k + sigma^2 I, and ``log(w_k p_k(x)) [B, K]``."""
         z = x.flatten(1).to(self.means)[:, None] - self.means
@@ -154,6 +185,13 @@ class GaussianMixture(Denoiser):
         size = self.means.shape[1]
         columns = operator(torch.eye(size).to(self.means).reshape(size, *operator.image_shape))
         return columns.reshape(size, -1).T
+
+
+def _span(means: Tensor) -> Tensor:
+    """Orthonormal columns ``[d, r]`` that span the differences of the means."""
+    _, values, vt = torch.linalg.svd(means - means[0], full_matrices=False)
+    rank = int((values > 1e-12 * values[:1].clamp_min(1e-300)).sum()) if len(means) > 1 else 0
+    return vt[:rank].T.contiguous()
 
 
 def _decompose(covariances: Tensor, num: int, size: int) -> tuple[Tensor, Tensor | None]:
