@@ -1,0 +1,136 @@
+"""Twisted sequential Monte Carlo with an isotropic covariance (the Twisted Diffusion Sampler)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import Tensor
+
+from randomwalk.errors import InputError
+from randomwalk.noise import Likelihood, Noise
+from randomwalk.operators import Operator
+from randomwalk.posterior.particles import resampled
+from randomwalk.posterior.sampler import Callback, Needs, PosteriorSampler, Problem, require
+from randomwalk.posterior.splitting import norm_or_one
+from randomwalk.posterior.steps import fresh_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class TDS(PosteriorSampler):
+    """Particles that walk towards y, weighted by what that walk leaves out.
+
+    The prior is the chain of DDPM's ancestral steps, x ~ Normal(0, s^2 I) at the highest level, then from s to p
+
+        M(x' | x) = Normal(D + p^2/s^2 (x - D), v^2 I),    v^2 = p^2 (s^2 - p^2) / s^2
+
+    and ``X = D(x, s)`` at the lowest level. A twist t_s(x) is a guess of ``p(y | X_s = x)``,
+
+        t_s(x) = Normal(y; A D(x, s), r^2 A A^T + eta^2 I),    r^2 = s^2 c^2 / (s^2 + c^2)
+
+    with c = ``data_std``; at the lowest level r = 0, so that the last twist is the likelihood of X itself. The proposal
+    Q has D + s^2 grad log t_s(x) in the place of D, and particles are weighted by
+
+        w = M(x' | x) t_p(x') / (Q(x' | x) t_s(x))
+
+    They are resampled where their effective sample size is below ``ess_threshold`` S, and at the end. Whatever the
+    twists are, as S grows, the samples converge to the posterior of the chain's prior, and the mean of the weights is
+    an unbiased estimate of its p(y) for any S; the chain's prior converges to the prior as the steps grow many and the
+    lowest level falls to 0. What the twists decide is how many particles that takes.
+
+    Without a spectral decomposition, or with noise that is not Gaussian, or an operator that is not linear,
+
+        t_s(x) = f(y | A(D))^b,    b = eta^2 / (eta^2 + |A|^2 r^2)
+
+    where the norm of an operator that is not linear is taken to be 1 if it does not define any, and eta is the noise's
+    ``std``.
+
+    Source: Wu et al. 2023, arXiv 2306.17775, algorithm 1. There resampling is multinomial; the variance r^2 is that of
+    the Gaussian case (their section 3.2 has s^2 / (1 + s^2)).
+
+    Args:
+        data_std: c, standard deviation of the pixels.
+        ess_threshold: 0 for no resampling before the end, 1 for resampling at every step.
+    """
+
+    needs: ClassVar[Needs] = Needs(gradient=True)
+    couples: ClassVar[bool] = True
+
+    data_std: float = 0.5
+    ess_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.data_std > 0, "data_std", self.data_std, "a positive number")
+        require(0 <= self.ess_threshold <= 1, "ess_threshold", self.ess_threshold, "a number from 0 to 1")
+
+    def check(self, operator: Operator, noise: Noise) -> None:
+        super().check(operator, noise)
+        if noise.std == 0:
+            raise InputError("sampler TDS weights particles by the likelihood: it needs noise with a positive std")
+
+    def run(self, problem: Problem, callback: Callback) -> Tensor:
+        x, log_weights = self.weighted(problem, callback)
+        rows, _ = resampled(log_weights, problem.draws.uniform()[:: problem.group], threshold=1.0)
+        return x[rows]
+
+    def weighted(self, problem: Problem, callback: Callback) -> tuple[Tensor, Tensor]:
+        """Particles ``[B, C, H, W]`` and their log weights ``[M, S]``, the mean weight an estimate of p(y)."""
+        levels, twist = self.levels(), Twist(problem)
+        x = levels[0] * problem.normal()
+        log_weights = x.new_zeros((len(x) // problem.group, problem.group)).double()
+        spent = 0 * log_weights  # what the weights have of the twist so far
+        for k, (s, p) in enumerate(pairwise(levels)):
+            denoised, product = problem.denoiser.linearized(x, s)
+            log_twist, score = twist(denoised, s**2 * self.data_std**2 / (s**2 + self.data_std**2))
+            pull = (s**2 - p**2) * product(score)
+            log_weights = log_weights + log_twist.reshape(spent.shape) - spent
+            rows, log_weights = resampled(log_weights, problem.draws.uniform()[:: problem.group], self.ess_threshold)
+            x, denoised, pull, spent = x[rows], denoised[rows], pull[rows], log_twist[rows].reshape(spent.shape)
+            v, n = fresh_noise(s, p, stochasticity=1.0), problem.normal()
+            x = denoised + p**2 / s**2 * (x - denoised) + pull + v * n
+            # log M - log Q, the difference of two squares worked out
+            ratio = -(pull / v * (n + pull / (2 * v))).double().flatten(1).sum(1)
+            log_weights = log_weights + ratio.reshape(spent.shape)
+            callback(k, x, s)
+        x = problem.denoiser(x, levels[-1])
+        log_weights = log_weights + twist.likelihood.log_prob(x).double().reshape(spent.shape) - spent
+        callback(len(levels) - 1, x, levels[-1])
+        return x, log_weights
+
+
+class Twist:
+    """``log t(D)`` and its gradient in D, for a denoised image D whose pixels are off by a variance of r^2.
+
+    Where t is Gaussian its constant and what y holds outside the range of A are left out: they are the same for all
+    the particles of a measurement, and the steps after add and subtract them again.
+
+    Args:
+        problem: gives A, y and eta.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        operator, noise = problem.operator, problem.noise
+        self.problem = problem
+        self.likelihood = Likelihood(operator, problem.y, noise)
+        self.gaussian = operator.linear and operator.has_spectral and noise.name == "gaussian"
+        self.gain = 1.0 if self.gaussian else norm_or_one(operator) ** 2
+
+    def __call__(self, denoised: Tensor, variance: float) -> tuple[Tensor, Tensor]:
+        """``[B]`` float64 and ``[B, C, H, W]``."""
+        eta = self.problem.eta
+        if not self.gaussian:
+            power = eta**2 / (eta**2 + self.gain * variance)
+            score = power * self.likelihood.score(denoised)
+            return power * self.likelihood.log_prob(denoised).double(), score
+        # With u = A^T (r^2 A A^T + eta^2)^-1 q,  q^T (r^2 A A^T + eta^2)^-1 q = |q - r^2 A u|^2 / eta^2 + r^2 |u|^2,
+        # and u is where the right-hand side is smallest: rounding errors of u come in squared.
+        operator, residual = self.problem.operator, self.problem.residual(denoised)
+        score = operator.spectral(lambda t: 1 / (variance * t + eta**2), operator.adjoint(residual))
+        left = residual - variance * operator(score)
+        return -_squared(left) / (2 * eta**2) - variance * _squared(score) / 2, score
+
+
+def _squared(v: Tensor) -> Tensor:
+    return v.double().square().flatten(1).sum(1)
