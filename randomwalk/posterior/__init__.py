@@ -9,13 +9,31 @@ from typing import Any
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.posterior.daps import DAPS
+from randomwalk.posterior.ddnm_plus import DDNMPlus
+from randomwalk.posterior.ddrm import DDRM
+from randomwalk.posterior.diffpir import DiffPIR
+from randomwalk.posterior.dps import DPS
+from randomwalk.posterior.mmps import MMPS
+from randomwalk.posterior.pigdm import PiGDM
 from randomwalk.posterior.random_walk import RandomWalk
 from randomwalk.posterior.sampler import Needs, PosteriorSampler, Problem
+from randomwalk.posterior.split_gibbs import SplitGibbs
+from randomwalk.posterior.tds import TDS
 
 __all__ = ["POSTERIOR_SAMPLERS", "Needs", "PosteriorSampler", "Problem", "make"]
 
 POSTERIOR_SAMPLERS: dict[str, type[PosteriorSampler]] = {
     "random_walk": RandomWalk,
+    "dps": DPS,
+    "pigdm": PiGDM,
+    "ddrm": DDRM,
+    "ddnm_plus": DDNMPlus,
+    "diffpir": DiffPIR,
+    "daps": DAPS,
+    "split_gibbs": SplitGibbs,
+    "mmps": MMPS,
+    "tds": TDS,
 }
 
 
