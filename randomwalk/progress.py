@@ -56,7 +56,7 @@ class Progress:
 
     def watch(self, k: int, x: Tensor, sigma: float, probe: Probe) -> None:
         """Count step k; now and then look at sigma, at the denoised images, and at the other processes."""
-        self.context.work_done = self._done_before + probe.evaluations
+        self.context.work_done = self._done_before + k + 1
         now = time.monotonic()
         if now - self._last_look < REFRESH:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from randomwalk.calibration import CONTESTED, Calibration
 from randomwalk.samplers import Plan
 from randomwalk.template import PreconditionedStep
 
@@ -165,27 +166,54 @@ def animation(frames: Sequence[Image.Image], lossless: bool, milliseconds: int =
     return out.getvalue()
 
 
-# --- noise schedule ------------------------------------------------------------------------------------------
+# --- curves --------------------------------------------------------------------------------------------------
 
 
-def schedule_figure(plan: Plan, norm: float | None = None) -> bytes:
-    """Noise level, step size and temperature of every step, as a PNG.
-
-    Args:
-        plan: of the walk.
-        norm: the operator's, for preconditioned steps: their smallest gain is in that direction.
-    """
+def _figure(size: tuple[float, float]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.2), dpi=110)
+    figure = Figure(figsize=size, dpi=110)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.05, right=0.985, top=0.9, bottom=0.15, wspace=0.2)
-    k = np.arange(len(plan.sigmas))
-    sigmas = np.asarray(plan.sigmas)
-    axes[0].semilogy(k, sigmas, color="#2a6fba")
+    return figure
+
+
+def _tidy(axis: Any) -> None:
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _png(figure: Any) -> bytes:
+    out = BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def schedule_figure(levels: Sequence[float], plan: Plan | None = None, norm: float | None = None) -> bytes:
+    """Noise levels as a PNG; of a walk, noise level, step size and temperature of every step.
+
+    Args:
+        levels: of the schedule.
+        plan: of the walk, if the sampler is one.
+        norm: the operator's, for preconditioned steps: their smallest gain is in that direction.
+    """
+    figure = _figure((11, 3.2) if plan is not None else (4.2, 3.2))
+    axes = figure.subplots(1, 3 if plan is not None else 1, squeeze=False)[0]
+    figure.subplots_adjust(left=0.05 if plan else 0.13, right=0.985, top=0.9, bottom=0.15, wspace=0.2)
+    sigmas = np.asarray(levels if plan is None else plan.sigmas)
+    axes[0].semilogy(np.arange(len(sigmas)), sigmas, color="#2a6fba")
     axes[0].set_title("noise level σ")
+    if plan is not None:
+        _draw_walk(axes, plan, norm)
+    for axis in axes:
+        axis.set_xlabel("step k" if plan is not None else "level")
+        axis.minorticks_off()
+        _tidy(axis)
+    return _png(figure)
+
+
+def _draw_walk(axes: Any, plan: Plan, norm: float | None) -> None:
+    k, sigmas = np.arange(len(plan.sigmas)), np.asarray(plan.sigmas)
     for label, values in _step_sizes(plan, norm).items():
         axes[1].semilogy(k, values, label=label)
     axes[1].semilogy(k, sigmas**2, color="0.7", linestyle=":", label="σ² (jump to the denoised image)", zorder=0)
@@ -194,14 +222,6 @@ def schedule_figure(plan: Plan, norm: float | None = None) -> bytes:
     axes[2].plot(k, plan.temperatures, color="#b5482a")
     axes[2].set_title("temperature T")
     axes[2].set_ylim(bottom=0)
-    for axis in axes:
-        axis.set_xlabel("step k")
-        axis.minorticks_off()
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    out = BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
 
 
 def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
@@ -216,3 +236,69 @@ def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
     if all(isinstance(step, (int, float)) for step in steps):
         return {"τ": np.array([float(step) for step in steps if isinstance(step, (int, float))])}
     return {}
+
+
+# --- calibration ---------------------------------------------------------------------------------------------
+
+
+def calibration_lines(calibrations: Mapping[str, Calibration]) -> list[str]:
+    """What to print: whether the spread of the samples is to be believed."""
+    if not calibrations:
+        return []
+    chosen, everything = calibrations["contested"], calibrations["all"]
+    if chosen.num_pixels == 0:
+        return [f"samples and truth agree everywhere (std below {CONTESTED:g}): no spread to judge"]
+    share = chosen.num_pixels / everything.num_pixels
+    which = f"of the contested pixels ({100 * share:.0f}% of all)"
+    return [
+        f"{chosen.summary()} {which}: {chosen.verdict()}",
+        f"{everything.summary()} of all pixels; contested: std of samples and truth together above {CONTESTED:g}",
+    ]
+
+
+def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
+    """Rank histograms, and coverage against its nominal level, each with 95% intervals over images, as a PNG.
+
+    Args:
+        calibrations: by the name of the pixels that they are about; the first one is what counts.
+    """
+    figure = _figure((10, 4))
+    histogram, coverage = figure.subplots(1, 2, width_ratios=[1.35, 1])
+    figure.subplots_adjust(left=0.075, right=0.98, top=0.84, bottom=0.14, wspace=0.2)
+    styles = [("#2a6fba", 0.55), ("0.35", 0.0)]
+    for (name, found), (colour, filled) in zip(calibrations.items(), styles, strict=False):
+        if found.num_pixels:
+            _draw_ranks(histogram, found, f"{name} pixels", colour, filled)
+            _draw_coverage(coverage, found, f"{name} pixels", colour)
+    first = next(iter(calibrations.values()))
+    places = first.num_samples + 1
+    histogram.axhline(1, color="#b5482a", linestyle="--", linewidth=1, label="samples of the posterior")
+    histogram.set(xlabel=f"rank of the truth among {first.num_samples} samples", ylabel=f"share of pixels x {places}")
+    histogram.set_ylim(bottom=0)
+    histogram.set_title("Rank histogram", loc="left")
+    coverage.plot([0, 1], [0, 1], color="#b5482a", linestyle="--", linewidth=1)
+    coverage.set(xlabel="nominal level of the interval", ylabel="share of true pixels inside", xlim=(0, 1), ylim=(0, 1))
+    coverage.set_title("Coverage", loc="left")
+    histogram.legend(fontsize=8, frameon=False)
+    for axis in (histogram, coverage):
+        _tidy(axis)
+    figure.suptitle(calibration_lines(calibrations)[0], fontsize=10, x=0.075, ha="left")
+    return _png(figure)
+
+
+def _draw_ranks(axis: Any, found: Calibration, label: str, colour: str, filled: float) -> None:
+    shares, places = found.histogram(), found.num_samples + 1
+    ranks, heights = np.arange(places), np.array([share.value for share in shares]) * places
+    if filled:
+        axis.bar(ranks, heights, width=1, color=colour, alpha=filled, edgecolor="white", linewidth=0.5, label=label)
+        axis.errorbar(ranks, heights, [share.margin * places for share in shares], color=colour, fmt="none")
+    else:
+        axis.stairs(heights, np.arange(places + 1) - 0.5, color=colour, label=label)
+
+
+def _draw_coverage(axis: Any, found: Calibration, label: str, colour: str) -> None:
+    levels = found.coverages()
+    nominal, shares = [c.expected for c in levels], [c.value for c in levels]
+    axis.plot(nominal, shares, color=colour, marker="o", markersize=3, label=label)
+    low, high = ([c.value + sign * c.margin for c in levels] for sign in (-1, 1))
+    axis.fill_between(nominal, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from randomwalk import metrics, report
+from randomwalk import calibration, metrics, report
+from randomwalk.calibration import Calibration
 from randomwalk.data import to_pixels
 from randomwalk.errors import InputError, RunError
 from randomwalk.progress import Snapshot
+from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
-from randomwalk.task import Batch, Task
+from randomwalk.task import TIES_STREAM, Batch, Task
 
 COLUMNS = [
     "image", "name", "sample",
     *metrics.QUALITIES, *(f"measurement_{quality}" for quality in metrics.QUALITIES),
-    "evaluations", "seconds",
+    "evaluations", "vjps", "seconds",
 ]  # fmt: skip
 MEAN = "mean"
 """What the column ``sample`` says in the row of the mean of an image's samples."""
@@ -112,6 +114,7 @@ class Results:
                 **restored[row],
                 **{f"measurement_{key}": value for key, value in baseline[row].items()},
                 "evaluations": batch.evaluations,
+                "vjps": batch.vjps,
                 "seconds": round(batch.seconds, 4),
             }
             for row, unit in enumerate(batch.units)
@@ -139,7 +142,7 @@ class Results:
         if not snapshots:
             return []
         written = []
-        steps = self.task.num_evaluations
+        steps = self.task.num_steps
         for n, row in enumerate(r for r, unit in enumerate(batch.units) if unit.sample == 0):
             before, after = [], []
             if batch.truth is not None:
@@ -183,11 +186,39 @@ class Results:
             self.folder.write_image("overview.png", self._overview(rows))
         return rows, [skipped[image] for image in sorted(skipped)]
 
+    def calibrate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Calibration]:
+        """Compare the samples of all images with the truth: calibration.csv and calibration.png.
+
+        Args:
+            rows: what `finish` has returned.
+
+        Returns:
+            What there is to say of which pixels; empty without several samples of images.
+        """
+        images = sorted({row["image"] for row in rows})
+        if self.task.config.num_samples < 2 or not images:
+            return {}
+        counts: dict[str, list[np.ndarray]] = {"contested": [], "all": []}
+        for image in images:
+            samples, truth = self._samples(image), self.task.load_image(image).numpy()
+            ranks = calibration.pixel_ranks(samples, truth, generator(self.task.config.seed, image, *TIES_STREAM))
+            chosen = {"contested": ranks[calibration.contested(samples, truth)], "all": ranks}
+            for kind, found in chosen.items():
+                counts[kind].append(calibration.counts(found, len(samples)))
+        calibrations = {kind: Calibration(np.stack(found)) for kind, found in counts.items()}
+        table = [{"pixels": kind, **row} for kind, found in calibrations.items() for row in found.table()]
+        write_csv(self.folder, "calibration.csv", calibration.COLUMNS, table)
+        self.folder.write_bytes("calibration.png", report.calibration_figure(calibrations))
+        return calibrations
+
+    def _samples(self, image: int) -> np.ndarray:
+        """All samples of an image, ``[S, C, H, W]``."""
+        names = [f"arrays/{self.sample_name(image, s)}.npy" for s in range(self.task.config.num_samples)]
+        return np.stack([np.load(self.folder.file(name), allow_pickle=False) for name in names])
+
     def _write_mean(self, image: int) -> dict[str, Any]:
         """Mean and standard deviation of an image's samples."""
-        count = self.task.config.num_samples
-        names = [f"arrays/{self.sample_name(image, s)}.npy" for s in range(count)]
-        samples = np.stack([np.load(self.folder.file(name), allow_pickle=False) for name in names])
+        samples = self._samples(image)
         mean, std = samples.mean(0), samples.std(0, ddof=1)
         stem = self.stem(image)
         self.folder.write_array(f"arrays/{stem}_mean.npy", mean)
@@ -230,14 +261,18 @@ def _decibel(value: float | None) -> str:
 
 
 def measurement_picture(batch: Batch, row: int) -> np.ndarray | None:
-    """The measurement of a row as it can be looked at; None if it is no image.
+    """The measurement of a row as it can be looked at; None if nothing can be seen of it.
 
     What A cannot produce is left out, so that missing pixels are grey and not noise. A smaller image is brought to
-    the size of the true one by repeating pixels.
+    the size of the true one by repeating pixels. Of a measurement that is no image (a vector, a spectrum) the baseline
+    is shown: ``A^+ y`` or ``A^T y``.
     """
     if batch.visible is None or batch.truth is None:
         return None
-    visible, height, width = batch.visible[row], *batch.truth.shape[-2:]
-    if visible.ndim != 3 or visible.shape[0] not in (1, 3) or visible.shape[1] > height or visible.shape[2] > width:
-        return None
+    visible, (channels, height, width) = batch.visible[row], batch.truth.shape[-3:]
+    fits = visible.ndim == 3 and visible.shape[1] <= height and visible.shape[2] <= width
+    if not fits or visible.shape[0] not in (1, channels) or channels not in (1, 3):
+        if batch.baseline is None:
+            return None
+        visible = batch.baseline[row]
     return report.enlarged_to(to_pixels(visible), height, width)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from randomwalk.config import SampleConfig
 from randomwalk.configio import dump
 from randomwalk.distributed import Context
 from randomwalk.errors import InputError, RunError
-from randomwalk.noise import GaussianLikelihood
 from randomwalk.progress import Progress, Recorder
 from randomwalk.results import MEAN, Results
 from randomwalk.runs import RunFolder
 from randomwalk.task import Task, Unit, load_task
+from randomwalk.template import PreconditionedStep
 
 COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)"}
 
@@ -44,8 +44,10 @@ def run(config: SampleConfig, folder: RunFolder | None = None) -> int:
     context = distributed.connect(config.device)
     try:
         if context.is_main:
-            _show_notes(config)
+            _show_notes(config.notes)
         task = load_task(config, context.device)
+        if context.is_main:
+            _show_notes(task.notes)
         folder = _open_folder(task, folder, context)
         with _resumable(folder):
             results = Results(folder, task)
@@ -72,13 +74,14 @@ def dry_run(config: SampleConfig) -> int:
     """
     if distributed.launch().rank:
         return 0
-    _show_notes(config)
+    _show_notes(config.notes)
     task = load_task(config, distributed.choose_device(config.device))
+    _show_notes(task.notes)
     print(dump(config), end="")
     channels, height, width = task.image_shape
     low, high = float(task.sigmas[-1]), float(task.sigmas[0])
     print(f"# weights: {config.network.path} fits its network ({channels} channels, {height}x{width} pixels)")
-    print(f"# walk: {task.num_evaluations} network evaluations for each batch, sigma {high:.4g} to {low:.4g}")
+    print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, sigma {high:.4g} to {low:.4g}")
     units, batches = sum(map(len, task.batches())), len(task.batches())
     print(f"# work: {units} samples in {batches} batches, on {task.device}")
     unreadable = 0
@@ -93,8 +96,8 @@ def dry_run(config: SampleConfig) -> int:
     return 1 if unreadable else 0
 
 
-def _show_notes(config: SampleConfig) -> None:
-    for note in config.notes:
+def _show_notes(notes: Iterable[str]) -> None:
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
 
@@ -171,12 +174,10 @@ def _check_unchanged(task: Task, folder: RunFolder) -> None:
 
 
 def _schedule_figure(task: Task) -> bytes:
-    likelihood, norm = None, None
-    if task.noise is not None:
-        operator, _ = task.make_operator([0])
-        y = torch.zeros((1, *operator.measurement_shape), device=task.device)
-        likelihood, norm = GaussianLikelihood(operator, y, task.noise.std), operator.norm()
-    return report.schedule_figure(task.sampler.plan(task.sigmas, likelihood), norm)
+    plan, norm = task.plan(), None
+    if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
+        norm = plan.step_sizes[0].operator.norm()
+    return report.schedule_figure(task.sigmas.tolist(), plan, norm)
 
 
 @contextlib.contextmanager
@@ -205,7 +206,7 @@ def _work(results: Results, batches: Sequence[Sequence[Unit]], context: Context)
         print(f"{len(batches) - len(left)} of {len(batches)} batches are already done")
     if task.source is not None and left:
         metrics.load()
-    progress = Progress(context, len(left) * task.num_evaluations)
+    progress = Progress(context, len(left) * task.num_steps)
     try:
         for n in context.share(len(left)):
             context.check()
@@ -230,11 +231,11 @@ def _do_batch(results: Results, b: int, units: Sequence[Unit], progress: Progres
     units = [unit for unit in units if unit.image not in skipped]
     if not units:
         results.write_batch(b, None, skipped=skipped)
-        progress.skip(task.num_evaluations)
+        progress.skip(task.num_steps)
         return
     truth = torch.stack([truths[unit.image] for unit in units]).to(task.device) if truths else None
     rows = [row for row, unit in enumerate(units) if unit.sample == 0]
-    recorder = Recorder(rows, task.num_evaluations, task.config.animation_frames)
+    recorder = Recorder(rows, task.num_steps, task.config.animation_frames)
     progress.start_batch(truth)
 
     def watch(k: int, x: torch.Tensor, sigma: float, probe: Any) -> None:
@@ -252,8 +253,13 @@ def _finish(results: Results, num_batches: int) -> int:
     rows, skipped = results.finish(num_batches)
     folder = results.folder.path
     print(_summary(rows, results.task.config.num_samples), end="")
+    calibrations = results.calibrate(rows)
+    for line in report.calibration_lines(calibrations):
+        print(f"  {line}")
     print(f"pictures: {folder / 'overview.png'} and {folder / 'images'}")
     print(f"numbers:  {folder / 'metrics.csv'}")
+    if calibrations:
+        print(f"spread:   {folder / 'calibration.png'} and {folder / 'calibration.csv'}")
     if not skipped:
         return 0
     what = "\n".join(f"  image {entry['image']}: {entry['reason']}" for entry in skipped)
@@ -272,7 +278,10 @@ def _summary(rows: Sequence[Mapping[str, Any]], num_samples: int) -> str:
     seconds = metrics.over_images(samples, "seconds") or (0.0, 0.0)
     images = len({row["image"] for row in samples})
     head = f"{images} images" + (f", {num_samples} samples of each" if num_samples > 1 else "")
-    lines = [f"{head}: {samples[0]['evaluations']} network evaluations and {seconds[0]:.3g} s per sample"]
+    spent = f"{samples[0]['evaluations']} network evaluations"
+    if samples[0].get("vjps"):
+        spent += f", {samples[0]['vjps']} vector-Jacobian products"
+    lines = [f"{head}: {spent} and {seconds[0]:.3g} s per sample"]
     columns = {"measurement": ("measurement_", samples), "restored": ("", samples)}
     if num_samples > 1:
         columns["mean of samples"] = ("", [row for row in rows if row["sample"] == MEAN])

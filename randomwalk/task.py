@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from randomwalk import operators, samplers, schedules
+from randomwalk import operators, posterior, samplers, schedules
 from randomwalk.checkpoints import load_denoiser, read_config
 from randomwalk.config import SampleConfig
 from randomwalk.data import ImageSource, open_images
 from randomwalk.denoisers import CountingDenoiser, Denoiser, VPDenoiser, broadcast_sigma
 from randomwalk.errors import InputError, RunError
-from randomwalk.noise import GaussianLikelihood, GaussianNoise
+from randomwalk.noise import GaussianNoise, Likelihood, Noise
 from randomwalk.operators import Operator
+from randomwalk.posterior import PosteriorSampler
+from randomwalk.posterior.random_walk import RandomWalk
 from randomwalk.rng import ImageDraws, generator
 
 MEASUREMENT_STREAM = 0
-"""Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and walk of sample s."""
+"""Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
+TIES_STREAM = (0, 1)
+"""Stream (seed, image, 0, 1) breaks the ties between the true pixels and those of the samples."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,13 @@ class Batch:
         x: the samples ``[B, C, H, W]``.
         truth: the true images; None in an unconditional run.
         measurement: y, ``[B, *operator.measurement_shape]``.
-        visible: the part of y that A can produce, ``A A^+ y`` (y without the noise on missing pixels).
-        baseline: an image from y alone, to compare with: ``visible`` if that is an image, else ``A^+ y``.
+        visible: the part of y that A can produce, ``A A^+ y`` (y without the noise on missing pixels); y itself if A
+            has no pseudo-inverse.
+        baseline: an image from y alone, to compare with: ``visible`` if that is an image of the same size, else
+            ``A^+ y``, else ``A^T y``; None if A has neither.
         evaluations: of the network, for each sample.
-        seconds: of the walk, for each sample.
+        vjps: products with the network's transposed Jacobian, for each sample.
+        seconds: of sampling, for each sample.
     """
 
     units: list[Unit]
@@ -56,11 +63,12 @@ class Batch:
     visible: Tensor | None = None
     baseline: Tensor | None = None
     evaluations: int = 0
+    vjps: int = 0
     seconds: float = 0.0
 
 
 class Probe(CountingDenoiser):
-    """Counts evaluations, and can show the last one as a denoised image without another evaluation."""
+    """Counts, and can show the last evaluation as a denoised image without another one."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser)
@@ -76,6 +84,11 @@ class Probe(CountingDenoiser):
         self._denoised = lambda: x + broadcast_sigma(sigma, x) ** 2 * score
         return score
 
+    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        out, product = super().linearized(x, sigma)
+        self._denoised = lambda: out  # and not the one that holds the graph
+        return out, product
+
     def denoised(self) -> Tensor:
         """D(x, sigma) of the last evaluation."""
         if self._denoised is None:
@@ -83,6 +96,7 @@ class Probe(CountingDenoiser):
         return self._denoised()
 
 
+Callback = Callable[[int, Tensor, float], object]
 Watch = Callable[[int, Tensor, float, Probe], object]
 """``watch(k, x, sigma, probe)`` is called after step k."""
 
@@ -94,30 +108,69 @@ class Task:
     config: SampleConfig
     device: torch.device
     denoiser: Denoiser
-    sampler: samplers.WalkSampler
+    sampler: samplers.WalkSampler | PosteriorSampler
     sigmas: Tensor
     image_shape: tuple[int, int, int]
     source: ImageSource | None
     names: list[str] = field(default_factory=list)
 
     @property
-    def num_evaluations(self) -> int:
-        """Network evaluations for each batch."""
+    def num_steps(self) -> int:
+        """Steps of each batch: so often is a `Watch` called."""
+        if isinstance(self.sampler, PosteriorSampler):
+            return self.sampler.num_steps
         return self.sampler.num_evaluations(len(self.sigmas))
 
     @property
-    def noise(self) -> GaussianNoise | None:
+    def together(self) -> int:
+        """How many samples of an image must be made at once: all of them by particle methods, else 1."""
+        coupled = isinstance(self.sampler, PosteriorSampler) and self.sampler.couples
+        return self.config.num_samples if coupled else 1
+
+    @property
+    def noise(self) -> Noise | None:
         """The measurement's noise; None in an unconditional run."""
         if self.config.measurement is None:
             return None
         settings = self.config.measurement.noise
         return GaussianNoise(settings.std, settings.pixel_range)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know before it starts, one line each."""
+        if not (isinstance(self.sampler, PosteriorSampler) and self.sampler.couples):
+            return []
+        name, count, size = self.config.sampler.name, self.config.num_samples, self.config.batch_size
+        found = []
+        if count == 1:
+            found.append(f"{name} is a particle method: with num_samples: 1 it is far from the posterior; raise it")
+        if count > size:
+            found.append(
+                f"{name} makes the {count} samples of an image together: a batch has {count} rows, although "
+                f"batch_size is {size}"
+            )
+        return found
+
     def batches(self) -> list[list[Unit]]:
-        """All the work, in batches that depend on the config alone: a resumed run meets the same ones."""
+        """All the work, in batches that depend on the config alone: a resumed run meets the same ones.
+
+        Samples that are made together are in one batch, even if that is larger than ``batch_size``.
+        """
         units = [Unit(i, s) for i in range(len(self.names)) for s in range(self.config.num_samples)]
-        size = self.config.batch_size
+        size = max(1, self.config.batch_size // self.together) * self.together
         return [units[start : start + size] for start in range(0, len(units), size)]
+
+    def plan(self) -> samplers.Plan | None:
+        """Step sizes and temperatures, if the sampler is a walk."""
+        if isinstance(self.sampler, samplers.WalkSampler):
+            return self.sampler.plan(self.sigmas)
+        if not isinstance(self.sampler, RandomWalk):
+            return None
+        assert self.noise is not None
+        operator, _ = self.make_operator([0])
+        y = torch.zeros((1, *operator.measurement_shape), device=self.device)
+        walk = samplers.RandomWalk(**{f.name: getattr(self.sampler, f.name) for f in fields(samplers.RandomWalk)})
+        return walk.plan(self.sigmas, Likelihood(operator, y, self.noise))
 
     def load_image(self, image: int) -> Tensor:
         """True image, ``[C, H, W]``.
@@ -141,56 +194,84 @@ class Task:
         """Make a batch.
 
         Args:
-            units: which samples.
+            units: which samples; all those of an image in turn if they are made together.
             truth: their true images ``[B, C, H, W]``; None in an unconditional run.
             watch: called after every step.
 
         Raises:
-            RunError: the walk is not finite, or memory runs out.
+            RunError: the state is not finite, or memory runs out.
         """
         batch = Batch(list(units), torch.empty(0))
-        likelihood = None if truth is None else self._measure(batch, truth)
-        walks = [generator(self.config.seed, unit.image, 1 + unit.sample) for unit in units]
-        draws = ImageDraws(walks, self.device)
-        std = float(self.sigmas[0]) if self.config.start.std is None else self.config.start.std
-        probe = Probe(self.denoiser)
+        streams = [generator(self.config.seed, unit.image, 1 + unit.sample) for unit in units]
+        draws, probe = ImageDraws(streams, self.device), Probe(self.denoiser)
         callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
         try:
-            start_time = self._now()
-            x = self.config.start.mean + std * draws.normal(self.image_shape)
-            batch.x = self.sampler.sample(probe, x, self.sigmas, likelihood, noise=draws.noise, callback=callback)
+            if truth is None:
+                start_time = self._now()
+                batch.x = self._sample_prior(probe, draws, callback)
+            else:
+                operator, y = self._measure(batch, truth)
+                start_time = self._now()
+                batch.x = self._sample_posterior(operator, y, probe, draws, callback)
             batch.seconds = (self._now() - start_time) / len(units)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise RunError(
                     f"out of memory on {self.device}: lower batch_size (now {self.config.batch_size})"
+                    + (f" or num_samples (now {self.together})" if self.together > 1 else "")
                 ) from error
             raise
-        batch.evaluations = probe.evaluations
+        batch.evaluations, batch.vjps = probe.evaluations, probe.vjps
         return batch
 
-    def _measure(self, batch: Batch, truth: Tensor) -> GaussianLikelihood:
+    def _sample_prior(self, probe: Probe, draws: ImageDraws, callback: Callback | None) -> Tensor:
+        assert isinstance(self.sampler, samplers.WalkSampler)
+        start = self.config.start
+        std = float(self.sigmas[0]) if start.std is None else start.std
+        x = start.mean + std * draws.normal(self.image_shape)
+        return self.sampler.sample(probe, x, self.sigmas, noise=draws.noise, callback=callback)
+
+    def _sample_posterior(
+        self, operator: Operator, y: Tensor, probe: Probe, draws: ImageDraws, callback: Callback | None
+    ) -> Tensor:
+        assert isinstance(self.sampler, PosteriorSampler) and self.noise is not None
+        x = self.sampler.sample(probe, operator, self.noise, y, self.together, draws, callback)
+        return x.flatten(0, 1)
+
+    def _measure(self, batch: Batch, truth: Tensor) -> tuple[Operator, Tensor]:
+        """Operator and measurements, one of each for the samples that are made together."""
         noise = self.noise
         assert noise is not None
         batch.truth = truth.to(self.device)
-        operator, draws = self.make_operator([unit.image for unit in batch.units])
+        operator, draws = self.make_operator([unit.image for unit in batch.units[:: self.together]])
         with torch.no_grad():
-            batch.measurement = noise.apply(operator(batch.truth), draws)
-            try:
-                inverse = operator.pinv(batch.measurement)
-                batch.visible = operator(inverse)
-            except InputError:  # an operator without a pseudo-inverse
-                inverse = batch.visible = batch.measurement
-        is_image = batch.visible.shape == batch.truth.shape
-        batch.baseline = batch.visible if is_image else inverse
-        if batch.baseline.shape != batch.truth.shape:
-            batch.baseline = None
-        return GaussianLikelihood(operator, batch.measurement, noise.std)
+            y = noise.apply(operator(batch.truth[:: self.together]), draws)
+            visible, baseline = pictures_of(operator, y)
+        batch.measurement = y.repeat_interleave(self.together, 0)
+        batch.visible = visible.repeat_interleave(self.together, 0)
+        batch.baseline = None if baseline is None else baseline.repeat_interleave(self.together, 0)
+        return operator, y
 
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def pictures_of(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What is to be seen of measurements ``[B, ...]``: ``visible`` and ``baseline`` of a `Batch`."""
+    inverse = None
+    visible = y
+    try:
+        inverse = operator.pinv(y)
+        visible = operator(inverse)
+    except InputError:  # an operator without a pseudo-inverse
+        pass
+    if tuple(visible.shape[1:]) == operator.image_shape:
+        return visible, visible
+    if inverse is None and operator.linear:
+        inverse = operator.adjoint(y)
+    return visible, inverse
 
 
 def load_task(config: SampleConfig, device: torch.device) -> Task:
@@ -213,11 +294,26 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
         compile=config.compile,
     )
     schedule = make_schedule(config, denoiser)
-    sampler = samplers.make(**_settings(config.sampler, without={"schedule"}))
     shape = _image_shape(config, denoiser)
-    task = Task(config, device, denoiser, sampler, schedule, shape, source, _names(config, source))
+    task = Task(
+        config, device, denoiser, make_sampler(config, schedule), schedule, shape, source, _names(config, source)
+    )
     _try(task)
     return task
+
+
+def make_sampler(config: SampleConfig, sigmas: Tensor) -> samplers.WalkSampler | PosteriorSampler:
+    """The sampler of a config: of the posterior if there is a measurement, else of the prior.
+
+    Raises:
+        InputError: an impossible setting.
+    """
+    settings = _settings(config.sampler, without={"schedule"})
+    if config.measurement is None:
+        return samplers.make(**settings)
+    if config.sampler.name == "random_walk":
+        settings |= {"start_mean": config.start.mean, "start_std": config.start.std}
+    return posterior.make(sigmas=sigmas, **settings)
 
 
 def _settings(section: Any, without: set[str] | None = None) -> dict[str, Any]:
@@ -275,17 +371,17 @@ def make_schedule(config: SampleConfig, denoiser: Denoiser) -> Tensor:
 
 
 def _try(task: Task) -> None:
-    """Find out now whether operator, sampler and image size go together."""
-    likelihood = None
-    if task.noise is not None:
-        operator, _ = task.make_operator([0])
-        y = torch.zeros((1, *operator.measurement_shape), device=task.device)
-        likelihood = GaussianLikelihood(operator, y, task.noise.std)
-    plan = task.sampler.plan(task.sigmas, likelihood)
+    """Find out now whether operator, noise, sampler and image size go together."""
     x = torch.zeros((1, *task.image_shape), device=task.device)
-    step = plan.step_sizes[0]
-    if not isinstance(step, (int, float, Tensor)):
-        step.apply(x)
+    if isinstance(task.sampler, PosteriorSampler):
+        assert task.noise is not None
+        operator, _ = task.make_operator([0])
+        task.sampler.check(operator, task.noise)
+        with torch.no_grad():
+            operator(x)
+            if task.sampler.needs.spectral or (isinstance(task.sampler, RandomWalk) and task.sampler.preconditioned):
+                operator.spectral(torch.ones_like, x)
+    task.plan()
     if task.config.image_size is not None and task.config.image_size != [task.denoiser.image_size] * 2:
         try:
             with torch.inference_mode():
