@@ -102,12 +102,131 @@ class DDIMSettings(SamplerBase):
 
 
 # --- of the posterior ------------------------------------------------------------------------------------------------
+# Equations, sources, and what each is biased by: randomwalk/posterior/NAME.py.
+
+
+class DPSSettings(SamplerBase):
+    """DPS (Chung et al. 2023, arXiv 2209.14687): a DDIM step, then one down the slope of the residual's norm."""
+
+    name: Literal["dps"]
+    guidance: NonNegative = 1.0
+    """zeta, the length of the guidance step; to be chosen for each task and number of steps."""
+    stochasticity: Fraction = 1.0
+    """Of the DDIM step: 0 is deterministic, 1 is DDPM."""
+
+
+class PiGDMSettings(SamplerBase):
+    """PiGDM (Song et al. 2023): DDIM with a Gaussian guess of p(y | x_sigma), by the pseudo-inverse."""
+
+    name: Literal["pigdm"]
+    stochasticity: Fraction = 1.0
+    """Of the DDIM step: 0 is deterministic, 1 is DDPM."""
+    data_std: Positive = 1.0
+    """Standard deviation of the data, in [-1, 1] pixel units."""
+    adaptive_weight: bool = False
+    """The weight of the paper's algorithm, which pulls to A x = y, in place of that of the score."""
+
+
+class DDRMSettings(SamplerBase):
+    """DDRM (Kawar et al. 2022, arXiv 2201.11793): diffusion in the singular basis of A. For about 20 steps."""
+
+    name: Literal["ddrm"]
+    stochasticity: Fraction = 0.85
+    """Share of new noise where nothing is measured."""
+    stochasticity_measured: Fraction = 1.0
+    """How far the measured part goes to y where y is more precise than the noise level."""
+
+
+class DDNMPlusSettings(SamplerBase):
+    """DDNM+ (Wang et al. 2023, arXiv 2212.00490): y replaces what it sees of the denoised image."""
+
+    name: Literal["ddnm_plus"]
+    stochasticity: Fraction = 0.85
+    """Share of new noise where nothing is measured."""
+    travel_length: Count = 1
+    """Levels that time travel goes back."""
+    travel_repeats: Count = 1
+    """How often each stretch is walked; 1 does not travel back."""
+
+
+class DiffPIRSettings(SamplerBase):
+    """DiffPIR (Zhu et al. 2023, arXiv 2305.08995): denoise, solve for y nearby, add noise."""
+
+    name: Literal["diffpir"]
+    strength: Positive = 1.0
+    """lambda, weight of the denoised image beside y."""
+    stochasticity: Fraction = 0.3
+    """zeta, share of new noise."""
+
+
+class _SplittingSettings(SamplerBase):
+    """What daps and split_gibbs have in common: how an image near another one is drawn given y."""
+
+    inner: Literal["auto", "exact", "langevin"] = "auto"
+    """exact for linear operators with a spectral decomposition and Gaussian noise, langevin for any; auto: the best."""
+    langevin_steps: Count = 100
+    """Of each draw (inner: langevin); no network is evaluated in them."""
+    langevin_step: Annotated[float, Field(gt=0, lt=2)] = 0.1
+    """Size of these steps, in units of the curvature."""
+
+
+class DAPSSettings(_SplittingSettings):
+    """DAPS (Zhang et al. 2024, arXiv 2407.01521): flow to an image, draw one near it given y, add the next noise."""
+
+    name: Literal["daps"]
+    ode_steps: Count = 5
+    """Evaluations of the network at each level."""
+    data_std: Positive | None = None
+    """Standard deviation of the data: how near the draw is. Without it, the noise level."""
+
+
+class SplitGibbsSettings(_SplittingSettings):
+    """Split Gibbs (PnP-DM; Wu et al. 2024, arXiv 2405.18782): draws near x given y, and of the prior, in turn."""
+
+    name: Literal["split_gibbs"]
+    rho_min: NonNegative = 0.1
+    """Lowest distance rho between the two, in [-1, 1] pixel units; the noise levels above it are the others."""
+    prior_steps: Count = 10
+    """Evaluations of the network at each level."""
+    stochasticity: Fraction = 1.0
+    """Of the prior's steps: 1 draws, 0 follows the probability flow."""
+
+
+class MMPSSettings(SamplerBase):
+    """MMPS (Rozet et al. 2024, arXiv 2405.13712): the mean given y by second-order Tweedie and conjugate gradients."""
+
+    name: Literal["mmps"]
+    iterations: Count = 3
+    """Of conjugate gradients at each level, a backward pass through the network each."""
+    stochasticity: Fraction = 1.0
+    """Of the DDIM step: 0 is deterministic, 1 is DDPM."""
+
+
+class TDSSettings(SamplerBase):
+    """TDS (Wu et al. 2023, arXiv 2306.17775): weighted particles; num_samples is how many there are of each image."""
+
+    name: Literal["tds"]
+    data_std: Positive = 0.5
+    """Standard deviation of the data, in [-1, 1] pixel units."""
+    ess_threshold: Fraction = 0.5
+    """Particles are resampled when their effective number is below this share of them."""
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 PriorSettings = RandomWalkSettings | AnnealedLangevinSettings | TemplateSettings | DDIMSettings
-PosteriorSettings = RandomWalkSettings
+PosteriorSettings = (
+    RandomWalkSettings
+    | DPSSettings
+    | PiGDMSettings
+    | DDRMSettings
+    | DDNMPlusSettings
+    | DiffPIRSettings
+    | DAPSSettings
+    | SplitGibbsSettings
+    | MMPSSettings
+    | TDSSettings
+)
 SamplerSettings = Annotated[PriorSettings | PosteriorSettings, Field(discriminator="name")]
 
 
