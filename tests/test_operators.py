@@ -1,289 +1,191 @@
-"""Measurement operators against dense matrices, recorded values and automatic differentiation."""
+"""What every measurement operator has to fulfil, against dense matrices and automatic differentiation."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from operator_cases import LINEAR, NONLINEAR, Case, Correlation, Shape, Square, build, dense, label, normal
 from torch import Tensor
 
-from randomwalk import InputError, operators
-from randomwalk.noise import GaussianLikelihood, GaussianNoise
-from randomwalk.operators import Operator
-from randomwalk.operators.inpainting import box_mask, random_mask
-from randomwalk.operators.separable import downsampling_matrix
-from randomwalk.rng import ImageDraws, generator
+from randomwalk import InputError, RunError, operators
+from randomwalk.operators import Dense, Operator
+from randomwalk.operators.operator import RCOND
+from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 
-REFERENCE = Path(__file__).parent / "reference"
-
-
-class Correlation(Operator):
-    """What a user writes: only forward. A correlation with a small kernel, and a weight for each channel."""
-
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(image_shape)
-        taps = torch.randn((image_shape[0], 1, 3, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        self.register_buffer("taps", taps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.conv2d(x, self.get_buffer("taps").to(x.dtype), stride=2, groups=x.shape[1])
+EACH_LINEAR = pytest.mark.parametrize("case", LINEAR, ids=label)
+EACH = pytest.mark.parametrize("case", LINEAR + NONLINEAR, ids=label)
 
 
-class Square(Operator):
-    """Differentiable and not linear."""
-
-    linear = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.square()
-
-
-# One line for each operator and setting: name, settings, image shape.
-CASES: list[tuple[str, dict[str, Any], tuple[int, int, int]]] = [
-    ("denoising", {}, (3, 4, 6)),
-    ("inpainting", {"missing": 0.6}, (3, 6, 5)),
-    ("inpainting", {"mask": "box", "box_size": [2, 4], "margin": 1}, (1, 8, 6)),
-    ("super_resolution", {"factor": 1}, (1, 4, 5)),
-    ("super_resolution", {"factor": 2}, (2, 4, 8)),
-    ("super_resolution", {"factor": 3}, (1, 9, 6)),
-    ("super_resolution", {"factor": 4}, (3, 4, 12)),
-    ("super_resolution", {"factor": 5}, (1, 5, 15)),
-    ("user", {}, (2, 7, 6)),
-]
-EACH_CASE = pytest.mark.parametrize(("name", "settings", "shape"), CASES)
-
-
-def build(name: str, settings: dict[str, Any], shape: tuple[int, int, int], batch: int = 1) -> Operator:
-    if name == "user":
-        return Correlation(shape)
-    draws = [generator(3, image) for image in range(batch)]
-    return operators.make(name, image_shape=shape, generators=draws, **settings)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def dense(operator: Operator, shape: tuple[int, int, int]) -> Tensor:
-    """A as a matrix, column by column."""
-    size = int(np.prod(shape))
-    images = torch.eye(size, dtype=torch.float64).reshape(size, *shape)
-    return operator(images).reshape(size, -1).T
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@EACH_CASE
-def test_adjoint(name: str, settings: dict[str, Any], shape: tuple[int, int, int], batch: int) -> None:
-    operator = build(name, settings, shape, batch)
+@EACH_LINEAR
+def test_adjoint(case: Case, batch: int) -> None:
+    operator = build(case, range(batch))
     assert operator.linear
-    x, y = normal(batch, *shape), normal(batch, *operator.measurement_shape, seed=1)
+    x, y = normal(batch, *case[2]), normal(batch, *operator.measurement_shape, seed=1)
     assert operator(x).shape == y.shape and operator.adjoint(y).shape == x.shape
-    forward, backward = ((a * b).flatten(1).sum(1) for a, b in ((operator(x), y), (x, operator.adjoint(y))))
-    torch.testing.assert_close(forward, backward, rtol=1e-10, atol=1e-10)
+    close((operator(x) * y).flatten(1).sum(1), (x * operator.adjoint(y)).flatten(1).sum(1))
+    close(operator.adjoint(y), Operator.adjoint(operator, y))  # by automatic differentiation
 
 
-@EACH_CASE
-def test_norm(name: str, settings: dict[str, Any], shape: tuple[int, int, int]) -> None:
-    operator = build(name, settings, shape)
-    exact = torch.linalg.svdvals(dense(operator, shape))[0].item()
-    assert operator.norm() == pytest.approx(exact, rel=1e-5 if name == "user" else 1e-12)
+@EACH_LINEAR
+def test_closed_forms_are_those_of_the_matrix(case: Case) -> None:
+    operator = build(case)
+    x, y = normal(2, *case[2]), normal(2, *operator.measurement_shape, seed=1)
+    matrix = dense(operator)
+    assert operator.norm() == pytest.approx(torch.linalg.svdvals(matrix)[0].item(), rel=1e-9)
+    eta, sigma = 0.3, 0.7
+    curvature = matrix.T @ matrix / eta**2 + torch.eye(len(matrix.T), dtype=torch.float64) / sigma**2
+    right = y.flatten(1) @ matrix / eta**2 + x.flatten(1) / sigma**2
+    close(operator.proximal(x, y, eta, sigma), torch.linalg.solve(curvature, right.T).T.reshape(x.shape), 1e-9)
+    if operator.has_spectral:
+        inverse = torch.linalg.pinv(matrix, rtol=RCOND)
+        close(operator.pinv(y), (y.flatten(1) @ inverse.T).reshape(x.shape), 1e-8)
+        eigenvalues, vectors = torch.linalg.eigh(matrix.T @ matrix)
+        for f in (lambda t: t, lambda t: 1 / (0.3 + 5 * t), lambda t: torch.exp(-t)):
+            close(operator.spectral(f, x), (x.flatten(1) @ (vectors * f(eigenvalues)) @ vectors.T).reshape(x.shape))
+    else:
+        with pytest.raises(InputError, match="has no spectral decomposition"):
+            operator.spectral(torch.exp, x)
+        solution = operator.pinv(y)  # of A^T A x = A^T y, to the residual that is promised
+        residual = operator.adjoint(operator(solution) - y).flatten(1).norm(dim=1)
+        assert (residual <= 2e-11 * operator.adjoint(y).flatten(1).norm(dim=1)).all()
+        null = torch.linalg.svd(matrix)[2][int(torch.linalg.matrix_rank(matrix)) :]
+        assert not (solution.flatten(1) @ null.T).abs().gt(1e-8).any()
+    assert torch.equal(operator.proximal(x, y, 0.0, sigma), x + operator.pinv(y - operator(x)))
 
 
-@EACH_CASE
-def test_pseudo_inverse_and_spectral_functions(
-    name: str, settings: dict[str, Any], shape: tuple[int, int, int]
-) -> None:
-    operator = build(name, settings, shape)
-    x, y = normal(2, *shape), normal(2, *operator.measurement_shape, seed=1)
-    if name == "user":
-        with pytest.raises(InputError, match=r"define pinv\(y\)"):
-            operator.pinv(y)
-        with pytest.raises(InputError, match=r"define spectral\(f, x\)"):
-            operator.spectral(torch.sqrt, x)
-        return
-    matrix = dense(operator, shape)
-    expected = (y.flatten(1) @ torch.linalg.pinv(matrix).T).reshape(x.shape)
-    torch.testing.assert_close(operator.pinv(y), expected, rtol=1e-10, atol=1e-10)
-    eigenvalues, vectors = torch.linalg.eigh(matrix.T @ matrix)
-    for f in (lambda t: t, lambda t: 1 / (0.3 + 5 * t), lambda t: torch.exp(-t)):
-        expected = (x.flatten(1) @ (vectors * f(eigenvalues)) @ vectors.T).reshape(x.shape)
-        torch.testing.assert_close(operator.spectral(f, x), expected, rtol=1e-10, atol=1e-10)
+@EACH
+def test_an_image_does_not_depend_on_its_batch(case: Case) -> None:
+    together = build(case, range(3))
+    x = normal(3, *case[2])
+    y = together(x) + 0.1 * normal(3, *together.measurement_shape, seed=1)
+    repeated = together.repeated(2)
+    close(repeated(x.repeat_interleave(2, 0)), together(x).repeat_interleave(2, 0))
+    for image in range(3):
+        alone, row = build(case, range(image, image + 1)), slice(image, image + 1)
+        close(together(x)[row], alone(x[row]))
+        close(alone.repeated(2)(x[row].expand(2, -1, -1, -1)), alone(x[row]).repeat(2, *[1] * (y.ndim - 1)))
+        if together.linear:
+            close(together.adjoint(y)[row], alone.adjoint(y[row]))
+            close(together.proximal(x, y, 0.3, 0.7)[row], alone.proximal(x[row], y[row], 0.3, 0.7), 1e-9)
 
 
-@EACH_CASE
-def test_single_precision_stays_single(name: str, settings: dict[str, Any], shape: tuple[int, int, int]) -> None:
-    operator = build(name, settings, shape)
-    x = normal(2, *shape).float()
+@pytest.mark.parametrize("case", [c for c in LINEAR if c[0] in ("motion_blur", "compressed_sensing")], ids=label)
+def test_images_have_operators_of_their_own(case: Case) -> None:
+    x = normal(1, *case[2]).expand(2, *case[2])
+    y = build(case, range(2))(x)
+    assert (y[0] - y[1]).abs().max() > 1e-3
+
+
+@EACH
+def test_precision_device_and_state(case: Case) -> None:
+    operator = build(case, range(2))
+    x = normal(2, *case[2]).float() / 2
     y = operator(x)
-    assert y.dtype == operator.adjoint(y).dtype == torch.float32
-    torch.testing.assert_close(y.double(), operator(x.double()), rtol=1e-5, atol=1e-5)
-    if name != "user":
-        assert operator.pinv(y).dtype == operator.spectral(torch.exp, x).dtype == torch.float32
+    assert y.dtype == torch.float32
+    calls = [operator.forward] if not operator.linear else [operator.forward, operator.adjoint, operator.pinv]
+    for call, argument in zip(calls, (x, y, y), strict=False):
+        assert call(argument).dtype == torch.float32
+    if case[0] != "jpeg":  # which rounds
+        close(y.double(), operator(x.double()), 1e-5)
+    if operator.has_spectral:
+        assert operator.spectral(torch.exp, x).dtype == torch.float32
+    if operator.linear:
+        exact = operator.proximal(x.double(), y.double(), 0.3, 0.7)
+        close(operator.proximal(x, y, 0.3, 0.7).double(), exact, 1e-4)
+
+    other = build(case, range(7, 9))
+    other.load_state_dict(operator.state_dict())
+    assert torch.equal(other(x), y)
+    single = build(case, range(2)).float()  # what it holds may be moved to another type, too
+    if case[0] != "jpeg":
+        close(single(x), y, 1e-5)
+
+    operator.to("meta")
+    assert operator(x.to("meta")).shape == y.shape and operator(x.to("meta")).device.type == "meta"
+    if operator.linear:
+        assert operator.adjoint(y.to("meta")).shape == x.shape
+    if operator.has_spectral:
+        assert operator.spectral(torch.exp, x.to("meta")).shape == operator.pinv(y.to("meta")).shape == x.shape
 
 
-def test_inpainting_matches_reference() -> None:
-    with np.load(REFERENCE / "op_inpainting.npz") as data:
-        r = {key: torch.from_numpy(data[key]) for key in data.files if data[key].ndim}
-    operator = operators.Inpainting(r["inpaint_x"].shape[1:], r["inpaint_mask"])
-    noisy = r["inpaint_y_noisy_sigma0p2"]
-    torch.testing.assert_close(operator(r["inpaint_x"]), r["inpaint_y"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(operator(r["inpaint_x"]) + 0.2 * r["inpaint_noise"], noisy, rtol=0, atol=1e-6)
-    gradient = -GaussianLikelihood(operator, noisy, 1.0).score(r["inpaint_x"] / 2)
-    torch.testing.assert_close(gradient, r["inpaint_cond_grad_at_half_x"], rtol=0, atol=1e-6)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@EACH
+def test_gpu(case: Case) -> None:
+    operator = build(case, range(2))
+    x = normal(2, *case[2])
+    y = operator(x)
+    operator.to("cuda")
+    close(operator(x.cuda()).cpu(), y, 1e-9)
+    if operator.linear:
+        close((operator.adjoint(y.cuda()) * x.cuda()).sum().cpu(), (y * y).sum(), 1e-9)
+        close(operator(operator.proximal(x.cuda(), y.cuda(), 0.3, 0.7)).cpu(), y, 1e-9)
 
 
-def test_random_mask_matches_reference() -> None:
-    legacy: Any = np.random.RandomState(0)  # the recorded mask came from numpy's legacy stream
-    legacy.uniform()  # which the reference spends on the fraction
-    with np.load(REFERENCE / "op_inpainting.npz") as data:
-        recorded = data["mask_random92_256_seed0"]
-    assert (random_mask(256, 256, 0.92, legacy).numpy() == recorded).all()
+@pytest.mark.parametrize("case", NONLINEAR, ids=label)
+def test_operators_that_are_not_linear(case: Case) -> None:
+    operator = build(case)
+    x, y = normal(2, *case[2]) / 2, normal(2, *operator.measurement_shape)
+    assert not operator.linear and operator(x).shape == y.shape
+    for call in (lambda: operator.adjoint(y), lambda: operator.pinv(y), lambda: operator.proximal(x, y, 0.3, 0.7)):
+        with pytest.raises(InputError, match="is not linear"):
+            call()
+    # The Jacobian is nowhere larger than norm() says, and that bound is not idle.
+    size = x[0].numel()
+    jacobian = torch.autograd.functional.jacobian(operator, x[:1]).reshape(-1, size)
+    largest = torch.linalg.svdvals(jacobian)[0].item()
+    assert 0.2 * operator.norm() < largest <= operator.norm() * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("case", ["sr_32", "sr_24x40", "sr_16_f2"])
-def test_super_resolution_matches_reference(case: str) -> None:
-    with np.load(REFERENCE / "op_super_resolution.npz") as data:
-        x, y, v, adjoint_v, gradient, matrix = (
-            torch.from_numpy(data[f"{case}_{key}"])
-            for key in ("x", "y", "v", "adjoint_v", "cond_grad_at_x_given_v", "matrix_width")
-        )
-        factor = int(data[f"{case}_factor"])
-    operator = operators.make("super_resolution", image_shape=x.shape[1:], factor=factor)
-    torch.testing.assert_close(operator(x), y, rtol=0, atol=1e-6)
-    torch.testing.assert_close(operator.adjoint(v), adjoint_v, rtol=0, atol=1e-6)
-    torch.testing.assert_close(-GaussianLikelihood(operator, v, 1.0).score(x), gradient, rtol=0, atol=1e-6)
-    torch.testing.assert_close(downsampling_matrix(x.shape[3], factor).float(), matrix)
+def test_dense_has_a_memory_limit() -> None:
+    with pytest.raises(InputError, match=r"takes 72\.0 GiB, more than 1; dense is for small images"):
+        operators.make("denoising", image_shape=(3, 256, 128), dense=True)
+    with pytest.raises(InputError, match="Square is not linear and has no matrix"):
+        Dense.of(Square((1, 2, 2)))
+    with pytest.raises(InputError, match=r"shape \(1, 3, 5\); expected \(3, 4\)"):
+        Dense((1, 2, 2), torch.ones(3, 5))
 
 
-def test_super_resolution_of_a_large_image_matches_reference() -> None:
-    with np.load(REFERENCE / "op_super_resolution.npz") as data:
-        x, y = torch.from_numpy(data["sr_256_x_bytes"]) / 127.5 - 1, torch.from_numpy(data["sr_256_y"])
-    torch.testing.assert_close(operators.make("super_resolution", image_shape=(3, 256, 256))(x), y, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3, 4, 7])
-def test_super_resolution_keeps_a_constant(factor: int) -> None:
-    operator = operators.make("super_resolution", image_shape=(1, 3 * factor, factor), factor=factor)
-    ones = torch.ones(1, 1, 3 * factor, factor, dtype=torch.float64)
-    torch.testing.assert_close(operator(ones), torch.ones(1, 1, 3, 1, dtype=torch.float64), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("missing", [0.0, 0.29, 0.75, 0.92])
-def test_random_masks_drop_exactly_the_fraction(missing: float) -> None:
-    operator = operators.make(
-        "inpainting", image_shape=(3, 20, 28), generators=[generator(i) for i in range(4)], missing=missing
-    )
-    dropped = (operator.get_buffer("mask") == 0).flatten(1).sum(1)
-    assert operator.get_buffer("mask").shape == (4, 1, 20, 28)
-    assert (dropped == int(missing * 20 * 28)).all()
-
-
-def test_random_masks_are_uniform_over_the_pixels() -> None:
-    draws = generator(0)
-    kept = torch.stack([random_mask(8, 8, 0.75, draws) for _ in range(2000)]).mean(0)
-    assert (kept - 0.25).abs().max() < 5 * (0.25 * 0.75 / 2000) ** 0.5  # five standard errors
-
-
-def test_box_masks_stay_inside_and_reach_the_limits() -> None:
-    draws = generator(1)
-    corners, sides = set(), set()
-    for _ in range(3000):
-        rows, columns = (box_mask(16, 20, [3, 5], 2, draws) == 0).nonzero().T
-        top, left = int(rows.min()), int(columns.min())
-        height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
-        assert len(rows) == height * width  # a full rectangle
-        assert 2 <= top < 16 - 2 - height and 2 <= left < 20 - 2 - width
-        corners |= {("row", top), ("column", left)}
-        sides |= {(height, width)}
-    assert corners == {("row", i) for i in range(2, 11)} | {("column", i) for i in range(2, 15)}
-    assert sides == {(h, w) for h in (3, 4, 5) for w in (3, 4, 5)}
-    exact_fit = box_mask(8, 8, 4, 2, draws)
-    assert (exact_fit[2:6, 2:6] == 0).all() and exact_fit.sum() == 48
-
-
-@pytest.mark.parametrize("settings", [{"missing": 0.5}, {"mask": "box", "box_size": [2, 5]}])
-def test_the_mask_of_an_image_does_not_depend_on_the_batch(settings: dict[str, Any]) -> None:
-    def masks(images: list[int]) -> Tensor:
-        draws = [generator(7, image) for image in images]
-        return operators.make("inpainting", image_shape=(1, 9, 9), generators=draws, **settings).get_buffer("mask")
-
-    together = masks([0, 1, 2, 3])
-    assert torch.equal(together, torch.cat([masks([image]) for image in range(4)]))
-    assert not torch.equal(together[0], together[1])
-
-
-def test_mask_from_a_file(tmp_path: Path) -> None:
-    pixels = np.zeros((6, 8), dtype=np.uint8)
-    pixels[2:, 3:] = 255
-    Image.fromarray(pixels).save(tmp_path / "mask.png")
-    settings: dict[str, Any] = {"mask": "file", "file": tmp_path / "mask.png"}
-    operator = operators.make("inpainting", image_shape=(3, 6, 8), **settings)
-    x = normal(2, 3, 6, 8)
-    torch.testing.assert_close(operator(x), x * (torch.from_numpy(pixels) > 0))
-    with pytest.raises(InputError, match=r"mask\.png has 6x8 pixels, but the images have 8x8"):
-        operators.make("inpainting", image_shape=(3, 8, 8), **settings)
-    (tmp_path / "mask.png").write_bytes(b"not an image")
-    with pytest.raises(InputError, match=r"mask\.png cannot be read"):
-        operators.make("inpainting", image_shape=(3, 6, 8), **settings)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "said"),
-    [
-        ("blurring", {}, "unknown; expected one of denoising, inpainting, super_resolution"),
-        ("super_resolution", {"scale": 4}, "unknown setting scale; allowed: factor"),
-        ("denoising", {"factor": 4}, "unknown setting factor; allowed: none"),
-        ("super_resolution", {"factor": 5}, "factor 5 does not divide the image size 8x8"),
-        ("super_resolution", {"factor": 0}, "expected a positive integer"),
-        ("inpainting", {"missing": 1.0}, "missing=1.0"),
-        ("inpainting", {"mask": "circle"}, "expected random, box or file"),
-        ("inpainting", {"mask": "box", "box_size": 7, "margin": 1}, "does not fit 8x8"),
-        ("inpainting", {"mask": "box"}, "needs the setting box_size"),
-        ("inpainting", {"mask": "file"}, "needs the setting file"),
-    ],
-)
-def test_bad_settings_are_named(name: str, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        operators.make(name, image_shape=(3, 8, 8), **settings)
-
-
-def test_bad_masks_are_refused() -> None:
-    with pytest.raises(InputError, match="only 0"):
-        operators.Inpainting((1, 2, 2), torch.full((2, 2), 0.5))
-    with pytest.raises(InputError, match="shape"):
-        operators.Inpainting((1, 2, 2), torch.ones(3, 2))
+@pytest.mark.parametrize("name", ["adjoint", "pinv", "norm"])
+def test_without_linearity_there_is_none(name: str) -> None:
+    y = torch.ones(1, 1, 2, 2)
     with pytest.raises(InputError, match="not linear"):
-        Square((1, 2, 2)).adjoint(torch.ones(1, 1, 2, 2))
+        getattr(Square((1, 2, 2)), name)(*[] if name == "norm" else [y])
 
 
-@pytest.mark.parametrize("operator", [Correlation((2, 7, 6)), Square((2, 7, 6))], ids=["linear", "nonlinear"])
-def test_likelihood_score_is_the_gradient_of_its_log_density(operator: Operator) -> None:
-    x = normal(3, 2, 7, 6)
-    y = operator(x) + 0.3 * normal(3, *operator.measurement_shape, seed=1)
-    likelihood = GaussianLikelihood(operator, y, 0.3)
-    exact = torch.distributions.Normal(operator(x), 0.3).log_prob(y).flatten(1).sum(1)
-    torch.testing.assert_close(likelihood.log_prob(x), exact, rtol=1e-12, atol=0)
-    start = (x + 0.1).requires_grad_()
-    gradient = torch.autograd.grad(likelihood.log_prob(start).sum(), start)[0]
-    with torch.no_grad():
-        score = likelihood.score(start.detach())
-    assert not score.requires_grad
-    torch.testing.assert_close(score, gradient, rtol=1e-12, atol=1e-12)
+def test_conjugate_gradients_rows_stop_for_themselves() -> None:
+    scales = torch.tensor([1.0, 1e3, 1e-3], dtype=torch.float64)[:, None]
+    eigenvalues = torch.linspace(1, 50, 30, dtype=torch.float64)
+    b = normal(3, 30) * scales
+    together = conjugate_gradients(lambda v: eigenvalues * v, b, tolerance=1e-6)
+    assert ((eigenvalues * together - b).norm(dim=1) <= 1.001e-6 * b.norm(dim=1)).all()
+    for row in range(3):
+        alone = conjugate_gradients(lambda v: eigenvalues * v, b[row : row + 1], tolerance=1e-6)
+        close(together[row : row + 1] / scales[row], alone / scales[row], 1e-12)
+    zero = torch.zeros(2, 30, dtype=torch.float64)
+    assert torch.equal(conjugate_gradients(lambda v: eigenvalues * v, zero), zero)
 
 
-def test_noise_level_is_stated_in_a_pixel_range() -> None:
-    assert GaussianNoise(0.2).std == pytest.approx(0.2)
-    assert GaussianNoise(0.2, pixel_range=(0, 1)).std == pytest.approx(0.4)
-    assert GaussianNoise(51, pixel_range=(0, 255)).std == pytest.approx(0.4)
-    clean = torch.zeros(2, 3, 50, 50)
-    noisy = GaussianNoise(0.2, (0, 1)).apply(clean, ImageDraws([generator(0), generator(1)]))
-    assert noisy.std().item() == pytest.approx(0.4, rel=5 / (2 * clean.numel()) ** 0.5)  # five standard errors
-    alone = GaussianNoise(0.2, (0, 1)).apply(clean[:1], ImageDraws([generator(1)]))
-    assert torch.equal(noisy[1:], alone)
-    for std, pixel_range in ((0.0, (-1, 1)), (-1.0, (-1, 1)), (0.2, (1, 0))):
-        with pytest.raises(InputError, match="noise"):
-            GaussianNoise(std, pixel_range)
+def test_conjugate_gradients_say_when_they_fail() -> None:
+    eigenvalues = torch.logspace(-9, 0, 200, dtype=torch.float64)
+    with pytest.raises(RunError, match="conjugate gradients reached a relative residual of"):
+        conjugate_gradients(lambda v: eigenvalues * v, normal(1, 200), max_iterations=20)
+
+
+def test_largest_eigenvalue() -> None:
+    eigenvalues = torch.cat(
+        [torch.linspace(0, 1, 500, dtype=torch.float64), torch.tensor([1.001], dtype=torch.float64)]
+    )
+    assert largest_eigenvalue(lambda v: eigenvalues * v, normal(501)) == pytest.approx(1.001, rel=1e-9)
+    assert largest_eigenvalue(lambda v: 0 * v, normal(5)) == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 6), (1, 3, 3)])
+def test_a_user_defines_forward_alone(shape: Shape) -> None:
+    operator = Correlation(shape)
+    assert operator.measurement_shape == (shape[0], (shape[1] - 1) // 2, (shape[2] - 1) // 2)
+    assert not operator.has_spectral and Dense.of(operator).has_spectral

@@ -6,31 +6,86 @@ An operator of your own needs ``forward`` alone::
         def forward(self, x):
             return x.flip(-1)
 
-Its adjoint then comes from automatic differentiation and its norm from power iteration. Define ``adjoint`` for
-speed, ``pinv`` to start from a pseudo-inverse, ``spectral`` for preconditioned steps, and set ``linear = False``
+Its adjoint then comes from automatic differentiation, its norm from Lanczos' method, and its pseudo-inverse and
+proximal map from conjugate gradients. Define ``adjoint`` for speed, and ``spectral`` and ``pinv`` where there is a
+closed form, or, for small images, get all in closed form from ``Dense.of(Flip(image_shape))``. Set ``linear = False``
 for a differentiable operator that is not linear.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from randomwalk.errors import InputError
+from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, make_blur
+from randomwalk.operators.composition import Composition
+from randomwalk.operators.dense import Dense
+from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, make_fourier_subsampling
 from randomwalk.operators.inpainting import Inpainting, make_inpainting
+from randomwalk.operators.motion import make_motion_blur
+from randomwalk.operators.nonlinear import HDR, JPEG
 from randomwalk.operators.operator import Identity, Operator
+from randomwalk.operators.sensing import Colorization, CompressedSensing, OrthonormalRows, make_compressed_sensing
 from randomwalk.operators.separable import Separable, SuperResolution
 from randomwalk.rng import generator
 
-__all__ = ["OPERATORS", "Identity", "Inpainting", "Operator", "Separable", "SuperResolution", "make"]
+__all__ = [
+    "HDR",
+    "JPEG",
+    "OPERATORS",
+    "Blur",
+    "Colorization",
+    "Composition",
+    "CompressedSensing",
+    "Dense",
+    "FourierSubsampling",
+    "GaussianBlur",
+    "Identity",
+    "Inpainting",
+    "Operator",
+    "OrthonormalRows",
+    "PhaseRetrieval",
+    "Separable",
+    "SeparableBlur",
+    "SuperResolution",
+    "make",
+]
+
+
+def make_composition(
+    image_shape: Sequence[int],
+    generators: Sequence[np.random.Generator],
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+) -> Composition:
+    """``second`` after ``first``, both as ``{"name": ..., **settings}``; what they draw, they draw in this order."""
+    inner = make(image_shape=image_shape, generators=generators, **first)
+    if len(inner.measurement_shape) != 3:
+        raise InputError(
+            f"composition: {first['name']} gives measurements of shape {inner.measurement_shape}, which are no images "
+            "that another operator could act on; take it as the second"
+        )
+    return Composition(inner, make(image_shape=inner.measurement_shape, generators=generators, **second))
+
 
 OPERATORS: dict[str, Callable[..., Operator]] = {
     "denoising": Identity,
     "inpainting": make_inpainting,
     "super_resolution": SuperResolution,
+    "gaussian_blur": GaussianBlur,
+    "motion_blur": make_motion_blur,
+    "blur": make_blur,
+    "colorization": Colorization,
+    "compressed_sensing": make_compressed_sensing,
+    "fourier_subsampling": make_fourier_subsampling,
+    "phase_retrieval": PhaseRetrieval,
+    "hdr": HDR,
+    "jpeg": JPEG,
+    "composition": make_composition,
 }
 
 
@@ -39,6 +94,7 @@ def make(
     *,
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator] | None = None,
+    dense: bool = False,
     **settings: Any,
 ) -> Operator:
     """The operator called ``name``.
@@ -48,6 +104,7 @@ def make(
         image_shape: ``(C, H, W)`` of the images.
         generators: one for each image of the batch, used by operators that draw something: image i's mask then
             depends on its generator alone. None means one draw for all images, from ``rng.generator(0)``.
+        dense: as a matrix with a singular value decomposition, for small images, see :class:`Dense`.
         settings: those of the operator, e.g. ``factor`` of super_resolution.
 
     Raises:
@@ -63,4 +120,5 @@ def make(
         )
     if "generators" in parameters:
         settings["generators"] = [generator(0)] if generators is None else generators
-    return OPERATORS[name](image_shape, **settings)
+    operator = OPERATORS[name](image_shape, **settings)
+    return Dense.of(operator) if dense else operator

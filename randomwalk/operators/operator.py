@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from randomwalk.errors import InputError
+from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 
 ImageShape = tuple[int, int, int]
+
+RCOND = 1e-4
+"""Singular values below this share of the largest are 0 to a pseudo-inverse."""
 
 
 class Operator(nn.Module):
@@ -56,20 +60,33 @@ class Operator(nn.Module):
             return torch.autograd.grad(self(x), x, y)[0]
 
     def pinv(self, y: Tensor) -> Tensor:
-        """``A^+ y``: of the least-squares solutions of ``A x = y``, the one of smallest norm."""
-        raise InputError(f"{type(self).__name__} has no pseudo-inverse: define pinv(y), or start from noise")
+        """``A^+ y``: of the least-squares solutions of ``A x = y``, the one of smallest norm.
+
+        By conjugate gradients on ``A^T A x = A^T y``, to the residual of ``solve.TOLERANCE``, unless a subclass defines
+        it. Closed forms take singular values below ``RCOND`` times the largest for 0: in single precision their
+        inverses return only rounding errors.
+
+        Raises:
+            InputError: the operator is not linear.
+            RunError: conjugate gradients do not converge.
+        """
+        if not self.linear:
+            raise InputError(f"{type(self).__name__} is not linear and has no pseudo-inverse")
+        return conjugate_gradients(self._gram, self.adjoint(y))
 
     def norm(self) -> float:
-        """Largest singular value of A; by power iteration, from below, unless a subclass defines it."""
-        blank, squared = self._blank(), 0.0
-        x = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
-        with torch.no_grad():
-            for _ in range(1000):
-                x = self.adjoint(self(x / x.norm()))
-                previous, squared = squared, float(x.norm())
-                if squared - previous <= 1e-7 * squared:
-                    break
-        return squared**0.5
+        """Largest singular value of A, or an upper bound of the Jacobian's if A is not linear.
+
+        By Lanczos' method, from below, unless a subclass defines it.
+
+        Raises:
+            InputError: the operator is not linear and does not define it.
+        """
+        blank = self._blank().double()
+        start = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(blank)
+        with torch.no_grad():  # an operator with a state for each image answers with as many rows
+            start = start.expand(len(self(start)), *self.image_shape)
+            return largest_eigenvalue(self._gram, start) ** 0.5
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``f(A^T A) x``, ``f`` acting on each eigenvalue of ``A^T A``: ``f(t) = t`` gives ``A^T A x``.
@@ -85,21 +102,36 @@ class Operator(nn.Module):
 
     @property
     def has_spectral(self) -> bool:
-        """Whether ``spectral`` is defined."""
+        """Whether ``spectral`` can be used."""
         return type(self).spectral is not Operator.spectral
 
     def proximal(self, z: Tensor, y: Tensor, eta: float, sigma: float) -> Tensor:
         """``argmin_x ||A x - y||^2 / eta^2 + ||x - z||^2 / sigma^2``, the mean of x given y if x ~ N(z, sigma^2 I).
+
+        That is ``z + (A^T A + (eta/sigma)^2)^-1 A^T (y - A z)``, in closed form where there is a spectral decomposition
+        and otherwise by conjugate gradients, to the residual of ``solve.TOLERANCE``.
 
         Args:
             z: ``[B, C, H, W]``.
             y: ``[B, *measurement_shape]``.
             eta: of the measurement; 0 gives the limit, ``z + A^+ (y - A z)``.
             sigma: of the prior, positive.
+
+        Raises:
+            InputError: the operator is not linear.
+            RunError: conjugate gradients do not converge.
         """
         if eta == 0:
             return z + self.pinv(y - self(z))
-        return z + self.spectral(lambda t: 1 / (t + eta**2 / sigma**2), self.adjoint(y - self(z)))
+        damping = (eta / sigma) ** 2
+        right = self.adjoint(y - self(z))
+        if self.has_spectral:
+            return z + self.spectral(lambda t: 1 / (t + damping), right)
+        return z + conjugate_gradients(lambda v: self._gram(v) + damping * v, right)
+
+    def _gram(self, x: Tensor) -> Tensor:
+        """``A^T A x``."""
+        return self.adjoint(self(x))
 
     def repeated(self, num: int) -> Self:
         """The operator for batches in which every image comes ``num`` times in a row."""
@@ -135,3 +167,27 @@ class Identity(Operator):
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return f(torch.ones((), dtype=x.dtype, device=x.device)) * x
+
+
+class TightRows(Operator):
+    """Base of operators whose rows are orthogonal and of one length: ``A A^T = c I``. They define the adjoint.
+
+    Args:
+        image_shape: ``(C, H, W)``.
+        gain: c.
+    """
+
+    def __init__(self, image_shape: Sequence[int], gain: float = 1.0) -> None:
+        super().__init__(image_shape)
+        self.gain = gain
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return self.adjoint(y) / self.gain
+
+    def norm(self) -> float:
+        return self.gain**0.5
+
+    def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        # A^T A / c is a projection: the eigenvalues are 0 and c.
+        at_zero, at_gain = f(x.new_tensor([0.0, self.gain], dtype=torch.float64)).to(x.dtype)
+        return at_zero * x + (at_gain - at_zero) / self.gain * self._gram(x)

@@ -1,4 +1,4 @@
-"""Operators that act along rows and columns separately: super-resolution."""
+"""Operators that act along rows and columns separately, and super-resolution, which is one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.operators.operator import Operator
+from randomwalk.operators.operator import RCOND, Operator
 
 
 class Separable(Operator):
@@ -25,23 +25,22 @@ class Separable(Operator):
 
     rows: Tensor
     columns: Tensor
-    rows_pinv: Tensor
-    columns_pinv: Tensor
+    rows_left: Tensor  # left singular vectors, one to a column
+    columns_left: Tensor
     rows_basis: Tensor  # right singular vectors, one to a row
     columns_basis: Tensor
-    eigenvalues: Tensor  # of A^T A, [min(h, H), min(w, W)]; it has no others but 0
+    singular_values: Tensor  # of A, [min(h, H), min(w, W)]; it has no others but 0
 
     def __init__(self, image_shape: Sequence[int], rows: Tensor, columns: Tensor) -> None:
         super().__init__(image_shape)
         values = []
         for axis, matrix in (("rows", rows.double()), ("columns", columns.double())):
             u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-            inverse = torch.where(s > 1e-12 * s[0], 1 / s, 0.0)
             self.register_buffer(axis, matrix)
-            self.register_buffer(f"{axis}_pinv", (vt.T * inverse) @ u.T)
+            self.register_buffer(f"{axis}_left", u)
             self.register_buffer(f"{axis}_basis", vt)
             values.append(s)
-        self.register_buffer("eigenvalues", torch.outer(*values) ** 2)
+        self.register_buffer("singular_values", torch.outer(*values))
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:
@@ -54,17 +53,25 @@ class Separable(Operator):
         return _sandwich(self.rows.T, y, self.columns)
 
     def pinv(self, y: Tensor) -> Tensor:
-        return _sandwich(self.rows_pinv, y, self.columns_pinv.T)
+        inverse = reciprocal(self.singular_values).to(y.dtype)
+        inside = inverse * _sandwich(self.rows_left.T, y, self.columns_left)
+        return _sandwich(self.rows_basis.T, inside, self.columns_basis)
 
     def norm(self) -> float:
-        return float(self.eigenvalues.max()) ** 0.5
+        return float(self.singular_values.max())
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        # f(A^T A) = f(0) I + V (f(eigenvalues) - f(0)) V^T, V the singular vectors of both axes.
-        at_zero = f(self.eigenvalues.new_zeros(()))
-        change = (f(self.eigenvalues) - at_zero).to(x.dtype)
+        # f(A^T A) = f(0) I + V (f(s^2) - f(0)) V^T, V the singular vectors of both axes.
+        at_zero = f(self.singular_values.new_zeros(()))
+        change = (f(self.singular_values**2) - at_zero).to(x.dtype)
         inside = change * _sandwich(self.rows_basis, x, self.columns_basis.T)
         return at_zero.to(x.dtype) * x + _sandwich(self.rows_basis.T, inside, self.columns_basis)
+
+
+def reciprocal(singular_values: Tensor, dim: int | None = None) -> Tensor:
+    """``1 / s``, and 0 where s is below ``RCOND`` times the largest (along ``dim``, or of all)."""
+    largest = singular_values.max() if dim is None else singular_values.amax(dim, keepdim=True)
+    return torch.where(singular_values > RCOND * largest, 1 / singular_values, 0.0)
 
 
 def _sandwich(left: Tensor, x: Tensor, right: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""One operator after another."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+from typing_extensions import Self
+
+from randomwalk.errors import InputError
+from randomwalk.operators.operator import Operator
+
+
+class Composition(Operator):
+    """``A(x) = second(first(x))``, linear if both are.
+
+    Args:
+        first: its measurement is an image, ``[C, H, W]``.
+        second: acts on such images.
+
+    Raises:
+        InputError: the two do not fit.
+    """
+
+    def __init__(self, first: Operator, second: Operator) -> None:
+        super().__init__(first.image_shape)
+        if first.measurement_shape != second.image_shape:
+            raise InputError(
+                f"composition: the first operator, {type(first).__name__}, gives {first.measurement_shape}, but the "
+                f"second, {type(second).__name__}, takes images of shape {second.image_shape}"
+            )
+        self.first, self.second = first, second
+        self.linear = first.linear and second.linear
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        return self.second.measurement_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x))
+        return y
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        if not self.linear:
+            return super().adjoint(y)
+        return self.first.adjoint(self.second.adjoint(y))
+
+    def norm(self) -> float:
+        """As of any linear operator; if one of the two is not linear, the product of their bounds."""
+        return super().norm() if self.linear else self.first.norm() * self.second.norm()
+
+    def repeated(self, num: int) -> Self:
+        other = copy.copy(self)
+        other._modules = {"first": self.first.repeated(num), "second": self.second.repeated(num)}
+        return other

@@ -1,0 +1,66 @@
+"""Motion blur: kernels drawn as the path of a shaking camera."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from randomwalk.errors import InputError
+from randomwalk.operators.blur import Blur, Boundary
+
+_POINTS = 500
+
+
+def motion_kernel(size: int, intensity: float, draws: np.random.Generator) -> Tensor:
+    """Kernel ``[size, size]`` of sum 1: how long a camera that moves at constant speed looks at each pixel.
+
+    The path is between half the kernel and all of it long and starts in any direction. The direction then does a random
+    walk, whose standard deviation at the end is ``2 intensity`` radians, and jumps anywhere ``Poisson(2 intensity)``
+    times: 0 is a straight line, 1 is tangled. The kernel has the mean of the path in its middle, and a point of the
+    path is shared by the four pixels around it (bilinear weights).
+
+    Args:
+        size: odd, in pixels.
+        intensity: between 0 and 1.
+        draws: where the path comes from.
+    """
+    if size < 1 or size % 2 == 0:
+        raise InputError(f"motion_blur: kernel_size={size}; expected an odd number of pixels")
+    if not 0 <= intensity <= 1:
+        raise InputError(f"motion_blur: intensity={intensity}; expected a number from 0 (straight) to 1 (tangled)")
+    length = draws.uniform(0.5, 1) * (size - 1)
+    turns = draws.normal(0, 2 * intensity / _POINTS**0.5, _POINTS)
+    turns[0] = draws.uniform(0, 2 * np.pi)
+    for jump in draws.integers(1, _POINTS, draws.poisson(2 * intensity)):
+        turns[jump] += draws.uniform(-np.pi, np.pi)
+    angles = np.cumsum(turns)
+    path = np.cumsum(np.stack([np.sin(angles), np.cos(angles)], 1), 0) * length / _POINTS
+    path += (size - 1) / 2 - path.mean(0)  # no point is further than length / 2 from the mean, so all fit in
+    kernel = np.zeros((size, size))
+    corner = np.clip(np.floor(path).astype(int), 0, max(size - 2, 0))
+    for step in np.ndindex(2, 2) if size > 1 else [(0, 0)]:
+        weight = np.prod(1 - np.abs(path - corner - step), axis=1)
+        np.add.at(kernel, tuple((corner + step).T), weight)
+    return torch.from_numpy(kernel / kernel.sum())
+
+
+def make_motion_blur(
+    image_shape: Sequence[int],
+    generators: Sequence[np.random.Generator],
+    kernel_size: int = 61,
+    intensity: float = 0.5,
+    boundary: Boundary = "reflect",
+) -> Blur:
+    """Blur with one motion kernel for each generator.
+
+    Args:
+        image_shape: ``(C, H, W)``.
+        generators: one for each image.
+        kernel_size, intensity: see :func:`motion_kernel`.
+        boundary: see :class:`Blur`; circular has a spectral decomposition.
+    """
+    kernels = [motion_kernel(kernel_size, intensity, draws) for draws in generators]
+    return Blur(image_shape, torch.stack(kernels)[:, None], boundary)

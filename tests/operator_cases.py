@@ -1,0 +1,122 @@
+"""One line for each operator and setting that the tests of operators run on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from randomwalk import operators
+from randomwalk.operators import Dense, Operator
+from randomwalk.rng import generator
+
+Shape = tuple[int, int, int]
+Case = tuple[str, dict[str, Any], Shape]
+
+
+class Correlation(Operator):
+    """What a user writes: only forward. A correlation with a small kernel, and a weight for each channel."""
+
+    def __init__(self, image_shape: Shape) -> None:
+        super().__init__(image_shape)
+        taps = torch.randn((image_shape[0], 1, 3, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        self.register_buffer("taps", taps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(x, self.get_buffer("taps").to(x.dtype), stride=2, groups=x.shape[1])
+
+
+class Square(Operator):
+    """Differentiable and not linear."""
+
+    linear = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+def random_kernel(rows: int, columns: int, seed: int = 0) -> Tensor:
+    """A kernel without any symmetry, and not the product of a row and a column."""
+    return torch.rand((rows, columns), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+_BOUNDARIES = ("reflect", "replicate", "zero", "circular")
+
+LINEAR: list[Case] = [
+    ("denoising", {}, (3, 4, 6)),
+    ("inpainting", {"missing": 0.6}, (3, 6, 5)),
+    ("inpainting", {"mask": "box", "box_size": [2, 4], "margin": 1}, (1, 8, 6)),
+    *(("super_resolution", {"factor": f}, s) for f, s in ((1, (1, 4, 5)), (2, (2, 4, 8)), (3, (1, 9, 6)))),
+    ("super_resolution", {"factor": 4}, (3, 4, 12)),
+    ("super_resolution", {"factor": 5}, (1, 5, 15)),
+    *(("gaussian_blur", {"std": 0.6, "boundary": b}, (2, 6, 5)) for b in _BOUNDARIES),
+    ("gaussian_blur", {"std": 1.0, "kernel_size": 15}, (1, 5, 3)),  # wider than the image
+    ("gaussian_blur", {"std": 0.5}, (1, 1, 4)),
+    *(("motion_blur", {"kernel_size": 5, "boundary": b}, (2, 7, 6)) for b in _BOUNDARIES),
+    ("motion_blur", {"kernel_size": 13, "intensity": 1.0}, (1, 5, 4)),
+    ("motion_blur", {"kernel_size": 13, "intensity": 1.0, "boundary": "circular"}, (1, 5, 4)),
+    ("motion_blur", {"kernel_size": 5, "dense": True}, (1, 5, 6)),
+    *(("blur", {"kernel": random_kernel(3, 4), "boundary": b}, (1, 6, 7)) for b in _BOUNDARIES),
+    ("blur", {"kernel": torch.outer(torch.tensor([1.0, 4, 2]), torch.tensor([3.0, 1]))}, (1, 6, 7)),  # separable
+    ("colorization", {}, (3, 5, 4)),
+    ("compressed_sensing", {"ratio": 0.3}, (2, 5, 3)),
+    ("compressed_sensing", {"ratio": 1.0}, (1, 4, 4)),
+    ("compressed_sensing", {"ratio": 0.4, "matrix": "dense"}, (3, 3, 4)),
+    ("fourier_subsampling", {"acceleration": 2.0}, (2, 6, 8)),
+    ("fourier_subsampling", {"acceleration": 2.5}, (1, 5, 7)),
+    ("fourier_subsampling", {"acceleration": 1.0}, (1, 4, 3)),
+    (
+        "composition",
+        {"first": {"name": "motion_blur", "kernel_size": 3}, "second": {"name": "inpainting", "missing": 0.5}},
+        (2, 5, 6),
+    ),
+    (
+        "composition",
+        {"first": {"name": "inpainting", "missing": 0.3}, "second": {"name": "super_resolution", "factor": 2}},
+        (1, 6, 4),
+    ),
+    ("user", {}, (2, 7, 6)),
+    ("user", {"dense": True}, (2, 7, 6)),
+]
+
+NONLINEAR: list[Case] = [
+    ("phase_retrieval", {}, (2, 8, 12)),
+    ("phase_retrieval", {"oversample": 4.0}, (1, 5, 7)),
+    ("hdr", {"factor": 2.0}, (3, 4, 5)),
+    ("jpeg", {"quality": 30}, (3, 17, 20)),
+    ("jpeg", {"quality": 80, "subsampling": "4:4:4"}, (3, 8, 9)),
+    ("jpeg", {"quality": 10}, (1, 9, 16)),
+    (
+        "composition",
+        {"first": {"name": "gaussian_blur", "std": 1.0}, "second": {"name": "hdr"}},
+        (1, 6, 5),
+    ),
+]
+
+
+def label(case: Case) -> str:
+    name, settings, shape = case
+    words = [str(value) for value in settings.values() if isinstance(value, (str, int, float))]
+    return "-".join([name, *words, "x".join(map(str, shape))])
+
+
+def build(case: Case, images: range = range(1)) -> Operator:
+    """The operator of these images."""
+    name, settings, shape = case
+    if name == "user":
+        return Dense.of(Correlation(shape)) if settings else Correlation(shape)
+    draws = [generator(3, image) for image in images]
+    return operators.make(name, image_shape=shape, generators=draws, **settings)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def dense(operator: Operator) -> Tensor:
+    """A as a matrix, column by column; of an operator with one state."""
+    size = int(np.prod(operator.image_shape))
+    images = torch.eye(size, dtype=torch.float64).reshape(size, *operator.image_shape)
+    return operator(images).reshape(size, -1).T
