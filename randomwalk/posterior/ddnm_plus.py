@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from randomwalk.posterior.ddrm import remaining
 from randomwalk.posterior.sampler import Callback, Needs, PosteriorSampler, Problem, require
-from randomwalk.posterior.steps import seen
+from randomwalk.posterior.steps import Mask, seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +86,22 @@ class DDNMPlus(PosteriorSampler):
             callback(step, x, levels[k])
         return x
 
-    def _step(
-        self, problem: Problem, x: Tensor, z: Tensor, measured: Callable[[Tensor], Tensor], s: float, p: float
-    ) -> Tensor:
-        spectral, eta = problem.operator.spectral, problem.eta
-        keep = math.sqrt(1 - self.stochasticity**2)
-
-        def trust(t: Tensor) -> Tensor:
-            return torch.where(measured(t), torch.where(above(t), 1, keep * p * t.sqrt() / (eta or 1)), 0)
+    def _step(self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, s: float, p: float) -> Tensor:
+        spectral, eta, c = problem.operator.spectral, problem.eta, self.stochasticity
+        keep = p * math.sqrt(1 - c**2)
 
         def above(t: Tensor) -> Tensor:
             return p * t.sqrt() >= eta
 
+        def trust(t: Tensor) -> Tensor:
+            return torch.where(measured(t), torch.where(above(t), 1, keep * t.sqrt() / (eta or 1)), 0)
+
         def noise(t: Tensor) -> Tensor:
             replaced = measured(t) & above(t) & (eta > 0)
-            return torch.where(replaced, remaining(t, p, eta), self.stochasticity * p)
+            return torch.where(replaced, remaining(t, p, eta), c * p)
 
         denoised = problem.denoiser(x, s)
-        move = (x - denoised) * keep * p / s
+        move = keep / s * (x - denoised)
         if eta > 0:
             move = spectral(lambda t: (~measured(t)).to(t), move)
         x = denoised + spectral(trust, z - denoised) + move

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.posterior.sampler import Callback, Needs, PosteriorSampler, Problem, require
-from randomwalk.posterior.steps import pairs, seen
+from randomwalk.posterior.steps import Mask, pairs, seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,36 +49,40 @@ class DDRM(PosteriorSampler):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a number from 0 to 1")
 
     def run(self, problem: Problem, callback: Callback) -> Tensor:
-        levels, spectral = self.levels(), problem.operator.spectral
-        z, measured, eta = problem.operator.pinv(problem.y), seen(problem.operator), problem.eta
-        keep = math.sqrt(1 - self.stochasticity**2)
-
-        def toward_z(t: Tensor, p: float) -> Tensor:
-            above = torch.where(p * t.sqrt() >= eta, self.stochasticity_measured, keep * p * t.sqrt() / (eta or 1))
-            return torch.where(measured(t), above, 0)
-
-        def noise(t: Tensor, p: float) -> Tensor:
-            left = remaining(t, p, self.stochasticity_measured * eta)
-            return torch.where(measured(t) & (p * t.sqrt() >= eta), left, self.stochasticity * p)
-
-        x = self._start(problem, z, levels[0])
+        levels, z, measured = self.levels(), problem.operator.pinv(problem.y), seen(problem.operator)
+        x = self._start(problem, z, measured, levels[0])
         for k, (s, p) in enumerate(pairs(levels)):
-            denoised = problem.denoiser(x, s)
-            unmeasured = spectral(lambda t: (~measured(t)).to(t), x - denoised)
-            x = denoised + spectral(lambda t, p=p: toward_z(t, p), z - denoised) + keep * p / s * unmeasured
-            if p > 0:
-                x = x + spectral(lambda t, p=p: noise(t, p), problem.normal())
+            x = self._step(problem, x, z, measured, s, p)
             callback(k, x, s)
         return x
 
-    def _start(self, problem: Problem, z: Tensor, s: float) -> Tensor:
-        measured, eta = seen(problem.operator), problem.eta
+    def _start(self, problem: Problem, z: Tensor, measured: Mask, s: float) -> Tensor:
+        spectral, eta = problem.operator.spectral, problem.eta
 
         def known(t: Tensor) -> Tensor:
             return measured(t) & (s * t.sqrt() >= eta)
 
-        n = problem.operator.spectral(lambda t: torch.where(known(t), remaining(t, s, eta), s), problem.normal())
-        return n + problem.operator.spectral(lambda t: known(t).to(t), z)
+        n = spectral(lambda t: torch.where(known(t), remaining(t, s, eta), s), problem.normal())
+        return n + spectral(lambda t: known(t).to(t), z)
+
+    def _step(self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, s: float, p: float) -> Tensor:
+        spectral, eta = problem.operator.spectral, problem.eta
+        c, b = self.stochasticity, self.stochasticity_measured
+        keep = p * math.sqrt(1 - c**2)
+
+        def above(t: Tensor) -> Tensor:
+            return p * t.sqrt() >= eta
+
+        def trust(t: Tensor) -> Tensor:
+            return torch.where(measured(t), torch.where(above(t), b, keep * t.sqrt() / (eta or 1)), 0)
+
+        def noise(t: Tensor) -> Tensor:
+            return torch.where(measured(t) & above(t), remaining(t, p, b * eta), c * p)
+
+        denoised = problem.denoiser(x, s)
+        unmeasured = spectral(lambda t: (~measured(t)).to(t), x - denoised)
+        x = denoised + spectral(trust, z - denoised) + keep / s * unmeasured
+        return x + spectral(noise, problem.normal()) if p > 0 else x
 
 
 def remaining(t: Tensor, p: float, eta: float) -> Tensor:

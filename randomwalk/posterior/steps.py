@@ -11,6 +11,8 @@ from torch import Tensor
 from randomwalk.operators import Operator
 from randomwalk.posterior.sampler import Problem
 
+Mask = Callable[[Tensor], Tensor]
+
 RCOND = 1e-4
 """Singular values below this share of the largest are 0."""
 
@@ -42,7 +44,7 @@ def ddim(problem: Problem, x: Tensor, clean: Tensor, s: float, p: float, stochas
     return moved + v * problem.normal() if v > 0 else moved
 
 
-def seen(operator: Operator) -> Callable[[Tensor], Tensor]:
+def seen(operator: Operator) -> Mask:
     """Which eigenvalues of ``A^T A`` count as not 0, ``t -> mask``: those of which pseudo-inverses make use."""
     largest = operator.norm() ** 2
     return lambda t: t > max(RCOND**2, 10 * torch.finfo(t.dtype).eps) * largest
