@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,12 +56,7 @@ class GaussianNoise(Noise):
     name = "gaussian"
 
     def __init__(self, std: float, pixel_range: Sequence[float] = (-1, 1)) -> None:
-        low, high = pixel_range
-        if not low < high:
-            raise InputError(f"noise: pixel_range={tuple(pixel_range)}; expected black below white, as in [-1, 1]")
-        if not 0 < std < math.inf:
-            raise InputError(f"noise: std={std}; expected a positive number")
-        self.std = std * 2 / (high - low)
+        self.std = _in_our_units(std, pixel_range)
 
     def apply(self, y: Tensor, draws: Draws) -> Tensor:
         return y + self.std * draws.normal(y.shape[1:]).to(y)
@@ -68,6 +66,138 @@ class GaussianNoise(Noise):
         residual = (y - clean).flatten(1)
         constant = residual.shape[1] / 2 * math.log(2 * math.pi * self.std**2)
         return -residual.square().sum(1) / (2 * self.std**2) - constant
+
+
+class LaplaceNoise(Noise):
+    """``y + e`` with the density ``exp(-|e| / b) / (2 b)`` in every number of the measurement: noise with outliers.
+
+    Args:
+        std: standard deviation ``sqrt(2) b``, on the scale of ``pixel_range``.
+        pixel_range: black and white of that scale, see :class:`GaussianNoise`.
+
+    Raises:
+        InputError: ``std`` is not positive or the range is empty.
+    """
+
+    name = "laplace"
+
+    def __init__(self, std: float, pixel_range: Sequence[float] = (-1, 1)) -> None:
+        self.std = _in_our_units(std, pixel_range)
+        self.scale = self.std / math.sqrt(2)
+
+    def apply(self, y: Tensor, draws: Draws) -> Tensor:
+        # |e| / b = -log P(|n| is larger) has the exponential distribution, n being normal.
+        n = draws.normal(y.shape[1:]).double()
+        size = -(math.log(2) + torch.special.log_ndtr(-n.abs()))
+        return y + (self.scale * n.sign() * size).to(y)
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """``-||y - A(x)||_1 / b - m log(2 b)``."""
+        residual = (y - clean).flatten(1)
+        return -residual.abs().sum(1) / self.scale - residual.shape[1] * math.log(2 * self.scale)
+
+
+class PoissonNoise(Noise):
+    """Counts of photons: ``k ~ Poisson(peak (A(x) + 1) / 2)``, given as ``y = 2 k / peak - 1`` in [-1, 1] pixel units.
+
+    Black (-1) gives none and white (+1) ``peak`` photons in the mean, so ``Var[y] = 2 (A(x) + 1) / peak``: it is for
+    operators whose measurements are pixels. An image x of a sampler may be darker than black; there, below 0.1 photons,
+    the log-likelihood goes on along its tangent, which below black is not let fall as x gets lighter.
+
+    Args:
+        peak: photons at white. The rate 1 of a scale of [0, 255], as in diffusion posterior sampling, is 255.
+
+    Attributes:
+        std: at mid-grey, ``sqrt(2 / peak)``.
+
+    Raises:
+        InputError: ``peak`` is not positive.
+    """
+
+    name = "poisson"
+    lowest = 0.1
+    """Intensity, in photons, below which the log-likelihood is continued."""
+
+    def __init__(self, peak: float) -> None:
+        if not 0 < peak < math.inf:
+            raise InputError(f"noise: peak={peak}; expected a positive number of photons at white")
+        self.peak = peak
+        self.std = math.sqrt(2 / peak)
+
+    def apply(self, y: Tensor, draws: Draws) -> Tensor:
+        """See :meth:`Noise.apply`.
+
+        Raises:
+            InputError: the measurement is far darker than black, hence no image.
+        """
+        from scipy.stats import poisson
+
+        if y.min() < -1.5:  # a sharpening operator overshoots a little; that is dark
+            raise InputError(
+                f"noise: poisson is for measurements that are pixels, from -1 (no photons) on, but this operator gives "
+                f"{float(y.min()):.2f}; take gaussian noise, or another operator"
+            )
+        intensity = (self.peak * (y.detach().double() + 1) / 2).clamp(min=0).cpu().numpy()
+        uniform = torch.special.ndtr(draws.normal(y.shape[1:]).double()).cpu().numpy()
+        counts = np.where(intensity > 0, poisson.ppf(uniform, np.maximum(intensity, 1e-300)), 0.0)
+        return torch.from_numpy(2 * counts / self.peak - 1).to(y)
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """``sum k log(lambda) - lambda - log(k!)`` with ``lambda = peak (A(x) + 1) / 2``."""
+        counts, intensity = self.peak * (y + 1) / 2, self.peak * (clean + 1) / 2
+        bright = intensity.clamp(min=self.lowest)
+        slope = counts / self.lowest - 1
+        continued = slope * (intensity.clamp(0, self.lowest) - self.lowest) + slope.relu() * intensity.clamp(max=0)
+        return (counts * bright.log() - bright - torch.lgamma(counts + 1) + continued).flatten(1).sum(1)
+
+
+class NoNoise(Noise):
+    """``y = A(x)`` exactly; it has no density, so that samplers which follow a likelihood can't use it."""
+
+    name = "none"
+    std = 0.0
+
+    def apply(self, y: Tensor, draws: Draws) -> Tensor:
+        return y
+
+    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
+        """0 where the two agree to rounding, and minus infinity elsewhere."""
+        same = torch.isclose(y, clean, rtol=1e-5, atol=1e-6).flatten(1).all(1)
+        return torch.where(same, 0.0, -math.inf).to(y.dtype)
+
+
+NOISES: dict[str, Callable[..., Noise]] = {
+    "gaussian": GaussianNoise,
+    "laplace": LaplaceNoise,
+    "poisson": PoissonNoise,
+    "none": NoNoise,
+}
+
+
+def make(name: str, **settings: Any) -> Noise:
+    """The noise called ``name``, one of ``NOISES``, with the settings of its class.
+
+    Raises:
+        InputError: an unknown name or setting, or an impossible value.
+    """
+    if name not in NOISES:
+        raise InputError(f"noise {name!r}: unknown; expected one of {', '.join(NOISES)}")
+    allowed = inspect.signature(NOISES[name]).parameters
+    if unknown := sorted(set(settings) - set(allowed)):
+        raise InputError(
+            f"noise {name!r}: unknown setting {', '.join(unknown)}; allowed: {', '.join(allowed) or 'none'}"
+        )
+    return NOISES[name](**settings)
+
+
+def _in_our_units(std: float, pixel_range: Sequence[float]) -> float:
+    """A standard deviation on the scale of ``pixel_range``, on [-1, 1]."""
+    low, high = pixel_range
+    if not low < high:
+        raise InputError(f"noise: pixel_range={tuple(pixel_range)}; expected black below white, as in [-1, 1]")
+    if not 0 < std < math.inf:
+        raise InputError(f"noise: std={std}; expected a positive number")
+    return std * 2 / (high - low)
 
 
 class Likelihood:
@@ -94,7 +224,13 @@ class Likelihood:
         return self.noise.log_prob(self.measurement, self.operator(x))
 
     def score(self, x: Tensor) -> Tensor:
-        """``grad_x log f(y | x)``, for Gaussian noise ``J(x)^T (y - A(x)) / std^2``, where ``J = A`` if A is linear."""
+        """``grad_x log f(y | x)``, for Gaussian noise ``J(x)^T (y - A(x)) / std^2``, where ``J = A`` if A is linear.
+
+        Raises:
+            InputError: there is no noise, hence no density.
+        """
+        if self.noise.std == 0:
+            raise InputError("noise 'none' has no likelihood score; take a sampler that does without, or some noise")
         if self.operator.linear and isinstance(self.noise, GaussianNoise):
             return self.operator.adjoint(self.measurement - self.operator(x)) / self.std**2
         with torch.enable_grad():
