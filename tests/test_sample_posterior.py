@@ -1,0 +1,249 @@
+"""sample.py with a measurement: every sampler, several samples of an image, and whether their spread is right."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sampling_tools import SIZE, arrays_of, files_of, make_config, read_metrics
+
+from randomwalk import calibration, cli, sampling
+from randomwalk.config.samplers import POSTERIOR_NAMES
+from randomwalk.noise import GaussianNoise, Likelihood
+from randomwalk.posterior import POSTERIOR_SAMPLERS
+from randomwalk.rng import ImageDraws, generator
+from randomwalk.runs import RunFolder
+from randomwalk.samplers import RandomWalk
+from randomwalk.task import Task, load_task
+
+STEPS = 4
+SCHEDULE = {"name": "geometric", "num_steps": STEPS, "sigma_min": 0.1, "sigma_max": 20.0}
+REQUIRED = {"random_walk": {"step_scale": 0.7}, "split_gibbs": {"prior_steps": 2}, "daps": {"ode_steps": 2}}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def sampler(name: str, **settings: Any) -> dict[str, Any]:
+    return {"name": name, **REQUIRED.get(name, {}), **settings, "schedule": SCHEDULE}
+
+
+# --- every sampler -------------------------------------------------------------------------------------------
+
+COUNTS = {
+    "random_walk": (STEPS, 0),
+    "dps": (STEPS, STEPS),
+    "pigdm": (STEPS, STEPS),
+    "ddrm": (STEPS, 0),
+    "ddnm_plus": (STEPS, 0),
+    "diffpir": (STEPS, 0),
+    "daps": (2 * STEPS - 1, 0),  # the last level is the lowest, from which there is one step
+    "mmps": (STEPS, 4 * STEPS),
+    "tds": (STEPS, STEPS - 1),
+}
+"""Evaluations and vector-Jacobian products for each sample, of those for which they are known beforehand."""
+
+
+@pytest.mark.parametrize("name", POSTERIOR_NAMES)
+def test_every_sampler_runs_and_is_counted(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = make_config(tmp_path, count=2, sampler=sampler(name), num_samples=2, batch_size=3)
+    assert sampling.run(config) == 0
+    shown = capfd.readouterr()
+    steps = load_task(config, torch.device("cpu")).num_steps
+    batches = 2
+    assert f"{batches * steps}/{batches * steps} steps" in shown.err
+    rows = [row for row in read_metrics(Path(config.output)) if row["sample"] != "mean"]
+    found = {(int(row["evaluations"]), int(row["vjps"])) for row in rows}
+    assert len(rows) == 4 and len(found) == 1
+    evaluations, vjps = found.pop()
+    if name in COUNTS:
+        assert (evaluations, vjps) == COUNTS[name]
+    assert evaluations >= STEPS and (vjps > 0) == POSTERIOR_SAMPLERS[name].needs.gradient
+    assert f"{evaluations} network evaluations" in shown.out
+    assert (f"{vjps} vector-Jacobian products" in shown.out) == (vjps > 0)
+    run = Path(config.output)
+    assert (run / "schedule.png").is_file() and getattr(Image.open(run / "schedule.png"), "width", 0) > 300
+    assert all(np.isfinite(x).all() for x in arrays_of(run).values())
+
+
+def test_the_random_walk_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    """Start, then steps, from the stream of (seed, image, 1 + sample), by the walk of randomwalk.samplers."""
+    config = make_config(tmp_path, count=2, num_samples=2, batch_size=4, start={"mean": -0.5, "std": 3.0})
+    assert sampling.run(config) == 0
+    task = load_task(config, torch.device("cpu"))
+    operator, draws = task.make_operator([0, 0, 1, 1])
+    truth = torch.stack([task.load_image(i) for i in (0, 0, 1, 1)])
+    noise = GaussianNoise(0.2)
+    likelihood = Likelihood(operator, noise.apply(operator(truth), draws), noise)
+    walks = ImageDraws([generator(config.seed, image, 1 + s) for image in (0, 1) for s in (0, 1)])
+    x = -0.5 + 3.0 * walks.normal(task.image_shape)
+    walk = RandomWalk(0.7, 0.0, 1.0, preconditioned=True)
+    expected = walk.sample(task.denoiser, x, task.sigmas, likelihood, noise=walks.noise)
+    found = [value for name, value in arrays_of(Path(config.output)).items() if "_sample" in name]
+    np.testing.assert_array_equal(np.stack(found), expected.numpy())
+
+
+@pytest.mark.parametrize("name", ["dps", "ddrm", "split_gibbs"])
+def test_samples_do_not_depend_on_the_batch(name: str, tmp_path: Path) -> None:
+    runs = []
+    for size in (1, 4):
+        config = make_config(tmp_path / str(size), count=2, sampler=sampler(name), num_samples=2, batch_size=size)
+        assert sampling.run(config) == 0
+        runs.append(arrays_of(Path(config.output)))
+    for key, value in runs[0].items():
+        np.testing.assert_allclose(value, runs[1][key], atol=1e-4)
+
+
+def test_refusals_come_before_anything_starts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = make_config(tmp_path, count=1, sampler=sampler("random_walk", step_scale=3.0))
+    assert cli.run(lambda: sampling.run(config)) == 2
+    assert "step_scale=3.0" in capfd.readouterr().err and not Path(config.output).exists()
+
+
+def test_the_sampler_is_asked_whether_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def check(self: Any, operator: Any, noise: Any) -> None:
+        asked.append((type(operator).__name__, noise.name))
+
+    monkeypatch.setattr(POSTERIOR_SAMPLERS["ddrm"], "check", check)
+    load_task(make_config(tmp_path, count=1, sampler=sampler("ddrm")), torch.device("cpu"))
+    assert asked == [("Inpainting", "gaussian")]
+
+
+# --- particles -----------------------------------------------------------------------------------------------
+
+
+def test_particles_of_an_image_are_made_together(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Batches are whole images, of batch_size rows at most if that can be, and the samples do not depend on them."""
+    runs, sizes = [], {2: [3, 3, 3], 7: [6, 3]}
+    for size, expected in sizes.items():
+        folder, weak = tmp_path / str(size), {"operator": {"name": "denoising"}, "noise": {"std": 5.0}}
+        config = make_config(folder, count=3, measurement=weak, sampler=sampler("tds"), num_samples=3, batch_size=size)
+        task = load_task(config, torch.device("cpu"))
+        assert [len(batch) for batch in task.batches()] == expected
+        assert all(len({u.image for u in batch}) * 3 == len(batch) for batch in task.batches())
+        assert sampling.run(config) == 0
+        note = "note: tds makes the 3 samples of an image together: a batch has 3 rows, although batch_size is 2"
+        assert (note in capfd.readouterr().err) == (size == 2)
+        runs.append(arrays_of(Path(config.output)))
+    for key, value in runs[0].items():
+        np.testing.assert_allclose(value, runs[1][key], atol=1e-4)
+
+
+def test_one_particle_is_warned_of(tmp_path: Path) -> None:
+    task = load_task(make_config(tmp_path, count=1, sampler=sampler("tds")), torch.device("cpu"))
+    assert len(task.notes) == 1 and "num_samples: 1" in task.notes[0]
+
+
+def test_an_image_that_does_not_decode_takes_its_particles_along(tmp_path: Path) -> None:
+    config = make_config(tmp_path, count=3, sampler=sampler("tds"), num_samples=2, batch_size=6)
+    path = Path(config.data.path) / "picture b.png"  # type: ignore[union-attr]
+    path.write_bytes(path.read_bytes()[:60])
+    assert sampling.run(config) == 1
+    rows = read_metrics(Path(config.output))
+    assert [(row["image"], row["sample"]) for row in rows] == [(i, s) for i in "02" for s in ("0", "1", "mean")]
+
+
+# --- calibration ---------------------------------------------------------------------------------------------
+
+
+def read_calibration(run: Path) -> list[dict[str, str]]:
+    with (run / "calibration.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_calibration_is_that_of_the_arrays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = make_config(tmp_path, count=4, num_samples=9, batch_size=16)
+    assert sampling.run(config) == 0
+    run, task = Path(config.output), load_task(config, torch.device("cpu"))
+    arrays, inside, counts = list(arrays_of(run).items()), 0.0, []
+    for i in range(4):
+        samples = np.stack([v for name, v in arrays if name.startswith(f"000{i}") and "_sample" in name])
+        truth, shown = task.load_image(i).numpy(), np.sort(calibration.grey_values(samples), axis=0)
+        grey = calibration.grey_values(truth)
+        ranks = calibration.pixel_ranks(samples, truth, generator(config.seed, i, 0, 1))
+        counts.append(calibration.counts(ranks, 9))
+        inside += ((shown[0] < grey) & (grey < shown[-1])).mean() / 4
+    rows = [row for row in read_calibration(run) if row["pixels"] == "all"]
+    shares = [float(row["found"]) for row in rows if row["quantity"] == "share_of_rank"]
+    np.testing.assert_allclose(shares, np.sum(counts, 0) / (4 * SIZE**2), atol=1e-6)
+    widest = next(row for row in rows if row["quantity"] == "coverage" and row["rank"] == "1")
+    assert float(widest["expected"]) == 0.8 and widest["images"] == "4"
+    assert float(widest["found"]) == pytest.approx(inside, abs=0.02)  # ties at the ends
+    assert {row["pixels"] for row in read_calibration(run)} == {"contested", "all"}
+    text = capfd.readouterr().out
+    assert "80% intervals cover" in text and "calibration.png" in text and "of the contested pixels" in text
+    assert getattr(Image.open(run / "calibration.png"), "width", 0) > 800
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift", "verdict"), [(1.0, 0.0, "as it should be"), (0.3, 0.0, "too narrow"), (1.0, 0.5, "too bright")]
+)
+def test_a_run_tells_right_samples_from_wrong_ones(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    factor: float,
+    shift: float,
+    verdict: str,
+) -> None:
+    """Samples that are exchangeable with the true images, or were, before they were narrowed or shifted."""
+
+    def load_image(self: Task, image: int) -> torch.Tensor:
+        return 0.3 * torch.from_numpy(generator(99, image).standard_normal((1, SIZE, SIZE), dtype=np.float32))
+
+    def posterior(self: Task, operator: Any, y: torch.Tensor, probe: Any, draws: Any, callback: Any) -> torch.Tensor:
+        x = draws.normal(self.image_shape)
+        for k in range(self.num_steps):
+            probe(x, 1.0)
+            callback(k, x, 1.0)
+        return shift + factor * 0.3 * x
+
+    monkeypatch.setattr(Task, "load_image", load_image)
+    monkeypatch.setattr(Task, "_sample_posterior", posterior)
+    config = make_config(tmp_path, count=10, num_samples=9, batch_size=90, animation_frames=0)
+    assert sampling.run(config) == 0
+    line = next(line for line in capfd.readouterr().out.splitlines() if "contested pixels" in line)
+    assert "80% intervals cover" in line and verdict in line, line
+    rows = [row for row in read_calibration(Path(config.output)) if row["pixels"] == "contested"]
+    far = [abs(float(r["found"]) - float(r["expected"])) > 4 * float(r["standard_error"]) for r in rows]
+    assert any(far) == (verdict != "as it should be")
+
+
+def test_a_resumed_run_ends_with_the_same_calibration(tmp_path: Path) -> None:
+    config = make_config(tmp_path, count=2, num_samples=3, batch_size=2)
+    assert sampling.run(config) == 0
+    run = Path(config.output)
+    before = files_of(run)
+    assert {"calibration.csv", "calibration.png"} <= before.keys()
+    next((run / "arrays").glob("0001*_sample1.npy")).unlink()
+    (run / "calibration.csv").unlink()
+    assert sampling.run(config, RunFolder.resume(run)) == 0
+    assert files_of(run) == before
+
+
+def test_one_image_has_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = make_config(tmp_path, count=1, num_samples=2)
+    assert sampling.run(config) == 0
+    assert "33.3% intervals cover" in (text := capfd.readouterr().out) and "one image" in text
+    assert {row["standard_error"] for row in read_calibration(Path(config.output))} == {""}
+
+
+def test_single_samples_have_no_calibration(tmp_path: Path) -> None:
+    config = make_config(tmp_path, count=1)
+    assert sampling.run(config) == 0
+    assert not (Path(config.output) / "calibration.csv").exists()
+    assert math.isfinite(float(read_metrics(Path(config.output))[0]["psnr"]))
