@@ -143,7 +143,7 @@ def test_operators_that_are_not_linear(case: Case) -> None:
 
 def test_dense_has_a_memory_limit() -> None:
     with pytest.raises(InputError, match=r"takes 72\.0 GiB, more than 1; dense is for small images"):
-        operators.make("denoising", image_shape=(3, 256, 128), dense=True)
+        Dense.of(operators.make("denoising", image_shape=(3, 256, 128)))
     with pytest.raises(InputError, match="Square is not linear and has no matrix"):
         Dense.of(Square((1, 2, 2)))
     with pytest.raises(InputError, match=r"shape \(1, 3, 5\); expected \(3, 4\)"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from randomwalk.config.base import Count, Natural, Pair, Positive, Settings, Text, TwoOrMore
+from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Pair, Positive, Settings, Text, TwoOrMore
 
 
 class IdentitySettings(Settings):
@@ -53,30 +53,214 @@ class SuperResolutionSettings(Settings):
     """Divides the height and the width of the images."""
 
 
-OperatorSettings = Annotated[
-    IdentitySettings | InpaintingSettings | SuperResolutionSettings, Field(discriminator="name")
-]
+Boundary = Literal["reflect", "replicate", "zero", "circular"]
 
 
-class GaussianNoiseSettings(Settings):
-    """Additive white Gaussian noise."""
+class GaussianBlurSettings(Settings):
+    """A x = blur with a Gaussian."""
 
-    name: Literal["gaussian"] = "gaussian"
+    name: Literal["gaussian_blur"]
+    std: Positive = 3.0
+    """Of the Gaussian, in pixels."""
+    kernel_size: Count | None = None
+    """Odd; cuts the kernel off, which without it happens at 4 standard deviations."""
+    boundary: Boundary = "reflect"
+    """How the image goes on beyond its border."""
+
+    @model_validator(mode="after")
+    def _odd(self) -> GaussianBlurSettings:
+        _require_odd(self.kernel_size)
+        return self
+
+
+class MotionBlurSettings(Settings):
+    """A x = blur with the path of a shaking camera, drawn for each image."""
+
+    name: Literal["motion_blur"]
+    kernel_size: Count = 61
+    """Odd, in pixels; the path is between half of it and all of it long."""
+    intensity: Fraction = 0.5
+    """0 is a straight line, 1 a tangled one."""
+    boundary: Boundary = "reflect"
+    """How the image goes on beyond its border; circular has a closed-form decomposition, which some samplers need."""
+    dense: bool = False
+    """Decompose the blur as a matrix, for samplers that need it; for small images."""
+
+    @model_validator(mode="after")
+    def _odd(self) -> MotionBlurSettings:
+        _require_odd(self.kernel_size)
+        return self
+
+
+class BlurSettings(Settings):
+    """A x = correlation with a kernel from a file."""
+
+    name: Literal["blur"]
+    file: Text
+    """The kernel: an image (its grey values) or a two-dimensional .npy file."""
+    normalize: bool = True
+    """Scale the kernel to sum 1."""
+    boundary: Boundary = "reflect"
+    """How the image goes on beyond its border; circular has a closed-form decomposition, which some samplers need."""
+    dense: bool = False
+    """Decompose the blur as a matrix, for samplers that need it; for small images."""
+
+
+class ColorizationSettings(Settings):
+    """A x = 0.299 red + 0.587 green + 0.114 blue."""
+
+    name: Literal["colorization"]
+
+
+class CompressedSensingSettings(Settings):
+    """A x = random orthonormal combinations of all pixels, drawn for each image."""
+
+    name: Literal["compressed_sensing"]
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Measurements for each number in the image."""
+    matrix: Literal["hartley", "dense"] = "hartley"
+    """hartley: random signs, a fast transform, random rows of it, at any size; dense: a matrix, for small images."""
+
+
+class FourierSubsamplingSettings(Settings):
+    """A x = some columns of the unitary Fourier transform, drawn for each image, as in magnetic resonance imaging."""
+
+    name: Literal["fourier_subsampling"]
+    acceleration: Annotated[float, Field(ge=1)] = 4.0
+    """One column in so many is measured."""
+    center_fraction: Fraction = 0.08
+    """Share of the columns, at the lowest frequencies, that always is; the others get rarer with the frequency."""
+
+
+class PhaseRetrievalSettings(Settings):
+    """A(x) = modulus of the Fourier transform of the image with a border of zeros. Not linear."""
+
+    name: Literal["phase_retrieval"]
+    oversample: NonNegative = 2.0
+    """The border on each side is oversample / 8 of the image's height or width."""
+
+
+class HDRSettings(Settings):
+    """A(x) = clip(factor x, -1, 1). Not linear."""
+
+    name: Literal["hdr"]
+    factor: Positive = 2.0
+
+
+class JPEGSettings(Settings):
+    """A(x) = JPEG compression, its gradient that of a codec which does not round. Not linear."""
+
+    name: Literal["jpeg"]
+    quality: Annotated[int, Field(ge=1, le=100)] = 10
+    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
+    """Of the chroma: 4:2:0 halves its size along both axes."""
+
+
+_Simple = (
+    IdentitySettings
+    | InpaintingSettings
+    | SuperResolutionSettings
+    | GaussianBlurSettings
+    | MotionBlurSettings
+    | BlurSettings
+    | ColorizationSettings
+    | CompressedSensingSettings
+    | FourierSubsamplingSettings
+    | PhaseRetrievalSettings
+    | HDRSettings
+    | JPEGSettings
+)
+SimpleOperatorSettings = Annotated[_Simple, Field(discriminator="name")]
+
+
+class CompositionSettings(Settings):
+    """A x = second(first(x)), each a section like `operator`."""
+
+    name: Literal["composition"]
+    first: SimpleOperatorSettings
+    """Its measurement must be an image."""
+    second: SimpleOperatorSettings
+    """Acts on the measurement of the first."""
+    dense: bool = False
+    """Decompose the composition as a matrix, for samplers that need it; for linear operators and small images."""
+
+
+OperatorSettings = Annotated[_Simple | CompositionSettings, Field(discriminator="name")]
+
+
+class _AdditiveNoise(Settings):
     std: Positive
     """Standard deviation, in the units of `pixel_range`."""
     pixel_range: Annotated[list[float], Pair] = Field(default=[-1.0, 1.0])
     """The range of the pixels that `std` refers to: 0.2 on [0, 1] is 0.4 on [-1, 1]."""
 
     @model_validator(mode="after")
-    def _range(self) -> GaussianNoiseSettings:
+    def _range(self) -> _AdditiveNoise:
         low, high = self.pixel_range
         if not low < high:
             raise ValueError(f"pixel_range: found {self.pixel_range}; allowed: [black, white], as in [-1, 1]")
         return self
 
 
+class GaussianNoiseSettings(_AdditiveNoise):
+    """Additive white Gaussian noise."""
+
+    name: Literal["gaussian"] = "gaussian"
+
+
+class LaplaceNoiseSettings(_AdditiveNoise):
+    """Additive white Laplace noise, which has outliers."""
+
+    name: Literal["laplace"]
+
+
+class PoissonNoiseSettings(Settings):
+    """Counts of photons, for measurements that are pixels."""
+
+    name: Literal["poisson"]
+    peak: Positive
+    """Photons at white, in the mean; black gives none. A rate of 1 for pixels in [0, 255] is 255."""
+
+
+class NoNoiseSettings(Settings):
+    """Exact measurements, for samplers that do without the likelihood's score."""
+
+    name: Literal["none"]
+
+
+def _gaussian_if_unnamed(value: Any) -> Any:
+    return {"name": "gaussian", **value} if isinstance(value, dict) and "name" not in value else value
+
+
+NoiseSettings = Annotated[
+    GaussianNoiseSettings | LaplaceNoiseSettings | PoissonNoiseSettings | NoNoiseSettings,
+    Field(discriminator="name"),
+    BeforeValidator(_gaussian_if_unnamed),
+]
+
+
 class Measurement(Settings):
     """y = A x + e. Without this section the sampling is unconditional."""
 
     operator: OperatorSettings
-    noise: GaussianNoiseSettings
+    noise: NoiseSettings
+    """Gaussian if it has no name."""
+
+    @model_validator(mode="after")
+    def _photons_come_from_pixels(self) -> Measurement:
+        last = self.operator.second if isinstance(self.operator, CompositionSettings) else self.operator
+        if self.noise.name == "poisson" and last.name in (
+            "compressed_sensing",
+            "fourier_subsampling",
+            "phase_retrieval",
+        ):
+            raise ValueError(
+                f"noise.name: found poisson, which counts the photons of pixels, but {last.name} measures no pixels; "
+                "allowed with it: gaussian, laplace, none"
+            )
+        return self
+
+
+def _require_odd(kernel_size: int | None) -> None:
+    if kernel_size is not None and kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size: found {kernel_size}; allowed: an odd number, so that the kernel has a middle")

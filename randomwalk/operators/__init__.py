@@ -61,15 +61,20 @@ def make_composition(
     generators: Sequence[np.random.Generator],
     first: Mapping[str, Any],
     second: Mapping[str, Any],
-) -> Composition:
-    """``second`` after ``first``, both as ``{"name": ..., **settings}``; what they draw, they draw in this order."""
+    dense: bool = False,
+) -> Composition | Dense:
+    """``second`` after ``first``, both as ``{"name": ..., **settings}``; what they draw, they draw in this order.
+
+    ``dense`` makes a matrix of it, for small images, see :class:`Dense`.
+    """
     inner = make(image_shape=image_shape, generators=generators, **first)
     if len(inner.measurement_shape) != 3:
         raise InputError(
             f"composition: {first['name']} gives measurements of shape {inner.measurement_shape}, which are no images "
             "that another operator could act on; take it as the second"
         )
-    return Composition(inner, make(image_shape=inner.measurement_shape, generators=generators, **second))
+    composed = Composition(inner, make(image_shape=inner.measurement_shape, generators=generators, **second))
+    return Dense.of(composed) if dense else composed
 
 
 OPERATORS: dict[str, Callable[..., Operator]] = {
@@ -94,7 +99,6 @@ def make(
     *,
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator] | None = None,
-    dense: bool = False,
     **settings: Any,
 ) -> Operator:
     """The operator called ``name``.
@@ -104,7 +108,6 @@ def make(
         image_shape: ``(C, H, W)`` of the images.
         generators: one for each image of the batch, used by operators that draw something: image i's mask then
             depends on its generator alone. None means one draw for all images, from ``rng.generator(0)``.
-        dense: as a matrix with a singular value decomposition, for small images, see :class:`Dense`.
         settings: those of the operator, e.g. ``factor`` of super_resolution.
 
     Raises:
@@ -120,5 +123,4 @@ def make(
         )
     if "generators" in parameters:
         settings["generators"] = [generator(0)] if generators is None else generators
-    operator = OPERATORS[name](image_shape, **settings)
-    return Dense.of(operator) if dense else operator
+    return OPERATORS[name](image_shape, **settings)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from randomwalk.errors import InputError
+from randomwalk.operators.dense import Dense
 from randomwalk.operators.operator import RCOND, Operator
 from randomwalk.operators.separable import Separable
 
@@ -211,7 +212,8 @@ def make_blur(
     kernel: Tensor | None = None,
     normalize: bool = True,
     boundary: Boundary = "reflect",
-) -> Blur | SeparableBlur:
+    dense: bool = False,
+) -> Blur | SeparableBlur | Dense:
     """Blur with the kernel of a file; a :class:`SeparableBlur` if the kernel is the product of a row and a column.
 
     Args:
@@ -220,6 +222,7 @@ def make_blur(
         kernel: ``[k, l]``, instead of a file.
         normalize: scale the kernel to sum 1.
         boundary: see :func:`extension`.
+        dense: as a matrix, for small images, see :class:`Dense`; not needed where there is another closed form.
     """
     if file is not None and kernel is None:
         kernel = read_kernel(file)
@@ -233,4 +236,5 @@ def make_blur(
     u, s, vt = torch.linalg.svd(kernel)
     if len(s) == 1 or s[1] <= 1e-12 * s[0]:
         return SeparableBlur(image_shape, u[:, 0] * s[0], vt[0], boundary)
-    return Blur(image_shape, kernel, boundary)
+    blur = Blur(image_shape, kernel, boundary)
+    return Dense.of(blur) if dense else blur

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.operators.blur import Blur, Boundary
+from randomwalk.operators.dense import Dense
 
 _POINTS = 500
 
@@ -53,7 +54,8 @@ def make_motion_blur(
     kernel_size: int = 61,
     intensity: float = 0.5,
     boundary: Boundary = "reflect",
-) -> Blur:
+    dense: bool = False,
+) -> Blur | Dense:
     """Blur with one motion kernel for each generator.
 
     Args:
@@ -61,6 +63,8 @@ def make_motion_blur(
         generators: one for each image.
         kernel_size, intensity: see :func:`motion_kernel`.
         boundary: see :class:`Blur`; circular has a spectral decomposition.
+        dense: as a matrix, for small images, see :class:`Dense`.
     """
     kernels = [motion_kernel(kernel_size, intensity, draws) for draws in generators]
-    return Blur(image_shape, torch.stack(kernels)[:, None], boundary)
+    blur = Blur(image_shape, torch.stack(kernels)[:, None], boundary)
+    return Dense.of(blur) if dense else blur
