@@ -138,7 +138,6 @@ class Restored:
 
     x: Tensor
     evaluations: int = 0
-    seconds: float | None = None
 
     def qualities(self, truth: Tensor) -> dict[str, list[float]]:
         """PSNR and SSIM of every image, averaged over its samples."""
@@ -183,17 +182,17 @@ def papers_setting(setup: Setup, network: str, problem: str) -> SampleConfig:
 
 def run_task(task: Task, tick: Callable[[int], object]) -> tuple[Restored, Tensor, Tensor]:
     """All samples of a task, the true images and the measurements."""
-    x, seconds, truths, measurements = [], 0.0, {}, {}
+    x, evaluations, truths, measurements = [], 0, {}, {}
     for units in task.batches():
         truth = torch.stack([task.load_image(unit.image) for unit in units]).to(task.device)
         batch = task.sample(units, truth, lambda k, x, sigma, probe: tick(len(x)))
         assert batch.measurement is not None
         x.append(batch.x.cpu())
-        seconds += batch.seconds * len(units)
+        evaluations = batch.evaluations
         for row, unit in enumerate(units):
             truths[unit.image], measurements[unit.image] = truth[row].cpu(), batch.measurement[row].cpu()
     samples = torch.cat(x).unflatten(0, (len(task.names), task.config.num_samples))
-    restored = Restored(samples, task.num_evaluations, seconds / samples.shape[:2].numel())
+    restored = Restored(samples, evaluations)
     return restored, torch.stack(list(truths.values())), torch.stack(list(measurements.values()))
 
 
@@ -206,7 +205,7 @@ def restoration(setup: Setup, problem: str) -> None:
             tasks[f"{NETWORKS[n]}, the paper's"] = load_task(papers_setting(setup, n, problem), setup.device)
     methods: dict[str, Restored] = {}
     truth = measurement = torch.empty(0)
-    work = sum(task.num_evaluations * len(task.names) * task.config.num_samples for task in tasks.values())
+    work = sum(task.num_steps * len(task.names) * task.config.num_samples for task in tasks.values())
     with bar(work, problem.replace("_", "-"), "evaluations") as tick:
         for name, task in tasks.items():
             restored, truth, y = run_task(task, tick)
@@ -216,8 +215,7 @@ def restoration(setup: Setup, problem: str) -> None:
             methods[name] = restored
             if (count := restored.x.shape[1]) > 1:
                 mean = restored.x.clamp(-1, 1).mean(1, keepdim=True)
-                seconds = None if restored.seconds is None else restored.seconds * count
-                methods[f"{name}, mean of {count}"] = Restored(mean, restored.evaluations * count, seconds)
+                methods[f"{name}, mean of {count}"] = Restored(mean, restored.evaluations * count)
     classical, chosen = _classical(next(iter(tasks.values())), measurement, truth)
     setup.report.settings[problem] = {name: task.config.sampler.model_dump() for name, task in tasks.items()}
     _restoration_table(setup, problem, {**classical, **methods}, truth, chosen)
@@ -250,21 +248,19 @@ def _restoration_table(
     for name, restored in methods.items():
         gain = [a - b for a, b in zip(quality[name]["psnr"], quality[baseline]["psnr"], strict=True)]
         psnr, ssim, over = map(metrics.mean_and_error, (quality[name]["psnr"], quality[name]["ssim"], gain))
-        seconds = "" if restored.seconds is None else f"{restored.seconds:.2f}"
         shown_gain = "" if name == baseline else cell(over)
-        rows.append([name, f"{restored.evaluations}", cell(psnr), shown_gain, cell(ssim, 3), seconds])
+        rows.append([name, f"{restored.evaluations}", cell(psnr), shown_gain, cell(ssim, 3)])
         setup.add(problem, name, "psnr", psnr, "dB")
         setup.add(problem, name, "ssim", ssim, "1")
         if name != baseline:
             setup.add(problem, name, f"psnr_over_{baseline.replace(' ', '_')}", over, "dB")
         if restored.evaluations:
             setup.report.add(problem, name, "evaluations", restored.evaluations, "1")
-            setup.report.add(problem, name, "seconds_per_image", restored.seconds or 0.0, "s")
-            if name.endswith("best setting"):  # the target is for single samples of this one; the others are context
+            if "mean of" not in name:
                 verdicts.append(f"{name}, over {baseline}: {verdict(over[0], target)}")
     setup.report.table(
         title,
-        ["method", "evaluations", "PSNR (dB)", "gain (dB)", "SSIM", "s per image"],
+        ["method", "evaluations", "PSNR (dB)", "gain (dB)", "SSIM"],
         rows,
         [
             f"mean over {len(truth)} test images ± standard error; the gain is over {baseline}; `mean of n` is the "
@@ -273,6 +269,7 @@ def _restoration_table(
             f"measurement{', with 50 steps only' if setup.quick else ''}; networks in {setup.precision}",
             f"total variation has the weight that is best on these very images ({tv_weight})",
             *verdicts,
+            "the target is for single samples of the best setting",
         ],
     )
 
@@ -339,10 +336,16 @@ def main(chosen: argparse.Namespace) -> int:
     report = Report("bundled_weights", chosen, str(device), ["scikit-image", "torchmetrics"])
     setup = Setup(chosen, report, device, precision, weights)
     report.settings["precision"] = precision
-    began = time.perf_counter()
+    times = []
     for part in chosen.parts:
+        began, busy = time.perf_counter(), time.process_time()
         PARTS[part](setup)
-    report.say(f"{(time.perf_counter() - began) / 60:.1f} minutes on {report.settings['processor']} ({device})")
+        wall, busy = (time.perf_counter() - began) / 60, (time.process_time() - busy) / 60
+        times.append(f"* {part}: {busy:.1f} minutes of processor time in {wall:.1f} minutes")
+        for name, minutes in (("processor_time", busy), ("time", wall)):
+            report.add(part, "this script", name, minutes, "min")
+    where = f"{report.settings['processor']} ({device}), {torch.get_num_threads()} threads"
+    report.say("\n".join([f"On {where}:\n", *times]))
     report.save()
     print(f"\nfiles: {report.folder.path}")
     return 0

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import frechet
 import torch
-from common import bar, cell
+from common import ROOT, bar, cell
 from frechet import Moments, frechet_distance
 from torch import Tensor
 
 from randomwalk import samplers, schedules
+from randomwalk.configio import load_sample_config
 from randomwalk.denoisers import Denoiser
 from randomwalk.progress import to_bytes
 from randomwalk.report import grid
@@ -32,45 +32,52 @@ class Walk:
     """A way to make new images.
 
     Args:
-        name: of the sampler.
-        schedule: name, num_steps and shape; the range is that of the network unless it says otherwise.
-        settings: of the sampler.
-        start: standard deviation of the start; the highest noise level if None.
-        note: shown beside the name.
+        sampler: its name and settings.
+        schedule: name, num_steps and what else it takes; the range is that of the network unless it is given.
+        start: mean and standard deviation of the start; 0 and the highest noise level if None.
+        config: the file in configs/ that it is taken from.
     """
 
-    name: str
+    sampler: Mapping[str, Any]
     schedule: Mapping[str, Any]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    start: float | None = None
-    note: str = ""
+    start: tuple[float, float] | None = None
+    config: str | None = None
+
+    @classmethod
+    def of_config(cls, name: str) -> Walk:
+        """The sampler, the schedule and the start of configs/{name}.yaml."""
+        config = load_sample_config(ROOT / "configs" / f"{name}.yaml")
+        sampler = config.sampler.model_dump(exclude_none=True)
+        schedule = sampler.pop("schedule")
+        assert config.start.std is not None
+        return cls(sampler, schedule, (config.start.mean, config.start.std), name)
 
     @property
     def label(self) -> str:
-        """The name with its settings."""
-        values = ", ".join(f"{key} {value:g}" for key, value in self.settings.items())
-        return f"{self.name}{f' ({values})' if values else ''}{f', {self.note}' if self.note else ''}"
+        """Its name, and where it is from."""
+        return f"{self.sampler['name']}{f' of {self.config}.yaml' if self.config else ''}"
 
     def plan(self, denoiser: Denoiser, quick: bool) -> tuple[samplers.WalkSampler, Tensor, int]:
         """The sampler, the noise levels, and the number of evaluations."""
-        settings: dict[str, Any] = {
-            "sigma_min": max(denoiser.sigma_min, 0.02),
-            "sigma_max": min(denoiser.sigma_max, 80.0),
-        }
-        settings |= self.schedule
+        settings = dict(self.schedule)
+        if "num_timesteps" not in settings:
+            span = {"sigma_min": max(denoiser.sigma_min, 0.02), "sigma_max": min(denoiser.sigma_max, 80.0)}
+            settings = span | settings
         if quick:
-            settings["num_steps"] = max(2, settings["num_steps"] // 3)
-        sampler, sigmas = samplers.make(self.name, **self.settings), schedules.make(**settings)
+            settings["num_steps"] = max(2, settings["num_steps"] // 10)
+        sampler, sigmas = samplers.make(**self.sampler), schedules.make(**settings)
         return sampler, sigmas, sampler.num_evaluations(len(sigmas))
 
 
-KARRAS = {"name": "karras", "num_steps": 12}
-WALKS = [
-    Walk("ddim", KARRAS),
-    Walk("ddpm_small", KARRAS),
-    Walk("ve_reverse_diffusion", KARRAS),
-    Walk("random_walk", {"name": "geometric", "num_steps": 16}, {"step_scale": 0.7, "initial_temperature": 0.1}),
-]
+def walks(network: str) -> list[Walk]:
+    """Every sampler with a number of steps that is usual for it, and the paper's walk as our config has it."""
+    karras = {"name": "karras", "num_steps": 20}
+    return [
+        Walk({"name": "ddim"}, karras),
+        Walk({"name": "ddpm_small"}, karras),
+        Walk({"name": "ve_reverse_diffusion"}, {**karras, "num_steps": 100}),
+        Walk.of_config({"vp": "vp_uncond_sigmoidSchedule", "ve": "ve_uncond"}[network]),
+    ]
 
 
 def check_data(folder: Path) -> None:
@@ -108,54 +115,50 @@ def make_judge(setup: Setup, train: tuple[Tensor, Tensor]) -> Judge:
     return Judge(classifier, setup.device, share, Moments(features[: len(test)]), Moments(features))
 
 
-def new_images(
-    setup: Setup, denoiser: Denoiser, walk: Walk, count: int, tick: Callable[[int], object]
-) -> tuple[Tensor, float]:
-    """``count`` images as 8-bit pictures would hold them, in [-1, 1]; and the seconds for each.
+def new_images(setup: Setup, denoiser: Denoiser, walk: Walk, count: int, tick: Callable[[int], object]) -> Tensor:
+    """``count`` images as 8-bit pictures would hold them, in [-1, 1].
 
     Image i is a function of the seed and i: its start and its walk are drawn from (seed, i, 1), as sample.py does.
     """
     sampler, sigmas, _ = walk.plan(denoiser, setup.quick)
-    std = float(sigmas[0]) if walk.start is None else walk.start
-    found, began = [], time.perf_counter()
+    mean, std = walk.start or (0.0, float(sigmas[0]))
+    found = []
     for numbers in torch.arange(count).split(setup.options.batch_size):
         draws = ImageDraws([generator(setup.options.seed, int(i), 1) for i in numbers], setup.device)
-        x = std * draws.normal((1, 32, 32))
+        x = mean + std * draws.normal((1, 32, 32))
         x = sampler.sample(denoiser, x, sigmas, noise=draws.noise, callback=lambda k, x, sigma: tick(len(x)))
         found.append(x.cpu())
-    seconds = (time.perf_counter() - began) / count
     pixels = torch.from_numpy(to_bytes(torch.cat(found)))[:, None]
-    return pixels.float() / 127.5 - 1, seconds
+    return pixels.float() / 127.5 - 1
 
 
 def measure(setup: Setup) -> None:
     """The whole part."""
-    count = 200 if setup.quick else setup.options.num_samples
+    count = 100 if setup.quick else setup.options.num_samples
     train = frechet.load_split(setup.options.fashion_mnist, "train")
     judge = make_judge(setup, train)
     case, rows = f"unconditional, {count} samples", []
     sets = [part for part in frechet.half_mirrored(train[0], setup.options.seed).split(count) if len(part) == count]
     values = list(zip(*(judge.distances(part) for part in sets[:20]), strict=True))
     distances = [frechet.spread(list(column)) for column in values]
-    rows.append([f"{count} training images", "", "", *map(cell, distances), ""])
+    rows.append([f"{count} training images", "", "", *map(cell, distances)])
     _add(setup, case, "training images", [mean for mean, _ in distances])
     setup.report.add(case, "classifier", "test_accuracy", judge.accuracy, "1")
     loaded = setup.load()
-    todo = [(n, walk) for n in loaded for walk in WALKS]
+    todo = [(n, walk) for n in loaded for walk in walks(n)]
     work = count * sum(walk.plan(loaded[n], setup.quick)[2] for n, walk in todo)
     with bar(work, "new images", "evaluations") as tick:
         for n, walk in todo:
             _, sigmas, evaluations = walk.plan(loaded[n], setup.quick)
-            images, seconds = new_images(setup, loaded[n], walk, count, tick)
+            images = new_images(setup, loaded[n], walk, count, tick)
             found = judge.distances(images)
             levels = f"{walk.schedule['name']}, {float(sigmas[0]):.3g} to {float(sigmas[-1]):.2g}"
-            rows.append([f"{n.upper()} {walk.label}", levels, f"{evaluations}", *map(cell, found), f"{seconds:.3f}"])
+            rows.append([f"{n.upper()} {walk.label}", levels, f"{evaluations}", *map(cell, found)])
             _add(setup, case, f"{n.upper()} {walk.label}", found)
             setup.report.add(case, f"{n.upper()} {walk.label}", "evaluations", evaluations, "1")
-            setup.report.add(case, f"{n.upper()} {walk.label}", "seconds_per_image", seconds, "s")
             picture = grid(list(to_bytes(images[:SHOWN])), side=64)
-            setup.report.folder.write_image(f"samples_{n}_{walk.name}{walk.note and '_' + walk.note}.png", picture)
-    setup.report.settings["unconditional"] = [asdict(walk) for walk in WALKS]
+            setup.report.folder.write_image(f"samples_{n}_{walk.sampler['name']}.png", picture)
+    setup.report.settings["unconditional"] = {n: [asdict(walk) for walk in walks(n)] for n in loaded}
     _table(setup, rows, judge, count, len(sets[:20]))
 
 
@@ -168,7 +171,7 @@ def _table(setup: Setup, rows: list[list[str]], judge: Judge, count: int, sets: 
     reached = "met" if judge.accuracy > 0.9 else "MISSED"
     setup.report.table(
         "New images: Frechet distance to the 10,000 test images",
-        ["images", "noise levels", "evaluations", "test and mirrors", "test as it is", "s per image"],
+        ["images", "noise levels", "evaluations", "test and mirrors", "test as it is"],
         rows,
         [
             f"squared distance in the {frechet.FEATURES} features of a classifier that was trained on images and their "

@@ -109,3 +109,32 @@ def test_bad_arguments_are_told_before_anything_starts(arguments: list[str], mes
 def test_step_cost_refuses_no_turns() -> None:
     with pytest.raises(InputError, match="--turns"):
         step_cost.main(step_cost.options().parse_args(["--turns", "0"]))
+
+
+def test_the_interval_of_a_median_and_what_it_says() -> None:
+    values = [1 + n / 1000 for n in range(25)]
+    assert step_cost.interval(values) == (values[7], values[17])  # P(Bin(25, 1/2) <= 7) = 0.0216
+    assert step_cost.interval(values[:5]) == (values[0], values[4])
+    assert step_cost.judge([1.01, 1.02, 1.03]) == "met"
+    assert step_cost.judge([1.04, 1.05]) == "MISSED"
+    for ratios in ([1.01, 1.04], [0.97, 0.98]):
+        assert step_cost.judge(ratios).startswith("inconclusive")
+
+
+def test_the_second_pass_sees_what_the_first_one_does() -> None:
+    class Double(torch.nn.Module):
+        def forward(self, x: torch.Tensor, condition: float) -> torch.Tensor:
+            seen.append((x, condition))
+            return 2 * x
+
+    seen: list[tuple[torch.Tensor, float]] = []
+    network, x = Double(), torch.ones(2)
+    shadow = step_cost.Shadow(network, torch.device("cpu"))
+    for condition in (0.25, 0.5):
+        assert torch.equal(network(x, condition), 2 * x)
+    assert [condition for _, condition in seen] == [0.25, 0.25, 0.5, 0.5]
+    assert all(given is x for given, _ in seen)
+    assert shadow.time.wall > 0
+    shadow.remove()
+    network(x, 1.0)
+    assert len(seen) == 5
