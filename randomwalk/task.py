@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from randomwalk import noise as noises
 from randomwalk import operators, posterior, samplers, schedules
 from randomwalk.checkpoints import load_denoiser, read_config
 from randomwalk.config import SampleConfig
 from randomwalk.data import ImageSource, open_images
 from randomwalk.denoisers import CountingDenoiser, Denoiser, VPDenoiser, broadcast_sigma
 from randomwalk.errors import InputError, RunError
-from randomwalk.noise import GaussianNoise, Likelihood, Noise
+from randomwalk.noise import Likelihood, Noise
 from randomwalk.operators import Operator
 from randomwalk.posterior import PosteriorSampler
 from randomwalk.posterior.random_walk import RandomWalk
@@ -137,8 +138,7 @@ class Task:
         """The measurement's noise; None in an unconditional run."""
         if self.config.measurement is None:
             return None
-        settings = self.config.measurement.noise
-        return GaussianNoise(settings.std, settings.pixel_range)
+        return noises.make(**_settings(self.config.measurement.noise))
 
     @property
     def notes(self) -> list[str]:
