@@ -48,10 +48,10 @@ class Batch:
         x: the samples ``[B, C, H, W]``.
         truth: the true images; None in an unconditional run.
         measurement: y, ``[B, *operator.measurement_shape]``.
-        visible: the part of y that A can produce, ``A A^+ y`` (y without the noise on missing pixels); y itself if A
-            has no pseudo-inverse.
-        baseline: an image from y alone, to compare with: ``visible`` if that is an image of the same size, else
-            ``A^+ y``, else ``A^T y``; None if A has neither.
+        visible: the part of y that A can produce, ``A A^+ y`` (y without the noise on missing pixels); y itself if
+            there is no closed form of the pseudo-inverse.
+        baseline: an image from y alone, to compare with: ``visible`` if that has the shape of one, else ``A^+ y``,
+            else ``A^T y``; None if A has neither.
         evaluations: of the network, for each sample.
         vjps: products with the network's transposed Jacobian, for each sample.
         seconds: of sampling, for each sample.
@@ -264,14 +264,13 @@ class Task:
 
 
 def pictures_of(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What is to be seen of measurements ``[B, ...]``: ``visible`` and ``baseline`` of a `Batch`."""
-    inverse = None
-    visible = y
-    try:
-        inverse = operator.pinv(y)
-        visible = operator(inverse)
-    except InputError:  # an operator without a pseudo-inverse
-        pass
+    """What is to be seen of measurements ``[B, ...]``: ``visible`` and ``baseline`` of a `Batch`.
+
+    A pseudo-inverse without a closed form is left alone: it takes long, and makes little of noise where the operator is
+    ill-conditioned.
+    """
+    inverse = operator.pinv(y) if operator.has_spectral else None
+    visible = y if inverse is None else operator(inverse)
     if tuple(visible.shape[1:]) == operator.image_shape:
         return visible, visible
     if inverse is None and operator.linear:

@@ -15,6 +15,7 @@ from PIL import Image
 from sampling_tools import SIZE, arrays_of, files_of, make_config, read_metrics
 
 from randomwalk import calibration, cli, sampling
+from randomwalk import noise as noises
 from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.noise import GaussianNoise, Likelihood
 from randomwalk.posterior import POSTERIOR_SAMPLERS
@@ -25,7 +26,11 @@ from randomwalk.task import Task, load_task
 
 STEPS = 4
 SCHEDULE = {"name": "geometric", "num_steps": STEPS, "sigma_min": 0.1, "sigma_max": 20.0}
-REQUIRED = {"random_walk": {"step_scale": 0.7}, "split_gibbs": {"prior_steps": 2}, "daps": {"ode_steps": 2}}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "random_walk": {"step_scale": 0.7},
+    "split_gibbs": {"prior_steps": 2},
+    "daps": {"ode_steps": 2},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -112,15 +117,79 @@ def test_refusals_come_before_anything_starts(tmp_path: Path, capfd: pytest.Capt
     assert "step_scale=3.0" in capfd.readouterr().err and not Path(config.output).exists()
 
 
-def test_the_sampler_is_asked_whether_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+# --- every operator and noise --------------------------------------------------------------------------------
 
-    def check(self: Any, operator: Any, noise: Any) -> None:
-        asked.append((type(operator).__name__, noise.name))
+OPERATORS: dict[str, tuple[dict[str, Any], bool]] = {
+    "gaussian_blur": ({"std": 1.0}, True),
+    "motion_blur": ({"kernel_size": 5}, True),
+    "compressed_sensing": ({"ratio": 0.5}, True),
+    "fourier_subsampling": ({"acceleration": 2.0}, True),
+    "hdr": ({}, True),
+    "jpeg": ({}, True),
+    "phase_retrieval": ({}, False),
+    "composition": ({"first": {"name": "inpainting"}, "second": {"name": "super_resolution", "factor": 2}}, True),
+}
+"""Settings, and whether anything can be seen of a measurement."""
 
-    monkeypatch.setattr(POSTERIOR_SAMPLERS["ddrm"], "check", check)
-    load_task(make_config(tmp_path, count=1, sampler=sampler("ddrm")), torch.device("cpu"))
-    assert asked == [("Inpainting", "gaussian")]
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_measurements_of_every_kind(name: str, tmp_path: Path) -> None:
+    """Also those that are vectors, have two channels for a complex number, or more pixels than the image."""
+    settings, visible = OPERATORS[name]
+    measurement = {"operator": {"name": name, **settings}, "noise": {"std": 0.2}}
+    walk = sampler("random_walk", step_scale=0.2)
+    config = make_config(tmp_path, count=2, measurement=measurement, sampler=walk, animation_frames=2)
+    assert sampling.run(config) == 0
+    run, task = Path(config.output), load_task(config, torch.device("cpu"))
+    operator, _ = task.make_operator([0])
+    y = next(value for key, value in arrays_of(run).items() if key.endswith("measurement"))
+    assert y.shape == operator.measurement_shape
+    pictures = [np.asarray(Image.open(path)) for path in run.glob("images/*_measurement.png")]
+    assert [p.shape for p in pictures] == ([(SIZE, SIZE)] * 2 if visible else [])
+    assert all(bool(row["measurement_psnr"]) == visible for row in read_metrics(run))
+    assert (run / "overview.png").is_file() and len(list(run.glob("images/*_walk.webp"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("noise", "name"),
+    [
+        ({"name": "laplace", "std": 0.2}, "random_walk"),
+        ({"name": "poisson", "peak": 30.0}, "random_walk"),
+        ({"name": "poisson", "peak": 30.0}, "daps"),
+        ({"name": "none"}, "ddrm"),
+        ({"name": "none"}, "diffpir"),
+    ],
+)
+def test_noise_of_every_kind(noise: dict[str, Any], name: str, tmp_path: Path) -> None:
+    measurement = {"operator": {"name": "super_resolution", "factor": 2}, "noise": noise}
+    config = make_config(tmp_path, count=1, measurement=measurement, sampler=sampler(name), animation_frames=0)
+    assert sampling.run(config) == 0
+    truth = load_task(config, torch.device("cpu")).load_image(0)[None]
+    operator, draws = load_task(config, torch.device("cpu")).make_operator([0])
+    y = arrays_of(Path(config.output))["0000_picture_a_measurement"]
+    expected = noises.make(**noise).apply(operator(truth), draws)[0]
+    np.testing.assert_array_equal(y, expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("measurement", "name", "message"),
+    [
+        ({"operator": {"name": "hdr"}, "noise": {"std": 0.2}}, "ddrm", "needs a linear operator"),
+        ({"operator": {"name": "hdr"}, "noise": {"name": "laplace", "std": 0.2}}, "dps", "laplace"),
+        ({"operator": {"name": "denoising"}, "noise": {"name": "none"}}, "tds", "positive std"),
+        ({"operator": {"name": "denoising"}, "noise": {"name": "none"}}, "random_walk", "positive std"),
+        ({"operator": {"name": "motion_blur", "kernel_size": 5}, "noise": {"std": 0.2}}, "ddrm", "spectral"),
+    ],
+)
+def test_what_a_sampler_cannot_do_is_said_before_anything_starts(
+    measurement: dict[str, Any], name: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path, count=1, measurement=measurement, sampler=sampler(name), num_samples=2)
+    for command in (sampling.run, sampling.dry_run):
+        assert cli.run(lambda command=command: command(config)) == 2  # type: ignore[misc]
+        text = capfd.readouterr().err
+        assert text.startswith("error: ") and message in text and "Traceback" not in text
+    assert not Path(config.output).exists()
 
 
 # --- particles -----------------------------------------------------------------------------------------------
