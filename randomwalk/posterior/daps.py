@@ -23,10 +23,11 @@ class DAPS(SplittingSampler):
     X given X_s has if the pixels of X are independent with variance c^2.
 
     What it converges to is not the posterior, because ``Normal(z, r^2 I)`` is not the law of X given X_s. On a
-    Gaussian prior the mean of that law is D(x, s), but the end of the flow spreads as widely as X does: where y says
-    nothing, levels in small steps with r = s and many ode_steps lead to **twice the prior's variance**. The same with
-    one ode_step leads to the prior's variance. On a prior Normal(m, c^2 I), ode_steps = 1 with data_std = c is exact
-    at any number of levels.
+    Gaussian prior the mean of that law is D(x, s), but the end of the flow spreads as widely as X itself does: where y
+    says nothing, many levels with many ode_steps and r = s lead to **twice the prior's variance** (1.65 times it at 200
+    levels from 10 to 0.03 with 5 ode_steps, on white images of variance 1/2). With one ode_step they lead to the
+    posterior: it is a Langevin step of size s^2 then. On a prior Normal(m, c^2 I), one ode_step with data_std = c is
+    exact at any number of levels. More ode_steps make sharper images.
 
     Source: Zhang et al. 2024, arXiv 2407.01521, algorithm 1, and the code published with it. There the likelihood is
     given a fixed eta = 0.01 and the size of the Langevin steps falls to a hundredth; here both follow the problem.
