@@ -7,7 +7,8 @@ import torch
 from operator_cases import LINEAR, NONLINEAR, Case, Correlation, Shape, Square, build, dense, label, normal
 from torch import Tensor
 
-from randomwalk import InputError, RunError, operators
+from randomwalk import InputError, RunError, operators, samplers
+from randomwalk.noise import GaussianLikelihood
 from randomwalk.operators import Dense, Operator
 from randomwalk.operators.operator import RCOND
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
@@ -189,3 +190,30 @@ def test_a_user_defines_forward_alone(shape: Shape) -> None:
     operator = Correlation(shape)
     assert operator.measurement_shape == (shape[0], (shape[1] - 1) // 2, (shape[2] - 1) // 2)
     assert not operator.has_spectral and Dense.of(operator).has_spectral
+
+
+class Gain(Operator):
+    """A x = gain x."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__((1, 4, 4))
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * x
+
+
+def test_the_walk_knows_the_norm_of_its_operator() -> None:
+    sigmas, eta, step_scale = [2.0, 1.0, 0.5, 0.2], 0.3, 0.7
+    sampler = samplers.make("random_walk", step_scale=step_scale, initial_temperature=0.0, final_temperature=0.0)
+    paper = [min(step_scale * s**2, eta**2) for s in sigmas]
+    x = normal(2, 1, 4, 4)
+    for gain, cap in ((0.5, eta**2), (1.0, eta**2), (1.07, eta**2), (3.0, eta**2 / 9)):
+        likelihood = GaussianLikelihood(Gain(gain), gain * x, eta)
+        steps = sampler.plan(sigmas, likelihood).step_sizes
+        assert steps == pytest.approx([min(tau, cap) for tau in paper], rel=1e-9)
+        # The distance from the optimum, in the worst direction, shrinks at every step; with eta^2 it grows at gain 3.
+        assert all(abs(1 - tau * (1 / s**2 + gain**2 / eta**2)) < 1 for tau, s in zip(steps, sigmas, strict=True))
+    assert abs(1 - eta**2 * 9 / eta**2) > 1
+    likelihood = GaussianLikelihood(Square((1, 4, 4)), x.square(), eta)
+    assert sampler.plan(sigmas, likelihood).step_sizes == pytest.approx(paper)

@@ -81,8 +81,8 @@ class MotionBlurSettings(Settings):
     """Odd, in pixels; the path is between half of it and all of it long."""
     intensity: Fraction = 0.5
     """0 is a straight line, 1 a tangled one."""
-    boundary: Boundary = "reflect"
-    """How the image goes on beyond its border; circular has a closed-form decomposition, which some samplers need."""
+    boundary: Boundary = "circular"
+    """How the image goes on beyond its border; only circular has a decomposition at any size, which samplers need."""
     dense: bool = False
     """Decompose the blur as a matrix, for samplers that need it; for small images."""
 
@@ -101,7 +101,8 @@ class BlurSettings(Settings):
     normalize: bool = True
     """Scale the kernel to sum 1."""
     boundary: Boundary = "reflect"
-    """How the image goes on beyond its border; circular has a closed-form decomposition, which some samplers need."""
+    """How the image goes on beyond its border. Kernels that are no product of a row and a column have a decomposition,
+    which some samplers need, with circular alone, or with `dense`."""
     dense: bool = False
     """Decompose the blur as a matrix, for samplers that need it; for small images."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -102,7 +103,11 @@ class Blur(Operator):
         return self._filter(y, torch.where(squared > RCOND**2 * largest, transfer / squared, 0.0))
 
     def norm(self) -> float:
-        return float(self._transfer(self.kernel).abs().max()) if self.circular else super().norm()
+        if self.circular:
+            return float(self._transfer(self.kernel).abs().max())
+        one = copy.copy(self)  # all channels are alike
+        one.image_shape = (1, *self.image_shape[1:])
+        return Operator.norm(one)
 
     @property
     def has_spectral(self) -> bool:

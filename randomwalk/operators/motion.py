@@ -53,7 +53,7 @@ def make_motion_blur(
     generators: Sequence[np.random.Generator],
     kernel_size: int = 61,
     intensity: float = 0.5,
-    boundary: Boundary = "reflect",
+    boundary: Boundary = "circular",
     dense: bool = False,
 ) -> Blur | Dense:
     """Blur with one motion kernel for each generator.
@@ -62,7 +62,8 @@ def make_motion_blur(
         image_shape: ``(C, H, W)``.
         generators: one for each image.
         kernel_size, intensity: see :func:`motion_kernel`.
-        boundary: see :class:`Blur`; circular has a spectral decomposition.
+        boundary: see :class:`Blur`. Only circular has a spectral decomposition, so that every sampler can use it; with
+            the others, solves by conjugate gradients take up to thousands of products, and may fail.
         dense: as a matrix, for small images, see :class:`Dense`.
     """
     kernels = [motion_kernel(kernel_size, intensity, draws) for draws in generators]

@@ -47,11 +47,11 @@ def conjugate_gradients(
         before, squared = squared, _dot(residual, residual)
         direction = residual + torch.where(active, squared / before, 0.0) * direction
     if (squared > goal).any():
-        reached = float((squared / _dot(b, b)).nan_to_num().max()) ** 0.5
+        shares = (squared / _dot(b, b)).nan_to_num().sqrt()
         raise RunError(
-            f"conjugate gradients reached a relative residual of {reached:.1e} in {max_iterations} iterations, not "
-            f"{float((goal / _dot(b, b)).nan_to_num().max()) ** 0.5:.1e}: the operator is too ill-conditioned; "
-            "take more measurement noise, double precision, or an operator with a spectral decomposition"
+            f"conjugate gradients reached a relative residual of {float(shares.max()):.1e} in {max_iterations} "
+            "iterations, which is not enough: the operator is too ill-conditioned; take more measurement noise, or an "
+            "operator with a spectral decomposition (a blur with boundary: circular, or for small images dense: true)"
         )
     return x
 

@@ -7,6 +7,7 @@ and ``sigma^2 = (1 - alpha_bar) / alpha_bar``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.noise import Likelihood
+from randomwalk.operators import Operator
 from randomwalk.template import PreconditionedStep, StepSize, walk
 
 
@@ -65,9 +67,11 @@ class WalkSampler:
 class RandomWalk(WalkSampler):
     """The paper's walk: ``tau = c s^2``, T linear from T0 to T1, no noise on the last step.
 
-    With a measurement ``tau = min(c s^2, eta^2)``, which is stable if the operator's norm is at most 1, or, if
-    ``preconditioned``, the matrix step ``c (I / s^2 + A^T A / eta^2)^-1``. The latter is c s^2 where nothing is
-    measured, and so needs tens of steps where the former, slow in every direction, needs hundreds.
+    With a measurement ``tau = min(c s^2, eta^2)``, or, if ``preconditioned``, the matrix step
+    ``c (I / s^2 + A^T A / eta^2)^-1``. The latter is c s^2 where nothing is measured, and so needs tens of steps where
+    the former, slow in every direction, needs hundreds. The former is stable for operators whose norm is at most 1, or
+    a little more, as that of blurs that reflect at the border; where ``||A||^2`` is above 5/4, the paper's ``eta^2``
+    becomes ``eta^2 / ||A||^2``. (An operator that is not linear and does not define ``norm`` is taken to have 1.)
 
     Source: Park et al. 2025, doi 10.1109/MSP.2025.3590608, and the code published with it.
 
@@ -92,14 +96,14 @@ class RandomWalk(WalkSampler):
         s, _ = _levels(sigmas)
         temperatures = torch.linspace(self.initial_temperature, self.final_temperature, len(s), dtype=s.dtype)
         temperatures[-1] = 0
-        return Plan(s.tolist(), [self._step(sigma, likelihood) for sigma in s.tolist()], temperatures.tolist())
-
-    def _step(self, sigma: float, likelihood: Likelihood | None) -> StepSize:
-        if likelihood is None:
-            return self.step_scale * sigma**2
-        if self.preconditioned:
-            return PreconditionedStep(likelihood.operator, sigma, likelihood.std, self.step_scale)
-        return min(self.step_scale * sigma**2, likelihood.std**2)
+        steps: list[StepSize]
+        if likelihood is not None and self.preconditioned:
+            operator, eta = likelihood.operator, likelihood.std
+            steps = [PreconditionedStep(operator, sigma, eta, self.step_scale) for sigma in s.tolist()]
+        else:
+            longest = math.inf if likelihood is None else likelihood.std**2 / _excess(likelihood.operator)
+            steps = [min(self.step_scale * sigma**2, longest) for sigma in s.tolist()]
+        return Plan(s.tolist(), steps, temperatures.tolist())
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,14 @@ class ProbabilityFlow(PriorSampler):
 
     def settings(self, s: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         return (s**2 - p**2) / 2, torch.zeros_like(s)
+
+
+def _excess(operator: Operator) -> float:
+    """``||A||^2`` if that is too much for steps of ``eta^2``, which are stable below 2 - c, else 1."""
+    if not operator.linear and type(operator).norm is Operator.norm:
+        return 1.0
+    squared = operator.norm() ** 2
+    return squared if squared > 1.25 else 1.0
 
 
 def _levels(sigmas: Sequence[float] | Tensor) -> tuple[Tensor, Tensor]:
