@@ -31,6 +31,7 @@ CONFIGS = ROOT / "configs"
 SAMPLING = [
     "vp_inpainting",
     "vp_super_resolution",
+    "vp_posterior",
     "vp_uncond_sigmoidSchedule",
     "vp_uncond_pretrainedSchedule",
     "ve_inpainting",

@@ -1,10 +1,9 @@
-"""sample.py with a measurement: every sampler, several samples of an image, and whether their spread is right."""
+"""sample.py with a measurement: every sampler, every operator and noise, particles."""
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sampling_tools import SIZE, arrays_of, files_of, make_config, read_metrics
+from sampling_tools import SIZE, arrays_of, make_config, read_metrics
 
-from randomwalk import calibration, cli, sampling
+from randomwalk import cli, report, sampling
 from randomwalk import noise as noises
 from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.noise import GaussianNoise, Likelihood
 from randomwalk.posterior import POSTERIOR_SAMPLERS
+from randomwalk.report import schedule_figure as draw_schedule
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.runs import RunFolder
 from randomwalk.samplers import RandomWalk
-from randomwalk.task import Task, load_task
+from randomwalk.task import load_task
 
 STEPS = 4
 SCHEDULE = {"name": "geometric", "num_steps": STEPS, "sigma_min": 0.1, "sigma_max": 20.0}
@@ -39,6 +38,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes longer than everything else here, and is looked at in other tests."""
+    monkeypatch.setattr(report, "calibration_figure", lambda calibrations: b"")
+    monkeypatch.setattr(report, "schedule_figure", lambda *arguments: b"")
 
 
 def sampler(name: str, **settings: Any) -> dict[str, Any]:
@@ -79,8 +85,12 @@ def test_every_sampler_runs_and_is_counted(name: str, tmp_path: Path, capfd: pyt
     assert f"{evaluations} network evaluations" in shown.out
     assert (f"{vjps} vector-Jacobian products" in shown.out) == (vjps > 0)
     run = Path(config.output)
-    assert (run / "schedule.png").is_file() and getattr(Image.open(run / "schedule.png"), "width", 0) > 300
     assert all(np.isfinite(x).all() for x in arrays_of(run).values())
+
+
+def test_of_a_sampler_that_is_no_walk_the_noise_levels_are_drawn() -> None:
+    with_plan = Image.open(BytesIO(draw_schedule([3.0, 2.0, 1.0], RandomWalk().plan([3.0, 2.0, 1.0]))))
+    assert Image.open(BytesIO(draw_schedule([3.0, 2.0, 1.0]))).width < with_plan.width / 2
 
 
 def test_the_random_walk_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
@@ -224,95 +234,3 @@ def test_an_image_that_does_not_decode_takes_its_particles_along(tmp_path: Path)
     assert sampling.run(config) == 1
     rows = read_metrics(Path(config.output))
     assert [(row["image"], row["sample"]) for row in rows] == [(i, s) for i in "02" for s in ("0", "1", "mean")]
-
-
-# --- calibration ---------------------------------------------------------------------------------------------
-
-
-def read_calibration(run: Path) -> list[dict[str, str]]:
-    with (run / "calibration.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_the_calibration_is_that_of_the_arrays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = make_config(tmp_path, count=4, num_samples=9, batch_size=16)
-    assert sampling.run(config) == 0
-    run, task = Path(config.output), load_task(config, torch.device("cpu"))
-    arrays, inside, counts = list(arrays_of(run).items()), 0.0, []
-    for i in range(4):
-        samples = np.stack([v for name, v in arrays if name.startswith(f"000{i}") and "_sample" in name])
-        truth, shown = task.load_image(i).numpy(), np.sort(calibration.grey_values(samples), axis=0)
-        grey = calibration.grey_values(truth)
-        ranks = calibration.pixel_ranks(samples, truth, generator(config.seed, i, 0, 1))
-        counts.append(calibration.counts(ranks, 9))
-        inside += ((shown[0] < grey) & (grey < shown[-1])).mean() / 4
-    rows = [row for row in read_calibration(run) if row["pixels"] == "all"]
-    shares = [float(row["found"]) for row in rows if row["quantity"] == "share_of_rank"]
-    np.testing.assert_allclose(shares, np.sum(counts, 0) / (4 * SIZE**2), atol=1e-6)
-    widest = next(row for row in rows if row["quantity"] == "coverage" and row["rank"] == "1")
-    assert float(widest["expected"]) == 0.8 and widest["images"] == "4"
-    assert float(widest["found"]) == pytest.approx(inside, abs=0.02)  # ties at the ends
-    assert {row["pixels"] for row in read_calibration(run)} == {"contested", "all"}
-    text = capfd.readouterr().out
-    assert "80% intervals cover" in text and "calibration.png" in text and "of the contested pixels" in text
-    assert getattr(Image.open(run / "calibration.png"), "width", 0) > 800
-
-
-@pytest.mark.parametrize(
-    ("factor", "shift", "verdict"), [(1.0, 0.0, "as it should be"), (0.3, 0.0, "too narrow"), (1.0, 0.5, "too bright")]
-)
-def test_a_run_tells_right_samples_from_wrong_ones(
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    factor: float,
-    shift: float,
-    verdict: str,
-) -> None:
-    """Samples that are exchangeable with the true images, or were, before they were narrowed or shifted."""
-
-    def load_image(self: Task, image: int) -> torch.Tensor:
-        return 0.3 * torch.from_numpy(generator(99, image).standard_normal((1, SIZE, SIZE), dtype=np.float32))
-
-    def posterior(self: Task, operator: Any, y: torch.Tensor, probe: Any, draws: Any, callback: Any) -> torch.Tensor:
-        x = draws.normal(self.image_shape)
-        for k in range(self.num_steps):
-            probe(x, 1.0)
-            callback(k, x, 1.0)
-        return shift + factor * 0.3 * x
-
-    monkeypatch.setattr(Task, "load_image", load_image)
-    monkeypatch.setattr(Task, "_sample_posterior", posterior)
-    config = make_config(tmp_path, count=10, num_samples=9, batch_size=90, animation_frames=0)
-    assert sampling.run(config) == 0
-    line = next(line for line in capfd.readouterr().out.splitlines() if "contested pixels" in line)
-    assert "80% intervals cover" in line and verdict in line, line
-    rows = [row for row in read_calibration(Path(config.output)) if row["pixels"] == "contested"]
-    far = [abs(float(r["found"]) - float(r["expected"])) > 4 * float(r["standard_error"]) for r in rows]
-    assert any(far) == (verdict != "as it should be")
-
-
-def test_a_resumed_run_ends_with_the_same_calibration(tmp_path: Path) -> None:
-    config = make_config(tmp_path, count=2, num_samples=3, batch_size=2)
-    assert sampling.run(config) == 0
-    run = Path(config.output)
-    before = files_of(run)
-    assert {"calibration.csv", "calibration.png"} <= before.keys()
-    next((run / "arrays").glob("0001*_sample1.npy")).unlink()
-    (run / "calibration.csv").unlink()
-    assert sampling.run(config, RunFolder.resume(run)) == 0
-    assert files_of(run) == before
-
-
-def test_one_image_has_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = make_config(tmp_path, count=1, num_samples=2)
-    assert sampling.run(config) == 0
-    assert "33.3% intervals cover" in (text := capfd.readouterr().out) and "one image" in text
-    assert {row["standard_error"] for row in read_calibration(Path(config.output))} == {""}
-
-
-def test_single_samples_have_no_calibration(tmp_path: Path) -> None:
-    config = make_config(tmp_path, count=1)
-    assert sampling.run(config) == 0
-    assert not (Path(config.output) / "calibration.csv").exists()
-    assert math.isfinite(float(read_metrics(Path(config.output))[0]["psnr"]))
