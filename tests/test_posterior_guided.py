@@ -7,7 +7,6 @@ says as the steps grow many: none of these samplers is exact in general, and eac
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -21,10 +20,8 @@ from posterior_tools import (
     EACH_OPERATOR,
     ETA,
     EYE,
-    PRIOR,
     SHAPE,
     SIZE,
-    Forward,
     Law,
     NextLevel,
     Script,
@@ -48,6 +45,7 @@ from randomwalk import InputError, posterior, schedules
 from randomwalk.noise import GaussianNoise, Noise
 from randomwalk.operators import Operator
 from randomwalk.posterior import PosteriorSampler, ddnm_plus, ddrm, dps, steps
+from randomwalk.posterior.ddnm_plus import DDNMPlus
 
 
 class Exact(Noise):
@@ -91,7 +89,8 @@ def bars(sigmas: list[float]) -> list[tuple[float, float, float]]:
 def measurement_score(task: Task, clean: Affine, variance: float) -> Affine:
     """``A^T (variance A A^T + eta^2 I)^-1 (y - A clean)``, or its limit for eta -> 0."""
     A = task.matrix
-    gain = A.T @ torch.linalg.pinv(variance * A @ A.T + task.eta**2 * torch.eye(len(A), dtype=A.dtype), rtol=1e-10)
+    spread = variance * A @ A.T + task.eta**2 * torch.eye(len(A), dtype=A.dtype)
+    gain = A.T @ (torch.linalg.inv(spread) if task.eta > 0 else torch.linalg.pinv(spread, rtol=1e-10))
     return (-1 * clean.through(gain @ A)) + gain @ task.y.flatten()
 
 
@@ -133,22 +132,20 @@ def ddrm_law(sampler: PosteriorSampler, task: Task, c: float = 0.85, b: float = 
     law = Law(mean, torch.diag(torch.tensor(spread, dtype=torch.float64)))  # in the singular basis
     for sigma, sigma_next in itertools.pairwise([*sigmas, 0.0]):
         J, offset = task.denoise(sigma)
-        clean, rows, shift, variances = Affine(Vt @ J @ Vt.T, Vt @ offset), [], [], []
+        clean, keep = Affine(Vt @ J @ Vt.T, Vt @ offset), math.sqrt(1 - c**2) * sigma_next
+        to_z, to_x, variance = [], [], []
         for i in range(SIZE):
-            own, here = Affine(clean.matrix[i], clean.offset[i]), Affine(EYE[i], torch.zeros((), dtype=torch.float64))
-            given, keep = Affine(0 * EYE[i], torch.tensor(z[i], dtype=torch.float64)), math.sqrt(1 - c**2)
-            variance = c**2 * sigma_next**2
             if a[i] == 0:
-                new = own + keep * sigma_next / sigma * (here - own)
+                weights = (0.0, keep / sigma, c**2 * sigma_next**2)
             elif sigma_next < level[i]:
-                new = own + keep * sigma_next / level[i] * (given - own)
+                weights = (keep / level[i], 0.0, c**2 * sigma_next**2)
             else:
-                new = (1 - b) * own + b * given
-                variance = sigma_next**2 - b**2 * level[i] ** 2
-            rows.append(new.matrix)
-            shift.append(new.offset)
-            variances.append(variance)
-        law = law.then(torch.stack(rows), torch.stack(shift), torch.diag(torch.tensor(variances, dtype=torch.float64)))
+                weights = (b, 0.0, sigma_next**2 - b**2 * level[i] ** 2)
+            for column, weight in zip((to_z, to_x, variance), weights, strict=True):
+                column.append(weight)
+        Z, X, spread_of_noise = (torch.diag(torch.tensor(q, dtype=torch.float64)) for q in (to_z, to_x, variance))
+        step = clean.through(EYE - Z - X) + IDENTITY.through(X) + Z @ torch.tensor(z, dtype=torch.float64)
+        law = law.then(step.matrix, step.offset, spread_of_noise)
     return law.then(Vt.T)
 
 
@@ -396,3 +393,135 @@ def test_a_norm_over_the_batch_depends_on_the_batch(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(dps, "residual_slope", norm_over_the_batch)
     with pytest.raises(AssertionError):
         test_posterior.test_a_measurement_alone_is_as_in_a_batch(case, "inpainting")
+
+
+# ------------------------------------------------------------------------------------- Second: where the laws go
+
+
+def total(law: Law, basis: Tensor) -> float:
+    """Variance of the law in these directions (rows) altogether."""
+    return float((basis @ law.covariance @ basis.T).trace())
+
+
+def directions(task: Task) -> tuple[Tensor, Tensor]:
+    """Orthonormal directions that the measurement sees, and those that it does not."""
+    basis, rank = torch.linalg.svd(task.matrix)[2], int(torch.linalg.matrix_rank(task.matrix))
+    return basis[:rank], basis[rank:]
+
+
+@pytest.mark.parametrize(("c", "high"), [(0.0, 1000.0), (1.0, 50.0)])
+@EACH_OPERATOR
+def test_pigdm_is_exact_for_the_prior_that_it_assumes(operator: str, c: float, high: float) -> None:
+    task, d = make_task(operator, isotropic(0.5)), math.sqrt(0.5)
+    laws = [pigdm_law(make("pigdm", n, 0.01, high), task, c, d) for n in (50, 100, 200)]
+    check_convergence([error(law, task.posterior) for law in laws], last=0.1)
+
+
+@EACH_OPERATOR
+def test_pigdm_is_biased_for_another_prior(operator: str) -> None:
+    """Also with d^2 = 0.7, the mean of the variances (from 0.2 to 1.2): by 0.08, 0.25 and 0.08 of a standard deviation
+    or relative in variance, whatever the number of steps."""
+    task, size = make_task(operator), {"super_resolution": 0.08, "inpainting": 0.25, "dense": 0.08}[operator]
+    for n in (200, 400):
+        law = pigdm_law(make("pigdm", n, 0.01, 50.0), task, d=math.sqrt(0.7))
+        assert error(law, task.posterior) == pytest.approx(size, abs=0.02)
+
+
+@EACH_OPERATOR
+def test_the_adaptive_weight_of_pigdm_fits_the_noise(operator: str) -> None:
+    """The more steps, the less spread is left where y says something: it goes to 0, and the mean to A x = y."""
+    task = make_task(operator)
+    laws = [pigdm_law(make("pigdm", n, 0.01, 50.0), task, adaptive=True) for n in (50, 100, 200)]
+    spread = [total(law, task.matrix) / total(task.posterior, task.matrix) for law in laws]
+    assert all(after < 0.65 * before for before, after in itertools.pairwise(spread)) and spread[-1] < 0.1
+    torch.testing.assert_close(task.matrix @ laws[-1].mean, task.y.flatten(), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("strength", "zeta"), [(1.0, 0.9), (4.0, 0.75)])
+@EACH_OPERATOR
+def test_diffpir_goes_to_a_cold_posterior_with_tempered_noise(operator: str, strength: float, zeta: float) -> None:
+    """Its mean is that for noise sqrt(lambda) eta; its covariance that times (1 + sqrt(1 - zeta)) / 2."""
+    task = make_task(operator)
+    tempered = make_task(operator, eta=ETA * math.sqrt(strength)).posterior
+    target = Law(tempered.mean, (1 + math.sqrt(1 - zeta)) / 2 * tempered.covariance)
+    laws = [diffpir_law(make("diffpir", n, 0.01, 50.0), task, strength, zeta) for n in (50, 100, 200, 400)]
+    check_convergence([error(law, target) for law in laws], last=0.1, order=0.8)
+    assert error(laws[-1], task.posterior) > 0.2
+
+
+@pytest.mark.parametrize("c", [0.0, 0.85, 1.0])
+@EACH_OPERATOR
+def test_ddrm_loses_spread_where_nothing_is_measured(operator: str, c: float) -> None:
+    """Down to (1 + sqrt(1 - c^2)) / 2 of the variance: 0.76 for its usual c."""
+    task = make_task(operator, isotropic(0.5))
+    unseen, limit = directions(task)[1], (1 + math.sqrt(1 - c**2)) / 2
+    laws = [ddrm_law(make("ddrm", n, 0.01, 50.0), task, c) for n in (100, 400)]
+    few, many = (abs(total(law, unseen) / total(task.posterior, unseen) - limit) for law in laws)
+    assert many < 0.4 * few and many < 0.02
+
+
+@EACH_OPERATOR
+def test_ddrm_goes_to_the_pseudoinverse_where_something_is_measured(operator: str) -> None:
+    """The more steps, the nearer to z = A^+ y, with the noise in it, and the less spread."""
+    task = make_task(operator, isotropic(0.5))
+    seen, z = directions(task)[0], torch.linalg.pinv(task.matrix, rtol=1e-9) @ task.y.flatten()
+    laws = [ddrm_law(make("ddrm", n, 0.01, 50.0), task) for n in (25, 100, 400)]
+    distance = [float((seen @ (law.mean - z)).norm()) for law in laws]
+    spread = [total(law, seen) / total(task.posterior, seen) for law in laws]
+    assert all(after < 0.65 * before for q in (distance, spread) for before, after in itertools.pairwise(q))
+    assert spread[-1] < 0.06 and distance[-1] < 0.5 * float((seen @ (task.posterior.mean - z)).norm())
+
+
+@EACH_OPERATOR
+def test_ddnm_plus_is_ddrm(operator: str) -> None:
+    """With noisy measurements and b = 1, up to the start, which a prior without correlations forgets at once."""
+    task = make_task(operator, isotropic(0.5))
+    for c in (0.0, 0.85):
+        check_law(dissect(make("ddnm_plus", stochasticity=c), task), dissect(make("ddrm", stochasticity=c), task))
+
+
+@pytest.mark.parametrize("zeta", [0.1, 0.4])
+def test_dps_misses_the_measurement_by_its_last_step_whatever_the_noise(zeta: float) -> None:
+    """For a mask a step of guidance changes ``q = ||y - A x||`` to ``|zeta - q|``, back and forth in the end: its root
+    mean square is between zeta / 2 and zeta / sqrt(2). With the exact posterior it is 2.1 eta here."""
+    task = make_task("inpainting")
+    sampler = make("dps", 100, 0.01, 20.0, guidance=zeta)
+    x = sampled(sampler, task, 200)[0]
+    misfit = float((task.y.flatten() - x @ task.matrix.T).square().sum(1).mean().sqrt())
+    assert zeta / 2 < misfit < zeta / math.sqrt(2)
+    assert torch.equal(x, sampled(sampler, task._replace(noise=GaussianNoise(ETA / 10)), 200)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------- The rest
+
+
+def test_slope_of_a_nonlinear_operator() -> None:
+    clean, y = normal(3, *SHAPE, seed=1), normal(3, *SHAPE, seed=2)
+    y[2] = clean[2] ** 2  # fits
+    task = make_task("inpainting")
+    problem = posterior.Problem(task.denoiser, Square(SHAPE), task.noise, y, Script(y), 1)
+    residual = y - clean**2
+    norms = residual.flatten(1).norm(dim=1).clamp_min(1e-300).reshape(3, 1, 1, 1)
+    torch.testing.assert_close(dps.residual_slope(problem, clean), -2 * clean * residual / norms)
+
+
+def test_path_of_the_travel() -> None:
+    """Six levels, back by two at the fourth and at the last one."""
+    path = DDNMPlus(sigmas=[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], travel_length=2, travel_repeats=2).path()
+    assert path == [(0, 1), (1, 2), (2, 1), (1, 2), (2, 3), (3, 4), (4, 3), (3, 4), (4, 5), (5, 6)]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("dps", {"guidance": -1.0}, "guidance=-1.0; expected a number of at least 0"),
+        ("dps", {"stochasticity": 2.0}, "stochasticity=2.0; expected a number from 0 to 1"),
+        ("pigdm", {"data_std": 0.0}, "data_std=0.0; expected a positive number"),
+        ("ddrm", {"stochasticity_measured": 1.5}, "stochasticity_measured=1.5; expected a number from 0 to 1"),
+        ("ddnm_plus", {"travel_repeats": 0}, "travel_repeats=0; expected a positive integer"),
+        ("diffpir", {"strength": 0.0}, "strength=0.0; expected a positive number"),
+    ],
+)
+def test_impossible_settings(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(name, **settings)

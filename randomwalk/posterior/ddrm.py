@@ -26,9 +26,9 @@ class DDRM(PosteriorSampler):
     from a start ``z + sqrt(s^2 - eta^2 / a^2) n`` where ``s >= eta / a``, otherwise ``s n``. In terms of images each
     line is a function of ``A^T A``. One evaluation for each level.
 
-    For few steps (20 in the paper). The c of every step is new noise however short the step is, unlike that of DDIM.
-    With more steps the coordinates with a = 0 lose spread, to ``(1 + sqrt(1 - c^2)) / 2`` of the variance where the
-    prior is wide, and the measured ones go to z, with the noise in it, if c < 1 (to the prior's mean if c = 1). Only
+    For few steps (20 in the paper): each adds new noise in the proportion c however short it is, unlike DDIM's. As the
+    steps grow many, coordinates with a = 0 lose spread, down to ``(1 + sqrt(1 - c^2)) / 2`` of the variance (0.76),
+    and the measured ones go to z, with the noise in it, and their spread to 0, if c < 1; with c = 1 they forget y. Only
     c = 0 is right in the limit, for coordinates with a = 0 that the prior makes independent of the measured ones.
 
     Source: Kawar et al. 2022, arXiv 2201.11793, eq. 4, 7 and 8.

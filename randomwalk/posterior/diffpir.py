@@ -21,11 +21,12 @@ class DiffPIR(PosteriorSampler):
 
     One evaluation for each level.
 
-    With lambda = 1, z is the mean given y if X given X_s = x is Normal(D, s^2 I), which holds for a prior much wider
-    than s. So with zeta = 0 and many steps the law is right where the prior is wide beside eta / a (a the singular
-    values of A), and otherwise pulled too far toward y. With zeta > 0 every step adds new noise, however short it is:
-    with more steps the unmeasured directions lose spread, to ``(1 + sqrt(1 - zeta)) / 2`` of the variance where the
-    prior is wide.
+    The mean z is right at low levels only, where X given X_s = x is as wide as s. But with zeta > 0 every step adds new
+    noise, and among many steps those at low levels are Langevin's, ``x + h (z - x) + sqrt(zeta) s n`` with
+    ``h = 1 - sqrt(1 - zeta)``. They forget what the high levels did, and lead to the posterior for noise
+    ``sqrt(lambda) eta`` at the temperature ``T = zeta / (2 h) = (1 + sqrt(1 - zeta)) / 2``: for a Gaussian prior the
+    mean is right if lambda = 1, and the covariance is T times what it should be, from 1/2 for zeta = 1 to all of it
+    as zeta falls to 0, which takes 1 / zeta times as many steps. With zeta = 0 nothing is forgotten.
 
     Source: Zhu et al. 2023, arXiv 2305.08995, algorithm 1 with ``rho = lambda eta^2 / s^2``, eq. 11 to 13.
 

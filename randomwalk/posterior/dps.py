@@ -23,8 +23,10 @@ class DPS(PosteriorSampler):
     The norm is that of one sample. One evaluation and one backward pass for each level; A may be nonlinear.
 
     Not a sampler of the posterior, and not a discretisation of anything: a step of guidance has the length zeta
-    however many steps there are, and eta appears nowhere. With more steps the samples fit the noise in y, and their
-    spread where y says something goes to 0; zeta is to be chosen for a number of steps, an operator and an eta.
+    however many steps there are, and eta appears nowhere. With enough steps ``||y - A x||`` arrives at 0, whatever the
+    noise, and the last steps throw it back and forth over it: where A has the singular value a, it ends at about half
+    of ``zeta a^2``. That, and not eta, is the spread of A x, so that zeta is to be chosen for an operator, an eta and a
+    number of steps.
 
     Source: Chung et al. 2023, arXiv 2209.14687, algorithm 1. There the step is ``zeta / ||r||`` times the gradient of
     ``||r||^2``, twice that; the code released with it, whose values of zeta people use, has the gradient of ``||r||``.

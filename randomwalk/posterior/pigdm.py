@@ -24,12 +24,12 @@ class PiGDM(PosteriorSampler):
     with d the standard deviation of the data. For exact measurements the inverse is ``A^+ (y - A D) / r^2``. One
     evaluation and one backward pass for each level.
 
-    In the limit of many steps its law is exact if the prior is Normal(m, d^2 I), whose r this is. Otherwise it is
-    biased: the covariance of X given x is not a multiple of I, which the score of y then is wrong by.
+    As the steps grow many its law becomes exact, at first order, if the prior is Normal(m, d^2 I), whose r this is.
+    For any other prior a bias is left: the covariance of X given x is no multiple of I.
 
-    With ``adaptive_weight`` as in the paper's algorithm, ``x' = DDIM(x, D) + r^2 g`` if d = 1: the score is not
-    weighted as the step of DDIM demands, but by r^2. The guidance of a step then does not shrink with the step, and
-    the result goes to ``A x = y``, with the noise in it, as the number of steps grows.
+    With ``adaptive_weight``, as in the paper's algorithm 1, ``x' = DDIM(x, D) + r^2 g``: the score is weighted by r^2,
+    and not by what it has in the step of DDIM, ``(1 - sqrt(p^2 - v^2) / s) s^2``. A step of guidance then does not
+    shrink with the step. As the steps grow many, A x goes to y, with the noise in it, and its spread to 0.
 
     Source: Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse problems" (ICLR), section 3 and
     algorithm 1, where d = 1: ``r^2 = 1 - alpha_bar``.
