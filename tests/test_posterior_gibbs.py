@@ -193,7 +193,8 @@ def test_law_of_split_gibbs(operator: str, settings: dict[str, Any]) -> None:
 def widened(task: Task, rho: float) -> Law:
     """The posterior if the noise of y has covariance ``eta^2 I + rho^2 A A^T``."""
     A, C = task.matrix, task.prior.covariance
-    gain = C @ A.T @ torch.linalg.inv(A @ C @ A.T + task.eta**2 * torch.eye(len(A)) + rho**2 * A @ A.T)
+    noise = task.eta**2 * torch.eye(len(A), dtype=torch.float64) + rho**2 * A @ A.T
+    gain = C @ A.T @ torch.linalg.inv(A @ C @ A.T + noise)
     return Law(task.prior.mean + gain @ (task.y.flatten() - A @ task.prior.mean), C - gain @ A @ C)
 
 

@@ -90,9 +90,7 @@ class TDS(PosteriorSampler):
             x, denoised, pull, spent = x[rows], denoised[rows], pull[rows], log_twist[rows].reshape(spent.shape)
             v, n = fresh_noise(s, p, stochasticity=1.0), problem.normal()
             x = denoised + p**2 / s**2 * (x - denoised) + pull + v * n
-            # log M - log Q, the difference of two squares worked out
-            ratio = -(pull / v * (n + pull / (2 * v))).double().flatten(1).sum(1)
-            log_weights = log_weights + ratio.reshape(spent.shape)
+            log_weights = log_weights + log_ratio(pull / v, n).reshape(spent.shape)
             callback(k, x, s)
         x = problem.denoiser(x, levels[-1])
         log_weights = log_weights + twist.likelihood.log_prob(x).double().reshape(spent.shape) - spent
@@ -127,9 +125,18 @@ class Twist:
         # With u = A^T (r^2 A A^T + eta^2)^-1 q,  q^T (r^2 A A^T + eta^2)^-1 q = |q - r^2 A u|^2 / eta^2 + r^2 |u|^2,
         # and u is where the right-hand side is smallest: rounding errors of u come in squared.
         operator, residual = self.problem.operator, self.problem.residual(denoised)
-        score = operator.spectral(lambda t: 1 / (variance * t + eta**2), operator.adjoint(residual))
+        # There is nothing of A^T q where t = 0, and 1 / eta^2 there would drown the rest in rounding errors.
+        score = operator.spectral(lambda t: (t > 0) / (variance * t + eta**2), operator.adjoint(residual))
         left = residual - variance * operator(score)
         return -_squared(left) / (2 * eta**2) - variance * _squared(score) / 2, score
+
+
+def log_ratio(shift: Tensor, n: Tensor) -> Tensor:
+    """``log Normal(shift + n; 0, I) - log Normal(n; 0, I)``, ``[B]`` float64, for a proposal that is shifted.
+
+    The difference of the two squares is worked out, so that it keeps its digits if they are large.
+    """
+    return -(shift * (n + shift / 2)).double().flatten(1).sum(1)
 
 
 def _squared(v: Tensor) -> Tensor:
