@@ -268,32 +268,33 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
     styles = [("#2a6fba", 0.55), ("0.35", 0.0)]
     for (name, found), (colour, filled) in zip(calibrations.items(), styles, strict=False):
         if found.num_pixels:
-            _draw_ranks(histogram, found, f"{name} pixels", colour, filled)
+            _draw_ranks(histogram, found, colour, filled)
             _draw_coverage(coverage, found, f"{name} pixels", colour)
     first = next(iter(calibrations.values()))
     places = first.num_samples + 1
-    histogram.axhline(1, color="#b5482a", linestyle="--", linewidth=1, label="samples of the posterior")
+    histogram.axhline(1, color="#b5482a", linestyle="--", linewidth=1)
     histogram.set(xlabel=f"rank of the truth among {first.num_samples} samples", ylabel=f"share of pixels x {places}")
     histogram.set_ylim(bottom=0)
-    histogram.set_title("Rank histogram", loc="left")
-    coverage.plot([0, 1], [0, 1], color="#b5482a", linestyle="--", linewidth=1)
+    histogram.xaxis.get_major_locator().set_params(integer=True)
+    histogram.set_title("Rank histogram, 95% intervals over images", loc="left", fontsize=11)
+    coverage.plot([0, 1], [0, 1], color="#b5482a", linestyle="--", linewidth=1, label="right samples")
     coverage.set(xlabel="nominal level of the interval", ylabel="share of true pixels inside", xlim=(0, 1), ylim=(0, 1))
-    coverage.set_title("Coverage", loc="left")
-    histogram.legend(fontsize=8, frameon=False)
+    coverage.set_title("Coverage", loc="left", fontsize=11)
+    coverage.legend(fontsize=8, frameon=False, loc="upper left")
     for axis in (histogram, coverage):
         _tidy(axis)
     figure.suptitle(calibration_lines(calibrations)[0], fontsize=10, x=0.075, ha="left")
     return _png(figure)
 
 
-def _draw_ranks(axis: Any, found: Calibration, label: str, colour: str, filled: float) -> None:
+def _draw_ranks(axis: Any, found: Calibration, colour: str, filled: float) -> None:
     shares, places = found.histogram(), found.num_samples + 1
     ranks, heights = np.arange(places), np.array([share.value for share in shares]) * places
     if filled:
-        axis.bar(ranks, heights, width=1, color=colour, alpha=filled, edgecolor="white", linewidth=0.5, label=label)
+        axis.bar(ranks, heights, width=1, color=colour, alpha=filled, edgecolor="white", linewidth=0.5)
         axis.errorbar(ranks, heights, [share.margin * places for share in shares], color=colour, fmt="none")
     else:
-        axis.stairs(heights, np.arange(places + 1) - 0.5, color=colour, label=label)
+        axis.stairs(heights, np.arange(places + 1) - 0.5, color=colour)
 
 
 def _draw_coverage(axis: Any, found: Calibration, label: str, colour: str) -> None:
