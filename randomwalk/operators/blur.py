@@ -234,6 +234,8 @@ def make_blur(
     elif kernel is None or file is not None:
         raise InputError("blur: needs the setting file, the path of the kernel, or a kernel")
     kernel = kernel.double()
+    if kernel.ndim != 2:
+        raise InputError(f"blur: the kernel has shape {tuple(kernel.shape)}; expected [k, l]")
     if normalize:
         if not kernel.sum() > 0:
             raise InputError(f"blur: the kernel sums to {float(kernel.sum()):g}; take normalize: false, or another one")

@@ -45,10 +45,10 @@ class JPEG(Operator):
     """A JPEG codec at a quality, with a derivative: an approximation in two ways.
 
     ``A(x)`` is what encoding and decoding makes of the image: YCbCr, chroma averaged over 2 x 2 pixels (4:2:0) and
-    repeated, cosine transform of 8 x 8 blocks, coefficients rounded to multiples of the quantization table. It differs
-    from a codec's in that pixels are not rounded to bytes, and that codecs may smooth the repeated chroma. The
-    *derivative* of the rounding and of the clipping, 0 or undefined, is replaced by 1 ("straight-through"), so that
-    the gradient is the one of a codec that does not quantize, at the residual of the one that does.
+    interpolated, cosine transform of 8 x 8 blocks, coefficients rounded to multiples of the quantization table. It
+    differs from a codec's in that colours and pixels are not rounded to bytes. The *derivative* of the rounding and of
+    the clipping, 0 or undefined, is replaced by 1 ("straight-through"), so that the gradient is the one of a codec that
+    does not quantize, at the residual of the one that does.
 
     Source: ITU-T T.81 (1992), annex A and K.1; tables scaled by quality as in the library of the IJG. The derivative:
     Bengio, Leonard and Courville 2013, arXiv 1308.3432.
@@ -96,7 +96,7 @@ class JPEG(Operator):
         luma = self._quantize(luma - 128, self.tables[0]) + 128
         if self.halved:
             chroma = self._quantize(torch.nn.functional.avg_pool2d(chroma, 2), self.tables[1])
-            chroma = chroma.repeat_interleave(2, -1).repeat_interleave(2, -2)
+            chroma = torch.nn.functional.interpolate(chroma, scale_factor=2, mode="bilinear")
         else:
             chroma = self._quantize(chroma, self.tables[1])
         rgb = self._mix(torch.linalg.inv(self.get_buffer("colours")).to(x.dtype), torch.cat([luma, chroma], 1))
