@@ -16,6 +16,7 @@ from posterior_tools import (
     SHAPE,
     Law,
     NextLevel,
+    Script,
     Square,
     Task,
     check_convergence,
@@ -25,6 +26,7 @@ from posterior_tools import (
     isotropic,
     make_task,
     must_fail,
+    normal,
     start,
 )
 from torch import Tensor
@@ -252,6 +254,10 @@ def without_root(langevin: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrong
 
 
+def mean_alone(problem: Problem, z: Tensor, r: float) -> Tensor:
+    return problem.operator.proximal(z, problem.y, problem.eta, r)
+
+
 @pytest.mark.parametrize("mutation", ["none", "no sqrt(2)", "sigma' for sigma", "eta squared", "centre at x"])
 def test_a_wrong_daps_has_another_law(mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task, sigmas = make_task("super_resolution"), levels(8)
@@ -284,8 +290,7 @@ def test_a_wrong_split_gibbs_has_another_law(mutation: str, monkeypatch: pytest.
     if mutation == "eta squared":
         wrong = task._replace(noise=GaussianNoise(task.eta**2))
     if mutation == "no draw of z":
-        mean_only = lambda problem, z, r: problem.operator.proximal(z, problem.y, problem.eta, r)  # noqa: E731
-        monkeypatch.setattr(splitting, "gaussian_conditional", mean_only)
+        monkeypatch.setattr(splitting, "gaussian_conditional", mean_alone)
     actual = dissect(split_gibbs(sigmas, **settings), wrong)
     if mutation == "none":
         check_law(actual, expected)
@@ -352,6 +357,17 @@ def test_without_noise_the_measured_part_is_kept() -> None:
     x = x.flatten(1)
     assert torch.equal(x[:, seen], y.flatten(1)[:, seen])
     assert (x[:, ~seen].std(0) / 0.7 - 1).abs().max() < 5 / math.sqrt(2 * len(x))
+
+
+def test_single_precision_is_enough_at_high_levels() -> None:
+    """Where r^2 / eta^2 is beyond the digits of single precision."""
+    task, ends = make_task("super_resolution", eta=0.01), []
+    z = 80 * normal(50, *SHAPE, seed=1)
+    for dtype in (torch.float32, torch.float64):
+        y, draws = task.y.to(dtype).expand(50, *task.y.shape[1:]), Script(normal(50, 8, seed=2).to(dtype))
+        problem = Problem(task.denoiser, task.operator, task.noise, y, draws, 1)
+        ends.append(task.operator(splitting.gaussian_conditional(problem, z.to(dtype), 80.0)))
+    torch.testing.assert_close(ends[0].double(), ends[1], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["daps", "split_gibbs"])

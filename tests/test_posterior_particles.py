@@ -105,7 +105,7 @@ WAYS: dict[str, tuple[Callable[[Task], Task], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("operator", ["super_resolution", "inpainting", "dense"])
+@pytest.mark.parametrize("operator", ["inpainting", "dense"])
 @pytest.mark.parametrize("way", WAYS)
 def test_evidence_is_unbiased(way: str, operator: str) -> None:
     """For any number of particles, whatever the twists: here 20."""
@@ -115,7 +115,7 @@ def test_evidence_is_unbiased(way: str, operator: str) -> None:
     check_evidence(estimates(sampler(**settings), change(task), 20, 1000), expected)
 
 
-@pytest.mark.parametrize("operator", ["super_resolution", "inpainting", "dense"])
+@pytest.mark.parametrize("operator", ["super_resolution", "dense"])
 @pytest.mark.parametrize("way", ["as it is", "resampled at every step", "without spectral"])
 def test_samples_have_the_posterior_of_the_chain(way: str, operator: str) -> None:
     """1,000 particles, whose bias of the order of 1 / 1,000 is below the standard errors."""
@@ -178,7 +178,7 @@ def test_a_wrong_tds_is_biased(mistake: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(tds, "resampled", upside_down)
     settings = {"data_std": 0.8, "ess_threshold": 1.0}
     must_fail(check_evidence, estimates(sampler(**settings), wrong, 20, 1000), log_evidence(prior, task))
-    samples = sampled(sampler(**settings), wrong, 1000, groups=20)
+    samples = sampled(sampler(**settings), wrong, 500, groups=20)
     must_fail(check_moments, samples, posterior_of(prior, task))
 
 
@@ -262,8 +262,8 @@ def test_two_modes_have_their_weights(name: str) -> None:
     left = float(posterior_weights[nodes < BETWEEN].sum())
     assert 0.1 < left < 0.9
     made = TDS(sigmas=LEVELS_ON_A_LINE, data_std=1.2)
-    check_evidence(estimates(made, measurement, 2000, 40), math.log(float(weights @ log_f.exp())))
-    x = sampled(made, measurement, 2000, groups=40)[..., 0]  # type: ignore[arg-type]
+    check_evidence(estimates(made, measurement, 1500, 30), math.log(float(weights @ log_f.exp())))
+    x = sampled(made, measurement, 1500, groups=30)[..., 0]  # type: ignore[arg-type]
     for f in (lambda t: t, lambda t: t**2, lambda t: (t < BETWEEN).double()):
         of_set = f(x).mean(1)
         standard_error = float(of_set.std()) / math.sqrt(len(of_set))
