@@ -27,7 +27,7 @@ class PiGDM(PosteriorSampler):
     As the steps grow many its law becomes exact, at first order, if the prior is Normal(m, d^2 I), whose r this is.
     For any other prior a bias is left: the covariance of X given x is no multiple of I.
 
-    At levels far above d, ``s^2 g`` multiplies what is wrong in a network's Jacobian by s^2, which can grow from step to
+    At levels far above d, ``s^2 g`` multiplies the errors of a network's Jacobian by s^2, which can grow from step to
     step until nothing is finite: start at a few times d, or take the adaptive weight.
 
     With ``adaptive_weight``, as in the paper's algorithm 1, ``x' = DDIM(x, D) + r^2 g``: the score is weighted by r^2,
