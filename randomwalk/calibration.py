@@ -15,7 +15,9 @@ ranks stay uniform where the samples are right. Pixels that all agree on (an emp
 alone, which would dilute what the others say; `contested` leaves them out. What it looks at is the standard deviation
 of the samples *and the truth* together. It treats the S + 1 alike, so the levels above hold as they are for the
 chosen pixels, and a pixel where all samples agree on something wrong is among them; choosing by the samples' standard
-deviation alone would bias the one and hide the other.
+deviation alone would bias the one and hide the other. The verdict goes by these pixels. Over all pixels, a little noise
+that is left in the samples of a black background counts as much as a wrong shape does: the clipped samples are a few
+grey values brighter than the truth there, and the ranks lean to 0.
 
 **Errors.** Pixels of an image depend on one another, images do not: the standard errors here treat each image as one
 draw, whatever the number of its pixels.
