@@ -29,7 +29,7 @@ class DAPS(SplittingSampler):
     posterior: it is a Langevin step of size s^2 then. On a prior Normal(m, c^2 I), one ode_step with data_std = c is
     exact at any number of levels. More ode_steps make sharper images.
 
-    Source: Zhang et al. 2024, arXiv 2407.01521, algorithm 1, and the code published with it. There the likelihood is
+    Source: Zhang et al. 2024, arXiv 2407.01521, and the code published with it. There the likelihood is
     given a fixed eta = 0.01 and the size of the Langevin steps falls to a hundredth; here both follow the problem.
 
     Args:

@@ -32,8 +32,8 @@ class MMPS(PosteriorSampler):
     its transpose wherever C stands and trusts the symmetry; see :func:`conjugate_gradients` for what it does where
     ``A C A^T`` turns out not to be positive.
 
-    Source: Rozet et al. 2024, arXiv 2405.13712, section 4.2 and algorithm 2 (whose authors find 1 to 3 iterations
-    enough on images).
+    Source: Rozet et al. 2024, "Learning diffusion priors from observations by expectation maximization", arXiv
+    2405.13712.
 
     Args:
         iterations: of conjugate gradients at every level; the backward passes are ``iterations + 1``.

@@ -46,8 +46,8 @@ class TDS(PosteriorSampler):
     where the norm of an operator that is not linear is taken to be 1 if it does not define any, and eta is the noise's
     ``std``.
 
-    Source: Wu et al. 2023, arXiv 2306.17775, algorithm 1. There resampling is multinomial; the variance r^2 is that of
-    the Gaussian case (their section 3.2 has s^2 / (1 + s^2)).
+    Source: Wu et al. 2023, "Practical and asymptotically exact conditional sampling in diffusion models", arXiv
+    2306.17775. Resampling is systematic here.
 
     Args:
         data_std: c, standard deviation of the pixels.
@@ -55,7 +55,6 @@ class TDS(PosteriorSampler):
     """
 
     needs: ClassVar[Needs] = Needs(gradient=True)
-    couples: ClassVar[bool] = True
 
     data_std: float = 0.5
     ess_threshold: float = 0.5
@@ -69,6 +68,10 @@ class TDS(PosteriorSampler):
         super().check(operator, noise)
         if noise.std == 0:
             raise InputError("sampler TDS weights particles by the likelihood: it needs noise with a positive std")
+
+    @property
+    def couples(self) -> bool:
+        return True
 
     def run(self, problem: Problem, callback: Callback) -> Tensor:
         x, log_weights = self.weighted(problem, callback)
