@@ -53,6 +53,9 @@ CASES = [
     Case("split_gibbs", {"prior_steps": 3}, evaluations=lambda n: 3 * (n - 1) + 1),
     Case("mmps", {"iterations": 2}, vjps=lambda n: 3 * n),
     Case("tds", vjps=lambda n: n - 1),
+    Case("tweedie_smc", {}, evaluations=lambda n: n + 1, vjps=lambda n: 4 * (n + 1)),
+    Case("tweedie_smc", {"weighted": False}, evaluations=lambda n: n + 1, vjps=lambda n: 4 * (n + 1)),
+    Case("tweedie_smc", {"max_rank": 64}, evaluations=lambda n: n + 1, vjps=lambda n: (32 + 2 + 1) * (n + 1)),
 ]
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([case.name, *case.settings]))
 EACH_NAME = pytest.mark.parametrize("name", POSTERIOR_SAMPLERS)

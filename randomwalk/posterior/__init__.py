@@ -20,6 +20,7 @@ from randomwalk.posterior.random_walk import RandomWalk
 from randomwalk.posterior.sampler import Needs, PosteriorSampler, Problem
 from randomwalk.posterior.split_gibbs import SplitGibbs
 from randomwalk.posterior.tds import TDS
+from randomwalk.posterior.tweedie_smc import TweedieSMC
 
 __all__ = ["POSTERIOR_SAMPLERS", "Needs", "PosteriorSampler", "Problem", "make"]
 
@@ -34,6 +35,7 @@ POSTERIOR_SAMPLERS: dict[str, type[PosteriorSampler]] = {
     "split_gibbs": SplitGibbs,
     "mmps": MMPS,
     "tds": TDS,
+    "tweedie_smc": TweedieSMC,
 }
 
 

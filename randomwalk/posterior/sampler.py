@@ -75,9 +75,6 @@ class PosteriorSampler:
     """
 
     needs: ClassVar[Needs] = Needs()
-    couples: ClassVar[bool] = False
-    """Whether the samples of one measurement are made together, and none of them alone is a sample (particles)."""
-
     sigmas: Sequence[float] | Tensor = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +95,11 @@ class PosteriorSampler:
     def num_steps(self) -> int:
         """How often ``sample`` calls its callback."""
         return len(self.levels())
+
+    @property
+    def couples(self) -> bool:
+        """Whether the samples of one measurement are made together, and none of them alone is a sample (particles)."""
+        return False
 
     def check(self, operator: Operator, noise: Noise) -> None:
         """Raise InputError, with what is missing, if the sampler can't do such a task."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
@@ -30,9 +31,13 @@ class TDS(PosteriorSampler):
         t_s(x) = Normal(y; A D(x, s), r^2 A A^T + eta^2 I),    r^2 = s^2 c^2 / (s^2 + c^2)
 
     with c = ``data_std``; at the lowest level r = 0, so that the last twist is the likelihood of X itself. The proposal
-    Q has D + s^2 grad log t_s(x) in the place of D, and particles are weighted by
+    Q has D + a s^2 grad log t_s(x) in the place of D, a from 0 to 1, and particles are weighted by
 
         w = M(x' | x) t_p(x') / (Q(x' | x) t_s(x))
+
+    The source has a = 1. But where the pixels are correlated, as in images, ``s^2 dD/dx`` has eigenvalues far above r^2,
+    and the particles then overshoot y by their ratio at every step, until they overflow. Here a stops the particle at
+    the most likely image on the line, see :meth:`Twist.reach`; it is 1 where the twist is right.
 
     They are resampled where their effective sample size is below ``ess_threshold`` S, and at the end. Whatever the
     twists are, as S grows, the samples converge to the posterior of the chain's prior, and the mean of the weights is
@@ -87,7 +92,8 @@ class TDS(PosteriorSampler):
         for k, (s, p) in enumerate(pairwise(levels)):
             denoised, product = problem.denoiser.linearized(x, s)
             log_twist, score = twist(denoised, s**2 * self.data_std**2 / (s**2 + self.data_std**2))
-            pull = (s**2 - p**2) * product(score)
+            move = s**2 * product(score)
+            pull = (1 - p**2 / s**2) * twist.reach(denoised, score, move) * move
             log_weights = log_weights + log_twist.reshape(spent.shape) - spent
             rows, log_weights = resampled(log_weights, problem.draws.uniform()[:: problem.group], self.ess_threshold)
             x, denoised, pull, spent = x[rows], denoised[rows], pull[rows], log_twist[rows].reshape(spent.shape)
@@ -131,7 +137,22 @@ class Twist:
         # There is nothing of A^T q where t = 0, and 1 / eta^2 there would drown the rest in rounding errors.
         score = operator.spectral(lambda t: (t > 0) / (variance * t + eta**2), operator.adjoint(residual))
         left = residual - variance * operator(score)
-        return -_squared(left) / (2 * eta**2) - variance * _squared(score) / 2, score
+        return -_dot(left, left) / (2 * eta**2) - variance * _dot(score, score) / 2, score
+
+    def reach(self, denoised: Tensor, score: Tensor, move: Tensor) -> Tensor:
+        """How much of ``move = C score`` to make: to the most likely image on that line, and not more than all of it.
+
+        For a linear A and a Gaussian of covariance C around D it is the largest of
+        ``-a^2 score^T C score / 2 - |q - a A move|^2 / (2 eta^2)``, and where C = r^2 I it is at a = 1.
+
+        Returns:
+            a, ``[B, 1, 1, 1]`` from 0 to 1.
+        """
+        seen = self.problem.operator(denoised + move) - self.problem.operator(denoised)
+        slope = _dot(self.likelihood.score(denoised), move)
+        curvature = _dot(score, move) + _dot(seen, seen) / self.problem.eta**2
+        a = torch.where((slope > 0) & (curvature > 0), slope / curvature, 0).clamp(0, 1)
+        return a.to(move).reshape(-1, *[1] * (move.ndim - 1))
 
 
 def log_ratio(shift: Tensor, n: Tensor) -> Tensor:
@@ -142,5 +163,5 @@ def log_ratio(shift: Tensor, n: Tensor) -> Tensor:
     return -(shift * (n + shift / 2)).double().flatten(1).sum(1)
 
 
-def _squared(v: Tensor) -> Tensor:
-    return v.double().square().flatten(1).sum(1)
+def _dot(v: Tensor, w: Tensor) -> Tensor:
+    return (v.double() * w.double()).flatten(1).sum(1)
