@@ -57,6 +57,7 @@ from randomwalk.config.samplers import (
     SplitGibbsSettings,
     TDSSettings,
     TemplateSettings,
+    TweedieSMCSettings,
 )
 from randomwalk.config.sampling import SampleConfig, SampleData, Start
 from randomwalk.config.training import (
@@ -126,6 +127,7 @@ __all__ = [
     "TemplateSettings",
     "TrainConfig",
     "TrainData",
+    "TweedieSMCSettings",
     "UNetSettings",
     "UniformTimestepLevels",
     "VEDenoiserSettings",

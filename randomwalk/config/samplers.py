@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Fraction, NonNegative, Positive, Settings, TwoOrMore, check_order
+from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Positive, Settings, TwoOrMore, check_order
 
 
 class ScheduleSettings(Settings):
@@ -212,6 +212,24 @@ class TDSSettings(SamplerBase):
     """Particles are resampled when their effective number is below this share of them."""
 
 
+class TweedieSMCSettings(SamplerBase):
+    """Ours: particles with second-order Tweedie moments, exact as they grow many; num_samples is how many they are."""
+
+    name: Literal["tweedie_smc"]
+    probes: Natural = 2
+    """Random directions of the covariance besides those of y."""
+    max_rank: Natural = 32
+    """Directions of the covariance in all; where y has more numbers, conjugate gradients take over."""
+    iterations: Count = 3
+    """Of conjugate gradients, at every level."""
+    data_std: Positive = 0.2
+    """Standard deviation of the clean pixels, for the directions of the covariance that are left out."""
+    ess_threshold: Fraction = 0.5
+    """Particles are resampled when their effective number is below this share of them."""
+    weighted: bool = True
+    """false: independent samples without weights, faster and not exact."""
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 PriorSettings = RandomWalkSettings | AnnealedLangevinSettings | TemplateSettings | DDIMSettings
@@ -226,6 +244,7 @@ PosteriorSettings = (
     | SplitGibbsSettings
     | MMPSSettings
     | TDSSettings
+    | TweedieSMCSettings
 )
 SamplerSettings = Annotated[PriorSettings | PosteriorSettings, Field(discriminator="name")]
 
