@@ -27,6 +27,11 @@ class Noise:
     name: str
     std: float
 
+    @property
+    def stable_std(self) -> float:
+        """``1 / stable_std^2`` bounds the curvature of the log-likelihood, so that steps of its square are stable."""
+        return self.std
+
     def apply(self, y: Tensor, draws: Draws) -> Tensor:
         """Noisy measurements ``[B, ...]`` of the exact ones, row b of the noise from row b of the ``draws``."""
         raise NotImplementedError
@@ -101,8 +106,10 @@ class PoissonNoise(Noise):
     """Counts of photons: ``k ~ Poisson(peak (A(x) + 1) / 2)``, given as ``y = 2 k / peak - 1`` in [-1, 1] pixel units.
 
     Black (-1) gives none and white (+1) ``peak`` photons in the mean, so ``Var[y] = 2 (A(x) + 1) / peak``: it is for
-    operators whose measurements are pixels. An image x of a sampler may be darker than black; there, below 0.1 photons,
-    the log-likelihood goes on along its tangent, which below black is not let fall as x gets lighter.
+    operators whose measurements are pixels. An image x of a sampler may be darker than black, where there is no such
+    law, and just above it the law is too curved for steps of any length. So below half a photon the log-likelihood
+    goes on along its tangent (which is exact where nothing was counted), and below black it never rises as x gets
+    darker.
 
     Args:
         peak: photons at white. The rate 1 of a scale of [0, 255], as in diffusion posterior sampling, is 255.
@@ -115,7 +122,7 @@ class PoissonNoise(Noise):
     """
 
     name = "poisson"
-    lowest = 0.1
+    lowest = 0.5
     """Intensity, in photons, below which the log-likelihood is continued."""
 
     def __init__(self, peak: float) -> None:
@@ -123,6 +130,11 @@ class PoissonNoise(Noise):
             raise InputError(f"noise: peak={peak}; expected a positive number of photons at white")
         self.peak = peak
         self.std = math.sqrt(2 / peak)
+
+    @property
+    def stable_std(self) -> float:
+        """For one photon counted where ``lowest`` are expected: ``2 lowest / peak``."""
+        return 2 * self.lowest / self.peak
 
     def apply(self, y: Tensor, draws: Draws) -> Tensor:
         """See :meth:`Noise.apply`.
@@ -145,10 +157,10 @@ class PoissonNoise(Noise):
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """``sum k log(lambda) - lambda - log(k!)`` with ``lambda = peak (A(x) + 1) / 2``."""
         counts, intensity = self.peak * (y + 1) / 2, self.peak * (clean + 1) / 2
-        bright = intensity.clamp(min=self.lowest)
-        slope = counts / self.lowest - 1
-        continued = slope * (intensity.clamp(0, self.lowest) - self.lowest) + slope.relu() * intensity.clamp(max=0)
-        return (counts * bright.log() - bright - torch.lgamma(counts + 1) + continued).flatten(1).sum(1)
+        bright, slope = intensity.clamp(min=self.lowest), counts / self.lowest - 1
+        exact = counts * bright.log() - bright - torch.lgamma(counts + 1)
+        tangent = torch.where(intensity < 0, slope.relu(), slope) * intensity - slope * self.lowest
+        return (exact.where(intensity >= self.lowest, exact.detach() + tangent)).flatten(1).sum(1)
 
 
 class NoNoise(Noise):

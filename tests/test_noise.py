@@ -124,7 +124,7 @@ def test_poisson_counts_photons() -> None:
 
 def test_poisson_likelihood_goes_on_below_black() -> None:
     noise = PoissonNoise(10.0)
-    edges = torch.tensor([-1.0, -1 + 2 * noise.lowest / 10], dtype=torch.float64)
+    edges = torch.tensor([-1.0, -1 + 2 * noise.lowest / 10], dtype=torch.float64)  # black, and where it is exact
     for photons in (0, 1, 7):
         y = torch.full((1, 1), 2 * photons / 10 - 1, dtype=torch.float64)
 
@@ -159,3 +159,13 @@ def test_noises_by_name() -> None:
     ):
         with pytest.raises(InputError, match=said):
             noise_of(name, **settings)
+
+
+def test_stable_steps_of_poisson_noise() -> None:
+    noise = PoissonNoise(20.0)
+    clean = torch.linspace(-1.5, 1.5, 3001, dtype=torch.float64, requires_grad=True)
+    one = torch.full((3001, 1), 2 / 20 - 1, dtype=torch.float64)  # one photon
+    slope = torch.autograd.grad(noise.log_prob(one, clean[:, None]).sum(), clean)[0]
+    curvature = -(slope.diff() / clean.diff()).detach()
+    assert curvature.max().item() == pytest.approx(1 / noise.stable_std**2, rel=0.02)
+    assert GaussianNoise(0.3).stable_std == 0.3

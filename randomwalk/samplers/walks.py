@@ -71,7 +71,8 @@ class RandomWalk(WalkSampler):
     ``c (I / s^2 + A^T A / eta^2)^-1``. The latter is c s^2 where nothing is measured, and so needs tens of steps where
     the former, slow in every direction, needs hundreds. The former is stable for operators whose norm is at most 1, or
     a little more, as that of blurs that reflect at the border; where ``||A||^2`` is above 5/4, the paper's ``eta^2``
-    becomes ``eta^2 / ||A||^2``. (An operator that is not linear and does not define ``norm`` is taken to have 1.)
+    becomes ``eta^2 / ||A||^2``. (An operator that is not linear and does not define ``norm`` is taken to have 1.) Of
+    noise that is not Gaussian, eta is the ``stable_std`` here.
 
     Source: Park et al. 2025, doi 10.1109/MSP.2025.3590608, and the code published with it.
 
@@ -101,7 +102,7 @@ class RandomWalk(WalkSampler):
             operator, eta = likelihood.operator, likelihood.std
             steps = [PreconditionedStep(operator, sigma, eta, self.step_scale) for sigma in s.tolist()]
         else:
-            longest = math.inf if likelihood is None else likelihood.std**2 / _excess(likelihood.operator)
+            longest = math.inf if likelihood is None else likelihood.noise.stable_std**2 / _excess(likelihood.operator)
             steps = [min(self.step_scale * sigma**2, longest) for sigma in s.tolist()]
         return Plan(s.tolist(), steps, temperatures.tolist())
 
