@@ -11,6 +11,7 @@ import pytest
 import torch
 from posterior_tools import (
     EYE,
+    PRIOR,
     SHAPE,
     SIZE,
     Forward,
@@ -139,6 +140,44 @@ def test_weights_become_even_where_the_twist_is_right() -> None:
     task = make_task("super_resolution", prior=isotropic(0.5))
     spreads = [float(estimates(sampler(n, data_std=math.sqrt(0.5)), task, 50, 100).std()) for n in (10, 20, 40)]
     assert spreads[0] > 1.5 * spreads[1] > 1.5**2 * spreads[2], spreads
+
+
+def correlated(variance: float) -> Law:
+    """A prior with a direction of a variance far above that of the other pixels' noise, as brightness is in images."""
+    return Law(PRIOR.mean, PRIOR.covariance + variance * torch.ones_like(EYE) / SIZE)
+
+
+def test_correlated_pixels_are_not_pulled_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are if the pull is made all the way, like in the source."""
+    task = make_task("super_resolution", prior=correlated(50.0), eta=0.5)
+    sigmas = schedules.make("karras", 20, sigma_min=0.03, sigma_max=40.0)
+    check_moments(sampled(TDS(sigmas=sigmas), task, 500, groups=20), posterior_of(chain(task, sigmas.tolist()), task))
+    task = make_task("super_resolution", prior=correlated(500.0), eta=0.5)
+    made = TDS(sigmas=schedules.make("karras", 10, sigma_min=0.03, sigma_max=100.0))
+    assert sampled(made, task, 500, groups=1).abs().max() < 100
+    monkeypatch.setattr(tds.Twist, "reach", lambda self, denoised, score, move: 1.0)
+    assert sampled(made, task, 500, groups=1).abs().min() > 1e3
+
+
+def test_reach_is_the_most_likely_image_on_the_line() -> None:
+    """On a Gaussian of covariance C; where C = r^2 I it is all of the way."""
+    task, variance = make_task("dense", prior=correlated(50.0)), 0.3
+    y = task.y.expand(20, *task.y.shape[1:])
+    twist = tds.Twist(Problem(task.denoiser, task.operator, task.noise, y, TorchDraws(20), 20))
+    x = normal(20, *SHAPE, seed=9)
+    _, score = twist(x, variance)
+    torch.testing.assert_close(twist.reach(x, score, variance * score).flatten(), torch.ones(20, dtype=torch.float64))
+    move = (score.flatten(1) @ task.prior.covariance).reshape(x.shape)
+    found = twist.reach(x, score, move)
+    assert 0 < found.min() <= found.max() < 1
+
+    def log_density(a: Tensor) -> Tensor:
+        prior = -(a.flatten() ** 2) * (score * move).flatten(1).sum(1) / 2
+        return prior + twist.likelihood.log_prob(x + a * move)
+
+    for other in (0.99 * found, 1.01 * found):
+        assert (log_density(found) > log_density(other)).all()
+    assert (twist.reach(x, score, -move) == 0).all()
 
 
 # ------------------------------------------------------------------------------------------------------------ Mistakes

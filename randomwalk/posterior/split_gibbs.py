@@ -28,7 +28,7 @@ class SplitGibbs(SplittingSampler):
 
     Source: Wu et al. 2024, "Principled probabilistic imaging using diffusion models as plug-and-play priors", arXiv
     2405.18782; in the commands published with it rho falls by a tenth each turn from 10 to 0.3, or to 0.1 if A is not
-    linear, and stays there for 66 (54) of 100 turns.
+    linear, and stays there for the rest of 100 turns.
 
     Args:
         rho_min: lowest rho, in [-1, 1] pixel units.

@@ -35,10 +35,9 @@ class TDS(PosteriorSampler):
 
         w = M(x' | x) t_p(x') / (Q(x' | x) t_s(x))
 
-    The source has a = 1. But where the pixels are correlated, as in images, ``s^2 dD/dx`` has eigenvalues far above r^2,
-    and the particles then overshoot y by their ratio at every step, until they overflow. Here a stops the particle at
-    the most likely image on the line, see :meth:`Twist.reach`; it is 1 where the twist is right.
-
+    The source has a = 1. But where pixels are correlated, as in images, ``s^2 dD/dx`` has eigenvalues far above r^2;
+    particles then overshoot y by their ratio at every step, until they overflow. Here a stops the particle at the
+    most likely image on the line, see :meth:`Twist.reach`; it is 1 where the twist is right.
     They are resampled where their effective sample size is below ``ess_threshold`` S, and at the end. Whatever the
     twists are, as S grows, the samples converge to the posterior of the chain's prior, and the mean of the weights is
     an unbiased estimate of its p(y) for any S; the chain's prior converges to the prior as the steps grow many and the
