@@ -1,10 +1,11 @@
 """What a step of sample.py costs beyond the network's forward pass; and the small things before the first step.
 
 A walk with everything that sample.py does at each step (draws, update, counting, bar, snapshots) and the bare forward
-pass of its network, in inference mode, take turns in one process at every step: after each, the network is run once
-more on the very tensors that the walk has just given it. The first table has the median over the walks of the time of
-a walk, less that of the bare passes, over that of the bare passes. The second has the seconds to build a schedule of
-1000 levels and to answer `sample.py --help`.
+pass of its network, in inference mode, take turns in one process: beside each of its passes the network is run once
+more on the very same tensors. The first table has the median over the walks of the time of a walk, less that of the
+bare passes, over that of the bare passes; and the part of a step that is spent outside the network, which a busy
+machine disturbs less than the ratio. The second has the seconds to build a schedule of 1000 levels and to answer
+`sample.py --help`.
 
 On the CPU the verdict goes by the processor's time, which waiting for other programs does not lengthen, though sharing
 caches and memory with them does. Waiting threads count as busy there, so use one: OMP_NUM_THREADS=1.
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +91,28 @@ class Clock:
 
 @dataclass(frozen=True)
 class Timing:
-    """Time of every walk without its bare passes, and of its bare passes; and the peak of memory in MiB."""
+    """Times of every walk.
+
+    Args:
+        walks: without the bare passes.
+        outside: the part of it outside the network.
+        bare: the bare passes, as many as the walk has steps.
+        memory: peak, in MiB.
+    """
 
     walks: list[Clock]
-    passes: list[Clock]
+    outside: list[Clock]
+    bare: list[Clock]
     memory: float
 
     def ratios(self, clock: str) -> list[float]:
         """Walk over bare passes by ``clock``, "wall" or "processor"."""
-        pairs = zip(self.walks, self.passes, strict=True)
+        pairs = zip(self.walks, self.bare, strict=True)
         return [getattr(walk, clock) / getattr(bare, clock) for walk, bare in pairs]
+
+    def medians(self, clock: str, steps: int) -> list[float]:
+        """Seconds for each step: of the bare pass, of the walk, and outside the network."""
+        return [statistics.median(getattr(t, clock) for t in x) / steps for x in (self.bare, self.walks, self.outside)]
 
 
 def shortened(config: SampleConfig, steps: int) -> SampleConfig:
@@ -133,16 +146,21 @@ def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
 
 
 class Shadow:
-    """Runs a network once more on the very tensors that it is given, and takes the time of that.
+    """Runs a network once more on the very tensors that it is given, and takes the time of both passes.
 
     The second pass comes before and after the first one in turns, so that neither always finds the caches warm.
 
+    Args:
+        first: whether the second pass begins with coming before.
+
     Attributes:
-        time: of the second passes.
+        own: time of the first passes, those that are asked for.
+        bare: time of the second passes.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
-        self.time, self._device, self._calls = Clock(0, 0), device, 0
+    def __init__(self, network: nn.Module, device: torch.device, first: bool = True) -> None:
+        self.own = self.bare = self._began = Clock(0, 0)
+        self._device, self._comes_before = device, first
         self._hooks = [network.register_forward_pre_hook(self._before), network.register_forward_hook(self._after)]
 
     def remove(self) -> None:
@@ -151,18 +169,20 @@ class Shadow:
             hook.remove()
 
     def _before(self, network: nn.Module, given: tuple[Any, ...]) -> None:
-        if self._calls % 2 == 0:
+        if self._comes_before:
             self._run(network, given)
+        self._began = Clock.now(self._device)
 
     def _after(self, network: nn.Module, given: tuple[Any, ...], output: object) -> None:
-        if self._calls % 2:
+        self.own += Clock.now(self._device) - self._began
+        if not self._comes_before:
             self._run(network, given)
-        self._calls += 1
+        self._comes_before = not self._comes_before
 
     def _run(self, network: nn.Module, given: tuple[Any, ...]) -> None:
         began = Clock.now(self._device)
         network.forward(*given)  # not network(...), which would call the hooks
-        self.time += Clock.now(self._device) - began
+        self.bare += Clock.now(self._device) - began
 
 
 def loop(case: Case) -> Callable[[], None]:
@@ -191,18 +211,19 @@ def loop(case: Case) -> Callable[[], None]:
 def measure(case: Case) -> Timing:
     """Walks with a bare pass beside each of theirs; the first walk warms up."""
     device, walk = case.task.device, loop(case)
+    timing = Timing([], [], [], 0)
     forget_peak(device)
-    walks, passes = [], []
     for turn in range(case.turns + 1):
-        shadow = Shadow(case.network.network, device)
+        shadow = Shadow(case.network.network, device, first=turn % 2 == 0)
         began = Clock.now(device)
         walk()
-        taken = Clock.now(device) - began
+        taken = Clock.now(device) - began - shadow.bare
         shadow.remove()
         if turn:
-            walks.append(taken - shadow.time)
-            passes.append(shadow.time)
-    return Timing(walks, passes, peak(device))
+            timing.walks.append(taken)
+            timing.outside.append(taken - shadow.own)
+            timing.bare.append(shadow.bare)
+    return replace(timing, memory=peak(device))
 
 
 def forget_peak(device: torch.device) -> None:
@@ -249,7 +270,7 @@ def network_table(report: Report, cases: list[Callable[[], Case]]) -> None:
     for make_case in cases:
         case = make_case()
         timing = measure(case)
-        seconds = [statistics.median(getattr(t, clock) for t in x) / case.steps for x in (timing.passes, timing.walks)]
+        seconds = timing.medians(clock, case.steps)
         ratio, wall = (statistics.median(timing.ratios(name)) for name in (clock, "wall"))
         low, high = interval(timing.ratios(clock))
         shown = [*(f"{1e3 * x:.2f}" for x in seconds), f"{ratio:.4f}", f"{low:.4f} to {high:.4f}", f"{wall:.4f}"]
@@ -257,6 +278,7 @@ def network_table(report: Report, cases: list[Callable[[], Case]]) -> None:
         for metric, value, unit in (
             ("forward_pass", seconds[0], "s"),
             ("evaluation_in_the_loop", seconds[1], "s"),
+            ("outside_the_network", seconds[2], "s"),
             ("ratio", ratio, "1"),
             ("ratio_low", low, "1"),
             ("ratio_high", high, "1"),
@@ -265,11 +287,12 @@ def network_table(report: Report, cases: list[Callable[[], Case]]) -> None:
         ):
             report.add("step cost", case.name, metric, value, unit)
         notes.append(f"{case.name}: ratio {ratio:.4f}, target at most {RATIO}: {judge(timing.ratios(clock))}")
-    head = ["case", "walks x steps", "forward pass (ms)", "in the loop (ms)", "ratio", "interval", "by the wall clock"]
+    head = ["case", "walks x steps", "forward pass (ms)", "in the loop (ms)", "outside the network (ms)"]
+    head += ["ratio", "interval", "by the wall clock", "peak (MiB)"]
     what = "memory allocated on the GPU" if clock == "wall" else "resident memory of the process"
     notes.append(f"medians over the walks, of {clock} time; interval: 95% confidence, all walks where fewer than six")
     notes.append(f"peak: {what}; {torch.get_num_threads()} threads")
-    report.table("One network evaluation in sample.py's loop", [*head, "peak (MiB)"], rows, notes)
+    report.table("One network evaluation in sample.py's loop", head, rows, notes)
 
 
 # --- before the first step -----------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_the_second_pass_sees_what_the_first_one_does() -> None:
         assert torch.equal(network(x, condition), 2 * x)
     assert [condition for _, condition in seen] == [0.25, 0.25, 0.5, 0.5]
     assert all(given is x for given, _ in seen)
-    assert shadow.time.wall > 0
+    assert shadow.own.wall > 0 and shadow.bare.wall > 0
     shadow.remove()
     network(x, 1.0)
     assert len(seen) == 5
