@@ -217,3 +217,11 @@ def test_the_walk_knows_the_norm_of_its_operator() -> None:
     assert abs(1 - eta**2 * 9 / eta**2) > 1
     likelihood = GaussianLikelihood(Square((1, 4, 4)), x.square(), eta)
     assert sampler.plan(sigmas, likelihood).step_sizes == pytest.approx(paper)
+
+
+def test_proximal_in_single_precision_at_a_high_noise_level() -> None:
+    """Where y says nothing, ``(sigma / eta)^2`` = 6e7 must not blow up rounding errors."""
+    operator = operators.make("super_resolution", image_shape=(1, 16, 16), factor=4)
+    z, y = 80 * normal(1, 1, 16, 16), normal(1, 1, 4, 4, seed=1)
+    exact = operator.proximal(z, y, 0.01, 80.0)
+    close(operator.proximal(z.float(), y.float(), 0.01, 80.0).double(), exact, 1e-3)

@@ -126,7 +126,8 @@ class Operator(nn.Module):
         damping = (eta / sigma) ** 2
         right = self.adjoint(y - self(z))
         if self.has_spectral:
-            return z + self.spectral(lambda t: 1 / (t + damping), right)
+            # A^T has nothing where t = 0; what rounding leaves there must not be divided by a tiny damping.
+            return z + self.spectral(lambda t: (t > 0) / (t + damping), right)
         return z + conjugate_gradients(lambda v: self._gram(v) + damping * v, right)
 
     def _gram(self, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class ImplicitMoments:
     def log_evidence(self, eta: float) -> Tensor:
         """``log Normal(y; A D, c A A^T + eta^2 I)``, ``[B]``, but for what all samples of a measurement share."""
         c, pulled = self.variance, self.operator.adjoint(self.residual)
-        explained = c * pulled * self.operator.spectral(lambda t: 1 / (c * t + eta**2), pulled)
+        explained = c * pulled * self.operator.spectral(lambda t: (t > 0) / (c * t + eta**2), pulled)
         return (explained.flatten(1).sum(1) - self.residual.square().flatten(1).sum(1)) / (2 * eta**2)
 
     def take(self, rows: Tensor) -> ImplicitMoments:

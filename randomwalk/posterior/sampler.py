@@ -146,6 +146,7 @@ class PosteriorSampler:
         problem = Problem(denoiser, operator.repeated(num_samples), noise, rows, draws, num_samples)
         with torch.no_grad():
             x = self.run(problem, _checked(callback))
+            _check_finite(x, "at the end")
         return x.reshape(len(y), num_samples, *x.shape[1:])
 
     def run(self, problem: Problem, callback: Callback) -> Tensor:
@@ -154,18 +155,23 @@ class PosteriorSampler:
 
 
 def _checked(callback: Callback | None) -> Callback:
-    """The callback, which also stops a run whose state is not finite."""
+    """The callback, which also stops a run on the CPU whose state is not finite (looking would wait for a GPU)."""
 
     def watch(k: int, x: Tensor, sigma: float) -> None:
-        if not x.isfinite().all():
-            raise RunError(
-                f"the state is not finite after step {k} (sigma = {sigma:.6g}): take smaller steps or less guidance, "
-                "or check the network and the measurement"
-            )
+        if x.device.type == "cpu":
+            _check_finite(x, f"after step {k} (sigma = {sigma:.6g})")
         if callback is not None:
             callback(k, x, sigma)
 
     return watch
+
+
+def _check_finite(x: Tensor, when: str) -> None:
+    if not x.isfinite().all():
+        raise RunError(
+            f"the state is not finite {when}: take smaller steps or less guidance, or check the network and the "
+            "measurement"
+        )
 
 
 def require(holds: bool, name: str, value: object, expected: str) -> None:

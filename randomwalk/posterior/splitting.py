@@ -93,12 +93,7 @@ def gaussian_conditional(problem: Problem, z: Tensor, r: float) -> Tensor:
     def std(t: Tensor) -> Tensor:
         return r * eta * (eta**2 + r**2 * t).rsqrt() if measured is None else torch.where(measured(t), 0 * t, r)
 
-    if eta == 0:
-        mean = problem.operator.proximal(z, problem.y, eta, r)
-    else:
-        # There is nothing of A^T q where t = 0, and r^2 / eta^2 there would drown the rest in rounding errors.
-        back = problem.operator.adjoint(problem.residual(z))
-        mean = z + problem.operator.spectral(lambda t: (t > 0) / (t + (eta / r) ** 2), back)
+    mean = problem.operator.proximal(z, problem.y, eta, r)
     return mean + problem.operator.spectral(std, problem.normal())
 
 
