@@ -74,7 +74,7 @@ class GaussianMixture(Denoiser):
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if self.span is not None:
-            variances, log_joint = self._isotropic(x, sigma)
+            variances, log_joint = self._isotropic(x, sigma, relative=True)
             r = log_joint.softmax(1)
             out = (r * (1 - self.eigenvalues[:, 0] / variances)) @ self.means
             out = out + (r * self.eigenvalues[:, 0] / variances).sum(1, keepdim=True) * x.flatten(1).to(out)
@@ -85,7 +85,7 @@ class GaussianMixture(Denoiser):
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if self.span is not None:
-            variances, log_joint = self._isotropic(x, sigma)
+            variances, log_joint = self._isotropic(x, sigma, relative=True)
             r = log_joint.softmax(1) / variances
             origin = self.means[0]  # differences from a mean: no digits are lost where the means are far from 0
             out = r @ (self.means - origin) - r.sum(1, keepdim=True) * (x.flatten(1).to(r) - origin)
@@ -95,11 +95,13 @@ class GaussianMixture(Denoiser):
 
     def log_prob(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """Log density of X_sigma at ``x [B, ...]``, ``[B]``."""
-        return self._log_joint(x, sigma).logsumexp(1).to(x.dtype)
+        log_joint = self._components(x, sigma)[2] if self.span is None else self._isotropic(x, sigma)[1]
+        return log_joint.logsumexp(1).to(x.dtype)
 
     def responsibilities(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """Probability of each component given ``X_sigma = x``, ``[B, K]``."""
-        return self._log_joint(x, sigma).softmax(1).to(x.dtype)
+        log_joint = self._components(x, sigma)[2] if self.span is None else self._isotropic(x, sigma, relative=True)[1]
+        return log_joint.softmax(1).to(x.dtype)
 
     def sample(self, num: int, generator: np.random.Generator) -> Tensor:
         """``num`` independent draws of X, ``[num, d]`` or ``[num, C, H, W]``."""
@@ -145,17 +147,17 @@ class GaussianMixture(Denoiser):
         weights = (self.log_weights + evidence).softmax(0)
         return GaussianMixture(weights, means.reshape(-1, *self.event_shape), half.mT @ half)
 
-    def _log_joint(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """``log(w_k p_k(x)) [B, K]``."""
-        return self._isotropic(x, sigma)[1] if self.span is not None else self._components(x, sigma)[2]
+    def _isotropic(self, x: Tensor, sigma: float | Tensor, relative: bool = False) -> tuple[Tensor, Tensor]:
+        """Variances ``l_k + sigma^2`` (``[1 or B, K]``) and ``log(w_k p_k(x)) [B, K]``; for isotropic components.
 
-    def _isotropic(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Variances ``l_k + sigma^2`` (``[1 or B, K]``) and ``log(w_k p_k(x)) [B, K]``; for isotropic components."""
+        ``relative`` leaves out what all components share if they have one variance.
+        """
         assert self.span is not None
         z = x.flatten(1).to(self.means) - self.means[0]
         along = z @ self.span
-        across = (z - along @ self.span.T).square().sum(1, keepdim=True)
-        distances = (along[:, None] - (self.means - self.means[0]) @ self.span).square().sum(2) + across
+        distances = (along[:, None] - (self.means - self.means[0]) @ self.span).square().sum(2)
+        if not (relative and (self.eigenvalues == self.eigenvalues[0]).all()):
+            distances = distances + (z - along @ self.span.T).square().sum(1, keepdim=True)
         level = torch.as_tensor(sigma, dtype=z.dtype, device=z.device).reshape(-1, 1)
         variances = self.eigenvalues[:, 0] + level**2
         log_scale = z.shape[1] * (2 * math.pi * variances).log()
