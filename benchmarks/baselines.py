@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from randomwalk import metrics
+from randomwalk.operators import Operator
 
 Method = Callable[..., np.ndarray]
 """``method(image [H, W], **settings)``."""
@@ -117,3 +118,56 @@ def biharmonic(measurement: Tensor, masks: Tensor) -> Tensor:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pairs = torch.stack([measurement[:, 0], masks[:, 0]], 1).numpy()
         return torch.from_numpy(np.stack(list(pool.map(restore, pairs))))[:, None].float().clamp(-1, 1)
+
+
+def wiener(kernel: np.ndarray) -> Method:
+    """Deconvolution by the Wiener filter, ``skimage.restoration.wiener``; setting ``balance``."""
+    from skimage.restoration import wiener as restore
+
+    return lambda image, balance: restore(image, kernel, balance, clip=False)
+
+
+def richardson_lucy(kernel: np.ndarray) -> Method:
+    """Deconvolution of the image on [0, 1], ``skimage.restoration.richardson_lucy``; setting ``num_iter``."""
+    from skimage.restoration import richardson_lucy as restore
+
+    return lambda image, num_iter: 2 * restore((image.clip(-1, 1) + 1) / 2, kernel, num_iter) - 1
+
+
+def deconvolutions(blurred: Tensor, truth: Tensor, kernel: np.ndarray) -> dict[str, tuple[Best, Tensor]]:
+    """Both at their best settings, and the images that these make.
+
+    Args:
+        kernel: of the blur, ``[K, K]``.
+    """
+    tries = {
+        "Wiener": (wiener(kernel), [{"balance": b} for b in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)]),
+        "Richardson-Lucy": (richardson_lucy(kernel), [{"num_iter": n} for n in (3, 6, 10, 20, 40)]),
+    }
+    best = {name: search(method, blurred, truth, settings) for name, (method, settings) in tries.items()}
+    return {name: (found, apply(tries[name][0], blurred, **found.settings)) for name, found in best.items()}
+
+
+def best_variational(operator: Operator, y: Tensor, truth: Tensor, tries: Sequence[float], iterations: int) -> Best:
+    """`variational` at its best weight."""
+    scored = [(w, metrics.psnr(variational(operator, y, w, iterations), truth).tolist()) for w in tries]
+    weight, psnr = max(scored, key=lambda pair: sum(pair[1]))
+    return Best({"weight": weight, "iterations": iterations}, psnr, len(scored))
+
+
+def variational(operator: Operator, y: Tensor, weight: float, iterations: int) -> Tensor:
+    """``argmin ||A x - y||^2 / 2 + w TV(x)`` for a linear operator, ``[B, 1, H, W]``.
+
+    By FISTA (Beck and Teboulle 2009) from ``A^T y``, each proximal map by ``denoise_tv_chambolle``, which is stopped
+    early, so that the minimum is approximate.
+    """
+    step = 1 / operator.norm() ** 2
+    x = ahead = operator.adjoint(y) * step
+    t = 1.0
+    for _ in range(iterations):
+        moved = ahead - step * operator.adjoint(operator(ahead) - y)
+        smooth = apply(tv(), moved, weight=weight * step, max_num_iter=30)
+        following = (1 + (1 + 4 * t**2) ** 0.5) / 2
+        ahead = smooth + (t - 1) / following * (smooth - x)
+        x, t = smooth, following
+    return x.clamp(-1, 1)

@@ -1,0 +1,188 @@
+"""How good a restoration is after few network evaluations: PSNR of four samplers, beside the paper's 750 steps.
+
+The walk has the settings of configs/vp_inpainting.yaml and configs/vp_super_resolution.yaml, the others those of
+configs/posterior/NAME.yaml; only the number of steps changes. Evaluations are counted in forward passes: one for each
+of the denoiser, and two for each vector-Jacobian product, which is what its backward pass takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import bundled_weights
+import inverse_problems
+import torch
+from common import ROOT, Report, bar, cell, has_bf16, parser, start
+
+from randomwalk import metrics
+from randomwalk.checkpoints import resolve_device
+from randomwalk.config import SampleConfig
+from randomwalk.errors import InputError, RunError
+from randomwalk.runs import RunFolder
+from randomwalk.task import Task, Unit, load_task
+
+PROBLEMS = {"inpainting": "random_inpainting", "super_resolution": "super_resolution"}
+"""Names of the default config and of the task in configs/posterior."""
+WALK = "random_walk_preconditioned"
+SAMPLERS = (WALK, "diffpir", "ddnm_plus", "mmps")
+BUDGETS = (5, 10, 20, 50, 100, 200)
+PAPER = "the paper's walk"
+FORWARD_PASSES = 2
+"""What a vector-Jacobian product costs, in forward passes."""
+
+Psnr = tuple[float, float]
+"""Mean and standard error over the images."""
+
+
+def config_of(setup: bundled_weights.Setup, sampler: str, problem: str) -> SampleConfig:
+    """The settings of a sampler, with our images and one sample of each."""
+    if sampler == PAPER:
+        return bundled_weights.papers_setting(setup, "vp", problem)
+    if sampler == WALK:
+        return bundled_weights.load_config(setup, f"vp_{problem}", "vp")
+    changes = {
+        "network.path": str(setup.weights["vp"]),
+        "data.path": str(ROOT / "data" / "fashion_mnist"),
+        "data.num_images": setup.num_images,
+        "seed": setup.options.seed,
+        "num_samples": 1,
+        "precision": setup.precision,
+    }
+    path = inverse_problems.CONFIGS / f"{sampler}.yaml"
+    return inverse_problems.load_config(path, PROBLEMS[problem], changes)
+
+
+def with_steps(config: SampleConfig, steps: int) -> SampleConfig:
+    """The same settings with another number of noise levels."""
+    schedule = config.sampler.schedule.model_copy(update={"num_steps": steps})
+    sampler = config.sampler.model_copy(update={"schedule": schedule})
+    return config.model_copy(update={"sampler": sampler})
+
+
+def cost_of_a_step(config: SampleConfig) -> int:
+    """Forward passes for each noise level."""
+    settings = config.sampler.model_dump()
+    return 1 + FORWARD_PASSES * (settings["iterations"] + 1) if settings["name"] == "mmps" else 1
+
+
+def restored(task: Task) -> tuple[Psnr, int]:
+    """PSNR of the images of a task, and how many forward passes each took.
+
+    Raises:
+        RunError: the sampler diverges.
+    """
+    images = range(len(task.names))
+    truth = torch.stack([task.load_image(image) for image in images]).to(task.device)
+    batch = task.sample([Unit(image, 0) for image in images], truth)
+    psnr = metrics.mean_and_error(metrics.psnr(batch.x, truth).tolist())
+    return psnr, batch.evaluations + FORWARD_PASSES * batch.vjps
+
+
+def measure(setup: bundled_weights.Setup, problem: str) -> dict[str, dict[int, Psnr]]:
+    """PSNR by sampler and number of forward passes; a table of it."""
+    jobs = [(PAPER, 0)] + [(sampler, budget) for sampler in SAMPLERS for budget in setup.options.budgets]
+    found: dict[str, dict[int, Psnr]] = {}
+    with bar(len(jobs), problem.replace("_", "-"), "runs") as tick:
+        for sampler, budget in jobs:
+            config = config_of(setup, sampler, problem)
+            if budget:
+                config = with_steps(config, max(2, budget // cost_of_a_step(config)))
+            try:
+                psnr, passes = restored(load_task(config, setup.device))
+            except RunError:
+                tick(1, f"{sampler} diverges")
+                continue
+            found.setdefault(sampler, {})[passes] = psnr
+            setup.add(problem, f"{sampler}, {passes} forward passes", "psnr", psnr, "dB")
+            setup.report.save()
+            tick(1, f"{sampler} {passes}: {psnr[0]:.2f} dB")
+    rows = [
+        [sampler, str(passes), cell(psnr)] for sampler, curve in found.items() for passes, psnr in sorted(curve.items())
+    ]
+    setup.report.table(
+        problem.replace("_", "-").capitalize(),
+        ["sampler", "forward passes", "PSNR (dB)"],
+        rows,
+        [f"single samples, mean over {setup.num_images} test images ± standard error; VP network, {setup.precision}"],
+    )
+    return found
+
+
+def draw(found: Mapping[str, Mapping[str, Mapping[int, Psnr]]], folder: RunFolder) -> None:
+    """The curves of all problems, few_evaluations.png."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(found), 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, (problem, curves) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        for sampler, curve in curves.items():
+            passes = sorted(curve)
+            means = [curve[n][0] for n in passes]
+            if sampler == PAPER:
+                axis.axhline(means[0], color="0.5", linestyle="--", label=f"{sampler}, {passes[0]} steps")
+            else:
+                axis.errorbar(passes, means, [curve[n][1] for n in passes], marker="o", capsize=2, label=sampler)
+        axis.set(xscale="log", xlabel="forward passes for each image", title=problem.replace("_", "-"))
+        ticks = sorted({n for name, curve in curves.items() if name != PAPER for n in curve})
+        axis.set_xticks(ticks, [str(n) for n in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    first = figure.axes[0]
+    first.set_ylabel("PSNR (dB), mean ± standard error")
+    first.legend(fontsize=8)
+    folder.write("few_evaluations.png", lambda file: figure.savefig(file, format="png"))
+
+
+def options() -> argparse.ArgumentParser:
+    """The options of this script."""
+    made = parser(__doc__ or "")
+    default = ROOT / "pretrained_models" / "fashion_vp.safetensors"
+    made.add_argument("--vp", type=Path, default=default, metavar="FILE", help="weights of the network")
+    made.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS), help="only these")
+    made.add_argument(
+        "--budgets", nargs="+", type=int, metavar="N", default=list(BUDGETS), help=f"forward passes {BUDGETS}"
+    )
+    made.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="of the network; auto (the default) is bf16 on a GPU and on processors with units for it",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
+    made.add_argument("--num-images", type=int, default=16, metavar="N", help="test images to restore (16)")
+    return made
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Measure and draw."""
+    check(chosen.num_images, chosen.budgets)
+    if chosen.quick:
+        chosen.budgets = [budget for budget in chosen.budgets if budget <= 10] or [min(chosen.budgets)]
+    device = resolve_device(chosen.device)
+    precision: Any = chosen.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" or has_bf16() else "fp32"
+    report = Report("few_evaluations", chosen, str(device), ["torchmetrics"])
+    report.settings["precision"] = precision
+    metrics.load()
+    setup = bundled_weights.Setup(chosen, report, device, precision, {"vp": chosen.vp})
+    draw({problem: measure(setup, problem) for problem in chosen.problems}, report.folder)
+    print(f"\nfiles: {report.folder.path}")
+    return 0
+
+
+def check(num_images: int, budgets: Sequence[int]) -> None:
+    """Raise InputError for numbers that make no sense."""
+    if not 2 <= num_images <= 64:
+        raise InputError(f"--num-images {num_images}: expected 2 to 64, which data/fashion_mnist has")
+    if min(budgets) < 2:
+        raise InputError(f"--budgets {min(budgets)}: expected 2 or more")
+
+
+if __name__ == "__main__":
+    start(main, options())
