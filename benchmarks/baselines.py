@@ -140,7 +140,7 @@ def deconvolutions(blurred: Tensor, truth: Tensor, kernel: np.ndarray) -> dict[s
     Args:
         kernel: of the blur, ``[K, K]``.
     """
-    tries = {
+    tries: dict[str, tuple[Method, list[dict[str, Any]]]] = {
         "Wiener": (wiener(kernel), [{"balance": b} for b in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)]),
         "Richardson-Lucy": (richardson_lucy(kernel), [{"num_iter": n} for n in (3, 6, 10, 20, 40)]),
     }

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,15 @@ sys.path.insert(0, str(BENCHMARKS))
 import baselines  # noqa: E402
 import bundled_weights  # noqa: E402
 import common  # noqa: E402
+import few_evaluations  # noqa: E402
 import frechet  # noqa: E402
+import inverse_problems  # noqa: E402
 import step_cost  # noqa: E402
 
+from randomwalk import operators  # noqa: E402
+from randomwalk.config.samplers import POSTERIOR_NAMES  # noqa: E402
 from randomwalk.errors import InputError  # noqa: E402
+from randomwalk.task import load_task  # noqa: E402
 
 
 def test_a_report_leaves_its_table_results_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,3 +144,127 @@ def test_the_second_pass_sees_what_the_first_one_does() -> None:
     shadow.remove()
     network(x, 1.0)
     assert len(seen) == 5
+
+
+# --- inverse problems ------------------------------------------------------------------------------------------------
+
+
+def make_setup(tmp_path: Path, *arguments: str) -> inverse_problems.Setup:
+    options = inverse_problems.options().parse_args([*arguments, "--quick", "--out", str(tmp_path / "out")])
+    report = common.Report("inverse_problems", options, "cpu")
+    return inverse_problems.Setup(options, report, torch.device("cpu"), "fp32")
+
+
+METHODS = sorted(inverse_problems.methods())
+
+
+def test_every_posterior_sampler_has_its_settings() -> None:
+    names = {inverse_problems.load_config(path, "random_inpainting").sampler.name for path in _paths()}
+    assert names == set(POSTERIOR_NAMES)
+
+
+def _paths() -> list[Path]:
+    return list(inverse_problems.methods().values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_of_every_task_are_right_or_refused_with_a_reason(name: str, tmp_path: Path) -> None:
+    """What sample.py --dry-run does, with the networks' file at its place whatever the current folder is."""
+    setup = make_setup(tmp_path)
+    path = inverse_problems.methods()[name]
+    assert set(inverse_problems.overrides(path)) <= set(inverse_problems.TASKS)
+    like = inverse_problems.Method("dps", inverse_problems.CONFIGS / "dps.yaml", "vp")  # can do them all
+    method = inverse_problems.Method(name, path, "vp")
+    for task in inverse_problems.TASKS:
+        if task in inverse_problems.overrides(path):
+            loaded = setup.load(path, task, "vp")
+            assert loaded.config.measurement == inverse_problems.load_config(like.path, task).measurement
+            assert f"posterior/{name}" in loaded.config.output
+        else:
+            assert "linear" in inverse_problems.why_not(setup, method, like, task)
+
+
+def test_a_task_that_the_sampler_can_do_may_not_be_missing(tmp_path: Path) -> None:
+    text = (inverse_problems.CONFIGS / "dps.yaml").read_text()
+    less = tmp_path / "less.yaml"
+    less.write_text("\n".join(line for line in text.splitlines() if not line.startswith("# phase_retrieval")))
+    like = inverse_problems.Method("dps", inverse_problems.CONFIGS / "dps.yaml", "vp")
+    with pytest.raises(InputError, match="no line `# phase_retrieval"):
+        inverse_problems.why_not(
+            make_setup(tmp_path), inverse_problems.Method("less", less, "vp"), like, "phase_retrieval"
+        )
+
+
+def test_crps_by_hand_and_without_bias_from_the_number_of_samples() -> None:
+    assert inverse_problems.crps(torch.tensor([1.0, 2.0])[:, None], torch.tensor([4.0])) == pytest.approx(2.5 - 0.5)
+    draws = torch.Generator().manual_seed(0)
+    exact = 1 / math.sqrt(math.pi)  # of truth and samples ~ Normal(0, 1): half the mean distance of two of them
+    for count in (2, 5):
+        samples, truth = (torch.randn(n, 100_000, generator=draws) for n in (count, 1))
+        assert inverse_problems.crps(samples, truth[0]) == pytest.approx(exact, abs=0.01)
+
+
+def test_a_judgement_counts_the_contested_ranks() -> None:
+    truth = torch.zeros(1, 16, 16)
+    samples = torch.stack([truth + shift for shift in (-0.3, 0.2, 0.4)])
+    truth[0, 0] = samples[:, 0, 0] = -1  # nobody doubts the first row
+    found = inverse_problems.judge(samples, truth, np.random.default_rng(0))
+    assert found["ranks"] == [0, 15 * 16, 0, 0]
+    errors = [0.3**2, 0.2**2, 0.4**2]
+    assert found["psnr"] == pytest.approx(np.mean([10 * math.log10(4 / (e * 15 / 16)) for e in errors]), abs=1e-3)
+    assert found["psnr_of_mean"] == pytest.approx(10 * math.log10(4 / (0.1**2 * 15 / 16)), abs=1e-3)
+
+
+def test_records_of_other_settings_are_not_taken_over(tmp_path: Path) -> None:
+    first = inverse_problems.Records(make_setup(tmp_path / "a"), None)
+    first.of("task", "method", {"seed": 0})["3"] = {"psnr": 1.0}
+    first.save()
+    again = inverse_problems.Records(make_setup(tmp_path / "b"), str(first.folder.path))
+    assert again.of("task", "method", {"seed": 0}) == {"3": {"psnr": 1.0}}
+    assert again.of("task", "method", {"seed": 1}) == {}
+    with pytest.raises(InputError, match="--resume"):
+        inverse_problems.Records(make_setup(tmp_path / "c"), str(tmp_path / "nothing"))
+
+
+def test_classical_deconvolution_is_better_than_the_blurred_image() -> None:
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    truth = torch.where((rows - 16).abs() + (columns - 16).abs() < 9, 1.0, -1.0)[None, None].repeat(2, 1, 1, 1)
+    blur = operators.make("gaussian_blur", image_shape=(1, 32, 32), std=1.5)
+    kernel = inverse_problems.kernel_of(blur)
+    assert kernel.sum() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-7)
+    y = blur(truth) + 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+
+    def error(x: torch.Tensor) -> float:
+        return float((x - truth).square().mean())
+
+    for _, x in baselines.deconvolutions(y, truth, kernel).values():
+        assert error(x) < 0.75 * error(y)
+    assert error(baselines.variational(blur, y, 0.005, 60)) < 0.5 * error(y)
+
+
+def test_forward_passes_are_counted_as_they_are_planned(tmp_path: Path) -> None:
+    options = few_evaluations.options().parse_args(["--num-images", "2", "--out", str(tmp_path / "out")])
+    report = common.Report("few_evaluations", options, "cpu")
+    weights = {"vp": options.vp}
+    setup = bundled_weights.Setup(options, report, torch.device("cpu"), "fp32", weights)
+    for sampler in few_evaluations.SAMPLERS:
+        config = few_evaluations.with_steps(few_evaluations.config_of(setup, sampler, "inpainting"), 2)
+        psnr, passes = few_evaluations.restored(load_task(config, torch.device("cpu")))
+        assert passes == 2 * few_evaluations.cost_of_a_step(config)
+        assert psnr[0] > 5  # random pixels have 3.6 dB
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (inverse_problems, ["--num-images", "1"], "--num-images"),
+        (inverse_problems, ["--methods", "nothing"], "nothing.yaml"),
+        (inverse_problems, ["--resume", "no/such/folder"], "no/such/folder"),
+        (few_evaluations, ["--budgets", "1"], "--budgets"),
+        (few_evaluations, ["--num-images", "65"], "--num-images"),
+    ],
+)
+def test_bad_arguments_of_the_later_benchmarks(script: Any, arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        script.main(script.options().parse_args([*arguments, "--device", "cpu", "--out", str(tmp_path / "out")]))
