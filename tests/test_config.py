@@ -44,6 +44,18 @@ SAMPLING = [
     "ffhq256/ve_inpainting",
     "ffhq256/ve_super_resolution",
     "ffhq256/ve_uncond",
+    "posterior/random_walk",
+    "posterior/random_walk_preconditioned",
+    "posterior/dps",
+    "posterior/pigdm",
+    "posterior/ddrm",
+    "posterior/ddnm_plus",
+    "posterior/diffpir",
+    "posterior/daps",
+    "posterior/split_gibbs",
+    "posterior/mmps",
+    "posterior/tds",
+    "posterior/tweedie_smc",
 ]
 TRAINING = ["vp_train", "ve_train"]
 
