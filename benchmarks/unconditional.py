@@ -157,6 +157,7 @@ def measure(setup: Setup) -> None:
             _add(setup, case, f"{n.upper()} {walk.label}", found)
             setup.report.add(case, f"{n.upper()} {walk.label}", "evaluations", evaluations, "1")
             picture = grid(list(to_bytes(images[:SHOWN])), side=64)
+            setup.report.save()  # the next one may take long
             setup.report.folder.write_image(f"samples_{n}_{walk.sampler['name']}.png", picture)
     setup.report.settings["unconditional"] = {n: [asdict(walk) for walk in walks(n)] for n in loaded}
     _table(setup, rows, judge, count, len(sets[:20]))
