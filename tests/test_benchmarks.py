@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import math
 import sys
@@ -26,7 +27,9 @@ import inverse_problems  # noqa: E402
 import step_cost  # noqa: E402
 
 from randomwalk import operators  # noqa: E402
+from randomwalk.checkpoints import load_denoiser  # noqa: E402
 from randomwalk.config.samplers import POSTERIOR_NAMES  # noqa: E402
+from randomwalk.denoisers import NetworkDenoiser  # noqa: E402
 from randomwalk.errors import InputError  # noqa: E402
 from randomwalk.task import load_task  # noqa: E402
 
@@ -156,6 +159,18 @@ def make_setup(tmp_path: Path, *arguments: str) -> inverse_problems.Setup:
 
 
 METHODS = sorted(inverse_problems.methods())
+DPS = inverse_problems.Method("dps", inverse_problems.CONFIGS / "dps.yaml", "vp")  # it can do all tasks
+
+
+@pytest.fixture
+def one_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the network is read once."""
+    monkeypatch.setattr("randomwalk.task.load_denoiser", lambda path, **settings: _load(str(path)))
+
+
+@functools.cache
+def _load(path: str) -> NetworkDenoiser:
+    return load_denoiser(path)
 
 
 def test_every_posterior_sampler_has_its_settings() -> None:
@@ -168,30 +183,30 @@ def _paths() -> list[Path]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_settings_of_every_task_are_right_or_refused_with_a_reason(name: str, tmp_path: Path) -> None:
-    """What sample.py --dry-run does, with the networks' file at its place whatever the current folder is."""
+def test_settings_of_every_task_are_right_or_refused_with_a_reason(
+    name: str, tmp_path: Path, one_network: None
+) -> None:
+    """As far as sample.py --dry-run checks them."""
     setup = make_setup(tmp_path)
     path = inverse_problems.methods()[name]
     assert set(inverse_problems.overrides(path)) <= set(inverse_problems.TASKS)
-    like = inverse_problems.Method("dps", inverse_problems.CONFIGS / "dps.yaml", "vp")  # can do them all
     method = inverse_problems.Method(name, path, "vp")
     for task in inverse_problems.TASKS:
         if task in inverse_problems.overrides(path):
             loaded = setup.load(path, task, "vp")
-            assert loaded.config.measurement == inverse_problems.load_config(like.path, task).measurement
+            assert loaded.config.measurement == inverse_problems.load_config(DPS.path, task).measurement
             assert f"posterior/{name}" in loaded.config.output
         else:
-            assert "linear" in inverse_problems.why_not(setup, method, like, task)
+            assert "linear" in inverse_problems.why_not(setup, method, DPS, task)
 
 
 def test_a_task_that_the_sampler_can_do_may_not_be_missing(tmp_path: Path) -> None:
     text = (inverse_problems.CONFIGS / "dps.yaml").read_text()
     less = tmp_path / "less.yaml"
     less.write_text("\n".join(line for line in text.splitlines() if not line.startswith("# phase_retrieval")))
-    like = inverse_problems.Method("dps", inverse_problems.CONFIGS / "dps.yaml", "vp")
     with pytest.raises(InputError, match="no line `# phase_retrieval"):
         inverse_problems.why_not(
-            make_setup(tmp_path), inverse_problems.Method("less", less, "vp"), like, "phase_retrieval"
+            make_setup(tmp_path), inverse_problems.Method("less", less, "vp"), DPS, "phase_retrieval"
         )
 
 
