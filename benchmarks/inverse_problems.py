@@ -41,7 +41,7 @@ from randomwalk.task import TIES_STREAM, Task, Unit, load_task
 CONFIGS = ROOT / "configs" / "posterior"
 DEFAULT_TASK = "random_inpainting"
 TASKS = (DEFAULT_TASK, "box_inpainting", "super_resolution", "deblurring", "compressed_sensing", "phase_retrieval")
-VE_METHODS = ("random_walk_preconditioned", "ddnm_plus", "diffpir")
+VE_METHODS = ("random_walk_preconditioned", "mmps", "tweedie_smc")
 NUM_SAMPLES = 4
 SHOWN = 8
 """How many images the pictures show."""
