@@ -108,6 +108,12 @@ class GaussianProblem:
     covariance: Tensor
 
     @property
+    def rank(self) -> int:
+        """Of the operator: y may hold numbers that say nothing, as those of missing pixels."""
+        columns = self.operator(torch.eye(math.prod(SHAPE), dtype=torch.float64).reshape(-1, *SHAPE))
+        return int(torch.linalg.matrix_rank(columns.flatten(1), rtol=1e-6))
+
+    @property
     def std(self) -> Tensor:
         """Of the pixels in the posterior, ``[d]``."""
         return self.covariance.diagonal().sqrt()

@@ -25,6 +25,7 @@ from gaussian_problem import (
     NOISES,
     OPERATORS,
     PRIOR,
+    SHAPE,
     GaussianPrior,
     GaussianProblem,
     corrected,
@@ -46,8 +47,8 @@ SMALLER_BUDGETS = {
     "tweedie_smc, complete": {"few": 3, "many": 6},
 }
 """Of samplers whose evaluations are dear: a product with the Jacobian for each number of y, and matrices."""
-LARGEST_Y = {"tweedie_smc": 32, "tweedie_smc, complete": 64}
-"""Numbers in y beyond which these rows take too long; "tweedie_smc, conjugate gradients" is for them."""
+MOST_DIRECTIONS = {"tweedie_smc": 40, "tweedie_smc, complete": 64}
+"""Numbers in y and probes, beyond which these rows take too long; "tweedie_smc, conjugate gradients" is for them."""
 EXACT = "exact samples"
 LEVELS = ("schedule", "sigma_min", "sigma_max")
 
@@ -105,21 +106,21 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def make_sampler(row: str, settings: Mapping[str, Any], budget: int, numbers: int) -> posterior.PosteriorSampler:
+def make_sampler(row: str, settings: Mapping[str, Any], budget: int, rank: int) -> posterior.PosteriorSampler:
     """The sampler of a row of the table, on as many noise levels as the budget of evaluations allows.
 
     Args:
         row: its name, and after a comma what tells it from others of the name.
         settings: of the sampler and of its noise levels.
         budget: evaluations of the denoiser, about.
-        numbers: in y.
+        rank: of the operator; the others of the 64 dimensions are for the probes of "tweedie_smc, complete".
     """
     own = dict(settings)
     per_level = own.get("ode_steps", 1) * own.get("prior_steps", 1) * own.get("travel_repeats", 1)
     span = {key: own.pop(key) for key in LEVELS}
     levels = schedules.make(span.pop("schedule"), max(2, budget // per_level), **span)
     if own.get("probes") == "complete":
-        own["probes"] = math.prod(GaussianPrior.load().mean.shape) - numbers
+        own["probes"] = math.prod(SHAPE) - rank
     return posterior.make(row.split(",")[0], levels, **own)
 
 
@@ -132,10 +133,9 @@ def measure(
     if row == EXACT:
         x = problem.exact(num_samples, seed)
     else:
-        numbers = problem.y[0].numel()
-        if numbers > LARGEST_Y.get(row, numbers):
+        if not affordable(row, problem):
             return None
-        sampler = make_sampler(row, settings, budget, numbers)
+        sampler = make_sampler(row, settings, budget, problem.rank)
         denoiser = CountingDenoiser(problem.prior)
         draws = TorchDraws(len(problem.y) * num_samples, torch.Generator().manual_seed(seed), dtype=torch.float64)
         try:
@@ -145,6 +145,12 @@ def measure(
         evaluations, vjps = denoiser.evaluations, denoiser.vjps
     seconds = time.process_time() - began
     return {**judge(problem, x), "evaluations": evaluations, "vjps": vjps, "seconds": seconds}
+
+
+def affordable(row: str, problem: GaussianProblem) -> bool:
+    """Whether a row is measured on a problem."""
+    probes = math.prod(SHAPE) - problem.rank if row == "tweedie_smc, complete" else 0
+    return problem.y[0].numel() + probes <= MOST_DIRECTIONS.get(row, math.inf)
 
 
 def budget_of(row: str, budget: str, quick: bool = False) -> int:
@@ -168,7 +174,7 @@ def tune(options: argparse.Namespace) -> None:
         make_problem(prior, name, next(noises), options.measurements, options.seed + 1000) for name in options.operators
     ]
     for budget, row in itertools.product(options.budgets, options.samplers):
-        able = [p for p in problems if p.y[0].numel() <= LARGEST_Y.get(row, p.y[0].numel())]
+        able = [p for p in problems if affordable(row, p)]
         scores = []
         for settings in CANDIDATES[row]:
             if len(CANDIDATES[row]) == 1:
@@ -271,7 +277,7 @@ def tables(report: Report, options: argparse.Namespace, found: Found) -> None:
             "spread: standard deviation of the samples relative to the exact one, below 1 too narrow; coverage of 90% "
             "intervals by exact posterior probability",
             "evaluations and vjps (products with the Jacobian of the denoiser) for a sample, counted by the denoiser",
-            f"left out: runs whose state was not finite, or with more numbers in y than {LARGEST_Y}",
+            f"left out: runs whose state was not finite, or with more numbers in y and probes than {MOST_DIRECTIONS}",
         ],
     )
     last = options.budgets[-1]

@@ -51,6 +51,7 @@ def test_the_fast_gaussian_denoiser_is_the_mixture_of_one() -> None:
 def test_the_gaussian_posterior_solves_the_normal_equations(name: str) -> None:
     """Its precision is ``S^-1 + A^T A / eta^2``, and at its mean the gradient of the log density vanishes."""
     problem = _gaussian_problem(name)
+    assert problem.rank == {"gaussian_blur": 64, "inpainting": 32, "fourier_subsampling": 56}.get(name, 16)
     S, m = problem.prior.exact.covariances()[0], problem.prior.mean.flatten()
     A = problem.operator(torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)).reshape(64, -1).T
     precision = torch.linalg.inv(S) + A.T @ A / problem.noise.std**2
@@ -92,7 +93,7 @@ def test_every_row_of_the_gaussian_benchmark_has_settings_that_are_understood() 
         assert set(settings[budget]) == set(posterior_gaussian.CANDIDATES)
         for row, candidates in posterior_gaussian.CANDIDATES.items():
             assert settings[budget][row] in candidates
-            posterior_gaussian.make_sampler(row, settings[budget][row], 30, numbers=16)
+            posterior_gaussian.make_sampler(row, settings[budget][row], 30, rank=16)
     assert {row.split(",")[0] for row in posterior_gaussian.CANDIDATES} == set(POSTERIOR_SAMPLERS)
 
 
