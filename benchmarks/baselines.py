@@ -15,10 +15,18 @@ from typing import Any
 import common  # noqa: F401  (finds the library)
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from randomwalk import metrics
-from randomwalk.operators import Operator
+from randomwalk.operators import (
+    CompressedSensing,
+    Inpainting,
+    Operator,
+    OrthonormalRows,
+    SeparableBlur,
+    SuperResolution,
+)
 
 Method = Callable[..., np.ndarray]
 """``method(image [H, W], **settings)``."""
@@ -171,3 +179,43 @@ def variational(operator: Operator, y: Tensor, weight: float, iterations: int) -
         ahead = smooth + (t - 1) / following * (smooth - x)
         x, t = smooth, following
     return x.clamp(-1, 1)
+
+
+VARIATIONAL_WEIGHTS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+"""Weights of the total variation that are tried."""
+
+
+def classical(operator: Operator, y: Tensor, truth: Tensor, quick: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """Images by what there is for an operator, the baseline first, and the settings that were chosen for them.
+
+    None for an operator that is not linear.
+    """
+    if not operator.linear:
+        return {}, []
+    found: dict[str, Tensor] = {}
+    chosen: list[str] = []
+    if isinstance(operator, Inpainting):
+        found["biharmonic"] = biharmonic(y, operator.mask.expand(len(y), -1, -1, -1))
+    elif isinstance(operator, SuperResolution):
+        found["bicubic interpolation"] = F.interpolate(y, truth.shape[-2:], mode="bicubic", align_corners=False)
+    elif isinstance(operator, SeparableBlur):
+        found["the measurement itself"] = y
+        for title, (best, x) in deconvolutions(y, truth, kernel_of(operator)).items():
+            found[title] = x
+            chosen.append(f"{title}: {dict(best.settings)}")
+    if isinstance(operator, SuperResolution | OrthonormalRows | CompressedSensing):
+        found["pseudo-inverse"] = operator.pinv(y)
+    iterations = 10 if quick else 40
+    best = best_variational(operator, y, truth, VARIATIONAL_WEIGHTS[:: 3 if quick else 1], iterations)
+    found["total variation"] = variational(operator, y, **best.settings)
+    chosen.append(f"total variation: {dict(best.settings)}")
+    return {title: x.clamp(-1, 1) for title, x in found.items()}, chosen
+
+
+def kernel_of(blur: Operator, reach: int = 6) -> np.ndarray:
+    """The image of one bright pixel, ``[2 reach + 1] * 2``."""
+    _, height, width = blur.image_shape
+    point = torch.zeros(1, *blur.image_shape)
+    point[..., height // 2, width // 2] = 1
+    rows, columns = (slice(side // 2 - reach, side // 2 + reach + 1) for side in (height, width))
+    return np.asarray(blur(point)[0, 0, rows, columns].double().numpy())

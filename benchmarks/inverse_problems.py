@@ -22,8 +22,8 @@ from typing import Any
 import baselines
 import numpy as np
 import torch
-import torch.nn.functional as F
 from common import ROOT, Report, bar, cell, has_bf16, parser, start
+from records import Record, Records, described
 from torch import Tensor
 
 from randomwalk import calibration, metrics
@@ -31,7 +31,6 @@ from randomwalk.checkpoints import resolve_device
 from randomwalk.config import SampleConfig
 from randomwalk.configio import load_sample_config
 from randomwalk.errors import InputError, RunError
-from randomwalk.operators import Inpainting, Operator
 from randomwalk.posterior import PosteriorSampler
 from randomwalk.progress import to_bytes
 from randomwalk.report import Row, overview
@@ -47,8 +46,6 @@ SHOWN = 8
 """How many images the pictures show."""
 
 _TASK_LINE = re.compile(r"^# (\w+): --set (.+)$", re.MULTILINE)
-Record = dict[str, Any]
-"""What became of one image with one method: qualities, ranks, counts of the network's work, seconds."""
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -215,92 +212,7 @@ def why_not(setup: Setup, method: Method, like: Method, task: str) -> str:
     raise InputError(f"{method.path}: has no line `# {task}: --set ...`, but the sampler can do it")
 
 
-# --- classical methods -----------------------------------------------------------------------------------------------
-
-
-def classical(name: str, task: Task, y: Tensor, truth: Tensor, quick: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """Images by classical methods, the baseline first, and the settings that were chosen for them."""
-    operator, _ = task.make_operator(range(len(truth)))
-    operator.cpu()
-    if not operator.linear:
-        return {}, []
-    found: dict[str, Tensor] = {}
-    chosen: list[str] = []
-    if isinstance(operator, Inpainting):
-        found["biharmonic"] = baselines.biharmonic(y, operator.mask)
-    elif name == "super_resolution":
-        found["bicubic interpolation"] = F.interpolate(y, truth.shape[-2:], mode="bicubic", align_corners=False)
-    elif name == "deblurring":
-        found["the measurement itself"] = y
-        for title, (best, x) in baselines.deconvolutions(y, truth, kernel_of(operator)).items():
-            found[title] = x
-            chosen.append(f"{title}: {dict(best.settings)}")
-    if name in ("super_resolution", "compressed_sensing"):
-        found["pseudo-inverse"] = operator.pinv(y)
-    iterations = 10 if quick else 40
-    best = baselines.best_variational(operator, y, truth, TV_WEIGHTS[:: 3 if quick else 1], iterations)
-    found["total variation"] = baselines.variational(operator, y, **best.settings)
-    chosen.append(f"total variation: {dict(best.settings)}")
-    return {title: x.clamp(-1, 1) for title, x in found.items()}, chosen
-
-
-TV_WEIGHTS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
-"""Weights of the total variation that are tried."""
-
-
-def kernel_of(blur: Operator, reach: int = 6) -> np.ndarray:
-    """The image of one bright pixel, ``[2 reach + 1] * 2``."""
-    _, height, width = blur.image_shape
-    point = torch.zeros(1, *blur.image_shape)
-    point[..., height // 2, width // 2] = 1
-    rows, columns = (slice(side // 2 - reach, side // 2 + reach + 1) for side in (height, width))
-    return np.asarray(blur(point)[0, 0, rows, columns].double().numpy())
-
-
 # --- a task ----------------------------------------------------------------------------------------------------------
-
-
-class Records:
-    """Records of all images, by task, method and image; each is saved when it is there, so that nothing is lost.
-
-    Args:
-        earlier: a folder that an earlier run with the same settings left; what it has is not done again.
-    """
-
-    def __init__(self, setup: Setup, earlier: str | None) -> None:
-        self.folder = setup.report.folder
-        self.found: dict[str, dict[str, dict[str, Any]]] = {}
-        if earlier is not None:
-            path = Path(earlier) / "records.json"
-            try:
-                self.found = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise InputError(f"--resume {earlier}: {path} cannot be read ({error})") from error
-
-    def of(self, task: str, method: str, config: Mapping[str, Any]) -> dict[str, Record]:
-        """Records by image, those of an earlier run only if it had the same config."""
-        kept = self.found.setdefault(task, {})
-        if kept.get(method, {}).get("config") != config:
-            kept[method] = {"config": dict(config), "images": {}}
-        images: dict[str, Record] = kept[method]["images"]
-        return images
-
-    def save(self) -> None:
-        """Write records.json."""
-        self.folder.write_json("records.json", self.found)
-
-
-def described(task: Task) -> dict[str, Any]:
-    """What decides the result of an image, besides the image."""
-    config = task.config
-    parts = {"sampler": config.sampler, "measurement": config.measurement}
-    return {
-        **{key: json.loads(part.model_dump_json(exclude_none=True)) for key, part in parts.items() if part},
-        "network": Path(config.network.path).stem,
-        "seed": config.seed,
-        "num_samples": config.num_samples,
-        "precision": config.precision,
-    }
 
 
 def measure(setup: Setup, records: Records, name: str, chosen: Sequence[Method]) -> None:
@@ -356,7 +268,8 @@ def _table(
     shown: Mapping[str, Tensor],
 ) -> None:
     truth, y = measurements(task, range(setup.num_images))
-    plain, chosen = classical(name, task, y, truth, setup.options.quick)
+    operator, _ = task.make_operator(range(len(truth)))
+    plain, chosen = baselines.classical(operator.cpu(), y, truth, setup.options.quick)
     rows = [_classical_row(setup, name, title, x, truth) for title, x in plain.items()]
     rows += [_row(setup, name, title, images) for title, images in done.items()]
     rows += [[title, *["-"] * (len(HEAD) - 1)] for title in reasons]
@@ -463,7 +376,7 @@ def main(chosen: argparse.Namespace) -> int:
     report = Report("inverse_problems", chosen, str(device), ["scikit-image", "torchmetrics"])
     report.settings["precision"] = precision
     setup = Setup(chosen, report, device, precision)
-    records = Records(setup, chosen.resume)
+    records = Records(report.folder, chosen.resume)
     metrics.load()
     for name in chosen.tasks:
         measure(setup, records, name, found)

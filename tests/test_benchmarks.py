@@ -24,6 +24,7 @@ import common  # noqa: E402
 import few_evaluations  # noqa: E402
 import frechet  # noqa: E402
 import inverse_problems  # noqa: E402
+import records  # noqa: E402
 import step_cost  # noqa: E402
 
 from randomwalk import operators  # noqa: E402
@@ -31,6 +32,7 @@ from randomwalk.checkpoints import load_denoiser  # noqa: E402
 from randomwalk.config.samplers import POSTERIOR_NAMES  # noqa: E402
 from randomwalk.denoisers import NetworkDenoiser  # noqa: E402
 from randomwalk.errors import InputError  # noqa: E402
+from randomwalk.runs import RunFolder  # noqa: E402
 from randomwalk.task import load_task  # noqa: E402
 
 
@@ -231,21 +233,21 @@ def test_a_judgement_counts_the_contested_ranks() -> None:
 
 
 def test_records_of_other_settings_are_not_taken_over(tmp_path: Path) -> None:
-    first = inverse_problems.Records(make_setup(tmp_path / "a"), None)
+    first = records.Records(RunFolder.create(tmp_path / "a"), None)
     first.of("task", "method", {"seed": 0})["3"] = {"psnr": 1.0}
     first.save()
-    again = inverse_problems.Records(make_setup(tmp_path / "b"), str(first.folder.path))
+    again = records.Records(RunFolder.create(tmp_path / "b"), str(first.folder.path))
     assert again.of("task", "method", {"seed": 0}) == {"3": {"psnr": 1.0}}
     assert again.of("task", "method", {"seed": 1}) == {}
     with pytest.raises(InputError, match="--resume"):
-        inverse_problems.Records(make_setup(tmp_path / "c"), str(tmp_path / "nothing"))
+        records.Records(RunFolder.create(tmp_path / "c"), str(tmp_path / "nothing"))
 
 
 def test_classical_deconvolution_is_better_than_the_blurred_image() -> None:
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     truth = torch.where((rows - 16).abs() + (columns - 16).abs() < 9, 1.0, -1.0)[None, None].repeat(2, 1, 1, 1)
     blur = operators.make("gaussian_blur", image_shape=(1, 32, 32), std=1.5)
-    kernel = inverse_problems.kernel_of(blur)
+    kernel = baselines.kernel_of(blur)
     assert kernel.sum() == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-7)
     y = blur(truth) + 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
@@ -283,3 +285,31 @@ def test_forward_passes_are_counted_as_they_are_planned(tmp_path: Path) -> None:
 def test_bad_arguments_of_the_later_benchmarks(script: Any, arguments: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         script.main(script.options().parse_args([*arguments, "--device", "cpu", "--out", str(tmp_path / "out")]))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("inpainting", {"missing": 0.5}, ["biharmonic"]),
+        ("super_resolution", {"factor": 4}, ["bicubic interpolation", "pseudo-inverse"]),
+        ("gaussian_blur", {"std": 1.0}, ["the measurement itself", "Wiener", "Richardson-Lucy"]),
+        ("compressed_sensing", {"ratio": 0.5}, ["pseudo-inverse"]),
+    ],
+)
+def test_the_classical_methods_of_each_operator(name: str, settings: dict[str, Any], expected: list[str]) -> None:
+    operator = operators.make(name, image_shape=(1, 16, 16), **settings)
+    truth = -torch.ones(2, 1, 16, 16)
+    truth[..., 4:12, 4:12] = 0.5
+    found, _ = baselines.classical(operator, operator(truth), truth, quick=True)
+    assert list(found) == [*expected, "total variation"]
+    assert all(x.shape == truth.shape and x.abs().max() <= 1 for x in found.values())
+
+
+def test_no_classical_method_for_phase_retrieval() -> None:
+    operator = operators.make("phase_retrieval", image_shape=(1, 16, 16))
+    assert baselines.classical(
+        operator, torch.zeros(1, *operator.measurement_shape), torch.zeros(1, 1, 16, 16), True
+    ) == (
+        {},
+        [],
+    )
