@@ -13,11 +13,13 @@ than C. A number c stands for the rest: ``C ~ B B^T + c (I - Pi)``, Pi the proje
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from randomwalk.operators import Operator
 from randomwalk.posterior.sampler import Problem
 
 _DEPENDENT = 1e-10
@@ -93,25 +95,26 @@ class Moments:
         return x + (basis.mT @ (a * inner @ xi + step))[..., 0], log_ratio
 
 
-def moments(problem: Problem, x: Tensor, sigma: float, probes: int) -> Moments:
+def moments(problem: Problem, x: Tensor, sigma: float, measured: Mapping[int, Tensor], probes: int) -> Moments:
     """The moments at the states ``x [B, C, H, W]``: one evaluation, ``m + probes + 1`` backward passes.
 
     Args:
-        problem: its operator is linear, with measurements of m numbers.
+        problem: its operator is linear, with measurements of m numbers that are not always 0.
         x: states at the noise level ``sigma``.
         sigma: s.
-        probes: how many random directions there are besides the rows of A.
+        measured: the columns of A^T, see :func:`measured_directions`.
+        probes: how many random directions there are besides.
     """
     denoised, product = problem.denoiser.linearized(x, sigma)
-    directions = _measured_directions(problem) + [problem.normal() for _ in range(probes)]
-    m = len(directions) - probes
+    directions = [*measured.values(), *(problem.normal() for _ in range(probes))]
     times_c = sigma**2 * _rows([product(v) for v in directions])
     core = _rows(directions) @ times_c.mT
     values, vectors = torch.linalg.eigh((core + core.mT) / 2)  # a network's Jacobian is not quite symmetric
     kept = values > _DEPENDENT * values[:, -1:]
     scaled = torch.where(kept, values.clamp_min(0), 1).rsqrt() * kept
     factor = (vectors * scaled[:, None]).mT @ times_c
-    seen = (vectors * (values.clamp_min(0).sqrt() * kept)[:, None])[:, :m]
+    seen = times_c.new_zeros((len(x), problem.y[0].numel(), len(directions)))
+    seen[:, list(measured)] = (vectors * (values.clamp_min(0).sqrt() * kept)[:, None])[:, : len(measured)]
     basis, _ = _orthonormal(factor)
     z = _rows([problem.normal()])
     outside = z - (z @ basis.mT) @ basis
@@ -128,11 +131,16 @@ def moments(problem: Problem, x: Tensor, sigma: float, probes: int) -> Moments:
     )
 
 
-def _measured_directions(problem: Problem) -> list[Tensor]:
-    """The columns of A^T, each for all rows of the batch, ``[B, C, H, W]``."""
-    shape = problem.y.shape
-    units = torch.eye(shape[1:].numel()).to(problem.y)
-    return [problem.operator.adjoint(unit.reshape(1, *shape[1:]).expand(shape)) for unit in units]
+def measured_directions(operator: Operator, y: Tensor) -> dict[int, Tensor]:
+    """The columns of A^T, ``[B, C, H, W]`` each, by their places in y; those that are 0 for the whole batch left out.
+
+    Args:
+        operator: A, linear.
+        y: measurements ``[B, ...]``, for their shape and type.
+    """
+    units = torch.eye(y[0].numel()).to(y).reshape(-1, *y.shape[1:])
+    columns = {place: operator.adjoint(unit.expand(y.shape)) for place, unit in enumerate(units)}
+    return {place: column for place, column in columns.items() if column.any()}
 
 
 def _orthonormal(factor: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from randomwalk.errors import InputError
 from randomwalk.noise import Likelihood, Noise
 from randomwalk.operators import Operator
 from randomwalk.posterior.implicit_moments import ImplicitMoments, implicit_moments
-from randomwalk.posterior.moments import Moments, moments
+from randomwalk.posterior.moments import Moments, measured_directions, moments
 from randomwalk.posterior.particles import resampled
 from randomwalk.posterior.sampler import Callback, Needs, PosteriorSampler, Problem, require
 
@@ -58,7 +58,8 @@ class TweedieSMC(PosteriorSampler):
 
     Args:
         probes: random directions of C besides those of y.
-        max_rank: how many directions of C there may be in all; beyond, conjugate gradients.
+        max_rank: how many directions of C there may be in all, m + probes; beyond, conjugate gradients. (Those of
+            numbers that are always 0, as missing pixels in inpainting, count but cost nothing.)
         iterations: of conjugate gradients, at every level.
         data_std: standard deviation of the clean pixels, for c.
         ess_threshold: resample below this share of effective particles.
@@ -111,8 +112,10 @@ class TweedieSMC(PosteriorSampler):
         """
         x = problem.y.new_zeros((len(problem.y), *problem.operator.image_shape))
         log_weights = x.new_zeros((len(x) // problem.group, problem.group), dtype=torch.float64)
+        explicit = self._explicit(problem.y[0].numel())
+        measured = measured_directions(problem.operator, problem.y) if explicit else None
         for k, (s, keep, variance) in enumerate(_path(self.levels())):
-            here = self._moments(problem, x, s)
+            here = self._moments(problem, x, s, measured)
             if k > 0 and self.weighted:
                 log_weights = log_weights + here.log_evidence(problem.eta).reshape(log_weights.shape)
                 rows, log_weights = self._resampled(problem, log_weights, self.ess_threshold)
@@ -128,9 +131,11 @@ class TweedieSMC(PosteriorSampler):
     def _explicit(self, numbers: int) -> bool:
         return numbers + self.probes <= self.max_rank
 
-    def _moments(self, problem: Problem, x: Tensor, s: float) -> Moments | ImplicitMoments:
-        if self._explicit(problem.y[0].numel()):
-            return moments(problem, x, s, self.probes)
+    def _moments(
+        self, problem: Problem, x: Tensor, s: float, measured: Mapping[int, Tensor] | None
+    ) -> Moments | ImplicitMoments:
+        if measured is not None:
+            return moments(problem, x, s, measured, self.probes)
         variance = self.data_std**2 * s**2 / (self.data_std**2 + s**2)
         return implicit_moments(problem, x, s, variance, self.iterations)
 
