@@ -15,6 +15,7 @@ _EXPORTS = {
     "Denoiser": "randomwalk.denoisers",
     "GaussianLikelihood": "randomwalk.noise",
     "GaussianMixture": "randomwalk.mixture",
+    "GaussianNoise": "randomwalk.noise",
     "InputError": "randomwalk.errors",
     "Operator": "randomwalk.operators",
     "RunError": "randomwalk.errors",
@@ -22,7 +23,7 @@ _EXPORTS = {
     "save_denoiser": "randomwalk.checkpoints",
     "walk": "randomwalk.template",
 }
-_MODULES = ("denoisers", "operators", "samplers", "schedules")
+_MODULES = ("denoisers", "operators", "posterior", "samplers", "schedules")
 
 __all__ = sorted([*_EXPORTS, *_MODULES])
 
