@@ -24,8 +24,8 @@ class SplitGibbs(SplittingSampler):
     noise the noise of y has covariance ``eta^2 I + rho^2 A A^T`` in place of ``eta^2 I``. So the bias is small if
     rho_min |A| is well below eta. But where y says nothing, x forgets its start by a factor
     ``1 - rho^2 / (rho^2 + c^2)`` a turn (c the standard deviation of X there): the smaller rho_min, the more levels
-    are needed. Few ``prior_steps`` make x too narrow, which is the larger bias in practice: on a Gaussian prior with real
-    covariances the spread is 0.86 of the exact one with 6 of them, and 0.97 with 30 (benchmarks/posterior_gaussian.py).
+    are needed. Few ``prior_steps`` make x too narrow, which is the larger bias in practice: on a Gaussian prior with a
+    real covariance (benchmarks/posterior_gaussian.py) the spread is 0.86 of the exact one with 6 of them, 0.97 with 30.
 
     Source: Wu et al. 2024, "Principled probabilistic imaging using diffusion models as plug-and-play priors", arXiv
     2405.18782; in the commands published with it rho falls by a tenth each turn from 10 to 0.3, or to 0.1 if A is not

@@ -47,9 +47,9 @@ class TweedieSMC(PosteriorSampler):
 
     What is approximate in C. The covariance is known by products with vectors, one backward pass each. Up to
     ``max_rank``, there is one for each number of y and for some ``probes``: C is exact where y looks and where the
-    probes are, and isotropic elsewhere (``randomwalk.posterior.moments``); ``probes = d - rank(A)`` makes it exact. This
-    changes M to first order in the steps, not its limit. With more numbers in y (images) conjugate gradients
-    give Q's mean, and M and g have ``C ~ c I``, ``c = data_std^2 s^2 / (data_std^2 + s^2)``. The limits are the same,
+    probes are, and isotropic elsewhere (``randomwalk.posterior.moments``); with ``probes = d - rank(A)`` it is exact.
+    This changes M to first order in the steps, not its limit. With more numbers in y (images) conjugate gradients give
+    Q's mean, and M and g have ``C ~ c I``, ``c = data_std^2 s^2 / (data_std^2 + s^2)``. The limits are the same,
     but they are far off: a few particles among so many dimensions have one heavy weight and are copies of one another
     after a resampling. ``weighted: false`` leaves the weights out: independent samples by Q, which correct nothing.
 
