@@ -8,6 +8,7 @@ of the denoiser, and two for each vector-Jacobian product, which is what its bac
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,8 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, Psnr]]], folder: RunFolde
             else:
                 axis.errorbar(passes, means, [curve[n][1] for n in passes], marker="o", capsize=2, label=sampler)
         axis.set(xscale="log", xlabel="forward passes for each image", title=problem.replace("_", "-"))
-        ticks = sorted({n for name, curve in curves.items() if name != PAPER for n in curve})
+        passes = sorted({n for name, curve in curves.items() if name != PAPER for n in curve})
+        ticks = [n for n, after in zip(passes, [*passes[1:], math.inf], strict=True) if after > 1.2 * n]
         axis.set_xticks(ticks, [str(n) for n in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
