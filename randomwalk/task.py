@@ -123,11 +123,6 @@ class Task:
         return self.sampler.num_evaluations(len(self.sigmas))
 
     @property
-    def num_evaluations(self) -> int:
-        """Network evaluations for each batch, of samplers that make one at each step, as all walks do."""
-        return self.num_steps
-
-    @property
     def together(self) -> int:
         """How many samples of an image must be made at once: all of them by particle methods, else 1."""
         coupled = isinstance(self.sampler, PosteriorSampler) and self.sampler.couples
