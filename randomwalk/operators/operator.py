@@ -88,6 +88,11 @@ class Operator(nn.Module):
             start = start.expand(len(self(start)), *self.image_shape)
             return largest_eigenvalue(self._gram, start) ** 0.5
 
+    @property
+    def has_norm(self) -> bool:
+        """Whether ``norm`` can be used: an operator that is not linear must define it."""
+        return self.linear or type(self).norm is not Operator.norm
+
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``f(A^T A) x``, ``f`` acting on each eigenvalue of ``A^T A``: ``f(t) = t`` gives ``A^T A x``.
 

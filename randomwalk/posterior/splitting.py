@@ -83,7 +83,7 @@ def _is_gaussian(operator: Operator, noise: Noise) -> bool:
 
 def norm_or_one(operator: Operator) -> float:
     """The operator's norm; 1 if it is not linear and does not define one."""
-    return 1.0 if not operator.linear and type(operator).norm is Operator.norm else operator.norm()
+    return operator.norm() if operator.has_norm else 1.0
 
 
 def gaussian_conditional(problem: Problem, z: Tensor, r: float) -> Tensor:

@@ -226,7 +226,7 @@ class ProbabilityFlow(PriorSampler):
 
 def _excess(operator: Operator) -> float:
     """``||A||^2`` if that is too much for steps of ``eta^2``, which are stable below 2 - c, else 1."""
-    if not operator.linear and type(operator).norm is Operator.norm:
+    if not operator.has_norm:
         return 1.0
     squared = operator.norm() ** 2
     return squared if squared > 1.25 else 1.0
