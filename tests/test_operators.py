@@ -158,6 +158,12 @@ def test_without_linearity_there_is_none(name: str) -> None:
         getattr(Square((1, 2, 2)), name)(*[] if name == "norm" else [y])
 
 
+def test_an_operator_that_is_not_linear_has_the_norm_that_it_defines() -> None:
+    assert not Square((1, 2, 2)).has_norm
+    assert Correlation((2, 7, 6)).has_norm
+    assert all(build(case).has_norm for case in NONLINEAR)
+
+
 def test_conjugate_gradients_rows_stop_for_themselves() -> None:
     scales = torch.tensor([1.0, 1e3, 1e-3], dtype=torch.float64)[:, None]
     eigenvalues = torch.linspace(1, 50, 30, dtype=torch.float64)
