@@ -207,6 +207,15 @@ def test_a_row_that_is_not_positive_stops() -> None:
     torch.testing.assert_close(found[0], torch.linalg.solve(matrices, b)[0])
 
 
+def test_a_row_that_turns_out_not_to_be_positive_stays_where_it_is() -> None:
+    """Its second direction v has v^T V v < 0, but its residual then has not: it must not go on from there."""
+    diagonal = torch.tensor([2.0, 1.0, -1.0], dtype=torch.float64)
+    b = torch.tensor([[1.0, 1.0, 0.5]], dtype=torch.float64)
+    once, often = (conjugate_gradients(lambda v: diagonal * v, b, iterations) for iterations in (1, 9))
+    torch.testing.assert_close(once, b * 2.25 / 2.75)
+    assert torch.equal(often, once)
+
+
 def test_measurements_are_images_too() -> None:
     b = normal(2, *SHAPE, seed=5)
     torch.testing.assert_close(conjugate_gradients(lambda v: 2 * v, b, 1), b / 2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -32,28 +33,42 @@ def conjugate_gradients(
     Raises:
         RunError: a row has not reached the tolerance.
     """
-    goal = (TOLERANCE[b.dtype] if tolerance is None else tolerance) ** 2 * _dot(b, b)
-    x, residual, direction, squared = torch.zeros_like(b), b, b, _dot(b, b)
-    for _ in range(max_iterations):
-        active = squared > goal
-        if not active.any():
+    goal = (TOLERANCE[b.dtype] if tolerance is None else tolerance) ** 2 * dot(b, b)
+    for x, squared in islice(iterates(apply, b, goal, restart=True), max_iterations + 1):
+        if not (squared > goal).any():
             return x
+    shares = (squared / dot(b, b)).nan_to_num().sqrt()
+    raise RunError(
+        f"conjugate gradients reached a relative residual of {float(shares.max()):.1e} in {max_iterations} "
+        "iterations, which is not enough: the operator is too ill-conditioned; take more measurement noise, or an "
+        "operator with a spectral decomposition (a blur with boundary: circular, or for small images dense: true)"
+    )
+
+
+def iterates(
+    apply: Callable[[Tensor], Tensor], b: Tensor, goal: Tensor, *, restart: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """``x`` after 0, 1, 2, ... products with M, and the squared norm of each row's residual, without end.
+
+    Args:
+        apply: ``M v`` for ``v`` shaped like b, row by row.
+        b: ``[B, ...]``.
+        goal: squared norm of its residual at which a row stops, shaped to scale the rows.
+        restart: a row whose direction v does not have ``v^T M v > 0`` goes on from its residual, as rounding must
+            have been the cause; else it stops for good, as M is not what is assumed.
+    """
+    x, residual, direction, squared = torch.zeros_like(b), b, b, dot(b, b)
+    while True:
+        yield x, squared
         image = apply(direction)
-        curvature = _dot(direction, image)
-        active &= curvature > 0
+        curvature = dot(direction, image)
+        active = (squared > goal) & (curvature > 0)
         step = torch.where(active, squared / curvature, 0.0)
         x = x + step * direction
         residual = residual - step * image
-        before, squared = squared, _dot(residual, residual)
-        direction = residual + torch.where(active, squared / before, 0.0) * direction
-    if (squared > goal).any():
-        shares = (squared / _dot(b, b)).nan_to_num().sqrt()
-        raise RunError(
-            f"conjugate gradients reached a relative residual of {float(shares.max()):.1e} in {max_iterations} "
-            "iterations, which is not enough: the operator is too ill-conditioned; take more measurement noise, or an "
-            "operator with a spectral decomposition (a blur with boundary: circular, or for small images dense: true)"
-        )
-    return x
+        before, squared = squared, dot(residual, residual)
+        conjugate = residual + squared / before * direction
+        direction = torch.where(active, conjugate, residual if restart else 0.0)
 
 
 def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 300) -> float:
@@ -86,6 +101,6 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, iterati
     return max(found[-1], 0.0)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of every row, shaped to scale it."""
     return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor
+
+from randomwalk.operators.solve import dot, iterates
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
@@ -22,20 +25,5 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iteratio
         b: ``[B, ...]``.
         iterations: products with V.
     """
-
-    def dot(v: Tensor, w: Tensor) -> Tensor:
-        return (v * w).flatten(1).sum(1).reshape(-1, *[1] * (v.ndim - 1))
-
-    u, residual, direction = torch.zeros_like(b), b, b
-    squared = dot(b, b)
-    rounding = (10 * torch.finfo(b.dtype).eps) ** 2 * squared
-    for _ in range(iterations):
-        moved = product(direction)
-        curvature = dot(direction, moved)
-        go = (squared > rounding) & (curvature > 0)
-        step = torch.where(go, squared / curvature, 0)
-        u = u + step * direction
-        residual = residual - step * moved
-        previous, squared = squared, torch.where(go, dot(residual, residual), 0)  # 0 stops a row for good
-        direction = torch.where(go, residual + squared / previous * direction, 0)
-    return u
+    goal = (10 * torch.finfo(b.dtype).eps) ** 2 * dot(b, b)
+    return next(islice(iterates(product, b, goal, restart=False), iterations, None))[0]
