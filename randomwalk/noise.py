@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from randomwalk import lookup
 from randomwalk.errors import InputError
 from randomwalk.operators import Operator
 from randomwalk.rng import Draws
@@ -192,14 +192,9 @@ def make(name: str, **settings: Any) -> Noise:
     Raises:
         InputError: an unknown name or setting, or an impossible value.
     """
-    if name not in NOISES:
-        raise InputError(f"noise {name!r}: unknown; expected one of {', '.join(NOISES)}")
-    allowed = inspect.signature(NOISES[name]).parameters
-    if unknown := sorted(set(settings) - set(allowed)):
-        raise InputError(
-            f"noise {name!r}: unknown setting {', '.join(unknown)}; allowed: {', '.join(allowed) or 'none'}"
-        )
-    return NOISES[name](**settings)
+    made = lookup.find("noise", NOISES, name)
+    lookup.check_settings(f"noise {name!r}", made, settings)
+    return made(**settings)
 
 
 def _in_our_units(std: float, pixel_range: Sequence[float]) -> float:

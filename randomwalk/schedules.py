@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from randomwalk import lookup
 from randomwalk.errors import InputError
 
 _RANGE = ("sigma_min", "sigma_max")
@@ -133,11 +134,10 @@ def make(name: str, num_steps: int, **settings: Any) -> Tensor:
     Raises:
         InputError: an unknown name or setting, or an impossible value.
     """
-    if name not in SCHEDULES:
-        raise InputError(f"schedule {name!r}: unknown; expected one of {', '.join(SCHEDULES)}")
+    schedule = lookup.find("schedule", SCHEDULES, name)
     if not isinstance(num_steps, int) or num_steps < 1:
         raise InputError(f"schedule {name!r}: num_steps={num_steps!r}; expected a positive integer")
-    schedule, (span, shape) = SCHEDULES[name], _check_settings(name, settings)
+    span, shape = _check_settings(name, settings)
     u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
     table = ddpm_sigmas(**span) if "num_timesteps" in span else None
     if schedule is pretrained:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from randomwalk import lookup
 from randomwalk.errors import InputError
 from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, make_blur
 from randomwalk.operators.composition import Composition
@@ -113,14 +114,8 @@ def make(
     Raises:
         InputError: an unknown name or setting, or an impossible value.
     """
-    if name not in OPERATORS:
-        raise InputError(f"operator {name!r}: unknown; expected one of {', '.join(OPERATORS)}")
-    parameters = inspect.signature(OPERATORS[name]).parameters
-    allowed = [key for key in parameters if key not in ("image_shape", "generators")]
-    if unknown := sorted(set(settings) - set(allowed)):
-        raise InputError(
-            f"operator {name!r}: unknown setting {', '.join(unknown)}; allowed: {', '.join(allowed) or 'none'}"
-        )
-    if "generators" in parameters:
+    made = lookup.find("operator", OPERATORS, name)
+    lookup.check_settings(f"operator {name!r}", made, settings, given=["image_shape", "generators"])
+    if "generators" in inspect.signature(made).parameters:
         settings["generators"] = [generator(0)] if generators is None else generators
-    return OPERATORS[name](image_shape, **settings)
+    return made(image_shape, **settings)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
-from randomwalk.errors import InputError
+from randomwalk import lookup
 from randomwalk.posterior.daps import DAPS
 from randomwalk.posterior.ddnm_plus import DDNMPlus
 from randomwalk.posterior.ddrm import DDRM
@@ -45,11 +44,6 @@ def make(name: str, sigmas: Sequence[float] | Tensor, **settings: Any) -> Poster
     Raises:
         InputError: an unknown name or setting, or an impossible value.
     """
-    if name not in POSTERIOR_SAMPLERS:
-        raise InputError(f"posterior sampler {name!r}: unknown; expected one of {', '.join(POSTERIOR_SAMPLERS)}")
-    allowed = [field.name for field in fields(POSTERIOR_SAMPLERS[name]) if field.name != "sigmas"]
-    if unknown := sorted(set(settings) - set(allowed)):
-        raise InputError(
-            f"sampler {name!r}: unknown setting {', '.join(unknown)}; allowed: {', '.join(allowed) or 'none'}"
-        )
-    return POSTERIOR_SAMPLERS[name](sigmas=sigmas, **settings)
+    made = lookup.find("posterior sampler", POSTERIOR_SAMPLERS, name)
+    lookup.check_settings(f"sampler {name!r}", made, settings, given=["sigmas"])
+    return made(sigmas=sigmas, **settings)
