@@ -6,10 +6,9 @@ settings of one random walk, :func:`randomwalk.template.walk`; ``sampler.plan(si
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
-from randomwalk.errors import InputError
+from randomwalk import lookup
 from randomwalk.samplers.walks import (
     DDIM,
     AnnealedLangevin,
@@ -41,11 +40,6 @@ def make(name: str, **settings: Any) -> WalkSampler:
     Raises:
         InputError: an unknown name or setting, or an impossible value.
     """
-    if name not in SAMPLERS:
-        raise InputError(f"sampler {name!r}: unknown; expected one of {', '.join(SAMPLERS)}")
-    allowed = [field.name for field in fields(SAMPLERS[name])]
-    if unknown := sorted(set(settings) - set(allowed)):
-        raise InputError(
-            f"sampler {name!r}: unknown setting {', '.join(unknown)}; allowed: {', '.join(allowed) or 'none'}"
-        )
-    return SAMPLERS[name](**settings)
+    made = lookup.find("sampler", SAMPLERS, name)
+    lookup.check_settings(f"sampler {name!r}", made, settings)
+    return made(**settings)
