@@ -1,7 +1,7 @@
 """Networks by name, and what a state dict tells about the network it came from.
 
-The settings of a network are ``{"name": "unet" | "ncsnpp", **arguments of its class}``. Most of them can be read off
-the names and shapes of the tensors; those that cannot are listed in `NOT_IN_FILE`.
+The settings of a network are ``{"name": "unet" | "ncsnpp" | "mlp", **arguments of its class}``. Most of them can be
+read off the names and shapes of the tensors; those that cannot are listed in `NOT_IN_FILE`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from randomwalk.errors import InputError
 NETWORKS = {
     "unet": ("guided_diffusion", "UNet", "in_channels"),
     "ncsnpp": ("score_sde", "NCSNpp", "num_channels"),
+    "mlp": ("score_sde", "TimeMLP", "num_channels"),
 }
 PUBLISHER = {"unet": "UNet of guided-diffusion", "ncsnpp": "NCSN++ of score_sde"}
 FILL_IN = "FILL_IN"

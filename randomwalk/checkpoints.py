@@ -44,21 +44,16 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
     """An untrained denoiser that knows its channels and image size.
 
     Args:
-        network: ``{"name": "unet" | "ncsnpp", **arguments of its class}``.
-        denoiser: ``{"name": "vp" | "ve" | "edm", **settings}`` as for `denoisers.make`.
+        network: ``{"name": "unet" | "ncsnpp" | "mlp", **arguments of its class}``.
+        denoiser: ``{"name": "vp" | "ve" | "edm" | "sde", **settings}`` as for `denoisers.make`.
 
     Raises:
-        InputError: an unknown name or setting, or a network that needs class labels.
+        InputError: an unknown name or setting, or a denoiser and a network that do not go together.
     """
-    if network.get("num_classes") is not None:
-        raise InputError(
-            f"num_classes is {network['num_classes']}: networks that need a class label cannot be used, only "
-            "unconditional ones"
-        )
     if (network["name"] == "ncsnpp") != (denoiser["name"] == "ve"):
         raise InputError(
             f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, as "
-            "denoiser ve expects; unet takes a time and gives epsilon or F, which vp and edm expect"
+            "denoiser ve expects; unet and mlp take a time and give what vp, edm and sde expect"
         )
     settings = dict(denoiser)
     made = denoisers.make(settings.pop("name", None), build_network(network), **settings)

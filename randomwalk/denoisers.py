@@ -6,7 +6,7 @@ in [-1, 1] and sigma is in those units.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from randomwalk.errors import InputError
 from randomwalk.schedules import ddpm_sigmas
+from score_sde import sdes
+from score_sde.times import ContinuousTime, DiscreteTime, Time
 
 # A float32 sigma may miss the end of the range that it was computed from by rounding.
 _RANGE_SLACK = 1e-5
@@ -80,67 +82,138 @@ class Denoiser(nn.Module):
 class NetworkDenoiser(Denoiser):
     """Base of the adapters around a network.
 
+    Their ``forward`` and ``score`` also take ``label``: ``[B]`` integers, the classes of the images, for networks that
+    know classes.
+
     Args:
         network: the network; float32 parameters.
         sigma_min, sigma_max: the range of noise levels it was trained on, in [-1, 1] pixel units.
+        null_label: the class that means "of any class", where the network has one.
     """
 
-    def __init__(self, network: nn.Module, sigma_min: float, sigma_max: float) -> None:
+    def __init__(
+        self, network: nn.Module, sigma_min: float, sigma_max: float, null_label: int | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
+        self.null_label = null_label
         self.autocast_dtype: torch.dtype | None = None
 
-    def call_network(self, x: Tensor, condition: Tensor) -> Tensor:
+    def call_network(self, x: Tensor, condition: Tensor, label: Tensor | None = None) -> Tensor:
         """The network's output in x's type; the network computes in ``autocast_dtype`` if that is set."""
         x = x.contiguous(memory_format=torch.channels_last)
+        labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            out: Tensor = self.network(x, condition)
+            out: Tensor = self.network(x, condition, *labels)
         return out.to(x.dtype)
 
 
-class VPDenoiser(NetworkDenoiser):
+Coefficients = Callable[[Tensor], tuple[Tensor | float, Tensor | float, Tensor | float, Tensor | float]]
+
+PREDICTIONS: dict[str, Coefficients] = {
+    "epsilon": lambda s: (1.0, 0.0, -s, -1 / s),
+    "x0": lambda s: (0.0, -1 / s**2, 1.0, 1 / s**2),
+    "v": lambda s: (1 / (1 + s**2), -1 / (1 + s**2), -s * (1 + s**2).rsqrt(), -(1 + s**2).rsqrt() / s),
+    "score": lambda s: (1.0, 0.0, s**2 * (1 + s**2).rsqrt(), (1 + s**2).rsqrt()),
+}
+"""What a network predicts: for each name ``c_x, b_x, c_F, b_F`` of ``D = c_x x + c_F F`` and ``score = b_x x + b_F F``.
+
+With ``X_sigma = X + sigma N`` and ``z = X_sigma / sqrt(1 + sigma^2) = alpha X + beta N``: epsilon is N, x0 is X, v is
+``alpha N - beta X`` (Salimans and Ho 2022, arXiv 2202.00512), and score is the gradient of the log density of z. Two
+sets of coefficients, since ``(D - x) / sigma^2`` loses digits at small sigma, and ``x + sigma^2 score`` at large.
+"""
+
+
+class SDEDenoiser(NetworkDenoiser):
+    """Network that is told the time of an SDE.
+
+    It sees ``z = x / sqrt(1 + sigma^2)`` (the state of the VP SDE; of the others what has the variance of VP's) and the
+    SDE's time at the noise level sigma, and gives one of `PREDICTIONS`. Output channels beyond those of x (a learned
+    variance) are ignored.
+
+    Args:
+        network: ``network(z, label) -> F``.
+        sde: name and settings for `score_sde.sdes.make`.
+        prediction: epsilon, x0, v or score.
+        time: continuous, ``label = 999 t / T``; or discrete, the index in the SDE's table of ``num_levels`` levels.
+        num_levels: of the discrete table.
+        null_label: see `NetworkDenoiser`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: Mapping[str, Any],
+        prediction: str = "epsilon",
+        time: str = "continuous",
+        num_levels: int = 1000,
+        null_label: int | None = None,
+    ) -> None:
+        try:
+            self._init(network, sdes.make(**sde), prediction, time, num_levels, null_label)
+        except ValueError as error:
+            raise InputError(f"denoiser sde: {error}") from error
+
+    def _init(
+        self, network: nn.Module, sde: sdes.SDE, prediction: str, time: str, num_levels: int, null_label: int | None
+    ) -> None:
+        for value, known in ((prediction, tuple(PREDICTIONS)), (time, ("continuous", "discrete"))):
+            if value not in known:
+                raise ValueError(f"{value!r} is unknown; known are {', '.join(known)}")
+        times: Time = ContinuousTime(sde) if time == "continuous" else DiscreteTime(sde.levels(num_levels).sigma)
+        super().__init__(network, times.sigma_min, times.sigma_max, null_label)
+        self.sde, self.times, self.prediction = sde, times, prediction
+
+    def predict(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """What the network predicts of ``x``, as many channels as x has."""
+        self.check_sigma(sigma)
+        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(x.shape[0])
+        scale = (1 + broadcast_sigma(levels, x.double()) ** 2).rsqrt().to(x.dtype)
+        return self.call_network(scale * x, self.times.label(levels), label)[:, : x.shape[1]]
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        c_x, _, c_out, _ = PREDICTIONS[self.prediction](broadcast_sigma(sigma, x))
+        return c_x * x + c_out * self.predict(x, sigma, label)
+
+    def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        _, b_x, _, b_out = PREDICTIONS[self.prediction](broadcast_sigma(sigma, x))
+        return b_x * x + b_out * self.predict(x, sigma, label)
+
+
+class VPDenoiser(SDEDenoiser):
     """Epsilon network trained on a DDPM table (Ho et al. 2020, arXiv 2006.11239).
 
         D(x, sigma) = x - sigma * eps(sqrt(alpha_bar) x, t),    alpha_bar = 1 / (1 + sigma^2)
 
-    with the fractional timestep t found by linear interpolation in the table of sigmas. Output channels beyond
-    those of x (a learned variance) are ignored.
+    with the fractional timestep t found by linear interpolation in the table of sigmas: the discrete table of the VP
+    SDE in `SDEDenoiser`, whose ``beta(t)`` is ``num_timesteps`` times the beta of a step.
 
     Args:
         network: ``network(z, t) -> eps``, t on the scale 0 .. num_timesteps - 1.
         beta_min, beta_max, num_timesteps: the linear table of per-step betas.
+        null_label: see `NetworkDenoiser`.
     """
 
-    table: Tensor
+    times: DiscreteTime
 
     def __init__(
-        self, network: nn.Module, beta_min: float = 1e-4, beta_max: float = 0.02, num_timesteps: int = 1000
+        self,
+        network: nn.Module,
+        beta_min: float = 1e-4,
+        beta_max: float = 0.02,
+        num_timesteps: int = 1000,
+        null_label: int | None = None,
     ) -> None:
         table = ddpm_sigmas(beta_min, beta_max, num_timesteps)
-        super().__init__(network, float(table[0]), float(table[-1]))
-        self.register_buffer("table", table, persistent=False)
+        NetworkDenoiser.__init__(self, network, float(table[0]), float(table[-1]), null_label)
+        self.sde = sdes.VP(beta_min * num_timesteps, beta_max * num_timesteps)
+        self.times, self.prediction = DiscreteTime(table), "epsilon"
 
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """Fractional timestep whose linearly interpolated table value is ``sigma``; ``[B]`` float64."""
-        sigma = sigma.to(self.table.dtype).contiguous()
-        upper = torch.searchsorted(self.table, sigma).clamp(1, len(self.table) - 1)
-        low, high = self.table[upper - 1], self.table[upper]
-        return (upper - 1) + ((sigma - low) / (high - low)).clamp(0, 1)
-
-    def epsilon(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """E[N | X + sigma N = x], the noise that the network sees in x."""
-        self.check_sigma(sigma)
-        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(x.shape[0])
-        scale = (1 + broadcast_sigma(levels, x.double()) ** 2).rsqrt().to(x.dtype)
-        return self.call_network(scale * x, self.timestep(levels))[:, : x.shape[1]]
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        return x - broadcast_sigma(sigma, x) * self.epsilon(x, sigma)
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        # Not through D: (D - x) / sigma^2 would lose digits to cancellation at small sigma.
-        return -self.epsilon(x, sigma) / broadcast_sigma(sigma, x)
+    @property
+    def table(self) -> Tensor:
+        """Noise levels of the timesteps, ascending."""
+        return self.times.table
 
 
 class VEDenoiser(NetworkDenoiser):
@@ -177,20 +250,26 @@ class EDMDenoiser(NetworkDenoiser):
         network: ``network(c_in x, c_noise) -> F``.
         sigma_data: standard deviation of the clean pixels.
         sigma_min, sigma_max: the noise levels to use it at.
+        null_label: see `NetworkDenoiser`.
     """
 
     def __init__(
-        self, network: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0
+        self,
+        network: nn.Module,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        null_label: int | None = None,
     ) -> None:
-        super().__init__(network, sigma_min, sigma_max)
+        super().__init__(network, sigma_min, sigma_max, null_label)
         self.sigma_data = sigma_data
 
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         self.check_sigma(sigma)
         s = broadcast_sigma(sigma, x)
         total = s**2 + self.sigma_data**2
         c_noise = (torch.as_tensor(sigma, dtype=x.dtype, device=x.device).log() / 4).expand(x.shape[0])
-        output = self.call_network(x * total.rsqrt(), c_noise)[:, : x.shape[1]]
+        output = self.call_network(x * total.rsqrt(), c_noise, label)[:, : x.shape[1]]
         return x * (self.sigma_data**2 / total) + output * (s * self.sigma_data * total.rsqrt())
 
 
@@ -229,7 +308,12 @@ class CountingDenoiser(Denoiser):
         return out, counted
 
 
-DENOISERS: dict[str, type[NetworkDenoiser]] = {"vp": VPDenoiser, "ve": VEDenoiser, "edm": EDMDenoiser}
+DENOISERS: dict[str, type[NetworkDenoiser]] = {
+    "vp": VPDenoiser,
+    "ve": VEDenoiser,
+    "edm": EDMDenoiser,
+    "sde": SDEDenoiser,
+}
 
 
 def make(name: str, network: nn.Module, **settings: Any) -> NetworkDenoiser:

@@ -174,9 +174,9 @@ def test_nothing_here_imports_torch() -> None:
 
 def test_names_and_settings_are_those_of_the_code() -> None:
     """The tables that names are looked up in, and the settings of their entries, against the vocabulary."""
-    import guided_diffusion
-    import score_sde
     from randomwalk import denoisers, operators, samplers, schedules
+    from randomwalk.architecture import NETWORKS, _network_class
+    from score_sde import sdes
 
     def names(union: Any) -> dict[str, type[Settings]]:
         classes = get_args(get_args(union)[0]) or get_args(union)
@@ -194,7 +194,8 @@ def test_names_and_settings_are_those_of_the_code() -> None:
         (vocabulary.OperatorSettings, operators.OPERATORS),
         (vocabulary.PriorSettings, samplers.SAMPLERS),
         (vocabulary.DenoiserSettings, denoisers.DENOISERS),
-        (vocabulary.NetworkSettings, {"unet": guided_diffusion.UNet, "ncsnpp": score_sde.NCSNpp}),
+        (vocabulary.NetworkSettings, {name: _network_class(name) for name in NETWORKS}),
+        (vocabulary.SDESettings, sdes.SDES),
     ):
         for name, model in names(union).items():
             parameters = inspect.signature(table[name]).parameters

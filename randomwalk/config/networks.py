@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Fraction, NonNegative, Positive, Settings, Text, TwoOrMore, check_order
+from randomwalk.config.base import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    Settings,
+    Text,
+    TwoOrMore,
+    check_order,
+)
 
 
 def _check_image_size(image_size: int, levels_key: str, levels: int) -> None:
@@ -112,7 +122,24 @@ class NCSNppSettings(Settings):
         return self
 
 
-NetworkSettings = Annotated[UNetSettings | NCSNppSettings, Field(discriminator="name")]
+class MLPSettings(Settings):
+    """A small network for points: residual blocks, with a positional code of time."""
+
+    name: Literal["mlp"]
+    num_channels: Count = 2
+    """Coordinates of a point."""
+    image_size: Literal[1] = 1
+    hidden: Count = 128
+    """Width."""
+    num_blocks: Count = 3
+    code_size: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    """Of the positional code of time."""
+    time_scale: Positive = 1.0
+    """Factor of time before the code, which is made for times up to about 1000: some 250 for denoiser edm."""
+    num_classes: Count | None = None
+
+
+NetworkSettings = Annotated[UNetSettings | NCSNppSettings | MLPSettings, Field(discriminator="name")]
 
 
 class VPDenoiserSettings(Settings):
@@ -124,6 +151,8 @@ class VPDenoiserSettings(Settings):
     beta_max: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Last per-step beta."""
     num_timesteps: TwoOrMore = 1000
+    null_label: Natural | None = None
+    """The class that means "of any class", where the network has one."""
 
     @model_validator(mode="after")
     def _range(self) -> VPDenoiserSettings:
@@ -154,6 +183,8 @@ class EDMDenoiserSettings(Settings):
     """Standard deviation of the clean pixels."""
     sigma_min: Positive = 0.002
     sigma_max: Positive = 80.0
+    null_label: Natural | None = None
+    """The class that means "of any class", where the network has one."""
 
     @model_validator(mode="after")
     def _range(self) -> EDMDenoiserSettings:
@@ -161,7 +192,73 @@ class EDMDenoiserSettings(Settings):
         return self
 
 
-DenoiserSettings = Annotated[VPDenoiserSettings | VEDenoiserSettings | EDMDenoiserSettings, Field(discriminator="name")]
+class OUSettings(Settings):
+    """Ornstein-Uhlenbeck: dz = -z/2 dt + dw until the time `end_time`."""
+
+    name: Literal["ou"]
+    end_time: Positive = 10.0
+
+
+class VPSettings(Settings):
+    """Variance preserving: beta(t) rises linearly."""
+
+    name: Literal["vp"]
+    beta_min: Positive = 0.1
+    beta_max: Positive = 20.0
+
+    @model_validator(mode="after")
+    def _range(self) -> VPSettings:
+        check_order("beta_min", self.beta_min, "beta_max", self.beta_max)
+        return self
+
+
+class SubVPSettings(VPSettings):
+    """Sub-VP: the drift of VP with less noise."""
+
+    name: Literal["sub_vp"]  # type: ignore[assignment]
+
+
+class VESettings(Settings):
+    """Variance exploding: sigma(t) rises geometrically."""
+
+    name: Literal["ve"]
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 50.0
+
+    @model_validator(mode="after")
+    def _range(self) -> VESettings:
+        check_order("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        return self
+
+
+class EDMSettings(Settings):
+    """EDM's (Karras et al. 2022, arXiv 2206.00364): sigma(t) = t."""
+
+    name: Literal["edm"]
+    sigma_max: Positive = 80.0
+
+
+SDESettings = Annotated[OUSettings | VPSettings | SubVPSettings | VESettings | EDMSettings, Field(discriminator="name")]
+
+
+class SDEDenoiserSettings(Settings):
+    """Network that is told the time of an SDE and sees x / sqrt(1 + sigma^2)."""
+
+    name: Literal["sde"]
+    sde: SDESettings
+    prediction: Literal["epsilon", "x0", "v", "score"] = "epsilon"
+    """What the network gives: the noise, the image, v = alpha N - beta X, or the score."""
+    time: Literal["continuous", "discrete"] = "continuous"
+    """The network sees 999 t / T, or the index in a table of noise levels."""
+    num_levels: TwoOrMore = 1000
+    """Of the discrete table."""
+    null_label: Natural | None = None
+    """The class that means "of any class", where the network has one."""
+
+
+DenoiserSettings = Annotated[
+    VPDenoiserSettings | VEDenoiserSettings | EDMDenoiserSettings | SDEDenoiserSettings, Field(discriminator="name")
+]
 
 
 class Weights(Settings):
