@@ -429,7 +429,8 @@ def test_settings_that_make_no_network() -> None:
     assert "colour" in complaint(UNET_FILE, network={**UNET, "colour": 1}, denoiser=VP)
     assert "known are unet, ncsnpp" in complaint(UNET_FILE, network={"name": "vgg"}, denoiser=VP)
     assert "known are vp, ve, edm" in complaint(UNET_FILE, network=UNET, denoiser={"name": "vpx"})
-    assert "num_classes: the file says null, the config 5" in complaint(UNET_FILE, network={**UNET, "num_classes": 5}, denoiser=VP)
+    classes = complaint(UNET_FILE, network={**UNET, "num_classes": 5}, denoiser=VP)
+    assert "num_classes: the file says null, the config 5" in classes
 
 
 def test_incomplete_file(tmp_path: Path) -> None:
