@@ -57,8 +57,8 @@ class Walk:
         """Its name, and where it is from."""
         return f"{self.sampler['name']}{f' of {self.config}.yaml' if self.config else ''}"
 
-    def plan(self, denoiser: Denoiser, quick: bool) -> tuple[samplers.WalkSampler, Tensor, int]:
-        """The sampler, the noise levels, and the number of evaluations."""
+    def plan(self, denoiser: Denoiser, quick: bool) -> tuple[samplers.Sampler, Tensor, int]:
+        """The sampler, the noise levels, and the number of steps, each with one evaluation."""
         settings = dict(self.schedule)
         if "num_timesteps" not in settings:
             span = {"sigma_min": max(denoiser.sigma_min, 0.02), "sigma_max": min(denoiser.sigma_max, 80.0)}
@@ -66,7 +66,7 @@ class Walk:
         if quick:
             settings["num_steps"] = max(2, settings["num_steps"] // 10)
         sampler, sigmas = samplers.make(**self.sampler), schedules.make(**settings)
-        return sampler, sigmas, sampler.num_evaluations(len(sigmas))
+        return sampler, sigmas, sampler.num_steps(len(sigmas))
 
 
 def walks(network: str) -> list[Walk]:

@@ -109,7 +109,7 @@ class Task:
     config: SampleConfig
     device: torch.device
     denoiser: Denoiser
-    sampler: samplers.WalkSampler | PosteriorSampler
+    sampler: samplers.Sampler | PosteriorSampler
     sigmas: Tensor
     image_shape: tuple[int, int, int]
     source: ImageSource | None
@@ -120,7 +120,7 @@ class Task:
         """Steps of each batch: so often is a `Watch` called."""
         if isinstance(self.sampler, PosteriorSampler):
             return self.sampler.num_steps
-        return self.sampler.num_evaluations(len(self.sigmas))
+        return self.sampler.num_steps(len(self.sigmas))
 
     @property
     def together(self) -> int:
@@ -225,7 +225,7 @@ class Task:
         return batch
 
     def _sample_prior(self, probe: Probe, draws: ImageDraws, callback: Callback | None) -> Tensor:
-        assert isinstance(self.sampler, samplers.WalkSampler)
+        assert isinstance(self.sampler, samplers.Sampler)
         start = self.config.start
         std = float(self.sigmas[0]) if start.std is None else start.std
         x = start.mean + std * draws.normal(self.image_shape)
@@ -301,7 +301,7 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     return task
 
 
-def make_sampler(config: SampleConfig, sigmas: Tensor) -> samplers.WalkSampler | PosteriorSampler:
+def make_sampler(config: SampleConfig, sigmas: Tensor) -> samplers.Sampler | PosteriorSampler:
     """The sampler of a config: of the posterior if there is a measurement, else of the prior.
 
     Raises:
@@ -380,6 +380,8 @@ def _try(task: Task) -> None:
             operator(x)
             if task.sampler.needs.spectral or (isinstance(task.sampler, RandomWalk) and task.sampler.preconditioned):
                 operator.spectral(torch.ones_like, x)
+    else:
+        task.sampler.check(task.denoiser, task.sigmas)
     task.plan()
     if task.config.image_size is not None and task.config.image_size != [task.denoiser.image_size] * 2:
         try:

@@ -1,4 +1,4 @@
-"""Each named sampler against its textbook update, written out here in the textbook's own coordinates."""
+"""Each walk against its textbook update, written out here in the textbook's own coordinates."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ CASES: dict[str, tuple[str, dict[str, Any], Tensor, Callable[[Tensor], Tensor]]]
 }  # fmt: skip
 
 
-def test_every_sampler_has_a_textbook() -> None:
-    assert {name for name, *_ in CASES.values()} == set(samplers.SAMPLERS)
+def test_every_walk_has_a_textbook() -> None:
+    assert {name for name, *_ in CASES.values()} == set(samplers.WALKS)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -153,15 +153,16 @@ def test_the_last_step_lands_on_the_denoised_image(name: str) -> None:
     torch.testing.assert_close(end, AnyDenoiser()(START, 0.5), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", samplers.WALKS)
 def test_number_of_evaluations(name: str) -> None:
     sampler = samplers.make(name, **({"steps_per_level": 3} if name == "annealed_langevin" else {}))
     denoiser = CountingDenoiser(AnyDenoiser())
     sampler.sample(denoiser, START, VE_SIGMAS)
-    assert denoiser.evaluations == sampler.num_evaluations(STEPS) == len(sampler.plan(VE_SIGMAS).sigmas)
+    assert denoiser.evaluations == sampler.num_evaluations(STEPS) == sampler.num_steps(STEPS)
+    assert sampler.num_steps(STEPS) == len(sampler.plan(VE_SIGMAS).sigmas)
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", samplers.WALKS)
 def test_repeated_levels_give_finite_settings(name: str) -> None:
     plan = samplers.make(name, **({"eta": 1.0} if name == "ddim" else {})).plan([2.0, 1.0, 1.0, 0.5])
     assert all(math.isfinite(value) for value in [*plan.step_sizes, *plan.temperatures])  # type: ignore[arg-type]
@@ -191,7 +192,7 @@ def test_temperature_is_linear_and_ends_without_noise() -> None:
     assert sampler.plan([4.0, 3.0, 2.0, 1.0]).temperatures == pytest.approx([0.2, 0.4, 0.6, 0.0])
 
 
-@pytest.mark.parametrize("name", [name for name in samplers.SAMPLERS if name != "random_walk"])
+@pytest.mark.parametrize("name", [name for name in samplers.WALKS if name != "random_walk"])
 def test_samplers_of_the_prior_refuse_a_measurement(name: str) -> None:
     with pytest.raises(InputError, match="use random_walk"):
         samplers.make(name).plan(VE_SIGMAS, likelihood())

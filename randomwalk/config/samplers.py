@@ -93,6 +93,42 @@ class TemplateSettings(SamplerBase):
     name: Literal["ve_reverse_diffusion", "ddpm_small", "ddpm_large", "probability_flow"]
 
 
+class DPMSolverSettings(SamplerBase):
+    """DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095): multistep solvers of the probability flow, order 2 and 3."""
+
+    name: Literal["dpmpp_2m", "dpmpp_3m"]
+
+
+class HeunSettings(SamplerBase):
+    """EDM (Karras et al. 2022, arXiv 2206.00364): Heun's method for the probability flow, with noise if asked for."""
+
+    name: Literal["heun"]
+    s_churn: NonNegative = 0.0
+    """How much noise is added, over all steps; 0 is deterministic."""
+    s_min: NonNegative = 0.0
+    """Lowest level at which it is added."""
+    s_max: Positive | None = None
+    """Highest level at which it is added (no limit by default)."""
+    s_noise: Positive = 1.0
+    """Its standard deviation, relative to what the level says."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> HeunSettings:
+        check_order("s_min", self.s_min, "s_max", self.s_max)
+        return self
+
+
+class ODESettings(SamplerBase):
+    """Probability flow by torchdiffeq: a tolerance instead of a number of steps; every level costs a step at least."""
+
+    name: Literal["ode"]
+    method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun"] = "dopri5"
+    rtol: Positive = 1e-5
+    """Relative tolerance, of every image."""
+    atol: Positive = 1e-5
+    """Absolute tolerance, where pixels are in [-1, 1]."""
+
+
 class DDIMSettings(SamplerBase):
     """DDIM (Song et al. 2021, arXiv 2010.02502)."""
 
@@ -232,7 +268,15 @@ class TweedieSMCSettings(SamplerBase):
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
-PriorSettings = RandomWalkSettings | AnnealedLangevinSettings | TemplateSettings | DDIMSettings
+PriorSettings = (
+    RandomWalkSettings
+    | AnnealedLangevinSettings
+    | TemplateSettings
+    | DDIMSettings
+    | HeunSettings
+    | DPMSolverSettings
+    | ODESettings
+)
 PosteriorSettings = (
     RandomWalkSettings
     | DPSSettings

@@ -1,7 +1,8 @@
 """Samplers, looked up by name.
 
-A sampler turns noise levels into a result: ``sampler.sample(denoiser, x, sigmas, likelihood)``. Those here are
-settings of one random walk, :func:`randomwalk.template.walk`; ``sampler.plan(sigmas, likelihood)`` shows them.
+A sampler turns noise levels into a result: ``sampler.sample(denoiser, x, sigmas, likelihood)``. Most of those here are
+settings of one random walk, :func:`randomwalk.template.walk`; ``sampler.plan(sigmas, likelihood)`` shows them. The
+others are solvers of the probability flow.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from randomwalk import lookup
+from randomwalk.samplers.dpm_solver import DPMSolver2M, DPMSolver3M
+from randomwalk.samplers.flow import ODE
+from randomwalk.samplers.heun import Heun
+from randomwalk.samplers.sampler import Sampler
 from randomwalk.samplers.walks import (
     DDIM,
     AnnealedLangevin,
@@ -21,9 +26,9 @@ from randomwalk.samplers.walks import (
     WalkSampler,
 )
 
-__all__ = ["SAMPLERS", "Plan", "WalkSampler", "make"]
+__all__ = ["SAMPLERS", "WALKS", "Plan", "Sampler", "WalkSampler", "make"]
 
-SAMPLERS: dict[str, type[WalkSampler]] = {
+SAMPLERS: dict[str, type[Sampler]] = {
     "random_walk": RandomWalk,
     "annealed_langevin": AnnealedLangevin,
     "ve_reverse_diffusion": VEReverseDiffusion,
@@ -31,10 +36,16 @@ SAMPLERS: dict[str, type[WalkSampler]] = {
     "ddpm_large": DDPMLarge,
     "ddim": DDIM,
     "probability_flow": ProbabilityFlow,
+    "heun": Heun,
+    "dpmpp_2m": DPMSolver2M,
+    "dpmpp_3m": DPMSolver3M,
+    "ode": ODE,
 }
+WALKS: dict[str, type[WalkSampler]] = {n: c for n, c in SAMPLERS.items() if issubclass(c, WalkSampler)}
+"""Those that are settings of the walk."""
 
 
-def make(name: str, **settings: Any) -> WalkSampler:
+def make(name: str, **settings: Any) -> Sampler:
     """The sampler called ``name``, with the settings of its class.
 
     Raises:

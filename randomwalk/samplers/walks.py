@@ -8,16 +8,16 @@ and ``sigma^2 = (1 - alpha_bar) / alpha_bar``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from randomwalk.denoisers import Denoiser
-from randomwalk.errors import InputError
 from randomwalk.noise import Likelihood
 from randomwalk.operators import Operator
+from randomwalk.samplers.sampler import Callback, Noise, Sampler, Sigmas, decreasing, refuse_measurement, require
 from randomwalk.template import PreconditionedStep, StepSize, walk
 
 
@@ -31,10 +31,10 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class WalkSampler:
+class WalkSampler(Sampler):
     """Base of the samplers that are settings of the walk. A subclass defines ``plan``."""
 
-    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: Likelihood | None = None) -> Plan:
+    def plan(self, sigmas: Sigmas, likelihood: Likelihood | None = None) -> Plan:
         """The settings of the walk.
 
         Args:
@@ -43,19 +43,15 @@ class WalkSampler:
         """
         raise NotImplementedError
 
-    def num_evaluations(self, num_levels: int) -> int:
-        """How often ``sample`` evaluates the denoiser for a schedule of ``num_levels`` levels."""
-        return num_levels
-
     def sample(
         self,
         denoiser: Denoiser,
         x: Tensor,
-        sigmas: Sequence[float] | Tensor,
+        sigmas: Sigmas,
         likelihood: Likelihood | None = None,
         *,
-        noise: Callable[[int, Tensor], Tensor] | None = None,
-        callback: Callable[[int, Tensor, float], object] | None = None,
+        noise: Noise | None = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """Walk from ``x`` along ``plan(sigmas, likelihood)``; the arguments are those of ``randomwalk.walk``."""
         plan = self.plan(sigmas, likelihood)
@@ -89,11 +85,11 @@ class RandomWalk(WalkSampler):
     preconditioned: bool = False
 
     def __post_init__(self) -> None:
-        _require(0 < self.step_scale < 2, "step_scale", self.step_scale, "a number above 0 and below 2")
+        require(0 < self.step_scale < 2, "step_scale", self.step_scale, "a number above 0 and below 2")
         for name in ("initial_temperature", "final_temperature"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a number of at least 0")
 
-    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: Likelihood | None = None) -> Plan:
+    def plan(self, sigmas: Sigmas, likelihood: Likelihood | None = None) -> Plan:
         s, _ = _levels(sigmas)
         temperatures = torch.linspace(self.initial_temperature, self.final_temperature, len(s), dtype=s.dtype)
         temperatures[-1] = 0
@@ -115,9 +111,8 @@ class PriorSampler(WalkSampler):
         """``(tau, T)`` of the steps from level s to level p."""
         raise NotImplementedError
 
-    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: Likelihood | None = None) -> Plan:
-        if likelihood is not None:
-            raise InputError(f"sampler {type(self).__name__} takes no measurement: use random_walk")
+    def plan(self, sigmas: Sigmas, likelihood: Likelihood | None = None) -> Plan:
+        refuse_measurement(self, likelihood)
         s, p = _levels(sigmas)
         step_sizes, temperatures = self.settings(s, p)
         return Plan(s.tolist(), step_sizes.tolist(), temperatures.tolist())
@@ -139,14 +134,14 @@ class AnnealedLangevin(PriorSampler):
     steps_per_level: int = 1
 
     def __post_init__(self) -> None:
-        _require(0 < self.step_scale < 2, "step_scale", self.step_scale, "a number above 0 and below 2")
+        require(0 < self.step_scale < 2, "step_scale", self.step_scale, "a number above 0 and below 2")
         whole = isinstance(self.steps_per_level, int) and self.steps_per_level >= 1
-        _require(whole, "steps_per_level", self.steps_per_level, "a positive integer")
+        require(whole, "steps_per_level", self.steps_per_level, "a positive integer")
 
-    def num_evaluations(self, num_levels: int) -> int:
+    def num_steps(self, num_levels: int) -> int:
         return self.steps_per_level * num_levels
 
-    def plan(self, sigmas: Sequence[float] | Tensor, likelihood: Likelihood | None = None) -> Plan:
+    def plan(self, sigmas: Sigmas, likelihood: Likelihood | None = None) -> Plan:
         repeated = _levels(sigmas)[0].repeat_interleave(self.steps_per_level)
         return super().plan(repeated, likelihood)
 
@@ -162,6 +157,10 @@ class VEReverseDiffusion(PriorSampler):
     Source: Song et al. 2021, arXiv 2011.13456, algorithm 2 without corrector.
     """
 
+    strong_order: ClassVar[int | None] = 1
+    weak_order: ClassVar[int | None] = 1
+    marginal_order: ClassVar[int | None] = 1
+
     def settings(self, s: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         return s**2 - p**2, torch.where(p > 0, 0.5, 0.0).to(s)
 
@@ -172,6 +171,10 @@ class DDPMSmall(PriorSampler):
 
     Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2 with ``sigma_t^2 = beta-tilde_t``.
     """
+
+    strong_order: ClassVar[int | None] = 1
+    weak_order: ClassVar[int | None] = 1
+    marginal_order: ClassVar[int | None] = 1
 
     def settings(self, s: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         return s**2 - p**2, p**2 / (2 * s**2)
@@ -184,6 +187,10 @@ class DDPMLarge(PriorSampler):
     ``alpha_t = (1 + p^2) / (1 + s^2)``, for pixels in [-1, 1]. The last step is its mean, ``T = 0``.
     Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2 with ``sigma_t^2 = beta_t``.
     """
+
+    strong_order: ClassVar[int | None] = 1
+    weak_order: ClassVar[int | None] = 1
+    marginal_order: ClassVar[int | None] = 1
 
     def settings(self, s: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         return s**2 - p**2, torch.where(p > 0, (1 + p**2) / (2 * (1 + s**2)), 0.0)
@@ -201,10 +208,14 @@ class DDIM(PriorSampler):
         eta: between 0 and 1.
     """
 
+    order: ClassVar[int | None] = 1
+    strong_order: ClassVar[int | None] = 1
+    weak_order: ClassVar[int | None] = 1
+    marginal_order: ClassVar[int | None] = 1
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.eta <= 1, "eta", self.eta, "a number from 0 to 1")
+        require(0 <= self.eta <= 1, "eta", self.eta, "a number from 0 to 1")
 
     def settings(self, s: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         variance = self.eta**2 * p**2 * (s**2 - p**2) / s**2
@@ -220,6 +231,8 @@ class ProbabilityFlow(PriorSampler):
     Source: Song et al. 2021, arXiv 2011.13456, eq. 13 and appendix D.3, for the VE SDE.
     """
 
+    order: ClassVar[int | None] = 1
+
     def settings(self, s: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         return (s**2 - p**2) / 2, torch.zeros_like(s)
 
@@ -232,14 +245,7 @@ def _excess(operator: Operator) -> float:
     return squared if squared > 1.25 else 1.0
 
 
-def _levels(sigmas: Sequence[float] | Tensor) -> tuple[Tensor, Tensor]:
+def _levels(sigmas: Sigmas) -> tuple[Tensor, Tensor]:
     """The level of each step and the next one, float64 on the CPU."""
-    s = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
-    if s.ndim != 1 or len(s) == 0 or not (s > 0).all() or (s.diff() > 0).any():
-        raise InputError("sampler: the noise levels must be positive and decreasing")
+    s = decreasing(sigmas)
     return s, torch.cat([s[1:], s.new_zeros(1)])
-
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise InputError(f"sampler: {name}={value!r}; expected {expected}")
