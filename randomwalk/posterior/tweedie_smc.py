@@ -117,10 +117,11 @@ class TweedieSMC(PosteriorSampler):
         for k, (s, keep, variance) in enumerate(_path(self.levels())):
             here = self._moments(problem, x, s, measured)
             if k > 0 and self.weighted:
-                log_weights = log_weights + here.log_evidence(problem.eta).reshape(log_weights.shape)
+                log_evidence = here.log_evidence(problem.eta)
+                log_weights = log_weights + log_evidence.reshape(log_weights.shape)
                 rows, log_weights = self._resampled(problem, log_weights, self.ess_threshold)
                 here = here.take(rows)
-                log_weights = log_weights - here.log_evidence(problem.eta).reshape(log_weights.shape)
+                log_weights = log_weights - log_evidence[rows].reshape(log_weights.shape)
             moved, log_ratio = here.move(problem.eta, keep, variance, problem.normal().flatten(1).double())
             log_weights = log_weights + log_ratio.reshape(log_weights.shape)
             x = moved.reshape(x.shape).to(x)
