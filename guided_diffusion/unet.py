@@ -129,11 +129,7 @@ class UNet(nn.Module):
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
         self.input_blocks, skip_widths = self._encoder(widths, num_res_blocks, rates, num_heads)
-        self.middle_block = Stage(
-            self._resblock(widths[-1]),
-            self._attention(widths[-1], num_heads=num_heads),
-            self._resblock(widths[-1]),
-        )
+        self.middle_block = self._middle(widths[-1], num_heads)
         heads_up = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.output_blocks = self._decoder(widths, skip_widths, num_res_blocks, rates, heads_up)
         self.out = nn.Sequential(GroupNorm(widths[0], norm_groups), nn.SiLU(), zeroed(conv3x3(widths[0], out_channels)))
@@ -162,6 +158,10 @@ class UNet(nn.Module):
                 stages.append(Stage(self._resampling("down", channels)))
                 skip_widths.append(channels)
         return nn.ModuleList(stages), skip_widths
+
+    def _middle(self, channels: int, num_heads: int) -> Stage:
+        """What acts at the lowest resolution."""
+        return Stage(self._resblock(channels), self._attention(channels, num_heads=num_heads), self._resblock(channels))
 
     def _decoder(
         self, widths: list[int], skip_widths: list[int], num_res_blocks: int, rates: set[int], num_heads: int
