@@ -16,8 +16,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.rng import generator
 
 Fit = Literal["resize", "crop", "pad"]
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -28,11 +32,22 @@ class ImageSource:
         names: what to call each image, for messages and result files.
         read: ``read(i) -> bytes`` of the file, or a uint8 array ``[H, W]`` or ``[H, W, C]``.
         where: what to call the whole source in messages.
+        labels: number of the class of each image; None if it is not known.
+        classes: names of the classes, where there are labels.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[int], bytes | np.ndarray], where: str) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        read: Callable[[int], bytes | np.ndarray],
+        where: str,
+        labels: np.ndarray | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
         self.names = list(names)
         self.where = where
+        self.labels = None if labels is None else labels.astype(np.int64)
+        self.classes = list(classes)
         self._read = read
 
     def __len__(self) -> int:
@@ -110,12 +125,15 @@ def to_pixels(x: Tensor) -> np.ndarray:
 
 
 def open_images(path: str | Path) -> ImageSource:
-    """The images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names."""
+    """The images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names.
+
+    If all of them are in subfolders, the outermost of these are the classes, in the order of their names.
+    """
     path = Path(path)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         names = [str(p.relative_to(path)) for p in files]
-        source = ImageSource(names, lambda i: _read_file(files[i]), str(path))
+        source = ImageSource(names, lambda i: _read_file(files[i]), str(path), *_classes_of(names))
     elif zipfile.is_zipfile(path):
         source = _open_zip(path)
     elif path.is_file():
@@ -146,7 +164,17 @@ def _open_zip(path: Path) -> ImageSource:
         except (zipfile.BadZipFile, OSError) as error:
             raise InputError(f"{path}: {names[i]} cannot be read ({error})") from error
 
-    return ImageSource(names, read, str(path))
+    return ImageSource(names, read, str(path), *_classes_of(names))
+
+
+def _classes_of(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
+    """Labels and classes by the outermost folders, if all images are in one."""
+    parts = [Path(name).parts for name in names]
+    if not all(len(of_one) > 1 for of_one in parts):
+        return None, []
+    classes = sorted({of_one[0] for of_one in parts})
+    numbers = {name: k for k, name in enumerate(classes)}
+    return np.array([numbers[of_one[0]] for of_one in parts], dtype=np.int64), classes
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -181,7 +209,7 @@ def open_fashion_mnist(path: str | Path, split: Literal["train", "test"]) -> tup
         arrays.append(read_idx(found[0]))
     images, labels = arrays
     names = [f"{split}{i:05d}" for i in range(len(images))]
-    return ImageSource(names, lambda i: images[i], str(path)), labels
+    return ImageSource(names, lambda i: images[i], str(path), labels, FASHION_CLASSES), labels
 
 
 def _open_torchvision(dataset: str, path: str | Path, split: Literal["train", "test"]) -> ImageSource:
@@ -189,11 +217,11 @@ def _open_torchvision(dataset: str, path: str | Path, split: Literal["train", "t
 
     kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[dataset]
     try:
-        images = kind(str(path), train=split == "train", download=True).data
+        images = kind(str(path), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{dataset}: cannot be read from or downloaded to {path} ({error})") from error
-    array = np.asarray(images)
-    return ImageSource([f"{split}{i:05d}" for i in range(len(array))], lambda i: array[i], f"{dataset} in {path}")
+    array, names = np.asarray(images.data), [f"{split}{i:05d}" for i in range(len(images.data))]
+    return ImageSource(names, lambda i: array[i], f"{dataset} in {path}", np.asarray(images.targets), images.classes)
 
 
 def open_dataset(dataset: str, path: str | Path) -> ImageSource:
@@ -225,15 +253,17 @@ class TrainingImages(torch.utils.data.Dataset[Tensor]):
         self.channels, self.size, self.fit, self.flip, self.seed = channels, (image_size, image_size), fit, flip, seed
         self._order: tuple[int, np.ndarray] | None = None
 
-    def __getitem__(self, position: int) -> Tensor:
-        from randomwalk.rng import generator
-
+    def image_at(self, position: int) -> int:
+        """Which image of the source the example at a position is made from."""
         epoch, offset = divmod(position, len(self.indices))
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, generator(self.seed, 1, epoch).permutation(self.indices))
+        return int(self._order[1][offset])
+
+    def __getitem__(self, position: int) -> Tensor:
         draws = generator(self.seed, 2, position)
         cut = draws if self.fit == "crop" else None
-        pixels = fit_to(self.source.pixels(int(self._order[1][offset]), self.channels), self.size, self.fit, cut)
+        pixels = fit_to(self.source.pixels(self.image_at(position), self.channels), self.size, self.fit, cut)
         x = to_tensor(pixels)
         return x.flip(-1) if self.flip and draws.random() < 0.5 else x
 
