@@ -6,6 +6,7 @@ read by :mod:`randomwalk.configio`. Nothing here imports PyTorch.
 """
 
 from randomwalk.config.base import Settings
+from randomwalk.config.labels import Guidance, Labels
 from randomwalk.config.measurement import (
     BlurSettings,
     ColorizationSettings,
@@ -78,6 +79,7 @@ from randomwalk.config.training import (
     LogUniformLevels,
     Objective,
     Optimizer,
+    PointData,
     TrainConfig,
     TrainData,
     UniformTimestepLevels,
@@ -103,11 +105,13 @@ __all__ = [
     "FourierSubsamplingSettings",
     "GaussianBlurSettings",
     "GaussianNoiseSettings",
+    "Guidance",
     "HDRSettings",
     "HeunSettings",
     "IdentitySettings",
     "InpaintingSettings",
     "JPEGSettings",
+    "Labels",
     "LaplaceNoiseSettings",
     "LevelSettings",
     "LogNormalLevels",
@@ -127,6 +131,7 @@ __all__ = [
     "Optimizer",
     "PhaseRetrievalSettings",
     "PiGDMSettings",
+    "PointData",
     "PoissonNoiseSettings",
     "PosteriorSettings",
     "PriorSettings",

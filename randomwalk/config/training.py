@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from randomwalk.config.base import (
     Count,
@@ -17,6 +17,7 @@ from randomwalk.config.base import (
     Settings,
     Text,
 )
+from randomwalk.config.labels import Labels, check_labels
 from randomwalk.config.networks import DenoiserSettings, NetworkSettings, UNetSettings
 
 
@@ -35,6 +36,33 @@ class TrainData(Settings):
     """Mirror half of the images, drawn anew each time."""
     num_validation: Natural = 256
     """Images held out of the training for validation: the last ones, in a seeded order."""
+
+
+class PointData(Settings):
+    """Points in the plane, new ones at every step."""
+
+    dataset: Literal["points"]
+    set: Literal[
+        "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel", "gaussian", "eight_gaussians", "mixture"
+    ]
+    """Which of the sets of randomwalk/points/datasets.py. All have standard deviation 2."""
+
+    @property
+    def image_size(self) -> int:
+        """A point is an image of one pixel."""
+        return 1
+
+    @property
+    def channels(self) -> int:
+        """Its coordinates."""
+        return 2
+
+
+def _folder_by_default(data: Any) -> Any:
+    return {"dataset": "folder", **data} if isinstance(data, dict) else data
+
+
+TrainingData = Annotated[TrainData | PointData, Field(discriminator="dataset"), BeforeValidator(_folder_by_default)]
 
 
 class LogNormalLevels(Settings):
@@ -99,9 +127,11 @@ class TrainConfig(Settings):
     seed: Natural = 0
     output: Text
     """Folder for the run; a date and time is appended if it exists and is not empty."""
-    data: TrainData
+    data: TrainingData
     network: NetworkSettings
     denoiser: DenoiserSettings
+    labels: Labels | None = None
+    """Without this section the network is not told classes."""
     initial_weights: Text | None = None
     """Weights file of an earlier training of the same network, to start from."""
     objective: Objective = Objective()
@@ -152,6 +182,11 @@ class TrainConfig(Settings):
                 f"network.out_channels: found {network.out_channels}; allowed: {channels}, which is network.{key} "
                 "(training learns no variance)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _network_knows_the_classes(self) -> TrainConfig:
+        check_labels(self.labels, self.network, self.denoiser)
         return self
 
     @model_validator(mode="after")
