@@ -59,6 +59,7 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
     made = denoisers.make(settings.pop("name", None), build_network(network), **settings)
     full = full_settings(network)
     made.channels, made.image_size = full[NETWORKS[network["name"]][2]], full["image_size"]
+    made.num_classes = full.get("num_classes")
     return made
 
 

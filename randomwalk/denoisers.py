@@ -35,12 +35,14 @@ class Denoiser(nn.Module):
     Attributes:
         sigma_min, sigma_max: the noise levels at which it can be used.
         channels, image_size: what it was trained on; None if it accepts anything.
+        cost: evaluations of a network that one of the denoiser takes.
     """
 
     sigma_min: float = 0.0
     sigma_max: float = float("inf")
     channels: int | None = None
     image_size: int | None = None
+    cost: int = 1
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """D(x, sigma) = E[X | X + sigma N = x].
@@ -89,7 +91,12 @@ class NetworkDenoiser(Denoiser):
         network: the network; float32 parameters.
         sigma_min, sigma_max: the range of noise levels it was trained on, in [-1, 1] pixel units.
         null_label: the class that means "of any class", where the network has one.
+
+    Attributes:
+        num_classes: how many classes the network knows; None if it takes no labels.
     """
+
+    num_classes: int | None = None
 
     def __init__(
         self, network: nn.Module, sigma_min: float, sigma_max: float, null_label: int | None = None
@@ -274,10 +281,10 @@ class EDMDenoiser(NetworkDenoiser):
 
 
 class CountingDenoiser(Denoiser):
-    """Passes everything on to another denoiser and counts (one for a batch).
+    """Passes everything on to another denoiser and counts (one for a batch, or as much as the other's ``cost``).
 
     Attributes:
-        evaluations: of the denoiser.
+        evaluations: of the network.
         vjps: products with its transposed Jacobian.
     """
 
@@ -286,23 +293,24 @@ class CountingDenoiser(Denoiser):
         self.inner = denoiser
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         self.channels, self.image_size = denoiser.channels, denoiser.image_size
+        self.cost = denoiser.cost
         self.evaluations = 0
         self.vjps = 0
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.evaluations += 1
+        self.evaluations += self.cost
         out: Tensor = self.inner(x, sigma)
         return out
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.evaluations += 1
+        self.evaluations += self.cost
         return self.inner.score(x, sigma)
 
     def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         out, product = super().linearized(x, sigma)
 
         def counted(v: Tensor) -> Tensor:
-            self.vjps += 1
+            self.vjps += self.cost
             return product(v)
 
         return out, counted

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import PrivateAttr, model_validator
 
 from randomwalk.config.base import Count, Device, Fit, Natural, Pair, Positive, Precision, Settings, Text
+from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
@@ -42,6 +43,8 @@ class SampleConfig(Settings):
     output: Text
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     network: Weights
+    guidance: Guidance | None = None
+    """For networks that know classes. Without this section they make images of any class, if they have learned to."""
     data: SampleData | None = None
     measurement: Measurement | None = None
     sampler: SamplerSettings

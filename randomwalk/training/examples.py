@@ -1,4 +1,4 @@
-"""Training examples in batches: a clean image, a uniform number that becomes sigma, and unit noise."""
+"""Training examples in batches: a clean image, a uniform number that becomes sigma, unit noise, and a label."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from randomwalk.config import TrainConfig
+from randomwalk.config import TrainConfig, TrainData
 from randomwalk.data import ImageSource, TrainingImages, open_dataset
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
+from randomwalk.training.labels import TrainingLabels, check_classes, make_labels
 
 GOLDEN = 0.6180339887498949
 
@@ -29,30 +30,35 @@ class Split:
 
 def split_images(config: TrainConfig) -> Split:
     """Open the data and set the validation images aside: the first ones of an order drawn from the seed."""
+    assert isinstance(config.data, TrainData)
     source = open_dataset(config.data.dataset, config.data.path)
     held_out = config.data.num_validation
     if held_out >= len(source):
         raise InputError(f"data.num_validation is {held_out}, but {config.data.path} has {len(source)} images in all")
+    check_classes(config, source)
     order = generator(config.seed, 3).permutation(len(source))
     return Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]))
 
 
-class _NoisyImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """(X, u, N) of a position, each a function of (seed, position) alone.
+class _NoisyImages(Dataset[tuple[Tensor, ...]]):
+    """(X, u, N) of a position, and the label if there are labels, each a function of (seed, position) alone.
 
     u is the position's place in a low-discrepancy sequence (multiples of the golden ratio), so that every batch
     covers the noise levels evenly, which lowers the variance of the loss (Kingma et al. 2021, arXiv 2107.00630).
     """
 
-    def __init__(self, images: TrainingImages, seed: int) -> None:
-        self.images, self.seed = images, seed
+    def __init__(self, images: TrainingImages, seed: int, labels: TrainingLabels | None) -> None:
+        self.images, self.seed, self.labels = images, seed, labels
         self.offset = float(generator(seed, 5).random())
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
         x = self.images[position]
         noise = generator(self.seed, 6, position).standard_normal(tuple(x.shape), dtype=np.float32)
         u = (self.offset + position * GOLDEN) % 1.0
-        return x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise)
+        example = (x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise))
+        if self.labels is None:
+            return example
+        return *example, torch.tensor(self.labels.at(position, self.images.image_at(position)))
 
 
 class Examples:
@@ -68,6 +74,7 @@ class Examples:
 
     def __init__(self, config: TrainConfig, split: Split, rank: int, size: int, step: int, micro_batch: int) -> None:
         data = config.data
+        assert isinstance(data, TrainData)
         images = TrainingImages(
             split.source, split.training, data.channels, data.image_size, data.fit, data.flip, config.seed
         )
@@ -81,15 +88,15 @@ class Examples:
                 first += config.batch_size
 
         loader = DataLoader(
-            _NoisyImages(images, config.seed),
+            _NoisyImages(images, config.seed, make_labels(config, split.source)),
             batch_sampler=parts(),
             num_workers=config.workers,
             pin_memory=torch.cuda.is_available() and config.device != "cpu",
         )
         self._batches = iter(loader)
 
-    def next(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``."""
+    def next(self) -> tuple[Tensor, ...]:
+        """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``, and labels ``[b]`` if there are any."""
         return next(self._batches)
 
 

@@ -1,0 +1,63 @@
+"""Class labels: of a training, and of a sampling task."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from randomwalk.config.base import Natural, NonNegative, Settings
+
+
+class Labels(Settings):
+    """Train a network that is told the class of each image.
+
+    Its `num_classes` is the number of classes in the data, and one more, for "none", if labels are dropped.
+    """
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the examples whose label is replaced by "none", which classifier-free guidance needs."""
+
+
+class Guidance(Settings):
+    """Samples of given classes, and classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598):
+
+    D = D(x, none) + scale (D(x, label) - D(x, none)), two evaluations of the network unless the scale is 0 or 1.
+    """
+
+    labels: Natural | Annotated[list[Natural], Field(min_length=1)]
+    """A class for all images, or a list of them that is repeated: image i gets `labels[i mod length]`."""
+    scale: NonNegative = 1.0
+    """1 samples the class, more exaggerates what sets it apart from the others, 0 ignores it."""
+
+
+def check_labels(labels: Labels | None, network: Any, denoiser: Any) -> None:
+    """Refuse a training whose network does not know the classes that it is told of, or is not told of those it knows.
+
+    Args:
+        labels: its section `labels`.
+        network, denoiser: its sections of these names.
+    """
+    classes, null = getattr(network, "num_classes", None), getattr(denoiser, "null_label", None)
+    if labels is None:
+        if classes is not None:
+            raise ValueError(f"labels: missing; network.num_classes is {classes}: add the section labels, or remove it")
+        if null is not None:
+            raise ValueError(f"denoiser.null_label: found {null}; it is for networks with classes; remove it")
+        return
+    if "num_classes" not in type(network).model_fields:
+        raise ValueError(f"labels: network {network.name} knows no classes; remove them, or choose unet or mlp")
+    if classes is None:
+        raise ValueError(
+            'network.num_classes: missing; with labels it is the number of classes in the data, and 1 for "none" if '
+            "labels.dropout is above 0"
+        )
+    if labels.dropout > 0 and null != classes - 1:
+        raise ValueError(
+            f"denoiser.null_label: found {'nothing' if null is None else null}; with labels.dropout above 0 it is "
+            f"{classes - 1}, the last of the {classes} classes of network.num_classes"
+        )
+    if labels.dropout == 0 and null is not None:
+        raise ValueError(
+            f"denoiser.null_label: found {null}; labels.dropout is 0, so the network never meets it; remove it"
+        )

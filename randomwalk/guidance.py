@@ -1,0 +1,98 @@
+"""Samples of a class: a network that knows classes as a denoiser of given ones, with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from randomwalk.denoisers import Denoiser, NetworkDenoiser
+from randomwalk.errors import InputError
+
+
+class GuidedDenoiser(Denoiser):
+    """Denoiser of images of given classes, extrapolated from that of images of any class by the scale w:
+
+        D(x, sigma) = D(x, sigma, none) + w (D(x, sigma, label) - D(x, sigma, none))
+
+    and so, since the score is affine in D, ``score = (1 - w) score(x) + w score(x | label)``: that of
+    ``p_sigma(x) (p_sigma(x | label) / p_sigma(x))^w`` at every sigma. w = 1 is the network's own denoiser of the class,
+    and w = 0 that of no class, each with one evaluation. Any other w takes two, in one batch. What is sampled with w
+    above 1 is not ``p(x) p(label | x)^w``: these products at different sigma are not noisy versions of one density.
+
+    Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6; its w is ours less 1.
+
+    Args:
+        denoiser: of a network that knows classes.
+        labels: ``[B]`` classes. Where x has n times as many rows, each label is for n rows in turn.
+        scale: w.
+
+    Raises:
+        InputError: a network without classes, a label that is not among them, or a scale that needs the class "none"
+            where there is none.
+    """
+
+    def __init__(self, denoiser: NetworkDenoiser, labels: Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        check_guidance(denoiser, labels.tolist(), scale)
+        self.inner, self.scale = denoiser, float(scale)
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.channels, self.image_size = denoiser.channels, denoiser.image_size
+        self.cost = 1 if scale in (0, 1) else 2
+        self.register_buffer("labels", labels.long(), persistent=False)
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self._combined(self.inner.forward, x, sigma)
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self._combined(self.inner.score, x, sigma)
+
+    def _combined(self, function: Callable[..., Tensor], x: Tensor, sigma: float | Tensor) -> Tensor:
+        labels = self.labels_of(x)
+        if self.scale == 1:
+            return function(x, sigma, labels)
+        assert self.inner.null_label is not None
+        none = torch.full_like(labels, self.inner.null_label)
+        if self.scale == 0:
+            return function(x, sigma, none)
+        levels = sigma.repeat(2) if isinstance(sigma, Tensor) and sigma.ndim else sigma
+        without, given = function(torch.cat([x, x]), levels, torch.cat([none, labels])).chunk(2)
+        return torch.lerp(without, given, self.scale)
+
+    def labels_of(self, x: Tensor) -> Tensor:
+        """The label of each row of x."""
+        labels: Tensor = self.get_buffer("labels")
+        times, rest = divmod(len(x), len(labels))
+        if rest or not times:
+            raise ValueError(f"{len(x)} images cannot share {len(labels)} labels evenly")
+        return labels.to(x.device).repeat_interleave(times)
+
+
+def check_guidance(denoiser: Denoiser, labels: Sequence[int], scale: float) -> None:
+    """Raise InputError unless the denoiser's network can be guided to these classes by this scale."""
+    known, null = getattr(denoiser, "num_classes", None), getattr(denoiser, "null_label", None)
+    if known is None:
+        raise InputError("guidance: the network knows no classes; remove this section")
+    allowed = [label for label in range(known) if label != null]
+    for label in labels:
+        if label not in allowed:
+            gap = f" but {null}" if null is not None and null < known - 1 else ""
+            raise InputError(
+                f"guidance.labels: found {label}; allowed: {allowed[0]} to {allowed[-1]}{gap}, the network's classes"
+            )
+    if scale != 1 and null is None:
+        raise InputError(
+            f"guidance.scale: found {scale:g}; allowed: 1, since the network has no class that means "
+            '"of any class" (denoiser.null_label)'
+        )
+
+
+def check_unguided(denoiser: Denoiser) -> None:
+    """Raise InputError if the denoiser's network must be told a class."""
+    known, null = getattr(denoiser, "num_classes", None), getattr(denoiser, "null_label", None)
+    if known is not None and null is None:
+        raise InputError(
+            f'guidance: missing; the network knows {known} classes and none that means "of any class". Say which '
+            f"images to make: guidance: {{labels: N}} with N from 0 to {known - 1}, or a list of them"
+        )
