@@ -5,7 +5,7 @@ from __future__ import annotations
 from randomwalk import configio, distributed
 from randomwalk.config import TrainConfig
 from randomwalk.runs import RunFolder, environment
-from randomwalk.training.examples import split_images
+from randomwalk.training.sets import open_training_set
 from randomwalk.training.trainer import MODEL, Trainer, build_denoiser
 
 __all__ = ["Trainer", "run"]
@@ -54,10 +54,8 @@ def check(config: TrainConfig) -> int:
     """Print the resolved config and try everything that can be tried without training."""
     print(configio.dump(config), end="")
     distributed.choose_device(config.device)
-    split = split_images(config)
-    size = (config.data.image_size, config.data.image_size)
-    split.source.load(0, config.data.channels, size, config.data.fit)
+    data = open_training_set(config)
+    data.check()
     parameters = sum(p.numel() for p in build_denoiser(config).parameters())
-    images = f"{len(split.training):,} training and {len(split.validation):,} validation images"
-    print(f"# ok: {images}, {parameters:,} parameters")
+    print(f"# ok: {data.description}, {parameters:,} parameters")
     return 0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from randomwalk.config import TrainConfig
-from randomwalk.data import to_pixels
 from randomwalk.distributed import Context
-from randomwalk.report import grid
 from randomwalk.runs import RunFolder
+from randomwalk.training.validation import Validation
 
 
 class Progress:
@@ -47,17 +47,16 @@ class Progress:
         values = {"loss": float(loss), "gradient_norm": float(norm), "learning_rate": rate, "images_per_second": speed}
         self._add("log.csv", step, {"images": images, "seconds": seconds, **values})
 
-    def validated(self, step: int, seconds: float, psnr: dict[float, float], samples: Tensor) -> None:
-        """The result of a validation after ``step``: PSNR by sigma, and a grid of samples."""
+    def validated(self, step: int, seconds: float, found: Validation) -> None:
+        """The result of a validation after ``step``."""
         if not self.active:
             return
         images = step * self.config.batch_size
-        values = {f"psnr_at_{sigma:g}": value for sigma, value in psnr.items()}
-        self._add("validation.csv", step, {"images": images, "seconds": seconds, **values})
-        picture = grid([to_pixels(x) for x in samples], side=64)
-        self.folder.write_image(f"samples/{images:09d}.png", picture)
-        self.folder.write_image("samples.png", picture)
-        self.folder.write_bytes("curves.png", curves(self.rows["log.csv"], self.rows["validation.csv"]))
+        self._add("validation.csv", step, {"images": images, "seconds": seconds, **found.values})
+        self.folder.write_image(f"samples/{images:09d}.png", found.picture)
+        self.folder.write_image("samples.png", found.picture)
+        drawn = curves(self.rows["log.csv"], self.rows["validation.csv"], list(found.values), found.title)
+        self.folder.write_bytes("curves.png", drawn)
 
     def _add(self, name: str, step: int, values: dict[str, Any]) -> None:
         rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
@@ -85,8 +84,8 @@ def _tensorboard(folder: RunFolder) -> Any:
     return SummaryWriter(str(folder.file("tensorboard")))
 
 
-def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]]) -> bytes:
-    """Loss and validation PSNR against the images seen, as a PNG."""
+def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], columns: Sequence[str], title: str) -> bytes:
+    """Loss and the validation's columns against the images seen, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -98,14 +97,17 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]]) -> bytes
     images = np.array([int(row["images"]) for row in log])
     width = max(1, len(losses) // 40)
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-    left.semilogy(images, losses, color="#9bbce0", linewidth=1, label="one batch")
+    left.plot(images, losses, color="#9bbce0", linewidth=1, label="one batch")
     if width > 1:
-        left.semilogy(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
+        left.plot(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
+    if losses.min() > 0:  # those of implicit score matching are negative
+        left.set_yscale("log")
     left.set_title("training loss")
-    for key in [key for key in validation[0] if key.startswith("psnr_at_")]:
-        psnr = [float(row[key]) for row in validation]
-        right.plot([int(row["images"]) for row in validation], psnr, marker=".", label=f"σ = {key[8:]}")
-    right.set_title("denoising PSNR on held-out images (dB)")
+    for key in columns:
+        name, _, sigma = key.rpartition("_at_")
+        label = (f"σ = {sigma}" if name == "psnr" else f"{name}, σ = {sigma}") if name else key
+        right.plot([int(row["images"]) for row in validation], [float(row[key]) for row in validation], ".-", label=label)
+    right.set_title(title)
     for axis in (left, right):
         axis.set_xlabel("images seen")
         axis.xaxis.set_major_formatter(EngFormatter())

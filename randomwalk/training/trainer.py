@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +26,9 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder
 from randomwalk.training.ema import EMA
-from randomwalk.training.examples import Examples, Split, split_images
 from randomwalk.training.objectives import denoising_loss, make_levels, make_weight
 from randomwalk.training.progress import Progress
-from randomwalk.training.validation import denoising_psnr, sample_grid
+from randomwalk.training.sets import ExampleStream, TrainingSet, open_training_set
 from randomwalk.weightfiles import read_weights
 
 CHECKPOINT = "checkpoint.pt"
@@ -80,7 +80,7 @@ class Trainer:
             )
         self.config, self.context, self.folder = config, context, folder
         self.micro_batch = int(share)
-        self.split: Split = split_images(config)
+        self.data: TrainingSet = open_training_set(config)
         self.denoiser = build_denoiser(config).to(context.device)
         self.denoiser.network.to(memory_format=torch.channels_last)
         if config.precision == "bf16":
@@ -101,8 +101,8 @@ class Trainer:
         """One line that says what is trained on what."""
         parameters = sum(p.numel() for p in self.parameters)
         return (
-            f"{self.config.network.name} with {parameters:,} parameters, {len(self.split.training):,} training and "
-            f"{len(self.split.validation):,} validation images, on {self.context.device} x {self.context.size}"
+            f"{self.config.network.name} with {parameters:,} parameters, {self.data.description}, "
+            f"on {self.context.device} x {self.context.size}"
         )
 
     # --- state ---------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class Trainer:
             rate *= 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
         return rate
 
-    def train_step(self, model: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
+    def train_step(self, model: nn.Module, examples: ExampleStream) -> tuple[Tensor, Tensor]:
         """One optimizer step on the next batch; the mean loss over this process's share and the gradient's norm."""
         # Dropout is the only other draw.
         torch.manual_seed(int(generator(self.config.seed, 4, self.step, self.context.rank).integers(2**31)))
@@ -176,11 +176,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.context.device)
         for part in range(self.config.accumulate):
-            x, u, noise = (t.to(self.context.device, non_blocking=True) for t in examples.next())
+            x, u, noise, *label = (t.to(self.context.device, non_blocking=True) for t in examples.next())
+            told = partial(model, label=label[0]) if label else model
             last = part == self.config.accumulate - 1
             wait = contextlib.nullcontext() if last or self.context.size == 1 else model.no_sync()  # type: ignore
             with wait:
-                loss = denoising_loss(model, x, noise, self.levels(u), self.weight).mean() / self.config.accumulate
+                loss = denoising_loss(told, x, noise, self.levels(u), self.weight).mean() / self.config.accumulate
                 loss.backward()
             total += loss.detach()
         limit = self.config.optimizer.gradient_clip or math.inf
@@ -207,7 +208,7 @@ class Trainer:
             model = DistributedDataParallel(
                 model, device_ids=[self.context.device] if on_gpu else None, broadcast_buffers=False
             )
-        examples = Examples(self.config, self.split, self.context.rank, self.context.size, self.step, self.micro_batch)
+        examples = self.data.examples(self.context.rank, self.context.size, self.step, self.micro_batch)
         progress = Progress(self.folder, self.config, self.context)
         progress.restore(self.step)
         bar = tqdm(
@@ -220,7 +221,7 @@ class Trainer:
         progress.close()
         self.context.barrier()
 
-    def _advance(self, model: nn.Module, examples: Examples, progress: Progress, bar: tqdm[Any]) -> None:
+    def _advance(self, model: nn.Module, examples: ExampleStream, progress: Progress, bar: tqdm[Any]) -> None:
         """One step and what is due after it."""
         config = self.config
         started = time.perf_counter()
@@ -252,15 +253,14 @@ class Trainer:
         return seen // every > (seen - self.config.batch_size) // every
 
     def validate(self, progress: Progress) -> None:
-        """Denoising PSNR and a sample grid with the averaged weights, on the main process."""
+        """How good the averaged weights are, on the main process."""
         if self.context.is_main:
             network = self.denoiser.network
             raw = {name: p.detach().clone() for name, p in network.named_parameters()}
             network.load_state_dict(self.ema.state_dict_of(network))
             self.denoiser.eval()
             with torch.inference_mode():
-                psnr = denoising_psnr(self.denoiser, self.split, self.config)
-                progress.validated(self.step, self.seconds, psnr, sample_grid(self.denoiser, self.config))
+                progress.validated(self.step, self.seconds, self.data.validate(self.denoiser))
             with torch.no_grad():
                 for name, p in network.named_parameters():
                     p.copy_(raw[name])

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from randomwalk import samplers, schedules
-from randomwalk.config import TrainConfig
+from randomwalk.config import TrainConfig, TrainData
 from randomwalk.denoisers import Denoiser
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.training.examples import Split
+from randomwalk.training.labels import classes_in_turn, labels_of, told
 
 BATCH = 64
 GRID = 36
 GRID_STEPS = 40
+
+
+@dataclass
+class Validation:
+    """What is known of a denoiser.
+
+    Attributes:
+        values: by name, ``name_at_SIGMA`` those that belong to a noise level.
+        title: what they are, for the curves.
+        picture: of samples, as `RunFolder.write_image` takes it.
+    """
+
+    values: dict[str, float]
+    title: str
+    picture: Any
 
 
 def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dict[float, float]:
@@ -23,23 +42,27 @@ def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dic
     """
     device = next(denoiser.parameters()).device
     data, size = config.data, (config.data.image_size, config.data.image_size)
+    assert isinstance(data, TrainData)
     sums: dict[float, float] = dict.fromkeys(config.validation_sigmas, 0.0)
     for start in range(0, len(split.validation), BATCH):
         indices = [int(i) for i in split.validation[start : start + BATCH]]
         x = torch.stack([split.source.load(i, data.channels, size, data.fit) for i in indices]).to(device)
         noise = ImageDraws([generator(config.seed, 7, i) for i in indices], device).normal(x.shape[1:])
+        of_class = told(denoiser, labels_of(config, split.source, indices))
         for sigma in sums:
-            mse = (denoiser(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
+            mse = (of_class(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
             sums[sigma] += float((10 * torch.log10(4 / mse)).sum())
     return {sigma: total / max(len(split.validation), 1) for sigma, total in sums.items()}
 
 
 def sample_grid(denoiser: Denoiser, config: TrainConfig) -> Tensor:
-    """Unconditional samples ``[36, C, H, W]`` of the small-variance DDPM walk, from the same noise every time."""
+    """Samples ``[36, C, H, W]`` of the small-variance DDPM walk, from the same noise every time; of all classes in turn
+    if the network is told classes."""
     device = next(denoiser.parameters()).device
     size = config.data.image_size
     draws = ImageDraws([generator(config.seed, 8, i) for i in range(GRID)], device)
     high = min(denoiser.sigma_max, 80.0)
     sigmas = schedules.make("karras", GRID_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
     x = high * draws.normal((config.data.channels, size, size))
-    return samplers.make("ddpm_small").sample(denoiser, x, sigmas, noise=draws.noise)
+    of_class = told(denoiser, classes_in_turn(config, GRID))
+    return samplers.make("ddpm_small").sample(of_class, x, sigmas, noise=draws.noise)

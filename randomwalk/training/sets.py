@@ -1,0 +1,80 @@
+"""What is learned: images or points, with the examples to learn from and a way to tell how well it is known."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from randomwalk.config import PointData, TrainConfig
+from randomwalk.data import to_pixels
+from randomwalk.denoisers import Denoiser
+from randomwalk.report import grid
+from randomwalk.training.examples import Examples, split_images
+from randomwalk.training.validation import Validation, denoising_psnr, sample_grid
+
+
+class ExampleStream(Protocol):
+    """This process's parts of the batches, one after the other."""
+
+    def next(self) -> tuple[Tensor, ...]:
+        """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``, and labels ``[b]`` if there are any."""
+
+
+class TrainingSet(Protocol):
+    """What is learned."""
+
+    @property
+    def description(self) -> str:
+        """How much there is of it, in words."""
+
+    def check(self) -> None:
+        """Raise InputError if the first example cannot be had."""
+
+    def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
+        """The examples of a process from a step on; see `randomwalk.training.examples.Examples`."""
+
+    def validate(self, denoiser: Denoiser) -> Validation:
+        """How well the denoiser knows it."""
+
+
+class ImageSet:
+    """Images from files."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.split = config, split_images(config)
+
+    @property
+    def description(self) -> str:
+        """How many images there are."""
+        return f"{len(self.split.training):,} training and {len(self.split.validation):,} validation images"
+
+    def check(self) -> None:
+        """Read an image."""
+        data = self.config.data
+        assert not isinstance(data, PointData)
+        self.split.source.load(0, data.channels, (data.image_size, data.image_size), data.fit)
+
+    def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
+        """Noisy images."""
+        return Examples(self.config, self.split, rank, size, step, micro_batch)
+
+    def validate(self, denoiser: Denoiser) -> Validation:
+        """PSNR of denoising on the held-out images, and a grid of samples."""
+        psnr = denoising_psnr(denoiser, self.split, self.config)
+        values = {f"psnr_at_{sigma:g}": value for sigma, value in psnr.items()}
+        picture = grid([to_pixels(x) for x in sample_grid(denoiser, self.config)], side=64)
+        return Validation(values, "denoising PSNR on held-out images (dB)", picture)
+
+
+def open_training_set(config: TrainConfig) -> TrainingSet:
+    """What a config learns.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if isinstance(config.data, PointData):
+        from randomwalk.points.training import PointTrainingSet
+
+        return PointTrainingSet(config)
+    return ImageSet(config)
