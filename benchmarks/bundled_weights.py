@@ -18,7 +18,19 @@ import baselines
 import torch
 import torch.nn.functional as F
 import unconditional
-from common import ROOT, Report, bar, cell, has_bf16, parser, start, verdict
+from common import (
+    NETWORKS,
+    ROOT,
+    Report,
+    add_restoring,
+    add_weights,
+    bar,
+    cell,
+    parser,
+    resolve_precision,
+    start,
+    verdict,
+)
 from torch import Tensor
 
 from randomwalk import metrics
@@ -34,7 +46,6 @@ from randomwalk.report import Row, overview
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.task import Task, load_task
 
-NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
 PROBLEMS = {
     "inpainting": ("Inpainting, 75% missing, noise 0.2", 3.0),
@@ -298,18 +309,9 @@ def options() -> argparse.ArgumentParser:
     """The options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="do only these")
-    for n, name in NETWORKS.items():
-        default = ROOT / "pretrained_models" / f"fashion_{n}.safetensors"
-        made.add_argument(f"--{n}", type=Path, default=default, metavar="FILE", help=f"weights of the {name}")
+    add_weights(made)
     made.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="only these")
-    made.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16"],
-        default="auto",
-        help="of the networks; auto (the default) is bf16 on a GPU and on processors with units for it",
-    )
-    made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
-    made.add_argument("--num-images", type=int, default=64, metavar="N", help="test images to restore (64)")
+    add_restoring(made, 64)
     made.add_argument("--no-paper", action="store_true", help="leave out the paper's settings, most of the work")
     made.add_argument("--num-samples", type=int, default=2000, metavar="N", help="new images of each sampler (2000)")
     made.add_argument("--batch-size", type=int, default=250, metavar="N", help="of the new images (250)")
@@ -327,9 +329,7 @@ def main(chosen: argparse.Namespace) -> int:
     """Do the parts that the options name."""
     check(chosen)
     device = resolve_device(chosen.device)
-    precision = chosen.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" or has_bf16() else "fp32"
+    precision = resolve_precision(chosen.precision, device)
     weights = {n: getattr(chosen, n) for n in chosen.networks}
     for path in weights.values():
         load_denoiser(path)  # a file that does not load is told now, not after ten minutes

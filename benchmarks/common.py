@@ -7,11 +7,12 @@ import contextlib
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,8 @@ sys.path.insert(0, str(ROOT))  # the library is used from its checkout, whatever
 from randomwalk import cli  # noqa: E402
 from randomwalk.runs import RunFolder, environment, write_csv  # noqa: E402
 
+NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
+"""The bundled ones."""
 COLUMNS = ("case", "method", "metric", "value", "unit")
 
 
@@ -34,6 +37,34 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
     )
     made.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
     return made
+
+
+def add_weights(made: argparse.ArgumentParser, names: Iterable[str] = tuple(NETWORKS)) -> None:
+    """An option for the file of weights of each of these bundled networks."""
+    for n in names:
+        default = ROOT / "pretrained_models" / f"fashion_{n}.safetensors"
+        made.add_argument(f"--{n}", type=Path, default=default, metavar="FILE", help=f"weights of the {NETWORKS[n]}")
+
+
+def add_restoring(made: argparse.ArgumentParser, num_images: int) -> None:
+    """The options of the benchmarks in which networks restore test images, that many of them by default."""
+    made.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="of the networks; auto (the default) is bf16 on a GPU and on processors with units for it",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
+    made.add_argument(
+        "--num-images", type=int, default=num_images, metavar="N", help=f"test images to restore ({num_images})"
+    )
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What "auto" means on a device; any other as it is."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" or has_bf16() else "fp32"
 
 
 def start(main: Callable[[argparse.Namespace], int], made: argparse.ArgumentParser) -> None:

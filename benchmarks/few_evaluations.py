@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import bundled_weights
 import inverse_problems
 import torch
-from common import ROOT, Report, bar, cell, has_bf16, parser, start
+from common import ROOT, Report, add_restoring, add_weights, bar, cell, parser, resolve_precision, start
 
 from randomwalk import metrics
 from randomwalk.checkpoints import resolve_device
@@ -147,20 +145,12 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, Psnr]]], folder: RunFolde
 def options() -> argparse.ArgumentParser:
     """The options of this script."""
     made = parser(__doc__ or "")
-    default = ROOT / "pretrained_models" / "fashion_vp.safetensors"
-    made.add_argument("--vp", type=Path, default=default, metavar="FILE", help="weights of the network")
+    add_weights(made, ["vp"])
     made.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS), help="only these")
     made.add_argument(
         "--budgets", nargs="+", type=int, metavar="N", default=list(BUDGETS), help=f"forward passes {BUDGETS}"
     )
-    made.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16"],
-        default="auto",
-        help="of the network; auto (the default) is bf16 on a GPU and on processors with units for it",
-    )
-    made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
-    made.add_argument("--num-images", type=int, default=16, metavar="N", help="test images to restore (16)")
+    add_restoring(made, 16)
     return made
 
 
@@ -170,9 +160,7 @@ def main(chosen: argparse.Namespace) -> int:
     if chosen.quick:
         chosen.budgets = [5, 10]
     device = resolve_device(chosen.device)
-    precision: Any = chosen.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" or has_bf16() else "fp32"
+    precision = resolve_precision(chosen.precision, device)
     report = Report("few_evaluations", chosen, str(device), ["torchmetrics"])
     report.settings["precision"] = precision
     metrics.load()

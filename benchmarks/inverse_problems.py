@@ -22,7 +22,7 @@ from typing import Any
 import baselines
 import numpy as np
 import torch
-from common import ROOT, Report, bar, cell, has_bf16, parser, start
+from common import ROOT, Report, add_restoring, add_weights, bar, cell, parser, resolve_precision, start
 from records import Record, Records, described
 from torch import Tensor
 
@@ -347,17 +347,8 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--ve-methods", nargs="*", metavar="NAME", default=list(VE_METHODS), help="those that the VE network has too"
     )
-    for n, name in (("vp", "VP, ADM UNet"), ("ve", "VE, NCSN++")):
-        default = ROOT / "pretrained_models" / f"fashion_{n}.safetensors"
-        made.add_argument(f"--{n}", type=Path, default=default, metavar="FILE", help=f"weights of the {name}")
-    made.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16"],
-        default="auto",
-        help="of the networks; auto (the default) is bf16 on a GPU and on processors with units for it",
-    )
-    made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
-    made.add_argument("--num-images", type=int, default=32, metavar="N", help="test images to restore (32)")
+    add_weights(made)
+    add_restoring(made, 32)
     made.add_argument("--resume", metavar="FOLDER", help="take what an earlier run with these settings left there")
     return made
 
@@ -370,9 +361,7 @@ def main(chosen: argparse.Namespace) -> int:
         raise InputError(f"--seed {chosen.seed}: expected 0 or more")
     found = chosen_methods(chosen)
     device = resolve_device(chosen.device)
-    precision = chosen.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" or has_bf16() else "fp32"
+    precision = resolve_precision(chosen.precision, device)
     report = Report("inverse_problems", chosen, str(device), ["scikit-image", "torchmetrics"])
     report.settings["precision"] = precision
     setup = Setup(chosen, report, device, precision)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, Report, parser, start
+from common import ROOT, Report, add_weights, parser, start
 from torch import nn
 
 from randomwalk import distributed, samplers, schedules
@@ -343,9 +343,7 @@ def _met(holds: bool) -> str:
 def options() -> argparse.ArgumentParser:
     """The options of this script."""
     made = parser(__doc__ or "")
-    for n in ("vp", "ve"):
-        default = ROOT / "pretrained_models" / f"fashion_{n}.safetensors"
-        made.add_argument(f"--{n}", type=Path, default=default, metavar="FILE", help=f"weights of the {n} network")
+    add_weights(made)
     made.add_argument("--turns", type=int, default=25, metavar="N", help="walks of the bundled networks (25)")
     made.add_argument(
         "--ffhq-turns", type=int, default=5, metavar="N", help="walks of the FFHQ network, 0 leaves it out (5)"
