@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from randomwalk.operators import Operator
-from randomwalk.posterior.conjugate_gradients import conjugate_gradients
+from randomwalk.posterior.mmps import mean_and_shift
 from randomwalk.posterior.sampler import Problem
 
 
@@ -68,12 +68,6 @@ def implicit_moments(problem: Problem, x: Tensor, sigma: float, variance: float,
         variance: c.
         iterations: of conjugate gradients.
     """
-    denoised, product = problem.denoiser.linearized(x, sigma)
-    adjoint, operator = problem.operator.adjoint, problem.operator
-
-    def spread(v: Tensor) -> Tensor:
-        return operator(sigma**2 * product(adjoint(v))) + problem.eta**2 * v
-
+    denoised, shift = mean_and_shift(problem, x, sigma, iterations)
     residual = problem.residual(denoised)
-    shift = sigma**2 * product(adjoint(conjugate_gradients(spread, residual, iterations)))
-    return ImplicitMoments(operator, variance, x.double(), denoised.double(), shift.double(), residual.double())
+    return ImplicitMoments(problem.operator, variance, x.double(), denoised.double(), shift.double(), residual.double())

@@ -62,6 +62,12 @@ class MMPS(PosteriorSampler):
 
 def posterior_mean(problem: Problem, x: Tensor, sigma: float, iterations: int) -> Tensor:
     """``E[X | X_s = x, y]`` as if X given X_s were Gaussian, see MMPS."""
+    denoised, shift = mean_and_shift(problem, x, sigma, iterations)
+    return denoised + shift
+
+
+def mean_and_shift(problem: Problem, x: Tensor, sigma: float, iterations: int) -> tuple[Tensor, Tensor]:
+    """``D(x, s)``, and ``C A^T (A C A^T + eta^2 I)^-1 (y - A D)``, which is what y adds to it."""
     operator = problem.operator
     denoised, product = problem.denoiser.linearized(x, sigma)
 
@@ -72,4 +78,4 @@ def posterior_mean(problem: Problem, x: Tensor, sigma: float, iterations: int) -
         return operator(covariance(operator.adjoint(v))) + problem.eta**2 * v
 
     weights = conjugate_gradients(spread, problem.residual(denoised), iterations)
-    return denoised + covariance(operator.adjoint(weights))
+    return denoised, covariance(operator.adjoint(weights))
