@@ -218,6 +218,8 @@ class VP(SDE):
         return 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).sqrt())
 
     def levels(self, num: int) -> Level:
+        if not num > self.beta_max:  # or the last beta would be 1 or more
+            raise ValueError(f"{num} levels: a discrete VP chain needs more than {self.beta_max:g} (beta_max)")
         beta = torch.linspace(self.beta_min / num, self.beta_max / num, num, dtype=torch.float64)
         log_alpha_bar = torch.log1p(-beta).cumsum(0)
         t = torch.linspace(0, self.T, num, dtype=torch.float64)

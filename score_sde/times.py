@@ -65,6 +65,9 @@ class ContinuousTime:
 class DiscreteTime(nn.Module):
     """The network sees the index in a table of noise levels; between two of them, a fraction found by interpolation.
 
+    Index 0 is the lowest level, of every SDE. (Score-SDE's discrete VE networks count from the highest one down: label
+    ``N - 1 - i`` there is ``i`` here.)
+
     Args:
         table: the noise levels in ascending order, float64 ``[N]``.
     """
