@@ -48,6 +48,14 @@ from randomwalk.config.networks import (
     VPSettings,
     Weights,
 )
+from randomwalk.config.objective import (
+    EvenTimeLevels,
+    LevelSettings,
+    LogNormalLevels,
+    LogUniformLevels,
+    Objective,
+    UniformTimestepLevels,
+)
 from randomwalk.config.samplers import (
     AnnealedLangevinSettings,
     DAPSSettings,
@@ -74,15 +82,10 @@ from randomwalk.config.samplers import (
 from randomwalk.config.sampling import SampleConfig, SampleData, Start
 from randomwalk.config.training import (
     EMASettings,
-    LevelSettings,
-    LogNormalLevels,
-    LogUniformLevels,
-    Objective,
     Optimizer,
     PointData,
     TrainConfig,
     TrainData,
-    UniformTimestepLevels,
 )
 
 __all__ = [
@@ -102,6 +105,7 @@ __all__ = [
     "EDMDenoiserSettings",
     "EDMSettings",
     "EMASettings",
+    "EvenTimeLevels",
     "FourierSubsamplingSettings",
     "GaussianBlurSettings",
     "GaussianNoiseSettings",

@@ -19,6 +19,7 @@ from randomwalk.config.base import (
 )
 from randomwalk.config.labels import Labels, check_labels
 from randomwalk.config.networks import DenoiserSettings, NetworkSettings, UNetSettings
+from randomwalk.config.objective import Objective, check_objective
 
 
 class TrainData(Settings):
@@ -63,39 +64,6 @@ def _folder_by_default(data: Any) -> Any:
 
 
 TrainingData = Annotated[TrainData | PointData, Field(discriminator="dataset"), BeforeValidator(_folder_by_default)]
-
-
-class LogNormalLevels(Settings):
-    """ln sigma ~ Normal(mean, std^2) (EDM)."""
-
-    name: Literal["log_normal"]
-    mean: float = -1.2
-    std: Positive = 1.2
-
-
-class LogUniformLevels(Settings):
-    """ln sigma uniform on the range of the denoiser (VE)."""
-
-    name: Literal["log_uniform"]
-
-
-class UniformTimestepLevels(Settings):
-    """sigma of a DDPM table at a uniform timestep (VP)."""
-
-    name: Literal["uniform_timestep"]
-
-
-LevelSettings = Annotated[LogNormalLevels | LogUniformLevels | UniformTimestepLevels, Field(discriminator="name")]
-
-
-class Objective(Settings):
-    """E[w(sigma) ||X - D(X + sigma N, sigma)||^2]: a law of sigma and a weight; the denoiser's own by default."""
-
-    levels: LevelSettings | None = None
-    weight: Literal["inverse_variance", "edm", "uniform", "snr_clipped"] | None = None
-    """sigma^-2 (epsilon or score matching), EDM's, 1, or min(sigma^-2, gamma)."""
-    gamma: Positive = 5.0
-    """The cap of snr_clipped (Hang et al. 2023, arXiv 2303.09556)."""
 
 
 class Optimizer(Settings):
@@ -190,14 +158,20 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _batch_and_levels(self) -> TrainConfig:
+    def _parts_of_a_batch(self) -> TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate: found {self.accumulate}; allowed: a divisor of batch_size, which is {self.batch_size}"
             )
-        if isinstance(self.objective.levels, UniformTimestepLevels) and self.denoiser.name != "vp":
-            raise ValueError(
-                f"objective.levels.name: found uniform_timestep; a {self.denoiser.name} denoiser has no timesteps, "
-                "allowed: log_uniform, log_normal"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> TrainConfig:
+        size = self.data.channels * self.data.image_size**2
+        once = {
+            "compile": self.compile,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "network.use_checkpoint": getattr(self.network, "use_checkpoint", False),
+        }
+        check_objective(self.objective, self.denoiser, size, once)
         return self

@@ -1,83 +1,130 @@
-"""The training template: a law of the noise level, a weight, and a denoiser.
+"""The training template: a law of the noise level, a weight, a denoiser, and a way to see its error.
 
-    L(theta) = E_{sigma, X, N} [ w(sigma) ||X - D_theta(X + sigma N, sigma)||^2 ]
+    L(theta) = E_{sigma, X, N} [ w(sigma) ||X - D_theta(X + sigma N, sigma)||^2 / d ]
 
-(Park et al. 2024, arXiv 2411.18702). DDPM and VP: sigma of the table at a uniform timestep, w = sigma^-2, which is
-the squared error of epsilon. VE: ln sigma uniform, w = sigma^-2. EDM: ln sigma normal, w = (sigma^2 + s^2)/(sigma s)^2.
+(Park et al. 2024, arXiv 2411.18702), the square either as written or in one of the forms of
+`randomwalk.training.losses` that have the same expectation. Every loss of the literature is a weight:
+
+* inverse_variance, ``w = sigma^-2``: the squared error of epsilon (Ho et al. 2020, arXiv 2006.11239), since
+  ``X - D = sigma (eps - N)``; also score matching weighted by the variance, ``||sigma score + N||^2``.
+* uniform, ``w = 1``: the squared error of x0.
+* v, ``w = sigma^-2 + 1``: the squared error of v (Salimans and Ho 2022, arXiv 2202.00512). With
+  ``alpha = (1 + sigma^2)^-1/2`` and ``beta = sigma alpha`` a network's v gives ``D = alpha^2 x - beta v``, so
+  ``X - D = -beta (alpha N - beta X - v)``, and ``w = beta^-2``.
+* edm, ``w = (sigma^2 + c^2) / (sigma c)^2``, c the data's standard deviation: the squared error of the raw network of
+  Karras et al. 2022 (arXiv 2206.00364); with c = 1 it is v.
+* snr_clipped, ``w = min(sigma^-2, gamma)`` (Hang et al. 2023, arXiv 2303.09556).
+* likelihood, ``w = (d sigma^2 / du) / sigma^4 = (d ln sigma^2 / du) / sigma^2`` for the law ``sigma = Q(u)``. Whatever
+  the law, on one range of sigma the loss is the same integral,
+
+      E_u [w ||X - D||^2] = integral of E||X - D||^2 / sigma^4 d(sigma^2)
+                          = integral of E||s - grad log p_sigma||^2 d(sigma^2) + constant
+
+  This is the weighting g^2 of Song et al. 2021 (arXiv 2101.09258, theorem 1). Of an SDE ``dz = -b z / 2 dt + g dw``
+  with ``z = a X + s N`` the variance obeys ``d(s^2) / dt = g^2 - b s^2``, and ``da / dt = -b a / 2``, so
+  ``d(sigma^2) = d(s^2 / a^2) = g^2 / a^2 dt``, while the score of z is that of x divided by a:
+  ``g^2 ||error_z||^2 dt = ||error_x||^2 d(sigma^2)``. Half of the integral, plus what the prior lacks, bounds the
+  Kullback-Leibler divergence of the data from the samples of the reverse SDE. For a table of levels the derivative is
+  a finite difference (`TableLevels`).
+
+What the literature calls the discrete and the continuous training of an SDE is the law even_time of a denoiser with
+discrete or continuous time. Training on VP, sub-VP and VE differs in that law alone.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from randomwalk.config import LogNormalLevels, LogUniformLevels, Objective, UniformTimestepLevels
-from randomwalk.denoisers import Denoiser, EDMDenoiser, VPDenoiser, broadcast_sigma
-from randomwalk.errors import InputError
+from randomwalk.config import Objective
+from randomwalk.denoisers import Denoiser, EDMDenoiser, SDEDenoiser
+from randomwalk.training.levels import Levels, make_levels
+from randomwalk.training.losses import (
+    ErrorEstimate,
+    ImplicitError,
+    Model,
+    Normal,
+    Probes,
+    SlicedError,
+    denoising_error,
+)
 
-Levels = Callable[[Tensor], Tensor]
-Weight = Callable[[Tensor], Tensor]
+Weight = Callable[[Tensor, Tensor], Tensor]
+"""``w(u, sigma)``, ``[B]``, with ``sigma = Q(u)``."""
 
-
-def log_normal(mean: float, std: float) -> Levels:
-    """Quantile function u -> sigma of ln sigma ~ Normal(mean, std^2)."""
-    return lambda u: torch.exp(mean + std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
-
-
-def log_uniform(sigma_min: float, sigma_max: float) -> Levels:
-    """Quantile function u -> sigma of ln sigma uniform on [ln sigma_min, ln sigma_max]."""
-    return lambda u: sigma_min * torch.exp(u * math.log(sigma_max / sigma_min))
-
-
-def uniform_timestep(table: Tensor) -> Levels:
-    """Quantile function u -> table[t] of a uniform integer timestep t."""
-    return lambda u: table.to(u.device)[(u * len(table)).long().clamp(max=len(table) - 1)]
+_WEIGHT_OF_PREDICTION = {"epsilon": "inverse_variance", "score": "inverse_variance", "x0": "uniform", "v": "v"}
 
 
-def make_levels(objective: Objective, denoiser: Denoiser) -> Levels:
-    """The law of sigma that the settings name, or the denoiser's own."""
-    levels = objective.levels
-    if levels is None:
-        if isinstance(denoiser, VPDenoiser):
-            return uniform_timestep(denoiser.table)
-        if isinstance(denoiser, EDMDenoiser):
-            return log_normal(-1.2, 1.2)
-        return log_uniform(denoiser.sigma_min, denoiser.sigma_max)
-    if isinstance(levels, LogNormalLevels):
-        return log_normal(levels.mean, levels.std)
-    if isinstance(levels, LogUniformLevels):
-        return log_uniform(denoiser.sigma_min, denoiser.sigma_max)
-    assert isinstance(levels, UniformTimestepLevels)
-    if not isinstance(denoiser, VPDenoiser):
-        raise InputError("objective.levels.name: uniform_timestep needs a DDPM table, that is denoiser.name: vp")
-    return uniform_timestep(denoiser.table)
-
-
-def make_weight(objective: Objective, denoiser: Denoiser) -> Weight:
-    """The weight w(sigma) that the settings name, or the denoiser's own."""
-    sigma_data = denoiser.sigma_data if isinstance(denoiser, EDMDenoiser) else 0.5
-    name = objective.weight or ("edm" if isinstance(denoiser, EDMDenoiser) else "inverse_variance")
-    weights: dict[str, Weight] = {
-        "inverse_variance": lambda s: s**-2,
-        "edm": lambda s: (s**2 + sigma_data**2) / (s * sigma_data) ** 2,
-        "uniform": torch.ones_like,
-        "snr_clipped": lambda s: (s**-2).clamp(max=objective.gamma),
-    }
-    return weights[name]
-
-
-def denoising_loss(denoiser: torch.nn.Module, x: Tensor, noise: Tensor, sigma: Tensor, weight: Weight) -> Tensor:
-    """w(sigma) * mean over pixels of (X - D(X + sigma N, sigma))^2, one value for each image.
+@dataclass(frozen=True)
+class Loss:
+    """``w(sigma) e``, e an unbiased estimate of the mean squared error per pixel, one value for each image.
 
     Args:
-        denoiser: ``denoiser(x, sigma) -> D``.
-        x, noise: clean images X and standard normal N, ``[B, C, H, W]``.
-        sigma: ``[B]``.
+        levels: the law of sigma.
         weight: w.
+        error: e.
     """
-    sigma = sigma.to(x.dtype)
-    error = x - denoiser(x + broadcast_sigma(sigma, x) * noise, sigma)
-    return weight(sigma) * error.square().flatten(1).mean(1)
+
+    levels: Levels
+    weight: Weight
+    error: ErrorEstimate
+
+    def __call__(self, model: Model, x: Tensor, u: Tensor, noise: Tensor, normal: Normal | None = None) -> Tensor:
+        """``[B]``; row i depends on row i of the arguments alone.
+
+        Args:
+            model: ``model(x, sigma) -> D``.
+            x: clean images X, ``[B, ...]``.
+            u: ``[B]``, uniform on [0, 1]: the quantiles of sigma.
+            noise: standard normal N, ``[B, ...]``.
+            normal: draws random probes, called only if there are any; PyTorch's global generator if None.
+        """
+        sigma = self.levels(u).to(x.dtype)
+        return self.weight(u, sigma).to(x.dtype) * self.error(model, x, noise, sigma, normal)
+
+
+def make_loss(objective: Objective, denoiser: Denoiser) -> Loss:
+    """The loss that the settings name, for training ``denoiser``.
+
+    Raises:
+        InputError: the denoiser has no such levels.
+    """
+    levels = make_levels(objective, denoiser)
+    return Loss(levels, make_weight(objective, denoiser, levels), make_error(objective))
+
+
+def make_weight(objective: Objective, denoiser: Denoiser, levels: Levels) -> Weight:
+    """The weight that the settings name, or the denoiser's own: the squared error of what its network predicts.
+
+    (Of a network that predicts the score, of epsilon.)
+    """
+    sigma_data = denoiser.sigma_data if isinstance(denoiser, EDMDenoiser) else 0.5
+    weights: dict[str, Weight] = {
+        "inverse_variance": lambda u, s: s**-2,
+        "edm": lambda u, s: (s**2 + sigma_data**2) / (s * sigma_data) ** 2,
+        "uniform": lambda u, s: torch.ones_like(s),
+        "v": lambda u, s: s**-2 + 1,
+        "snr_clipped": lambda u, s: (s**-2).clamp(max=objective.gamma),
+        "likelihood": lambda u, s: levels.rate(u) * s.double() ** -2,
+    }
+    return weights[objective.weight or own_weight(denoiser)]
+
+
+def own_weight(denoiser: Denoiser) -> str:
+    """Name of the weight of the squared error of what the network predicts."""
+    if isinstance(denoiser, EDMDenoiser):
+        return "edm"
+    return _WEIGHT_OF_PREDICTION[denoiser.prediction] if isinstance(denoiser, SDEDenoiser) else "inverse_variance"
+
+
+def make_error(objective: Objective) -> ErrorEstimate:
+    """The estimate of the squared error that the settings name."""
+    if objective.name == "denoising":
+        return denoising_error
+    probes = Probes(objective.probes or "rademacher", objective.num_probes or 1)
+    if objective.name == "sliced_score_matching":
+        return SlicedError(probes)
+    return ImplicitError(None if objective.divergence is None else objective.divergence == "exact", probes)

@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -26,7 +27,7 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder
 from randomwalk.training.ema import EMA
-from randomwalk.training.objectives import denoising_loss, make_levels, make_weight
+from randomwalk.training.objectives import make_loss
 from randomwalk.training.progress import Progress
 from randomwalk.training.sets import ExampleStream, TrainingSet, open_training_set
 from randomwalk.weightfiles import read_weights
@@ -85,8 +86,7 @@ class Trainer:
         self.denoiser.network.to(memory_format=torch.channels_last)
         if config.precision == "bf16":
             self.denoiser.autocast_dtype = torch.bfloat16
-        self.levels = make_levels(config.objective, self.denoiser)
-        self.weight = make_weight(config.objective, self.denoiser)
+        self.loss = make_loss(config.objective, self.denoiser)
         self.parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
         settings = config.optimizer
         self.optimizer = torch.optim.Adam(
@@ -167,9 +167,17 @@ class Trainer:
             rate *= 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
         return rate
 
+    def _normal(self, part: int, shape: tuple[int, ...]) -> Tensor:
+        """Normal(0, 1) ``[b, *shape]`` for a part of this step's batch: rows of draws for the whole batch, so that
+        they depend on the seed, the step and the place in the batch, not on how the batch is shared."""
+        first = (self.context.rank * self.config.accumulate + part) * self.micro_batch
+        draws = generator(self.config.seed, 10, self.step)
+        batch = draws.standard_normal((self.config.batch_size, *shape), dtype=np.float32)
+        return torch.from_numpy(batch[first : first + self.micro_batch]).to(self.context.device)
+
     def train_step(self, model: nn.Module, examples: ExampleStream) -> tuple[Tensor, Tensor]:
         """One optimizer step on the next batch; the mean loss over this process's share and the gradient's norm."""
-        # Dropout is the only other draw.
+        # Dropout, and the probes of `_normal`, are the only other draws.
         torch.manual_seed(int(generator(self.config.seed, 4, self.step, self.context.rank).integers(2**31)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
@@ -181,7 +189,7 @@ class Trainer:
             last = part == self.config.accumulate - 1
             wait = contextlib.nullcontext() if last or self.context.size == 1 else model.no_sync()  # type: ignore
             with wait:
-                loss = denoising_loss(told, x, noise, self.levels(u), self.weight).mean() / self.config.accumulate
+                loss = self.loss(told, x, u, noise, partial(self._normal, part)).mean() / self.config.accumulate
                 loss.backward()
             total += loss.detach()
         limit = self.config.optimizer.gradient_clip or math.inf

@@ -1,0 +1,110 @@
+"""What a training minimises."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from randomwalk.config.base import Count, Positive, Settings
+from randomwalk.config.networks import DenoiserSettings
+
+EXACT_UP_TO = 32
+"""Values of an image up to which the divergence in a loss may be exact, a backward pass for each of them."""
+
+
+class LogNormalLevels(Settings):
+    """ln sigma ~ Normal(mean, std^2) (EDM)."""
+
+    name: Literal["log_normal"]
+    mean: float = -1.2
+    std: Positive = 1.2
+
+
+class LogUniformLevels(Settings):
+    """ln sigma uniform on the range of the denoiser (VE); importance sampling for the likelihood weight."""
+
+    name: Literal["log_uniform"]
+
+
+class EvenTimeLevels(Settings):
+    """sigma at a uniform time of the denoiser's SDE, or at a uniform index of its table (denoisers sde and vp)."""
+
+    name: Literal["even_time"]
+
+
+class UniformTimestepLevels(Settings):
+    """sigma of a table at a uniform timestep (DDPM): even_time of a discrete denoiser."""
+
+    name: Literal["uniform_timestep"]
+
+
+LevelSettings = Annotated[
+    LogNormalLevels | LogUniformLevels | EvenTimeLevels | UniformTimestepLevels, Field(discriminator="name")
+]
+
+
+class Objective(Settings):
+    """E[w(sigma) ||X - D(X + sigma N, sigma)||^2], as it is or in a form that does not look at X.
+
+    A law of sigma and a weight; the denoiser's own by default.
+    """
+
+    name: Literal["denoising", "implicit_score_matching", "sliced_score_matching"] = "denoising"
+    """The square as it is; or with tr J + ||s||^2 / 2 of the score s; or with e^T J e + (e^T s)^2 / 2, e random."""
+    levels: LevelSettings | None = None
+    weight: Literal["inverse_variance", "edm", "uniform", "snr_clipped", "v", "likelihood"] | None = None
+    """sigma^-2 (squared error of epsilon), EDM's, 1 (of x0), min(sigma^-2, gamma), sigma^-2 + 1 (of v), or g^2."""
+    gamma: Positive = 5.0
+    """The cap of snr_clipped (Hang et al. 2023, arXiv 2303.09556)."""
+    divergence: Literal["exact", "hutchinson"] | None = None
+    """Of implicit_score_matching; by default exact for points, hutchinson for images."""
+    probes: Literal["rademacher", "gaussian"] | None = None
+    """The random vectors of hutchinson and of sliced_score_matching; rademacher by default."""
+    num_probes: Count | None = None
+    """For each image; 1 by default."""
+
+    @model_validator(mode="after")
+    def _only_its_own_settings(self) -> Objective:
+        if self.divergence is not None and self.name != "implicit_score_matching":
+            raise ValueError(f"divergence: is for implicit_score_matching, but name is {self.name}; remove it")
+        for key in ("probes", "num_probes"):
+            if getattr(self, key) is None:
+                continue
+            if self.name == "denoising":
+                raise ValueError(f"{key}: is for implicit and sliced score matching, but name is denoising; remove it")
+            if self.divergence == "exact":
+                raise ValueError(f"{key}: an exact divergence needs none; remove it, or set divergence: hutchinson")
+        return self
+
+
+def check_objective(objective: Objective, denoiser: DenoiserSettings, size: int, once: dict[str, bool]) -> None:
+    """Refuse an objective that does not go with the rest of the training.
+
+    Args:
+        objective, denoiser: those sections.
+        size: values of an image.
+        once: settings with which a network can be differentiated once only, and whether they are on.
+
+    Raises:
+        ValueError: ``key: what is wrong``.
+    """
+    levels = None if objective.levels is None else objective.levels.name
+    if levels in ("even_time", "uniform_timestep") and denoiser.name not in ("vp", "sde"):
+        raise ValueError(
+            f"objective.levels.name: found {levels}; a {denoiser.name} denoiser has no timesteps, "
+            "allowed: log_uniform, log_normal"
+        )
+    if levels == "uniform_timestep" and denoiser.name == "sde" and denoiser.time == "continuous":
+        raise ValueError(
+            "objective.levels.name: found uniform_timestep; the time of this denoiser is continuous, "
+            "allowed: even_time, log_uniform, log_normal"
+        )
+    if objective.divergence == "exact" and size > EXACT_UP_TO:
+        raise ValueError(
+            f"objective.divergence: found exact, a backward pass for each of the {size} values of an image; allowed: "
+            f"hutchinson (exact for at most {EXACT_UP_TO} values)"
+        )
+    for key, on in once.items():
+        if on and objective.name != "denoising":
+            raise ValueError(f"{key}: found true; allowed: false, since {objective.name} differentiates twice")
