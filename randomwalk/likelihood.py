@@ -184,7 +184,9 @@ class _Flow:
         return math.sqrt(sigma**2 + self.variance)
 
     def __call__(self, log_sigma: Tensor, state: Tensor) -> Tensor:
-        sigma = min(max(math.exp(log_sigma), self.sigmas[0]), self.sigmas[1])  # exp(log) may round out of the range
+        low, high = self.sigmas
+        # Where little moves, torchdiffeq looks far ahead for its first step; and exp(log) may round out of the range.
+        sigma = min(max(math.exp(min(float(log_sigma), math.log(high))), low), high)
         c, z = self.scale(sigma), state[:, : self.size]
         x = (self.mean + c * z).to(self.dtype).reshape(self.shape)
         out, product = self.denoiser.linearized(x, sigma)

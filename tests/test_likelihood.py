@@ -90,6 +90,8 @@ def test_nothing_moves_if_the_data_are_what_the_start_says() -> None:
     torch.testing.assert_close(found.log_prob, model.log_prob(x, SIGMA_MIN), rtol=1e-12, atol=1e-12)
     expected = centre + (x - centre) * math.sqrt((4 + 0.3) / (SIGMA_MIN**2 + 0.3))
     torch.testing.assert_close(found.latent, expected, rtol=1e-12, atol=1e-12)
+    rounded = log_likelihood(model, x.float(), sigma_min=SIGMA_MIN, sigma_max=40.0, data_mean=centre, data_variance=0.3)
+    torch.testing.assert_close(rounded.log_prob, found.log_prob, rtol=0, atol=1e-4)  # float32 of x
 
 
 def test_the_density_of_the_model_has_integral_one() -> None:
