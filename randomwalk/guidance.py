@@ -69,17 +69,45 @@ class GuidedDenoiser(Denoiser):
         return labels.to(x.device).repeat_interleave(times)
 
 
+def guided(denoiser: Denoiser, labels: Sequence[int] | None, scale: float = 1.0) -> Denoiser:
+    """The denoiser of images of these classes, or without labels of images of any class.
+
+    Args:
+        denoiser: of any network.
+        labels: of the rows, as for `GuidedDenoiser`.
+        scale: of the guidance.
+
+    Raises:
+        InputError: the network does not know these classes, or must be told some.
+    """
+    if labels is not None:
+        check_guidance(denoiser, labels, scale)
+    elif getattr(denoiser, "num_classes", None) is None:
+        return denoiser
+    else:
+        check_unguided(denoiser)
+    assert isinstance(denoiser, NetworkDenoiser)
+    if labels is None:
+        return GuidedDenoiser(denoiser, torch.tensor(_classes(denoiser)[:1]), 0.0)
+    return GuidedDenoiser(denoiser, torch.tensor(labels), scale)
+
+
+def _classes(denoiser: Denoiser) -> list[int]:
+    """The labels that mean a class."""
+    null = getattr(denoiser, "null_label", None)
+    return [label for label in range(getattr(denoiser, "num_classes", None) or 0) if label != null]
+
+
 def check_guidance(denoiser: Denoiser, labels: Sequence[int], scale: float) -> None:
     """Raise InputError unless the denoiser's network can be guided to these classes by this scale."""
-    known, null = getattr(denoiser, "num_classes", None), getattr(denoiser, "null_label", None)
-    if known is None:
+    classes, null = _classes(denoiser), getattr(denoiser, "null_label", None)
+    if not classes:
         raise InputError("guidance: the network knows no classes; remove this section")
-    allowed = [label for label in range(known) if label != null]
     for label in labels:
-        if label not in allowed:
-            gap = f" but {null}" if null is not None and null < known - 1 else ""
+        if label not in classes:
+            gap = f" but {null}" if null is not None and classes[0] < null < classes[-1] else ""
             raise InputError(
-                f"guidance.labels: found {label}; allowed: {allowed[0]} to {allowed[-1]}{gap}, the network's classes"
+                f"guidance.labels: found {label}; allowed: {classes[0]} to {classes[-1]}{gap}, the network's classes"
             )
     if scale != 1 and null is None:
         raise InputError(
@@ -90,9 +118,9 @@ def check_guidance(denoiser: Denoiser, labels: Sequence[int], scale: float) -> N
 
 def check_unguided(denoiser: Denoiser) -> None:
     """Raise InputError if the denoiser's network must be told a class."""
-    known, null = getattr(denoiser, "num_classes", None), getattr(denoiser, "null_label", None)
-    if known is not None and null is None:
+    classes = _classes(denoiser)
+    if classes and getattr(denoiser, "null_label", None) is None:
         raise InputError(
-            f'guidance: missing; the network knows {known} classes and none that means "of any class". Say which '
-            f"images to make: guidance: {{labels: N}} with N from 0 to {known - 1}, or a list of them"
+            f'guidance: missing; the network knows {len(classes)} classes and none that means "of any class". Say '
+            f"which images to make: guidance: {{labels: 0}}, with a class from 0 to {classes[-1]} or a list of them"
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from randomwalk.distributed import Context
-from randomwalk.task import Probe
+from randomwalk.probe import Probe
 
 REFRESH = 0.25
 """Seconds between two looks at the state; each waits for a GPU."""

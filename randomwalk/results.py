@@ -21,13 +21,13 @@ from randomwalk.runs import RunFolder, write_csv
 from randomwalk.task import TIES_STREAM, Batch, Task
 
 COLUMNS = [
-    "image", "name", "sample",
+    "image", "name", "label", "sample",
     *metrics.QUALITIES, *(f"measurement_{quality}" for quality in metrics.QUALITIES),
     "evaluations", "vjps", "seconds",
 ]  # fmt: skip
 MEAN = "mean"
 """What the column ``sample`` says in the row of the mean of an image's samples."""
-OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID = 8, 2, 64
+OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID, OVERVIEW_CLASSES = 8, 2, 64, 10
 
 
 class Results:
@@ -110,6 +110,7 @@ class Results:
             {
                 "image": unit.image,
                 "name": self.task.names[unit.image],
+                "label": self.task.label_of(unit.image),
                 "sample": unit.sample,
                 **restored[row],
                 **{f"measurement_{key}": value for key, value in baseline[row].items()},
@@ -227,12 +228,13 @@ class Results:
         self.folder.write_image(f"images/{stem}_std.png", report.std_map(np.sqrt((std**2).mean(0))))
         truth = self.task.load_image(image)[None]
         found = metrics.qualities(torch.from_numpy(mean)[None], truth)[0]
-        return {"image": image, "name": self.task.names[image], "sample": MEAN, **found}
+        facts = {"image": image, "name": self.task.names[image], "label": self.task.label_of(image)}
+        return {**facts, "sample": MEAN, **found}
 
     def _overview(self, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
         images = sorted({row["image"] for row in rows})
         if not self.conditional:
-            return report.grid([self._picture(self.stem(image)) for image in images[:OVERVIEW_GRID]])
+            return self._sheet(images)
         columns = images[:OVERVIEW_COLUMNS]
         psnr = {(row["image"], row["sample"]): row.get("psnr") for row in rows}
         shown = [report.Row("truth", [self._picture(f"{self.stem(i)}_truth") for i in columns])]
@@ -250,6 +252,15 @@ class Results:
             label = f"std (0 to {report.STD_WHITE:g})"
             shown.append(report.Row(label, [self._picture(f"{self.stem(i)}_std") for i in columns]))
         return report.overview(shown, [PurePosixPath(self.task.names[i]).stem for i in columns])
+
+    def _sheet(self, images: Sequence[int]) -> Image.Image:
+        """Images that were made from nothing: a row for each class, or a square."""
+        classes = sorted({label for image in images if (label := self.task.label_of(image)) is not None})
+        if len(classes) < 2:
+            return report.grid([self._picture(self.stem(image)) for image in images[:OVERVIEW_GRID]])
+        shown = {k: [i for i in images if self.task.label_of(i) == k][:OVERVIEW_COLUMNS] for k in classes}
+        rows = [report.Row(f"class {k}", [self._picture(self.stem(i)) for i in shown[k]]) for k in classes]
+        return report.overview(rows[:OVERVIEW_CLASSES], side=96)
 
     def _picture(self, name: str) -> np.ndarray:
         with Image.open(self.folder.file(f"images/{name}.png")) as image:

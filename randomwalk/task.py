@@ -18,12 +18,14 @@ from randomwalk import operators, posterior, samplers, schedules
 from randomwalk.checkpoints import load_denoiser, read_config
 from randomwalk.config import SampleConfig
 from randomwalk.data import ImageSource, open_images
-from randomwalk.denoisers import CountingDenoiser, Denoiser, VPDenoiser, broadcast_sigma
+from randomwalk.denoisers import CountingDenoiser, Denoiser, VPDenoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.guidance import guided
 from randomwalk.noise import Likelihood, Noise
 from randomwalk.operators import Operator
 from randomwalk.posterior import PosteriorSampler
 from randomwalk.posterior.random_walk import RandomWalk
+from randomwalk.probe import Probe
 from randomwalk.rng import ImageDraws, generator
 
 MEASUREMENT_STREAM = 0
@@ -68,35 +70,6 @@ class Batch:
     seconds: float = 0.0
 
 
-class Probe(CountingDenoiser):
-    """Counts, and can show the last evaluation as a denoised image without another one."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__(denoiser)
-        self._denoised: Callable[[], Tensor] | None = None
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        out = super().forward(x, sigma)
-        self._denoised = lambda: out
-        return out
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        score = super().score(x, sigma)
-        self._denoised = lambda: x + broadcast_sigma(sigma, x) ** 2 * score
-        return score
-
-    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        out, product = super().linearized(x, sigma)
-        self._denoised = lambda: out  # and not the one that holds the graph
-        return out, product
-
-    def denoised(self) -> Tensor:
-        """D(x, sigma) of the last evaluation."""
-        if self._denoised is None:
-            raise RuntimeError("nothing was denoised yet")
-        return self._denoised()
-
-
 Callback = Callable[[int, Tensor, float], object]
 Watch = Callable[[int, Tensor, float, Probe], object]
 """``watch(k, x, sigma, probe)`` is called after step k."""
@@ -134,6 +107,27 @@ class Task:
         if self.config.measurement is None:
             return None
         return noises.make(**_settings(self.config.measurement.noise))
+
+    @property
+    def labels(self) -> list[int] | None:
+        """The classes that the config names: image i gets the i-th, and they begin again where they end."""
+        if self.config.guidance is None:
+            return None
+        labels = self.config.guidance.labels
+        return labels if isinstance(labels, list) else [labels]
+
+    def label_of(self, image: int) -> int | None:
+        """The class of an image; None if the config names none."""
+        return None if self.labels is None else self.labels[image % len(self.labels)]
+
+    def denoiser_of(self, images: Sequence[int]) -> Denoiser:
+        """The denoiser of a batch whose rows are of these images, told their classes.
+
+        Raises:
+            InputError: the network does not know such classes, or must be told some.
+        """
+        labels = [label for image in images if (label := self.label_of(image)) is not None]
+        return guided(self.denoiser, labels or None, self.config.guidance.scale if self.config.guidance else 1.0)
 
     @property
     def notes(self) -> list[str]:
@@ -203,7 +197,8 @@ class Task:
         """
         batch = Batch(list(units), torch.empty(0))
         streams = [generator(self.config.seed, unit.image, 1 + unit.sample) for unit in units]
-        draws, probe = ImageDraws(streams, self.device), Probe(self.denoiser)
+        draws = ImageDraws(streams, self.device)
+        probe = Probe(self.denoiser_of([unit.image for unit in units]))
         callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
         try:
             if truth is None:
@@ -370,7 +365,8 @@ def make_schedule(config: SampleConfig, denoiser: Denoiser) -> Tensor:
 
 
 def _try(task: Task) -> None:
-    """Find out now whether operator, noise, sampler and image size go together."""
+    """Find out now whether classes, operator, noise, sampler and image size go together."""
+    task.denoiser_of(range(len(task.labels or [0])))
     x = torch.zeros((1, *task.image_shape), device=task.device)
     if isinstance(task.sampler, PosteriorSampler):
         assert task.noise is not None
@@ -386,7 +382,7 @@ def _try(task: Task) -> None:
     if task.config.image_size is not None and task.config.image_size != [task.denoiser.image_size] * 2:
         try:
             with torch.inference_mode():
-                task.denoiser(x, float(task.sigmas[0]))
+                task.denoiser_of([0])(x, float(task.sigmas[0]))
         except RuntimeError as error:
             raise InputError(
                 f"image_size: {task.config.image_size} does not go through the network, which was trained on "
