@@ -23,7 +23,7 @@ _EXPORTS = {
     "save_denoiser": "randomwalk.checkpoints",
     "walk": "randomwalk.template",
 }
-_MODULES = ("denoisers", "operators", "posterior", "samplers", "schedules")
+_MODULES = ("denoisers", "likelihood", "operators", "posterior", "samplers", "schedules")
 
 __all__ = sorted([*_EXPORTS, *_MODULES])
 
