@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -63,7 +63,12 @@ class SDE:
     """Base: a subclass gives ``rate``, ``diffusion``, ``log_mean_coefficient``, ``std`` and ``time``.
 
     Times are numbers or tensors, one for all (0-dim) or one for each sample ``[B]``.
+
+    Attributes:
+        preserves_variance: a^2 + s^2 = 1, so that data of variance 1 keep it.
     """
+
+    preserves_variance: ClassVar[bool] = False
 
     @property
     def T(self) -> float:  # noqa: N802
@@ -187,6 +192,7 @@ class VP(SDE):
     of N levels is DDPM's: ``beta_i`` evenly spaced from ``beta_min / N`` to ``beta_max / N``.
     """
 
+    preserves_variance: ClassVar[bool] = True
     beta_min: float = 0.1
     beta_max: float = 20.0
 
@@ -233,6 +239,8 @@ class SubVP(VP):
     ``sigma = 2 sinh(B / 2)``. Its forward chain is Euler's: ``f = drift dt``, ``G = g sqrt(dt)``.
     """
 
+    preserves_variance: ClassVar[bool] = False
+
     def diffusion(self, t: float | Tensor) -> Tensor:
         t = _float64(t)
         return (self.rate(t) * -torch.expm1(-2 * self.integral(t))).sqrt()
@@ -258,6 +266,7 @@ class OU(SDE):
     At T = 1 a third of the data is still there (a = 0.61): choose T of about 10 for a law that has forgotten them.
     """
 
+    preserves_variance: ClassVar[bool] = True
     end_time: float = 10.0
 
     def __post_init__(self) -> None:
