@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from randomwalk import cli
+from randomwalk.config.bridge import BridgeSampleConfig
 
 EXAMPLE = """\
 example:
@@ -34,6 +35,10 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
     config, folder = cli.sample_config(args)
+    if isinstance(config, BridgeSampleConfig):
+        from randomwalk.bridge import sampling as over_a_bridge
+
+        return over_a_bridge.run(config, folder, args.dry_run)
     from randomwalk import sampling  # PyTorch; not before the config is known to be good
 
     return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder)

@@ -20,11 +20,16 @@ def main() -> int:
         parser.error("give either --config FILE or --resume FOLDER")
 
     def command() -> int:
-        from randomwalk.configio import load_train_config
+        from randomwalk.config.bridge import BridgeConfig
+        from randomwalk.configio import load_training
         from randomwalk.runs import RunFolder
 
         source = args.config or RunFolder.resume(args.resume).file("config.yaml")
-        config = load_train_config(source, cli.overrides(args))
+        config = load_training(source, cli.overrides(args))
+        if isinstance(config, BridgeConfig):
+            from randomwalk.bridge import training
+
+            return training.run(config, resume=args.resume, dry_run=args.dry_run)
 
         from randomwalk.training import run
 

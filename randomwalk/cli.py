@@ -14,6 +14,7 @@ from randomwalk.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from randomwalk.config import SampleConfig
+    from randomwalk.config.bridge import BridgeSampleConfig
     from randomwalk.runs import RunFolder
 
 
@@ -47,22 +48,22 @@ def overrides(args: argparse.Namespace) -> list[str]:
     return found + (["compile=true"] if args.compile else [])
 
 
-def sample_config(args: argparse.Namespace) -> tuple[SampleConfig, RunFolder | None]:
+def sample_config(args: argparse.Namespace) -> tuple[SampleConfig | BridgeSampleConfig, RunFolder | None]:
     """The task that the options of sample.py name, and with ``--resume`` the folder of the run; imports no PyTorch.
 
     Raises:
         InputError: the config is not valid, or is not that of the run.
     """
-    from randomwalk.configio import load_sample_config
+    from randomwalk.configio import load_sampling
     from randomwalk.runs import RunFolder, differences
 
     changes = overrides(args)
     if args.resume is None:
-        return load_sample_config(args.diffusion_config, changes), None
+        return load_sampling(args.diffusion_config, changes), None
     folder = RunFolder.resume(args.resume)
     path = folder.file("config.yaml")
-    kept = load_sample_config(path).model_dump(mode="json")
-    config = load_sample_config(args.diffusion_config or path, changes)
+    kept = load_sampling(path).model_dump(mode="json")
+    config = load_sampling(args.diffusion_config or path, changes)
     if changed := set(differences(kept, config.model_dump(mode="json"))) - {"device", "output"}:
         raise InputError(
             f"--resume {args.resume}: the config differs from {path} in {', '.join(sorted(changed))}; "

@@ -18,12 +18,18 @@ import yaml
 from randomwalk import legacy
 from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.config.base import Settings
+from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
 from randomwalk.config.validate import schema_of, validate
 from randomwalk.config.yamltext import Document, Dumper, apply_overrides, read_document
 from randomwalk.errors import InputError
 
 SCHEMA_FOLDER = Path("configs/schema")
-_SCHEMAS: dict[str, type[Settings]] = {"sample.schema.json": SampleConfig, "train.schema.json": TrainConfig}
+_SCHEMAS: dict[str, type[Settings]] = {
+    "sample.schema.json": SampleConfig,
+    "train.schema.json": TrainConfig,
+    "bridge.schema.json": BridgeConfig,
+    "bridge_sample.schema.json": BridgeSampleConfig,
+}
 
 
 def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig:
@@ -67,6 +73,42 @@ def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
         raise InputError(f"{path}: is a sampling task; start it with python sample.py --diffusion_config {path}")
     apply_overrides(document, overrides)
     return validate(TrainConfig, document)
+
+
+def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig | BridgeSampleConfig:
+    """What ``sample.py`` is to do: a sampling task, or, by its key ``bridge``, the use of a trained bridge.
+
+    Args, Raises:
+        as for :func:`load_sample_config`.
+    """
+    document = read_document(path)
+    if "bridge" not in document.data:
+        return load_sample_config(path, overrides)
+    if not _has_weights(document):
+        raise InputError(f"{path}: is the training of a bridge; start it with python train.py --config {path}")
+    apply_overrides(document, overrides)
+    return validate(BridgeSampleConfig, document)
+
+
+def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig | BridgeConfig:
+    """What ``train.py`` is to do: the training of a denoiser, or, by its key ``bridge``, of a bridge.
+
+    Args, Raises:
+        as for :func:`load_train_config`.
+    """
+    document = read_document(path)
+    if "bridge" not in document.data:
+        return load_train_config(path, overrides)
+    if _has_weights(document):
+        raise InputError(f"{path}: is the use of a trained bridge; start it with python sample.py --config {path}")
+    apply_overrides(document, overrides)
+    return validate(BridgeConfig, document)
+
+
+def _has_weights(document: Document) -> bool:
+    """Whether the file is about a bridge that is trained."""
+    section = document.data["bridge"]
+    return isinstance(section, dict) and "path" in section
 
 
 def _foreign_keys(document: Document, expected: type[Settings], other: type[Settings]) -> set[str]:

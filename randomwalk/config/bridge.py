@@ -1,0 +1,157 @@
+"""Schroedinger bridges: one training of a bridge between two sets of points, and one use of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from randomwalk.config.base import Count, Device, Natural, Pair, Positive, Settings, Text
+from randomwalk.config.networks import MLPSettings
+from randomwalk.config.training import EMASettings, Optimizer
+
+Grid = Literal["cosine", "uniform"]
+
+
+class SetEnd(Settings):
+    """A set of points of randomwalk/points/datasets.py. All have standard deviation 2."""
+
+    name: Literal[
+        "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel", "gaussian", "eight_gaussians", "mixture"
+    ]
+
+
+class NormalEnd(Settings):
+    """A Gaussian in the plane. Between two of them (or `gaussian`) the bridge is known in closed form."""
+
+    name: Literal["normal"]
+    mean: Annotated[list[float], Pair] = Field(default=[0.0, 0.0])
+    covariance: Annotated[list[Annotated[list[float], Pair]], Pair] = Field(default=[[1.0, 0.0], [0.0, 1.0]])
+
+    @model_validator(mode="after")
+    def _is_a_covariance(self) -> NormalEnd:
+        (a, b), (c, d) = self.covariance
+        if b != c or a <= 0 or a * d - b * c <= 0:
+            raise ValueError(
+                f"covariance: found {self.covariance}; allowed: a symmetric, positive definite matrix [[a, b], [b, d]]"
+            )
+        return self
+
+
+EndSettings = Annotated[SetEnd | NormalEnd, Field(discriminator="name")]
+
+
+class BridgeSettings(Settings):
+    """Diffusion Schroedinger bridge matching by iterative Markovian fitting (Shi et al. 2023, arXiv 2303.16852)."""
+
+    source: EndSettings
+    """Where the forward process starts, at t = 0."""
+    target: EndSettings
+    """Where the backward process starts, at t = 1."""
+    sigma: Positive = 1.0
+    """Of the Brownian motion of the reference, in the units of the points, at time 1. Smaller: nearer to optimal
+    transport, and more iterations."""
+    first_coupling: Literal["independent", "reference"] = "independent"
+    """The pairs of the first iteration: independent points of both sets, or of the source and of Brownian motion."""
+    iterations: Count = 20
+    """Fits, of the backward and the forward process in turn; each but the first on pairs that the other one made."""
+    first_steps: Count = 5000
+    """Optimizer steps of each direction's first fit, from random weights."""
+    steps: Count = 2000
+    """Optimizer steps of every later fit, from the weights of the one before."""
+    num_pairs: Count = 20_000
+    """Pairs simulated anew for every fit."""
+    num_steps: Count = 60
+    """Steps in which they are simulated."""
+    grid: Grid = "cosine"
+    """Times of the simulation: dense at both ends, or even."""
+
+    @model_validator(mode="after")
+    def _both_directions(self) -> BridgeSettings:
+        if self.iterations < 2:
+            raise ValueError(f"iterations: found {self.iterations}; allowed: at least 2, one for each direction")
+        return self
+
+
+class BridgeEvaluation(Settings):
+    """What is measured and drawn at the end of a training."""
+
+    num_points: Annotated[int, Field(ge=200)] = 10_000
+    """Points that are sent each way."""
+    num_steps: Annotated[int, Field(ge=2)] = 100
+    """Steps of their simulation."""
+    floor_repeats: Count = 10
+    """Pairs of exact sets, whose distance is what a perfect bridge would reach."""
+    num_transport: Annotated[int, Field(ge=100)] = 1000
+    """Points of each set between which the optimal transports are computed that the bridge's cost is compared with."""
+    animation_frames: Natural = 36
+    """Of each way; 0 writes no animation."""
+
+
+class BridgeConfig(Settings):
+    """One training of a bridge: `python train.py --config FILE`."""
+
+    seed: Natural = 0
+    output: Text
+    """Folder for the run; a date and time is appended if it exists and is not empty."""
+    bridge: BridgeSettings
+    network: MLPSettings
+    """Of each direction. Its time is the clock of randomwalk/bridge/matching.py, from 0 to 1: time_scale near 1000."""
+    optimizer: Optimizer = Optimizer()
+    """"Images" are pairs of points here."""
+    ema: EMASettings = EMASettings(half_life_images=100_000)
+    batch_size: Count = 512
+    """Pairs in one optimizer step."""
+    log_every: Count = 100
+    """Steps between two lines of log.csv."""
+    evaluation: BridgeEvaluation = BridgeEvaluation()
+    device: Device = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    @model_validator(mode="after")
+    def _network_of_points(self) -> BridgeConfig:
+        if self.network.num_channels != 2:
+            raise ValueError(f"network.num_channels: found {self.network.num_channels}; allowed: 2, a point's coordinates")
+        if self.network.num_classes is not None:
+            raise ValueError("network.num_classes: a bridge has no classes; remove it")
+        return self
+
+
+class BridgeWeights(Settings):
+    """A trained bridge."""
+
+    path: Text
+    """The model.safetensors of its training."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The moving average of the parameters, or the parameters themselves."""
+
+
+class BridgeSampleConfig(Settings):
+    """One use of a trained bridge: `python sample.py --config FILE`."""
+
+    seed: Natural = 0
+    output: Text
+    """Folder for the run; a date and time is appended if it exists and is not empty."""
+    bridge: BridgeWeights
+    direction: Literal["forward", "backward", "both"] = "both"
+    """From the source of the training to its target, from the target to the source, or each."""
+    points: Text | None = None
+    """A .npy file of points [n, 2] to start from, in place of fresh ones of the set; for one direction."""
+    num_points: Count | None = None
+    """How many fresh points start; 10,000 unless it or `points` is given."""
+    num_steps: Annotated[int, Field(ge=2)] = 100
+    """Steps of the simulation."""
+    grid: Grid = "cosine"
+    """Times of the simulation: dense at both ends, or even."""
+    animation_frames: Natural = 36
+    """Of each way; 0 writes no animation."""
+    device: Device = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    @model_validator(mode="after")
+    def _start(self) -> BridgeSampleConfig:
+        if self.points is not None and self.direction == "both":
+            raise ValueError("points: start one way only; set direction to forward or backward")
+        if self.points is not None and self.num_points is not None:
+            raise ValueError("num_points: is for fresh points; remove it, or points")
+        return self
