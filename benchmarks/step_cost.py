@@ -302,6 +302,8 @@ def small_table(report: Report, repeats: int) -> None:
     """The table of the schedules and of --help."""
     rows, worst = [], 0.0
     for name in schedules.SCHEDULES:
+        if name == "even_time":  # made of an SDE, and as quick as that
+            continue
         for span, settings in RANGES.items():
             if name == "pretrained" and "num_timesteps" not in settings:
                 continue

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from randomwalk import lookup
 from randomwalk.errors import InputError
+from score_sde.sdes import SDE
 
 _RANGE = ("sigma_min", "sigma_max")
 _TABLE = ("beta_min", "beta_max", "num_timesteps")
@@ -107,6 +108,15 @@ def karras(u: Tensor, sigma_min: float, sigma_max: float, rho: float = 7.0) -> T
     return ((1 - u) * sigma_max ** (1 / rho) + u * sigma_min ** (1 / rho)) ** rho
 
 
+def even_time(u: Tensor, sigma_min: float, sigma_max: float, sde: SDE) -> Tensor:
+    """Even steps in the time of an SDE, from where its noise level is sigma_max to where it is sigma_min.
+
+    Source: Song et al. 2021, arXiv 2011.13456, whose samplers step so.
+    """
+    start, end = sde.time(sigma_max), sde.time(sigma_min)
+    return sde.sigma((1 - u) * start + u * end)
+
+
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "pretrained": pretrained,
     "sigmoid": sigmoid,
@@ -114,6 +124,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "cosine": cosine,
     "geometric": geometric,
     "karras": karras,
+    "even_time": even_time,
 }
 _SNAPPED = ("sigmoid", "linear")
 
@@ -125,14 +136,15 @@ def make(name: str, num_steps: int, **settings: Any) -> Tensor:
         name: one of ``SCHEDULES``.
         num_steps: number of levels.
         settings: the range (``sigma_min, sigma_max`` or ``beta_min, beta_max, num_timesteps``) and the shape
-            (``t0`` of sigmoid, ``rho`` of karras). With a DDPM table, ``sigmoid`` and ``linear`` take the nearest
-            of a million interpolated levels as the paper's code does; this moves sigma by up to 2e-4 relative.
+            (``t0`` of sigmoid, ``rho`` of karras; ``sde`` of even_time, which cannot be left out). With a DDPM table,
+            ``sigmoid`` and ``linear`` take the nearest of a million interpolated levels as the paper's code does; this
+            moves sigma by up to 2e-4 relative.
 
     Returns:
         ``[num_steps]`` float64, decreasing, the last one above 0, in the units of the range.
 
     Raises:
-        InputError: an unknown name or setting, or an impossible value.
+        InputError: an unknown name or setting, a missing one, or an impossible value.
     """
     schedule = lookup.find("schedule", SCHEDULES, name)
     if not isinstance(num_steps, int) or num_steps < 1:
@@ -154,16 +166,20 @@ def make(name: str, num_steps: int, **settings: Any) -> Tensor:
     return sigmas
 
 
-def _check_settings(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+def _check_settings(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split settings into the range, in the order of its definition, and the shape of the schedule."""
-    shapes = [key for key in inspect.signature(SCHEDULES[name]).parameters if key in ("t0", "rho")]
+    shapes = [key for key in inspect.signature(SCHEDULES[name]).parameters if key in ("t0", "rho", "sde")]
     allowed = f"allowed: {' and '.join(_RANGE)}, or {', '.join(_TABLE)}" + "".join(f"; and {s}" for s in shapes)
     if unknown := sorted(set(settings) - {*_RANGE, *_TABLE, *shapes}):
         raise InputError(f"schedule {name!r}: unknown setting {', '.join(unknown)}; {allowed}")
     keys = tuple(key for key in (*_RANGE, *_TABLE) if key in settings)
     if keys not in (_RANGE, _TABLE):
         raise InputError(f"schedule {name!r}: got {', '.join(keys) or 'no range of sigma'}; {allowed}")
+    if "sde" in shapes and not isinstance(settings.get("sde"), SDE):
+        raise InputError(f"schedule {name!r}: sde={settings.get('sde')!r}; expected an SDE, whose time it is")
     for key, value in settings.items():
+        if key == "sde":
+            continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise InputError(f"schedule {name!r}: {key}={value!r}; expected a positive number")
     if keys == _RANGE and not settings["sigma_min"] < settings["sigma_max"]:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from randomwalk import noise as noises
-from randomwalk import operators, posterior, samplers, schedules
+from randomwalk import operators, posterior, samplers
 from randomwalk.checkpoints import load_denoiser, read_config
 from randomwalk.config import SampleConfig
 from randomwalk.data import ImageSource, open_images
-from randomwalk.denoisers import CountingDenoiser, Denoiser, VPDenoiser
+from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.guidance import guided
+from randomwalk.levels import make_schedule
 from randomwalk.noise import Likelihood, Noise
 from randomwalk.operators import Operator
 from randomwalk.posterior import PosteriorSampler
@@ -338,30 +339,6 @@ def _image_shape(config: SampleConfig, denoiser: Denoiser) -> tuple[int, int, in
             raise InputError("image_size: is needed, since the network does not say what it was trained on")
         size = [denoiser.image_size] * 2
     return (denoiser.channels, size[0], size[1])
-
-
-def make_schedule(config: SampleConfig, denoiser: Denoiser) -> Tensor:
-    """Noise levels of a config; a range that it does not give is that of the denoiser.
-
-    Raises:
-        InputError: a level at which the denoiser cannot be used.
-    """
-    settings = _settings(config.sampler.schedule)
-    inner = denoiser.inner if isinstance(denoiser, CountingDenoiser) else denoiser
-    no_range = not {"beta_min", "sigma_min", "sigma_max"} & settings.keys()
-    if no_range and settings["name"] == "pretrained" and isinstance(inner, VPDenoiser):
-        u = torch.linspace(0, 1, settings["num_steps"], dtype=torch.float64)
-        return schedules.pretrained(u, inner.table.cpu())
-    if "beta_min" not in settings:
-        for key in ("sigma_min", "sigma_max"):
-            settings.setdefault(key, getattr(denoiser, key))
-    sigmas = schedules.make(**settings)
-    try:
-        for sigma in (float(sigmas[0]), float(sigmas[-1])):
-            denoiser.check_sigma(sigma)
-    except InputError as error:
-        raise InputError(f"sampler.schedule: {error}") from error
-    return sigmas
 
 
 def _try(task: Task) -> None:

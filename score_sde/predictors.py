@@ -72,12 +72,10 @@ def ancestral(sde: SDE, score: Tensor, z: Tensor, level: Level, below: Level, fl
     with no variance.
     """
     ratio, added = transition(level, below)
-    if flow:
-        mean = z + broadcast(level.s * (level.s - ratio * below.s), z) * score
-    else:
-        mean = z + broadcast(added, z) * score
+    removed = level.s * (level.s - ratio * below.s) if flow else added
+    mean = (z + broadcast(removed, z) * score) / broadcast(ratio, z)
     variance = added if sde.preserves_variance else added * (below.s / level.s) ** 2
-    return Step(mean / broadcast(ratio, z), variance.sqrt() * (not flow))
+    return Step(mean, variance.sqrt() * (not flow))
 
 
 def _share(flow: bool) -> float:

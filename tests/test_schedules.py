@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from randomwalk import InputError, schedules
+from score_sde import sdes
 
 REFERENCE = Path(__file__).parent / "reference"
 DDPM: dict[str, Any] = {"beta_min": 1e-4, "beta_max": 0.02, "num_timesteps": 1000}
@@ -77,6 +78,20 @@ def test_equation_of_each_schedule(name: str) -> None:
     assert sigmas[-1].item() == pytest.approx(0.01, rel=1e-12)
 
 
+def test_even_times_of_sdes() -> None:
+    """VE's time is the logarithm of sigma, EDM's is sigma; of VP ``ln(1 + sigma^2) = 0.1 t + 9.95 t^2``."""
+    for name, same in (("ve", "geometric"), ("edm", "linear")):
+        made = schedules.make("even_time", 7, **RANGE, sde=sdes.make(name))
+        torch.testing.assert_close(made, schedules.make(same, 7, **RANGE), rtol=1e-12, atol=0)
+    sigmas = schedules.make("even_time", 5, **RANGE, sde=sdes.make("vp"))
+    end, start = ((-0.1 + (0.01 + 4 * 9.95 * np.log1p(s**2)) ** 0.5) / (2 * 9.95) for s in (0.01, 50))
+    t = 0.75 * start + 0.25 * end
+    assert sigmas[[0, -1]].tolist() == pytest.approx([50, 0.01], rel=1e-12)
+    assert sigmas[1].item() == pytest.approx(np.sqrt(np.expm1(0.1 * t + 9.95 * t**2)), rel=1e-12)
+    near = schedules.make("even_time", 1000, **DDPM, sde=sdes.make("vp"))
+    assert relative(near, schedules.make("pretrained", 1000, **DDPM).numpy()) < 0.06  # DDPM's chain nears VP
+
+
 def test_shape_settings_change_the_schedule() -> None:
     assert schedules.make("karras", 3, **RANGE, rho=1)[1].item() == pytest.approx((50 + 0.01) / 2)
     assert schedules.make("sigmoid", 3, **RANGE, t0=0.5)[1] > schedules.make("sigmoid", 3, **RANGE, t0=0.3)[1]
@@ -90,9 +105,10 @@ def test_shape_settings_change_the_schedule() -> None:
 )
 def test_decreasing_inside_the_range_and_quick(name: str, settings: dict[str, Any], num_steps: int) -> None:
     durations = []
+    own = {"sde": sdes.make("sub_vp")} if name == "even_time" else {}
     for _ in range(5):
         start = time.perf_counter()
-        sigmas = schedules.make(name, num_steps, **settings)
+        sigmas = schedules.make(name, num_steps, **settings, **own)
         durations.append(time.perf_counter() - start)
     table = schedules.ddpm_sigmas(**DDPM)
     low, high = (table[0], table[-1]) if settings is DDPM else (0.01, 50.0)
@@ -114,6 +130,9 @@ def test_decreasing_inside_the_range_and_quick(name: str, settings: dict[str, An
         ("linear", {"sigma_min": "a", "sigma_max": 1.0}, "sigma_min='a'; expected a positive number"),
         ("linear", {"sigma_min": float("nan"), "sigma_max": 1.0}, "expected a positive number"),
         ("pretrained", RANGE, "use 'geometric'"),
+        ("even_time", RANGE, "sde=None; expected an SDE"),
+        ("even_time", {**RANGE, "sde": "vp"}, "sde='vp'; expected an SDE"),
+        ("linear", {**RANGE, "sde": sdes.make("vp")}, "unknown setting sde"),
         ("pretrained", {**DDPM, "beta_max": 1.5}, "beta_max=1.5"),
         ("pretrained", {**DDPM, "num_timesteps": 10.5}, "num_timesteps=10.5"),
     ],

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Positive, Settings, TwoOrMore, check_order
+from randomwalk.config.networks import SDESettings
 
 
 class ScheduleSettings(Settings):
     """Decreasing noise levels, in [-1, 1] pixel units. Without a range, that of the denoiser."""
 
-    name: Literal["pretrained", "sigmoid", "linear", "cosine", "geometric", "karras"]
+    name: Literal["pretrained", "sigmoid", "linear", "cosine", "geometric", "karras", "even_time"]
+    """even_time: even steps in the time of the SDE of the sampler predictor_corrector, or else of the denoiser."""
     num_steps: Count
     sigma_min: Positive | None = None
     sigma_max: Positive | None = None
@@ -127,6 +129,39 @@ class ODESettings(SamplerBase):
     """Relative tolerance, of every image."""
     atol: Positive = 1e-5
     """Absolute tolerance, where pixels are in [-1, 1]."""
+
+
+class PredictorCorrectorSettings(SamplerBase):
+    """Score-SDE (Song et al. 2021, arXiv 2011.13456): any predictor with any corrector, in the time of any SDE."""
+
+    name: Literal["predictor_corrector"]
+    sde: SDESettings
+    """Whose steps are made; of the network's or not."""
+    predictor: Literal["euler_maruyama", "reverse_diffusion", "ancestral", "none"] = "reverse_diffusion"
+    """A step to the next level."""
+    corrector: Literal["langevin", "annealed_langevin", "none"] = "langevin"
+    """Steps at a level, before the predictor's."""
+    snr: Positive = 0.16
+    """The "signal-to-noise ratio" of the corrector: the length of its steps goes with the square."""
+    corrector_steps: Count = 1
+    """Of the corrector at each level."""
+    norms: Literal["sample", "batch"] = "sample"
+    """Of langevin: of each sample, or (as Score-SDE) means over the batch, on which a sample then depends."""
+    probability_flow: bool = False
+    """Predict along the flow, without noise."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> PredictorCorrectorSettings:
+        if self.predictor == "none" and self.corrector == "none":
+            raise ValueError("corrector: none, and predictor: none; expected one of them at least")
+        if self.predictor == "none" and self.probability_flow:
+            raise ValueError("probability_flow: is for a predictor, but predictor is none; remove it")
+        for key in ("snr", "corrector_steps"):
+            if self.corrector == "none" and key in self.model_fields_set:
+                raise ValueError(f"{key}: is for a corrector, but corrector is none; remove it")
+        if self.corrector != "langevin" and "norms" in self.model_fields_set:
+            raise ValueError(f"norms: is for the corrector langevin, but corrector is {self.corrector}; remove it")
+        return self
 
 
 class DDIMSettings(SamplerBase):
@@ -276,6 +311,7 @@ PriorSettings = (
     | HeunSettings
     | DPMSolverSettings
     | ODESettings
+    | PredictorCorrectorSettings
 )
 PosteriorSettings = (
     RandomWalkSettings

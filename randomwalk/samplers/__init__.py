@@ -13,6 +13,7 @@ from randomwalk import lookup
 from randomwalk.samplers.dpm_solver import DPMSolver2M, DPMSolver3M
 from randomwalk.samplers.flow import ODE
 from randomwalk.samplers.heun import Heun
+from randomwalk.samplers.predictor_corrector import PredictorCorrector
 from randomwalk.samplers.sampler import Sampler
 from randomwalk.samplers.walks import (
     DDIM,
@@ -40,6 +41,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpmpp_2m": DPMSolver2M,
     "dpmpp_3m": DPMSolver3M,
     "ode": ODE,
+    "predictor_corrector": PredictorCorrector,
 }
 WALKS: dict[str, type[WalkSampler]] = {n: c for n, c in SAMPLERS.items() if issubclass(c, WalkSampler)}
 """Those that are settings of the walk."""
