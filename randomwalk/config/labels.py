@@ -31,12 +31,12 @@ class Guidance(Settings):
     """1 samples the class, more exaggerates what sets it apart from the others, 0 ignores it."""
 
 
-def check_labels(labels: Labels | None, network: Any, denoiser: Any) -> None:
+def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) -> None:
     """Refuse a training whose network does not know the classes that it is told of, or is not told of those it knows.
 
     Args:
         labels: its section `labels`.
-        network, denoiser: its sections of these names.
+        data, network, denoiser: its sections of these names.
     """
     classes, null = getattr(network, "num_classes", None), getattr(denoiser, "null_label", None)
     if labels is None:
@@ -45,6 +45,8 @@ def check_labels(labels: Labels | None, network: Any, denoiser: Any) -> None:
         if null is not None:
             raise ValueError(f"denoiser.null_label: found {null}; it is for networks with classes; remove it")
         return
+    if data.dataset == "points":
+        raise ValueError("labels: points have none; remove this section")
     if "num_classes" not in type(network).model_fields:
         raise ValueError(f"labels: network {network.name} knows no classes; remove them, or choose unet or mlp")
     if classes is None:

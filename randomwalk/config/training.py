@@ -154,7 +154,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _network_knows_the_classes(self) -> TrainConfig:
-        check_labels(self.labels, self.network, self.denoiser)
+        check_labels(self.labels, self.data, self.network, self.denoiser)
         return self
 
     @model_validator(mode="after")
