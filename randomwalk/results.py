@@ -15,10 +15,10 @@ from randomwalk import calibration, metrics, report
 from randomwalk.calibration import Calibration
 from randomwalk.data import to_pixels
 from randomwalk.errors import InputError, RunError
-from randomwalk.progress import Snapshot
+from randomwalk.progress import Recorder, Snapshot
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
-from randomwalk.task import TIES_STREAM, Batch, Task
+from randomwalk.task import TIES_STREAM, Batch, Task, Unit, Watch
 
 COLUMNS = [
     "image", "name", "label", "sample",
@@ -44,6 +44,7 @@ class Results:
         self.folder, self.task = folder, task
         self.conditional = task.source is not None
         self._digits = max(4, len(str(len(task.names) - 1)))
+        self._snapshots: list[Snapshot] = []
 
     def stem(self, image: int) -> str:
         """Beginning of the names of an image's files: its number, and its own name if it has one."""
@@ -79,15 +80,19 @@ class Results:
             return False
         return True
 
-    def write_batch(
-        self, b: int, batch: Batch | None, snapshots: Sequence[Snapshot] = (), skipped: Mapping[int, str] | None = None
-    ) -> None:
+    def watch_batch(self, units: Sequence[Unit]) -> Watch:
+        """What looks at the steps of the batch that comes next: the first sample of each image is filmed."""
+        rows = [row for row, unit in enumerate(units) if unit.sample == 0]
+        recorder = Recorder(rows, self.task.num_steps, self.task.config.animation_frames)
+        self._snapshots = recorder.snapshots
+        return recorder.watch
+
+    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str] | None = None) -> None:
         """Write the pictures, the arrays and the record of batch ``b``.
 
         Args:
             b: its number.
             batch: what came of it; None if all its images were skipped.
-            snapshots: for the animations of those of its units that are sample 0.
             skipped: images that could not be read, and why.
         """
         files: list[str] = []
@@ -95,7 +100,7 @@ class Results:
         if batch is not None:
             for row in range(len(batch.units)):
                 files += self._write_unit(batch, row)
-            files += self._write_animations(batch, snapshots)
+            files += self._write_animations(batch, self._snapshots)
         left_out = [{"image": i, "name": self.task.names[i], "reason": why} for i, why in (skipped or {}).items()]
         self.folder.write_json(self._record(b), {"rows": rows, "skipped": left_out, "files": files})
 

@@ -18,7 +18,8 @@ from randomwalk.config import SampleConfig
 from randomwalk.configio import dump
 from randomwalk.distributed import Context
 from randomwalk.errors import InputError, RunError
-from randomwalk.progress import Progress, Recorder
+from randomwalk.points.results import PointResults, is_points
+from randomwalk.progress import Progress
 from randomwalk.results import MEAN, Results
 from randomwalk.runs import RunFolder
 from randomwalk.task import Task, Unit, load_task
@@ -50,7 +51,7 @@ def run(config: SampleConfig, folder: RunFolder | None = None) -> int:
             _show_notes(task.notes)
         folder = _open_folder(task, folder, context)
         with _resumable(folder):
-            results = Results(folder, task)
+            results = PointResults(folder, task) if is_points(task) else Results(folder, task)
             batches = task.batches()
             _work(results, batches, context)
             return _finish(results, len(batches)) if context.is_main else 0
@@ -197,7 +198,7 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
 # --- the work ------------------------------------------------------------------------------------------------
 
 
-def _work(results: Results, batches: Sequence[Sequence[Unit]], context: Context) -> None:
+def _work(results: Results | PointResults, batches: Sequence[Sequence[Unit]], context: Context) -> None:
     """Do this process's share of the batches that are not done, and wait for the others."""
     task = results.task
     # Which batches are done is decided once: the others' results appear while this process works.
@@ -217,7 +218,7 @@ def _work(results: Results, batches: Sequence[Sequence[Unit]], context: Context)
         progress.close()
 
 
-def _do_batch(results: Results, b: int, units: Sequence[Unit], progress: Progress) -> None:
+def _do_batch(results: Results | PointResults, b: int, units: Sequence[Unit], progress: Progress) -> None:
     task = results.task
     truths: dict[int, torch.Tensor] = {}
     skipped: dict[int, str] = {}
@@ -234,22 +235,25 @@ def _do_batch(results: Results, b: int, units: Sequence[Unit], progress: Progres
         progress.skip(task.num_steps)
         return
     truth = torch.stack([truths[unit.image] for unit in units]).to(task.device) if truths else None
-    rows = [row for row, unit in enumerate(units) if unit.sample == 0]
-    recorder = Recorder(rows, task.num_steps, task.config.animation_frames)
+    film = results.watch_batch(units)
     progress.start_batch(truth)
 
     def watch(k: int, x: torch.Tensor, sigma: float, probe: Any) -> None:
-        recorder.watch(k, x, sigma, probe)
+        film(k, x, sigma, probe)
         progress.watch(k, x, sigma, probe)
 
     batch = task.sample(units, truth, watch)
-    results.write_batch(b, batch, recorder.snapshots, skipped)
+    results.write_batch(b, batch, skipped)
 
 
 # --- the end -------------------------------------------------------------------------------------------------
 
 
-def _finish(results: Results, num_batches: int) -> int:
+def _finish(results: Results | PointResults, num_batches: int) -> int:
+    if isinstance(results, PointResults):
+        print("\n".join(results.finish(num_batches)))
+        print(f"pictures: {results.folder.file('samples.png')} and others\nnumbers:  {results.folder.file('metrics.csv')}")
+        return 0
     rows, skipped = results.finish(num_batches)
     folder = results.folder.path
     print(_summary(rows, results.task.config.num_samples), end="")

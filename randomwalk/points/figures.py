@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -158,28 +159,44 @@ def _tidy(axis: Any) -> None:
 # --- SDEs --------------------------------------------------------------------------------------------------------
 
 
-def sde_figure(curves: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """Mean and standard deviation of SDEs against time: closed form as lines, a simulation as dots.
+@dataclass(frozen=True)
+class SDECurves:
+    """Mean and standard deviation of an SDE against time, in closed form and simulated at some times.
 
-    Args:
-        curves: for each SDE ``name``; ``t, mean, std`` of the theory; ``dots`` = (t, mean, std) of the simulation;
-            ``log``, whether the standard deviation needs a logarithmic axis.
+    Attributes:
+        name: of the SDE.
+        t, mean, std: closed form.
+        times, means, stds: of the simulation.
+        wide: whether the standard deviation needs a logarithmic axis.
     """
+
+    name: str
+    t: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    times: np.ndarray
+    means: np.ndarray
+    stds: np.ndarray
+    wide: bool
+
+
+def sde_figure(curves: Sequence[SDECurves]) -> Image.Image:
+    """Mean and standard deviation of SDEs against time: closed form as lines, a simulation as dots."""
     figure = _figure(2.9 * len(curves) + 0.4, 4.8)
     axes = figure.subplots(2, len(curves), squeeze=False, sharex="col")
     for column, found in enumerate(curves):
-        for row, (key, symbol) in enumerate((("mean", "mean"), ("std", "standard deviation"))):
-            axis = axes[row, column]
-            axis.plot(found["t"], found[key], color=LINE, label="theory")
-            axis.plot(found["dots"][0], found["dots"][1 + row], "o", color=SAMPLES, markersize=4, label="simulation")
+        pairs = (("mean", found.mean, found.means), ("standard deviation", found.std, found.stds))
+        for axis, (label, theory, simulated) in zip(axes[:, column], pairs, strict=True):
+            axis.plot(found.t, theory, color=LINE, label="theory")
+            axis.plot(found.times, simulated, "o", color=SAMPLES, markersize=4, label="simulation")
             if column == 0:
-                axis.set_ylabel(symbol)
+                axis.set_ylabel(label)
             _tidy(axis)
         low, high = axes[0, column].get_ylim()
         axes[0, column].set_ylim(min(low, -0.1), max(high, 1.1))
-        if found["log"]:
+        if found.wide:
             axes[1, column].set_yscale("log")
-        axes[0, column].set_title(found["name"])
+        axes[0, column].set_title(found.name)
         axes[1, column].set_xlabel("time t")
     axes[0, 0].legend(frameon=False, fontsize=9)
     return _image(figure)
