@@ -133,9 +133,12 @@ class Task:
     @property
     def notes(self) -> list[str]:
         """What the user should know before it starts, one line each."""
-        if not (isinstance(self.sampler, PosteriorSampler) and self.sampler.couples):
-            return []
         name, count, size = self.config.sampler.name, self.config.num_samples, self.config.batch_size
+        if not isinstance(self.sampler, PosteriorSampler):
+            shared = f"{name} takes the same steps for all images of a batch, so that each depends on batch_size"
+            return [f"{shared}; batch_size: 1 gives each its own"] if self.sampler.shares_steps and size > 1 else []
+        if not self.sampler.couples:
+            return []
         found = []
         if count == 1:
             found.append(f"{name} is a particle method: with num_samples: 1 it is far from the posterior; raise it")

@@ -83,8 +83,7 @@ class DPMSolver3M(Solver):
             if p == 0:
                 x = first_order(x, s, p, D)
             elif not older:
-                m = math.sqrt(s * p)
-                x = first_order(x, s, p, denoise(first_order(x, s, m, D), m))
+                x = midpoint(denoise, x, s, p, D)
             elif len(older) == 1:
                 x = second_order(x, s, p, D, *older[0])
             else:
@@ -96,6 +95,12 @@ class DPMSolver3M(Solver):
 def first_order(x: Tensor, s: float, p: float, D: Tensor) -> Tensor:
     """The step from level s to p with a constant D; also DDIM's."""
     return (p / s) * x + (1 - p / s) * D
+
+
+def midpoint(denoise: Callable[[Tensor, float], Tensor], x: Tensor, s: float, p: float, D: Tensor) -> Tensor:
+    """The single step of order 2 from level s to p, from D at level s and at ``sqrt(s p)``."""
+    m = math.sqrt(s * p)
+    return first_order(x, s, p, denoise(first_order(x, s, m, D), m))
 
 
 def second_order(x: Tensor, s: float, p: float, D: Tensor, q: float, D_q: Tensor) -> Tensor:
