@@ -252,7 +252,8 @@ def _do_batch(results: Results | PointResults, b: int, units: Sequence[Unit], pr
 def _finish(results: Results | PointResults, num_batches: int) -> int:
     if isinstance(results, PointResults):
         print("\n".join(results.finish(num_batches)))
-        print(f"pictures: {results.folder.file('samples.png')} and others\nnumbers:  {results.folder.file('metrics.csv')}")
+        print(f"pictures: {results.folder.file('samples.png')}, and others beside it")
+        print(f"numbers:  {results.folder.file('metrics.csv')}, {results.folder.file('samples.npy')}")
         return 0
     rows, skipped = results.finish(num_batches)
     folder = results.folder.path

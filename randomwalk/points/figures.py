@@ -87,11 +87,13 @@ def _arrows(axis: Any, grid: np.ndarray, field: np.ndarray, sigma: float) -> Any
     length = np.linalg.norm(field, axis=1)
     unit = field / np.maximum(length, 1e-12)[:, None]
     return axis.quiver(
-        *grid.T, *unit.T, sigma * length, cmap="viridis", clim=(0, 4), pivot="mid", scale=24, width=0.006, headwidth=4.5
+        *grid.T, *unit.T, sigma * length, cmap="viridis", clim=(0, 3), pivot="mid", scale=24, width=0.006, headwidth=4.5
     )
 
 
-def score_field(score: Field, levels: Sequence[tuple[str, float]], truth: np.ndarray | None, seed: int = 0) -> Image.Image:
+def score_field(
+    score: Field, levels: Sequence[tuple[str, float]], truth: np.ndarray | None, seed: int = 0
+) -> Image.Image:
     """The score at some noise levels, over noisy points of the set.
 
     Arrows have one length; their colour is ``sigma |score|``, the distance to the denoised point in units of sigma.
@@ -108,7 +110,7 @@ def score_field(score: Field, levels: Sequence[tuple[str, float]], truth: np.nda
     for axis, (title, sigma) in zip(axes, levels, strict=True):
         if truth is not None:
             noisy = truth[:3000] + sigma * draws.standard_normal((len(truth[:3000]), 2))
-            axis.scatter(*noisy.T, s=3, color=SAMPLES, alpha=0.3, linewidths=0)
+            axis.scatter(*noisy.T, s=3, color=SAMPLES, alpha=0.35, linewidths=0)
         shown = _arrows(axis, grid, score(grid, sigma), sigma)
         _plane(axis, title)
     figure.colorbar(shown, ax=axes, label="σ |score|", shrink=0.85, pad=0.01, extend="max")
@@ -146,7 +148,7 @@ def score_error(
         axis.remove()
     axis = figure.add_subplot(rows[3, 0].get_gridspec()[3, :])
     axis.loglog(list(errors), list(errors.values()), ".-", color=LINE)
-    axis.set(xlabel="noise level σ", ylabel="relative error", title="relative error of the score, at noisy points of the set")
+    axis.set(xlabel="noise level σ", ylabel="relative error", title="relative error of the score at noisy points")
     _tidy(axis)
     return _image(figure)
 
@@ -166,7 +168,7 @@ class SDECurves:
     Attributes:
         name: of the SDE.
         t, mean, std: closed form.
-        times, means, stds: of the simulation.
+        times, means, stds: of the simulation of ``num_paths`` paths.
         wide: whether the standard deviation needs a logarithmic axis.
     """
 
@@ -177,6 +179,7 @@ class SDECurves:
     times: np.ndarray
     means: np.ndarray
     stds: np.ndarray
+    num_paths: int
     wide: bool
 
 
@@ -188,7 +191,9 @@ def sde_figure(curves: Sequence[SDECurves]) -> Image.Image:
         pairs = (("mean", found.mean, found.means), ("standard deviation", found.std, found.stds))
         for axis, (label, theory, simulated) in zip(axes[:, column], pairs, strict=True):
             axis.plot(found.t, theory, color=LINE, label="theory")
-            axis.plot(found.times, simulated, "o", color=SAMPLES, markersize=4, label="simulation")
+            error = 2 * found.stds / found.num_paths**0.5 if label == "mean" else None
+            dots: dict[str, Any] = {"color": SAMPLES, "markersize": 4, "elinewidth": 1}
+            axis.errorbar(found.times, simulated, error, fmt="o", label="simulation (± 2 errors)", **dots)
             if column == 0:
                 axis.set_ylabel(label)
             _tidy(axis)

@@ -122,7 +122,8 @@ class PointResults:
         points = np.concatenate([self._array(f"arrays/batch_{b:05d}.npy") for b in range(num_batches)])
         self.folder.write_array("samples.npy", points)
         seconds = sum(record["seconds"] for record in records)
-        lines = [f"{len(points):,} points: {records[0]['evaluations']} network evaluations each, {seconds:.3g} s in all"]
+        work = f"{records[0]['evaluations']} network evaluations each, {seconds:.3g} s in all"
+        lines = [f"{len(points):,} points: {work}"]
         truth = None
         if self.set is not None:
             truth = self.set.sample(len(points), generator(self.task.config.seed, *TRUTH_STREAM))

@@ -11,6 +11,7 @@ import torch
 from randomwalk.denoisers import Denoiser
 from randomwalk.points.figures import Field
 from randomwalk.points.simulation import sde_of
+from score_sde.sdes import EDM
 
 
 def field_of(denoiser: Denoiser, device: torch.device | str = "cpu") -> Field:
@@ -51,6 +52,6 @@ def within(denoiser: Denoiser, sigmas: Sequence[float]) -> list[float]:
 def titled(denoiser: Denoiser, sigmas: Sequence[float]) -> list[tuple[str, float]]:
     """Noise levels with titles that give the time of the network's SDE too."""
     sde = sde_of(denoiser)
-    if sde is None:
+    if sde is None or isinstance(sde, EDM):  # whose time is sigma
         return [(f"σ = {sigma:g}", sigma) for sigma in sigmas]
     return [(f"t = {float(sde.time(sigma)):.3g},  σ = {sigma:g}", sigma) for sigma in sigmas]

@@ -59,5 +59,5 @@ def sde_curves(sde: SDE, start: float = 1.0, num_paths: int = 4000, num_steps: i
     std = sde.std(t)
     return SDECurves(
         NAMES[type(sde).__name__], t.numpy(), (start * sde.mean_coefficient(t)).numpy(), std.numpy(),
-        times, states.mean(1), states.std(1, ddof=1), wide=bool(std[-1] > 10),
+        times, states.mean(1), states.std(1, ddof=1), num_paths, wide=bool(std[-1] > 10),
     )  # fmt: skip
