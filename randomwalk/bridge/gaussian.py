@@ -161,11 +161,11 @@ def independent(bridge: GaussianBridge) -> GaussianBridge:
     )
 
 
-def markovian_coupling(bridge: GaussianBridge, steps: int = 400) -> np.ndarray:
+def markovian_coupling(bridge: GaussianBridge, steps: int = 100) -> np.ndarray:
     """Cov(X_0, X_1) of the Markov process with the bridge's forward drift, started at Normal(m0, S0).
 
     The process is linear: Cov(X_0, X_1) = S_0 Phi_1^T with Phi' = A_t Phi, Phi_0 = I, here by Runge and Kutta's method of
-    order 4.
+    order 4 in so many steps.
     """
     Phi, h = np.eye(len(bridge.m0)), 1 / steps
     for k in range(steps):
@@ -178,7 +178,7 @@ def markovian_coupling(bridge: GaussianBridge, steps: int = 400) -> np.ndarray:
     return out
 
 
-def markovian_fitting(bridge: GaussianBridge, iterations: int) -> list[GaussianBridge]:
+def markovian_fitting(bridge: GaussianBridge, iterations: int, steps: int = 100) -> list[GaussianBridge]:
     """The exact iterates of iterative Markovian fitting, the given bridge first.
 
     Each takes the coupling of the last one's Markov process and puts Brownian bridges into it again (the reciprocal
@@ -190,6 +190,6 @@ def markovian_fitting(bridge: GaussianBridge, iterations: int) -> list[GaussianB
     for _ in range(iterations):
         last = found[-1]
         found.append(
-            GaussianBridge(last.m0, last.S0, last.m1, last.S1, last.sigma, markovian_coupling(last))
+            GaussianBridge(last.m0, last.S0, last.m1, last.S1, last.sigma, markovian_coupling(last, steps))
         )
     return found

@@ -92,7 +92,7 @@ class BridgeTrainer:
         settings, network = self.config.optimizer, self.bridge.drift(forward).network
         optimizer = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]),
-            weight_decay=settings.weight_decay,
+            weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
         return _Direction(optimizer, EMA(network, self.config.ema.half_life_images, self.config.ema.warmup_ratio))
 
