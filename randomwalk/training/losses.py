@@ -43,7 +43,7 @@ Normal = Callable[[tuple[int, ...]], Tensor]
 """``normal(shape) -> [B, *shape]``, draws of Normal(0, 1) for the rows of a batch."""
 
 
-class ErrorEstimate(Protocol):
+class Estimate(Protocol):
     """An unbiased estimate of e(sigma) for each image, differentiable in the parameters of the model."""
 
     def __call__(self, model: Model, x: Tensor, noise: Tensor, sigma: Tensor, normal: Normal | None = None) -> Tensor:
@@ -57,7 +57,7 @@ class ErrorEstimate(Protocol):
         """
 
 
-def denoising_error(model: Model, x: Tensor, noise: Tensor, sigma: Tensor, normal: Normal | None = None) -> Tensor:
+def squared_error(model: Model, x: Tensor, noise: Tensor, sigma: Tensor, normal: Normal | None = None) -> Tensor:
     """``||X - D||^2 / d``."""
     return (x - model(x + broadcast_sigma(sigma, x) * noise, sigma)).square().flatten(1).mean(1)
 
@@ -82,7 +82,7 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class ImplicitError:
+class ImplicitScoreMatching:
     """``(||r||^2 + 2 sigma^2 tr J_r + sigma^2 d) / d``.
 
     Args:
@@ -111,7 +111,7 @@ class ImplicitError:
 
 
 @dataclass(frozen=True)
-class SlicedError:
+class SlicedScoreMatching:
     """``((e^T r)^2 + 2 sigma^2 e^T J_r e + sigma^2 d) / d``, its mean over the probes.
 
     Args:

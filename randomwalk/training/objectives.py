@@ -43,13 +43,13 @@ from randomwalk.config import Objective
 from randomwalk.denoisers import Denoiser, EDMDenoiser, SDEDenoiser
 from randomwalk.training.levels import Levels, make_levels
 from randomwalk.training.losses import (
-    ErrorEstimate,
-    ImplicitError,
+    Estimate,
+    ImplicitScoreMatching,
     Model,
     Normal,
     Probes,
-    SlicedError,
-    denoising_error,
+    SlicedScoreMatching,
+    squared_error,
 )
 
 Weight = Callable[[Tensor, Tensor], Tensor]
@@ -70,7 +70,7 @@ class Loss:
 
     levels: Levels
     weight: Weight
-    error: ErrorEstimate
+    error: Estimate
 
     def __call__(self, model: Model, x: Tensor, u: Tensor, noise: Tensor, normal: Normal | None = None) -> Tensor:
         """``[B]``; row i depends on row i of the arguments alone.
@@ -120,11 +120,11 @@ def own_weight(denoiser: Denoiser) -> str:
     return _WEIGHT_OF_PREDICTION[denoiser.prediction] if isinstance(denoiser, SDEDenoiser) else "inverse_variance"
 
 
-def make_error(objective: Objective) -> ErrorEstimate:
+def make_error(objective: Objective) -> Estimate:
     """The estimate of the squared error that the settings name."""
     if objective.name == "denoising":
-        return denoising_error
+        return squared_error
     probes = Probes(objective.probes or "rademacher", objective.num_probes or 1)
     if objective.name == "sliced_score_matching":
-        return SlicedError(probes)
-    return ImplicitError(None if objective.divergence is None else objective.divergence == "exact", probes)
+        return SlicedScoreMatching(probes)
+    return ImplicitScoreMatching(None if objective.divergence is None else objective.divergence == "exact", probes)
