@@ -1,4 +1,4 @@
-"""Pictures of a bridge: where the points go, how right that is, and an animation. Everything returns bytes; no files."""
+"""Pictures of a bridge: where the points go, how right that is, and an animation. Bytes come back; no files."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _tidy(axis: Any) -> None:
 
 
 def bridge_figure(paths: dict[bool, Paths], ends: Ends, curve: Curve | None = None) -> bytes:
-    """Points of each direction at five times over the exact ends; paths, pairs, and the transport cost by fit, as a PNG.
+    """Points of each direction at five times over the exact ends; paths, pairs, transport cost by fit; as a PNG.
 
     A point keeps the colour of the place where it started.
 
@@ -134,7 +134,9 @@ def _draw_paths(axis: Any, way: Paths, ends: Ends, forward: bool) -> None:
     for i in range(min(NUM_PATHS, way.points.shape[1])):
         axis.plot(*way.points[:, i].T, color=colour[i], linewidth=0.7, alpha=0.8)
     axis.scatter(*way.points[0, :NUM_PATHS].T, s=14, c=colour[:NUM_PATHS], edgecolors="white", linewidths=0.5, zorder=3)
-    axis.scatter(*way.points[-1, :NUM_PATHS].T, s=16, c=colour[:NUM_PATHS], marker="s", edgecolors=INK, linewidths=0.5, zorder=3)
+    axis.scatter(
+        *way.points[-1, :NUM_PATHS].T, s=16, c=colour[:NUM_PATHS], marker="s", edgecolors=INK, linewidths=0.5, zorder=3
+    )
     _square(axis, ends.reach)
     axis.set_title(f"{NUM_PATHS} paths {'forward' if forward else 'backward'} (to the squares)", fontsize=10, color=INK)
 
@@ -156,7 +158,15 @@ def _draw_pairs(axis: Any, way: Paths, ends: Ends) -> None:
 def _draw_curve(axis: Any, curve: Curve) -> None:
     axis.plot(curve.fits, curve.costs, color=BLUE, marker="o", markersize=3.5, label="pairs of each fit")
     if curve.exact is not None:
-        axis.plot(range(len(curve.exact)), curve.exact, color=RED, linewidth=1, marker="x", markersize=4, label="exact iteration")
+        axis.plot(
+            range(len(curve.exact)),
+            curve.exact,
+            color=RED,
+            linewidth=1,
+            marker="x",
+            markersize=4,
+            label="exact iteration",
+        )
     for (name, value), style in zip(curve.lines.items(), ("--", ":"), strict=False):
         axis.axhline(value, color=INK, linestyle=style, linewidth=1, label=name)
     axis.set_title("transport cost E |X₁ - X₀|²", fontsize=10, color=INK)
@@ -170,8 +180,10 @@ def _draw_curve(axis: Any, curve: Curve) -> None:
 # --- between Gaussians -----------------------------------------------------------------------------------------------
 
 
-def gaussian_figure(paths: dict[bool, Paths], exact: GaussianBridge, table: Sequence[dict[str, Any]], curve: Curve) -> bytes:
-    """The moments over time against the closed form, their errors, and the iteration against the exact one, as a PNG."""
+def gaussian_figure(
+    paths: dict[bool, Paths], exact: GaussianBridge, table: Sequence[dict[str, Any]], curve: Curve
+) -> bytes:
+    """Moments over time against the closed form, their errors, and the iteration against the exact one; as a PNG."""
     figure = _figure((14.5, 3.9))
     axes = figure.subplots(1, 4, width_ratios=[1.15, 1, 1, 1])
     figure.subplots_adjust(left=0.025, right=0.99, top=0.9, bottom=0.13, wspace=0.22)
@@ -194,11 +206,18 @@ def _ellipse(mean: np.ndarray, S: np.ndarray) -> np.ndarray:
 def _draw_ellipses(axis: Any, paths: dict[bool, Paths], exact: GaussianBridge) -> None:
     for t in MOMENTS_SHOWN:
         at = float(paths[True].times[int(np.abs(paths[True].times - t).argmin())])
-        axis.plot(*_ellipse(exact.mean(at), exact.covariance(at)).T, color="0.55", linewidth=2.4, label="exact" if t == 0 else None)
+        axis.plot(
+            *_ellipse(exact.mean(at), exact.covariance(at)).T,
+            color="0.55",
+            linewidth=2.4,
+            label="exact" if t == 0 else None,
+        )
         for forward, colour, style in ((True, BLUE, "--"), (False, RED, ":")):
             points = paths[forward].at(at).astype(np.float64)
             name = ("forward" if forward else "backward") if t == 0 else None
-            axis.plot(*_ellipse(points.mean(0), np.cov(points.T)).T, color=colour, linestyle=style, linewidth=1.3, label=name)
+            axis.plot(
+                *_ellipse(points.mean(0), np.cov(points.T)).T, color=colour, linestyle=style, linewidth=1.3, label=name
+            )
         axis.annotate(f"{t:g}", exact.mean(at), fontsize=9, color=INK, ha="center", va="center")
     axis.set_aspect("equal", adjustable="datalim")
     axis.set(xticks=[], yticks=[])
@@ -209,14 +228,19 @@ def _draw_ellipses(axis: Any, paths: dict[bool, Paths], exact: GaussianBridge) -
 
 
 def _draw_errors(axis: Any, table: Sequence[dict[str, Any]], key: str, title: str) -> None:
-    styles = {"forward": (BLUE, "-"), "backward": (RED, "-"), "forward, exact drift": (BLUE, ":"), "backward, exact drift": (RED, ":")}
+    styles = {
+        "forward": (BLUE, "-"),
+        "backward": (RED, "-"),
+        "forward, exact drift": (BLUE, ":"),
+        "backward, exact drift": (RED, ":"),
+    }
     for direction, (colour, style) in styles.items():
         lines = sorted((line for line in table if line["direction"] == direction), key=lambda line: float(line["t"]))
         times, values = [line["t"] for line in lines], [line[f"{key}_error"] for line in lines]
         axis.plot(times, values, color=colour, linestyle=style, linewidth=1.3, label=direction)
     lines = sorted((line for line in table if line["direction"] == "forward"), key=lambda line: float(line["t"]))
-    axis.plot([line["t"] for line in lines], [line[f"{key}_noise"] for line in lines], color="0.5", linewidth=1, linestyle="--",
-              label="noise of so many points")  # fmt: skip
+    times, noise = [line["t"] for line in lines], [line[f"{key}_noise"] for line in lines]
+    axis.plot(times, noise, color="0.5", linewidth=1, linestyle="--", label="noise of so many points")
     axis.set_title(title, fontsize=10, color=INK)
     axis.set_xlabel("t", fontsize=9, labelpad=1)
     axis.set_ylim(bottom=0)
@@ -277,4 +301,3 @@ def _frame(paths: dict[bool, Paths], ends: Ends, done: float, num: int, side: in
         start = bar[0] if forward else bar[2] - length
         draw.rectangle([start, bar[1], start + length, bar[3]], fill=(42, 111, 186) if forward else (181, 72, 42))
     return sheet.resize((width, height), Image.Resampling.LANCZOS)
-

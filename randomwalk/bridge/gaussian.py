@@ -135,14 +135,12 @@ class GaussianBridge:
 
 
 def wasserstein(m0: np.ndarray, S0: np.ndarray, m1: np.ndarray, S1: np.ndarray) -> float:
-    """The squared 2-Wasserstein distance of two Gaussians: ||m_1 - m_0||^2 + tr(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2})."""
+    """Squared 2-Wasserstein distance: ||m_1 - m_0||^2 + tr(S_0 + S_1 - 2 (S_0^{1/2} S_1 S_0^{1/2})^{1/2})."""
     half = root(S0)
     return float(np.sum((m1 - m0) ** 2) + np.trace(S0 + S1 - 2 * root(half @ S1 @ half)))
 
 
-def schroedinger_bridge(
-    m0: np.ndarray, S0: np.ndarray, m1: np.ndarray, S1: np.ndarray, sigma: float
-) -> GaussianBridge:
+def schroedinger_bridge(m0: np.ndarray, S0: np.ndarray, m1: np.ndarray, S1: np.ndarray, sigma: float) -> GaussianBridge:
     """The Schroedinger bridge from Normal(m0, S0) to Normal(m1, S1).
 
     Raises:
@@ -150,22 +148,21 @@ def schroedinger_bridge(
     """
     for name, S in (("S0", S0), ("S1", S1)):
         if not np.allclose(S, S.T) or np.linalg.eigvalsh(S)[0] <= 0:
-            raise InputError(f"{name}: {np.asarray(S).tolist()} is no covariance; it must be symmetric and positive definite")
+            found = np.asarray(S).tolist()
+            raise InputError(f"{name}: {found} is no covariance; it must be symmetric and positive definite")
     return GaussianBridge(m0, S0, m1, S1, sigma, schroedinger_coupling(S0, S1, sigma))
 
 
 def independent(bridge: GaussianBridge) -> GaussianBridge:
     """The same ends with the independent coupling, from which the iteration starts."""
-    return GaussianBridge(
-        bridge.m0, bridge.S0, bridge.m1, bridge.S1, bridge.sigma, np.zeros_like(bridge.S0)
-    )
+    return GaussianBridge(bridge.m0, bridge.S0, bridge.m1, bridge.S1, bridge.sigma, np.zeros_like(bridge.S0))
 
 
 def markovian_coupling(bridge: GaussianBridge, steps: int = 100) -> np.ndarray:
     """Cov(X_0, X_1) of the Markov process with the bridge's forward drift, started at Normal(m0, S0).
 
-    The process is linear: Cov(X_0, X_1) = S_0 Phi_1^T with Phi' = A_t Phi, Phi_0 = I, here by Runge and Kutta's method of
-    order 4 in so many steps.
+    The process is linear: Cov(X_0, X_1) = S_0 Phi_1^T with Phi' = A_t Phi, Phi_0 = I, here by Runge and Kutta's method
+    of order 4 in so many steps.
     """
     Phi, h = np.eye(len(bridge.m0)), 1 / steps
     for k in range(steps):
@@ -189,7 +186,5 @@ def markovian_fitting(bridge: GaussianBridge, iterations: int, steps: int = 100)
     found = [bridge]
     for _ in range(iterations):
         last = found[-1]
-        found.append(
-            GaussianBridge(last.m0, last.S0, last.m1, last.S1, last.sigma, markovian_coupling(last, steps))
-        )
+        found.append(GaussianBridge(last.m0, last.S0, last.m1, last.S1, last.sigma, markovian_coupling(last, steps)))
     return found

@@ -23,7 +23,8 @@ end in units of its own size s(r), where c is the standard deviation of a coordi
 
 The targets of F have a variance of about 1 at all times, also at both ends, where the quotient is computed without its
 common factor sqrt(r). At r -> 0 F is minus the mean of Z, as an epsilon network's, so that an error of F is an error
-sigma sqrt(r) of the place where the process ends. The loss is the squared error of F: that of u, weighted by r / k(r)^2.
+sigma sqrt(r) of the place where the process ends. The loss is the squared error of F: that of u, with the weight
+r / k(r)^2.
 An Euler step never asks for u at r = 0.
 
 Times are drawn, and given to the network, through the map of `clock`, which is finer at both ends: there the points

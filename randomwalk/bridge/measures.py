@@ -124,7 +124,7 @@ def _distances(measure: str, direction: str, a: np.ndarray, b: np.ndarray) -> di
 
 
 def end_rows(bridge: Bridge, paths: dict[bool, Paths], repeats: int, seed: int) -> list[Row]:
-    """Distances of the simulated ends to exact points, beside the floors: means over ``repeats`` pairs of exact sets."""
+    """Distances of the simulated ends to exact points; the floors are means over ``repeats`` pairs of exact sets."""
     rows = []
     for forward, way in paths.items():
         law, num = bridge.end(forward), way.points.shape[1]
@@ -208,15 +208,17 @@ def regularity_rows(bridge: Bridge, paths: dict[bool, Paths], num_transport: int
     rows = []
     for forward, way in paths.items():
         x0, x1 = way.pairs()
-        value = _mean(np.square(x1 - x0).sum(1))
-        rows.append(Row("transport_cost", "forward" if forward else "backward", *value, costs["entropic"], f"entropic plan, {where}"))
+        value, direction = _mean(np.square(x1 - x0).sum(1)), "forward" if forward else "backward"
+        rows.append(Row("transport_cost", direction, *value, costs["entropic"], f"entropic plan, {where}"))
     rows += [Row(f"transport_cost_{name}", "", costs[name], what=where) for name in ("optimal", "independent")]
     start = paths[True].points[0]
     energy, bend = flow_values(bridge, start, sorted(paths[True].times))
     best = exact.flow_energy() if exact is not None else costs["optimal"]
     name = "exact" if exact is not None else f"optimal transport, {where}: a lower bound"
     rows.append(Row("flow_energy", "forward", *_mean(energy), best, name))
-    rows.append(Row("straightness", "forward", float(bend.mean() / energy.mean()), reference=0.0, what="straight paths"))
+    rows.append(
+        Row("straightness", "forward", float(bend.mean() / energy.mean()), reference=0.0, what="straight paths")
+    )
     if exact is not None:
         device = next(bridge.parameters()).device
         spent = drift_energy(bridge.forward_drift, paths[True], device)
@@ -261,7 +263,9 @@ def cross_covariance_error(paths: Paths, exact: GaussianBridge) -> float:
     return float(np.linalg.norm(cross - exact.C) / np.linalg.norm(exact.C))
 
 
-def exact_paths(exact: GaussianBridge, like: dict[bool, Paths], draws: Callable[[bool], np.random.Generator]) -> dict[bool, Paths]:
+def exact_paths(
+    exact: GaussianBridge, like: dict[bool, Paths], draws: Callable[[bool], np.random.Generator]
+) -> dict[bool, Paths]:
     """The exact drifts simulated from the same starts in the same steps: what is left is the error of Euler's method
     and of the number of points."""
     found = {}
@@ -276,7 +280,9 @@ def exact_paths(exact: GaussianBridge, like: dict[bool, Paths], draws: Callable[
     return found
 
 
-def gaussian_rows(exact: GaussianBridge, paths: dict[bool, Paths], references: dict[bool, Paths]) -> tuple[list[Row], list[dict[str, float | str]]]:
+def gaussian_rows(
+    exact: GaussianBridge, paths: dict[bool, Paths], references: dict[bool, Paths]
+) -> tuple[list[Row], list[dict[str, float | str]]]:
     """Largest and mean errors over time, and the table of `moment_errors` they come from.
 
     Args:
@@ -291,8 +297,9 @@ def gaussian_rows(exact: GaussianBridge, paths: dict[bool, Paths], references: d
         table += learned + best
         for key in ("mean_error", "covariance_error"):
             mine, theirs = (np.array([float(line[key]) for line in lines]) for lines in (learned, best))
-            rows.append(Row(f"{key}_largest", direction, float(mine.max()), math.nan, float(theirs.max()), "exact drift simulated"))
-            rows.append(Row(f"{key}_mean", direction, float(mine.mean()), math.nan, float(theirs.mean()), "exact drift simulated"))
-        rows.append(Row("coupling_error", direction, cross_covariance_error(way, exact), math.nan,
-                        cross_covariance_error(references[forward], exact), "exact drift simulated"))  # fmt: skip
+            for name, number in (("largest", np.max), ("mean", np.mean)):
+                values = float(number(mine)), math.nan, float(number(theirs))
+                rows.append(Row(f"{key}_{name}", direction, *values, "exact drift simulated"))
+        mine, theirs = (cross_covariance_error(p[forward], exact) for p in (paths, references))
+        rows.append(Row("coupling_error", direction, mine, math.nan, theirs, "exact drift simulated"))
     return rows, table

@@ -103,8 +103,8 @@ def load_bridge(path: str | Path, weights: str = "ema", device: str | torch.devi
     if not Path(path).is_file():
         raise InputError(
             f"{path}: does not exist (bridge.path). A bridge is trained by "
-            "python train.py --config configs/bridge/moons_to_swiss_roll.yaml; its weights are model.safetensors in the "
-            "folder of the run"
+            "python train.py --config configs/bridge/moons_to_swiss_roll.yaml; its weights are model.safetensors in "
+            "the folder of the run"
         )
     file = read_weights(path, weights)
     if file.config is None or file.config["denoiser"].get("name") != "bridge":

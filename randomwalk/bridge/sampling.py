@@ -31,7 +31,8 @@ def read_points(path: str) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise InputError(f"points: {path} cannot be read as a .npy file ({error})") from error
     if not isinstance(points, np.ndarray) or points.ndim != 2 or points.shape[1] != 2 or not len(points):
-        raise InputError(f"points: {path} has shape {getattr(points, 'shape', None)}; expected [n, 2], points in the plane")
+        shape = getattr(points, "shape", None)
+        raise InputError(f"points: {path} has shape {shape}; expected [n, 2], points in the plane")
     if points.dtype.kind not in "fiu" or not np.isfinite(points).all():
         raise InputError(f"points: {path} has entries that are not finite numbers")
     return points.astype(np.float32)

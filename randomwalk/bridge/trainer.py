@@ -50,9 +50,7 @@ def build_bridge(config: BridgeConfig) -> Bridge:
     """The untrained bridge of a config, its weights drawn from the seed."""
     torch.manual_seed(int(generator(config.seed, _INITIAL).integers(2**31)))
     ends = {"source": config.bridge.source.model_dump(), "target": config.bridge.target.model_dump()}
-    made = Bridge(
-        config.network.model_dump(), {"name": "bridge", "sigma": config.bridge.sigma, "spread": 1.0, **ends}
-    )
+    made = Bridge(config.network.model_dump(), {"name": "bridge", "sigma": config.bridge.sigma, "spread": 1.0, **ends})
     draws = generator(config.seed, _SPREAD)
     way = made.target.sample(NUM_SPREAD, draws) - made.source.sample(NUM_SPREAD, draws)
     spread = round(float((way.astype(float) ** 2).mean() ** 0.5), 4)

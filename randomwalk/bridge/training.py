@@ -10,7 +10,7 @@ from randomwalk import configio, distributed
 from randomwalk.bridge import figures, gaussian, measures
 from randomwalk.bridge.ends import exact_bridge
 from randomwalk.bridge.gaussian import GaussianBridge
-from randomwalk.bridge.measures import Paths, Row
+from randomwalk.bridge.measures import Row
 from randomwalk.bridge.model import Bridge
 from randomwalk.bridge.trainer import MODEL, BridgeTrainer, build_bridge
 from randomwalk.config.bridge import BridgeConfig
@@ -48,7 +48,8 @@ def run(config: BridgeConfig, resume: str | None = None, dry_run: bool = False) 
     if resume:
         trainer.resume()
     start = f"on from fit {trainer.fit}" if trainer.fit else "from the start"
-    print(f"bridge between {_names(trainer.bridge)}, sigma {trainer.bridge.sigma:g}; {start}, in {folder.path}", flush=True)
+    what = f"bridge between {_names(trainer.bridge)}, sigma {trainer.bridge.sigma:g}"
+    print(f"{what}; {start}, in {folder.path}", flush=True)
     trainer.run()
     rows = report(trainer, folder)
     print("\n".join([*table(rows), f"weights: {folder.file(MODEL)}", f"numbers: {folder.file('metrics.csv')}",
@@ -62,9 +63,9 @@ def _names(bridge: Bridge) -> str:
 
 def exact_ends(bridge: Bridge, seed: int) -> figures.Ends:
     """Exact points of both laws, for the pictures."""
-    source, target = (law.sample(NUM_EXACT, generator(seed, EXACT_PICTURE + k)) for k, law in enumerate((bridge.source, bridge.target)))
-    names = (law.name.replace("_", " ") for law in (bridge.source, bridge.target))
-    return figures.Ends(source, target, *names)
+    laws = (bridge.source, bridge.target)
+    source, target = (law.sample(NUM_EXACT, generator(seed, EXACT_PICTURE + k)) for k, law in enumerate(laws))
+    return figures.Ends(source, target, *(law.name.replace("_", " ") for law in laws))
 
 
 def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
@@ -79,7 +80,8 @@ def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
     exact = exact_bridge(bridge.source, bridge.target, bridge.sigma)
     curve = _curve(trainer.logs["fits.csv"], rows, exact, config.bridge.first_coupling == "independent")
     if exact is not None:
-        references = measures.exact_paths(exact, paths, lambda forward: generator(seed, measures.NOISE_STREAM + forward))
+        stream = measures.NOISE_STREAM
+        references = measures.exact_paths(exact, paths, lambda forward: generator(seed, stream + forward))
         more, moments = measures.gaussian_rows(exact, paths, references)
         rows += more
         write_csv(folder, "moments.csv", measures.MOMENTS, moments)
@@ -92,7 +94,9 @@ def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
     return rows
 
 
-def _curve(fits: Sequence[dict[str, Any]], rows: Sequence[Row], exact: GaussianBridge | None, independent: bool) -> figures.Curve:
+def _curve(
+    fits: Sequence[dict[str, Any]], rows: Sequence[Row], exact: GaussianBridge | None, independent: bool
+) -> figures.Curve:
     """Transport cost of the pairs of every fit, and of those of the last one's process."""
     final = "forward" if len(fits) % 2 == 0 else "backward"
     last = next(row for row in rows if row.measure == "transport_cost" and row.direction == final)

@@ -17,8 +17,9 @@ class SetEnd(Settings):
     """A set of points of randomwalk/points/datasets.py. All have standard deviation 2."""
 
     name: Literal[
-        "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel", "gaussian", "eight_gaussians", "mixture"
-    ]
+        "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel", "gaussian", "eight_gaussians",
+        "mixture",
+    ]  # fmt: skip
 
 
 class NormalEnd(Settings):
@@ -111,7 +112,8 @@ class BridgeConfig(Settings):
     @model_validator(mode="after")
     def _network_of_points(self) -> BridgeConfig:
         if self.network.num_channels != 2:
-            raise ValueError(f"network.num_channels: found {self.network.num_channels}; allowed: 2, a point's coordinates")
+            found = self.network.num_channels
+            raise ValueError(f"network.num_channels: found {found}; allowed: 2, the coordinates of a point")
         if self.network.num_classes is not None:
             raise ValueError("network.num_classes: a bridge has no classes; remove it")
         return self
