@@ -31,11 +31,15 @@ def langevin(
 ) -> Step:
     """A length from the norms of noise and score, ``tau = 2 (a / a')^2 (snr |noise| / |score|)^2``.
 
+    With norms of each sample the length depends on the draw and on the place. For d numbers in a sample that leads to
+    ``p^(d / (d + 2)) |score|^2`` in place of the density p, even if steps are short: the variance of a Gaussian is
+    ``(1 + 2 / d)^2`` times too large. For images that is little (0.5% for 28 x 28 pixels), in the plane it is four
+    times: there take `annealed_langevin`. Means over a large batch do not have this error.
+
     Args:
         noise: the unit draws that go into `Step.draw`, too.
         norms: "sample", each its own; or "batch", their means over the batch as in the reference, where a sample then
-            depends on those beside it. In few dimensions the norms of one sample vary a lot: ``1 / |score|^2`` has no
-            mean in two. There take `annealed_langevin`.
+            depends on those beside it.
     """
     size, slope = noise.flatten(1).norm(dim=1), score.flatten(1).norm(dim=1)
     if norms == "batch":

@@ -146,7 +146,8 @@ class PredictorCorrectorSettings(SamplerBase):
     corrector_steps: Count = 1
     """Of the corrector at each level."""
     norms: Literal["sample", "batch"] = "sample"
-    """Of langevin: of each sample, or (as Score-SDE) means over the batch, on which a sample then depends."""
+    """Of langevin: of each sample, which is for images and not for points; or (as Score-SDE) means over the batch, on
+    which a sample then depends."""
     probability_flow: bool = False
     """Predict along the flow, without noise."""
 

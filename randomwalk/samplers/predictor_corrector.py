@@ -27,7 +27,7 @@ class PredictorCorrector(Solver):
     """At each level of the schedule some steps of a corrector, then one of a predictor to the level below.
 
     The state is ``z = a x`` in the coordinates of an SDE, at the time t where its noise level ``s / a`` is the
-    schedule's, and ``score_z = (D(x, sigma) - x) / (a sigma^2)``. Any SDE goes with any denoiser, since all of them are
+    schedule's, and the score of z is that of x divided by a. Any SDE goes with any denoiser, since all of them are
     one walk in x; it decides on what the steps take for constant in between, and on how long those of the correctors
     are. The last step goes to the data (t = 0), and its mean is the result. Euler-Maruyama with VE does not get there:
     its t = 0 is the level sigma_min, whose noise remains.
@@ -102,8 +102,12 @@ class PredictorCorrector(Solver):
                 f"down to {last:.6g}: raise sigma_min of the schedule or lower that of the SDE"
             )
 
+    def evaluation(self, denoiser: Denoiser) -> Callable[[Tensor, float], Tensor]:
+        """The score of x: ``(D - x) / sigma^2`` would lose digits that steps of langevin do not shrink with sigma."""
+        return denoiser.score
+
     def states(
-        self, denoise: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[float], noise: Noise
+        self, score_of_x: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[float], noise: Noise
     ) -> Iterator[Tensor]:
         """See `Solver.states`; the draws are counted over the steps of corrector and predictor."""
         table = self.levels(levels)
@@ -114,8 +118,7 @@ class PredictorCorrector(Solver):
             below = Level.clean() if last else table[k + 1]
 
             def score(z: Tensor, a: float = float(level.a), sigma: float = sigma) -> Tensor:
-                x = z / a
-                return (denoise(x, sigma) - x) / (a * sigma**2)
+                return score_of_x(z / a, sigma) / a
 
             for _ in range(self.corrections):
                 draw = noise(next(number), z)

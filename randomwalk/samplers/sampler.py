@@ -86,13 +86,17 @@ class Sampler:
 class Solver(Sampler):
     """Base of the samplers of the prior that are no walk. A subclass defines ``states``."""
 
+    def evaluation(self, denoiser: Denoiser) -> Callable[[Tensor, float], Tensor]:
+        """What of the denoiser ``states`` is given: itself; a subclass may take its score."""
+        return denoiser
+
     def states(
         self, denoise: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[float], noise: Noise
     ) -> Iterator[Tensor]:
         """The state after each step: at ``levels[1]``, ``levels[2]``, ..., and in the end the clean image.
 
         Args:
-            denoise: ``D(x, sigma)``, without a graph.
+            denoise: the `evaluation`, without a graph: ``D(x, sigma)``.
             x: start ``[B, ...]`` at ``levels[0]``.
             levels: strictly decreasing, the last positive.
             noise: ``noise(k, x)``, the draw of step k.
@@ -113,11 +117,11 @@ class Solver(Sampler):
         levels = decreasing(sigmas, strictly=True).tolist()
         self.check(denoiser, levels)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        evaluate = self.evaluation(denoiser)
 
         def denoise(state: Tensor, sigma: float) -> Tensor:
             with torch.inference_mode():
-                out: Tensor = denoiser(state, sigma)
-            return out
+                return evaluate(state, sigma)
 
         def draw(k: int, state: Tensor) -> Tensor:
             return torch.randn_like(state) if noise is None else noise(k, state)
