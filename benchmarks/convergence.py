@@ -93,6 +93,18 @@ CASES: dict[str, Case] = {
         samplers.make("heun", s_churn=CHURN), kappa=CHURN / math.log(SIGMA_MAX / SIGMA_MIN), even=True
     ),
 }
+PREDICTORS: dict[str, Case] = {
+    f"{predictor}, {sde}{', flow' if flow else ''}": Case(
+        samplers.make(
+            "predictor_corrector", sde={"name": sde}, predictor=predictor, corrector="none", probability_flow=flow
+        ),
+        kappa=0 if flow else 1,
+    )
+    for predictor in ("euler_maruyama", "reverse_diffusion", "ancestral")
+    for sde in ("vp", "sub_vp", "ve")
+    for flow in (False, True)
+}
+"""predictor_corrector, without a corrector: its steps are not affine."""
 ADAPTIVE: dict[str, tuple[float, ...]] = {
     "dopri5": TOLERANCES,
     "dopri8": TOLERANCES,

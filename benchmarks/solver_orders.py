@@ -6,7 +6,7 @@ import argparse
 import io
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from convergence import (
     CHURN,
     MEAN,
     MISTAKES,
+    PREDICTORS,
     SIGMA_MAX,
     SIGMA_MIN,
     SLACK,
@@ -36,6 +37,7 @@ from PIL import Image
 from randomwalk.errors import InputError
 from randomwalk.runs import RunFolder
 
+KNOWN = CASES | PREDICTORS
 LABELS = {
     "order": "flow: the end",
     "strong_order": "SDE: the end, same path",
@@ -47,11 +49,11 @@ LABELS = {
 Found = dict[str, dict[int, dict[str, float]]]
 
 
-def order_table(report: Report, found: Found) -> None:
-    """Stated and measured orders of all cases."""
+def order_table(report: Report, title: str, found: Found, notes: Sequence[str]) -> None:
+    """Stated and measured orders."""
     rows, steps = [], list(next(iter(found.values())))
     for name, by_steps in found.items():
-        case = (CASES | MISTAKES)[name]
+        case = (KNOWN | MISTAKES)[name]
         for metric, said in stated(case).items():
             values = [by_steps[n][metric] for n in steps]
             order = measured_order(steps, values)
@@ -60,20 +62,8 @@ def order_table(report: Report, found: Found) -> None:
             report.add("", name, metric, order, "1")
             verdict = "agrees" if agrees(order, said) else "DIFFERS"
             rows.append([name, LABELS[metric], *(f"{v:.1e}" for v in values[-3:]), f"{order:.2f}", f"{said}", verdict])
-    report.table(
-        "Orders",
-        ["sampler", "error of", *(f"{n} steps" for n in steps[-3:]), "measured", "stated", "verdict"],
-        rows,
-        [
-            f"sigma from {SIGMA_MAX:g} to {SIGMA_MIN:g}, each second step half as long in ln sigma (not with churn); "
-            f"pixels of mean {MEAN} and variances {', '.join(f'{v:g}' for v in VARIANCES.tolist())}",
-            "root mean square errors in standard deviations of X_sigma at the last level, exact: no draws are made",
-            f"measured: from the last three numbers of steps, the next order taken out; it agrees within {SLACK}",
-            f"churn: s_churn = {CHURN:g}; the step from the last level to 0 is D for all but probability_flow, and not "
-            "part of this",
-            "published: of the code that came with the paper, which calls it third-order",
-        ],
-    )
+    head = ["sampler", "error of", *(f"{n} steps" for n in steps[-3:]), "measured", "stated", "verdict"]
+    report.table(title, head, rows, notes)
 
 
 def adaptive_table(report: Report, found: Mapping[str, Mapping[float, tuple[float, int]]]) -> None:
@@ -139,8 +129,8 @@ def draw(found: Found, adaptive: Mapping[str, Mapping[float, tuple[float, int]]]
             slopes(axis, found, metric)
         axis.set_xticks(steps, [str(n) for n in steps])
         axis.minorticks_off()
-    for method, curve in adaptive.items():
-        axes[5].loglog(list(curve), [error for error, _ in curve.values()], marker=".", label=method)
+    for method, by_tolerance in adaptive.items():
+        axes[5].loglog(list(by_tolerance), [error for error, _ in by_tolerance.values()], marker=".", label=method)
     axes[5].loglog(TOLERANCES, TOLERANCES, "--", color="0.6", label="error = tolerance")
     axes[5].set(title="ode: the end", xlabel="tolerance")
     for axis in axes:
@@ -158,17 +148,17 @@ def draw(found: Found, adaptive: Mapping[str, Mapping[float, tuple[float, int]]]
 def options() -> argparse.ArgumentParser:
     """The options of this script."""
     made = parser(__doc__ or "")
-    made.add_argument("--samplers", nargs="+", default=list(CASES), metavar="NAME", help=f"some of {', '.join(CASES)}")
+    made.add_argument("--samplers", nargs="+", default=list(KNOWN), metavar="NAME", help="; ".join(KNOWN))
     return made
 
 
 def main(chosen: argparse.Namespace) -> int:
     """Measure, print and draw."""
-    if unknown := sorted(set(chosen.samplers) - set(CASES)):
-        raise InputError(f"--samplers: {', '.join(unknown)}; expected some of {', '.join(CASES)}")
+    if unknown := sorted(set(chosen.samplers) - set(KNOWN)):
+        raise InputError(f"--samplers: {'; '.join(unknown)}: expected some of {'; '.join(KNOWN)}")
     torch.set_num_threads(1)  # the tensors are tiny
     report = Report("solver_orders", chosen, "cpu", ["torchdiffeq"])
-    cases = {name: CASES[name] for name in chosen.samplers} | MISTAKES
+    cases = {name: KNOWN[name] for name in chosen.samplers} | MISTAKES
     steps = STEPS[:-1] if chosen.quick else STEPS
     with bar(len(cases) * len(steps) + sum(map(len, ADAPTIVE.values())), "orders", "runs") as tick:
         found: Found = {name: {} for name in cases}
@@ -178,10 +168,24 @@ def main(chosen: argparse.Namespace) -> int:
                 tick(1, name)
         adaptive: dict[str, dict[float, tuple[float, int]]] = {method: {} for method in ADAPTIVE}
         for method, tolerances in ADAPTIVE.items():
-            for tolerance in tolerances[:4] if chosen.quick else tolerances:
+            for tolerance in tolerances[::2] if chosen.quick else tolerances:
                 adaptive[method][tolerance] = adaptive_errors(method, tolerance)
                 tick(1, method)
-    order_table(report, found)
+    notes = [
+        f"sigma from {SIGMA_MAX:g} to {SIGMA_MIN:g}, each second step half as long in ln sigma (not with churn); "
+        f"pixels of mean {MEAN} and variances {', '.join(f'{v:g}' for v in VARIANCES.tolist())}",
+        "root mean square errors in standard deviations of X_sigma at the last level, exact: no draws are made",
+        f"measured: from the last three numbers of steps, the next order taken out; it agrees within {SLACK}",
+        f"churn: s_churn = {CHURN:g}; the step from the last level to 0 is D for all but probability_flow, and is "
+        "not part of this",
+        "published: of the code that came with the paper, which calls it third-order",
+    ]
+    predictors = {name: found.pop(name) for name in PREDICTORS if name in found}
+    order_table(report, "Orders", found, notes)
+    if predictors:
+        order_table(
+            report, "Orders of the predictors, by the SDE in whose coordinates they step", predictors, notes[1:3]
+        )
     adaptive_table(report, adaptive)
     draw(found, adaptive, report.folder)
     print(f"\nfiles: {report.folder.path}")

@@ -20,7 +20,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import convergence  # noqa: E402
 import solver_orders  # noqa: E402
-from convergence import CASES, MISTAKES, SIGMA_MAX, Case  # noqa: E402
+from convergence import CASES, MISTAKES, PREDICTORS, SIGMA_MAX, Case  # noqa: E402
 
 from randomwalk.errors import InputError  # noqa: E402
 from randomwalk.samplers import SAMPLERS, dpm_solver, flow  # noqa: E402
@@ -28,7 +28,7 @@ from randomwalk.samplers.heun import Heun  # noqa: E402
 from randomwalk.samplers.walks import VEReverseDiffusion  # noqa: E402
 
 ORDERS = ("order", "strong_order", "weak_order", "marginal_order")
-STEPS = (64, 128, 256)
+STEPS = (32, 64, 128)
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +45,15 @@ def check_orders(case: Case) -> None:
         assert convergence.agrees(order, said[name]), f"{name}: measured {order:.2f}, stated {said[name]}"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *PREDICTORS])
 def test_the_measured_order_is_the_stated_one(name: str) -> None:
-    check_orders(CASES[name])
+    check_orders((CASES | PREDICTORS)[name])
 
 
 def test_every_stated_order_is_measured() -> None:
-    measured = {(type(case.sampler), metric) for case in CASES.values() for metric in case.metrics}
+    measured = {
+        (type(case.sampler), metric) for case in [*CASES.values(), *PREDICTORS.values()] for metric in case.metrics
+    }
     stated = {(made, metric) for made in SAMPLERS.values() for metric in ORDERS if getattr(made, metric) is not None}
     assert stated == measured
 
@@ -126,7 +128,7 @@ def test_a_mistake_has_another_order(name: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("method", convergence.ADAPTIVE)
 def test_the_error_follows_the_tolerance(method: str) -> None:
-    tolerances = convergence.ADAPTIVE[method][: {"bosh3": 5, "adaptive_heun": 3}.get(method)]  # low orders take long
+    tolerances = convergence.ADAPTIVE[method][: {"bosh3": 4, "adaptive_heun": 3}.get(method)]  # low orders take long
     values = [convergence.adaptive_errors(method, tolerance)[0] for tolerance in tolerances]
     power = convergence.power_of_tolerance(tolerances, values)
     assert abs(power - 1) < convergence.SLACK_OF_POWER, power
