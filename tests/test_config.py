@@ -58,6 +58,12 @@ SAMPLING = [
     "posterior/tweedie_smc",
 ]
 TRAINING = ["vp_train", "ve_train"]
+BRIDGES = {
+    "bridge/moons_to_swiss_roll": "bridge",
+    "bridge/gaussian_to_swiss_roll": "bridge",
+    "bridge/gaussian_to_gaussian": "bridge",
+    "bridge/moons_to_swiss_roll_sample": "bridge_sample",
+}
 
 
 @pytest.fixture
@@ -95,16 +101,16 @@ def test_every_config_loads_and_survives_a_dump(name: str, tmp_path: Path) -> No
 
 def test_no_config_is_forgotten() -> None:
     found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")}
-    assert found == {*SAMPLING, *TRAINING}
+    assert found == {*SAMPLING, *TRAINING, *BRIDGES}
 
 
-@pytest.mark.parametrize("name", SAMPLING + TRAINING)
+@pytest.mark.parametrize("name", SAMPLING + TRAINING + list(BRIDGES))
 def test_every_config_names_its_schema_and_says_what_to_customize(name: str) -> None:
     path = CONFIGS / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
     schema = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
     assert schema is not None and "# CUSTOMIZE" in text
-    kind = "train" if name in TRAINING else "sample"
+    kind = BRIDGES.get(name, "train" if name in TRAINING else "sample")
     assert (path.parent / schema[1]).resolve() == CONFIGS / "schema" / f"{kind}.schema.json"
     assert (path.parent / schema[1]).is_file()
 
@@ -126,7 +132,9 @@ def test_the_schema_knows_names_ranges_and_explanations() -> None:
 
 def test_schemas_are_written_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--schema", str(tmp_path / "new")])
-    assert capsys.readouterr().out.split() == [str(tmp_path / "new" / f"{k}.schema.json") for k in ("sample", "train")]
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / "new" / f"{k}.schema.json") for k in ("sample", "train", "bridge", "bridge_sample")
+    ]
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as caught:
         main(["--schema", str(tmp_path / "file")])
