@@ -103,6 +103,11 @@ class Task:
         return self.config.num_samples if coupled else 1
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether images are made alone, since the sampler would couple them and nobody has allowed that."""
+        return isinstance(self.sampler, samplers.ODE) and not self.sampler.shared_steps
+
+    @property
     def noise(self) -> Noise | None:
         """The measurement's noise; None in an unconditional run."""
         if self.config.measurement is None:
@@ -135,8 +140,8 @@ class Task:
         """What the user should know before it starts, one line each."""
         name, count, size = self.config.sampler.name, self.config.num_samples, self.config.batch_size
         if not isinstance(self.sampler, PosteriorSampler):
-            shared = f"{name} takes the same steps for all images of a batch, so that each depends on batch_size"
-            return [f"{shared}; batch_size: 1 gives each its own"] if self.sampler.shares_steps and size > 1 else []
+            coupled = self.sampler.couples and not self.one_by_one and size > 1
+            return [f"{name} couples the images of a batch: each depends on those beside it"] if coupled else []
         if not self.sampler.couples:
             return []
         found = []
@@ -155,7 +160,7 @@ class Task:
         Samples that are made together are in one batch, even if that is larger than ``batch_size``.
         """
         units = [Unit(i, s) for i in range(len(self.names)) for s in range(self.config.num_samples)]
-        size = max(1, self.config.batch_size // self.together) * self.together
+        size = 1 if self.one_by_one else max(1, self.config.batch_size // self.together) * self.together
         return [units[start : start + size] for start in range(0, len(units), size)]
 
     def plan(self) -> samplers.Plan | None:

@@ -29,7 +29,7 @@ from randomwalk.configio import load_sample_config
 from randomwalk.denoisers import CountingDenoiser
 from randomwalk.errors import RunError
 from randomwalk.runs import RunFolder
-from randomwalk.task import load_task
+from randomwalk.task import Task, load_task
 
 LEVELS = 12
 SIGMAS = schedules.make("karras", LEVELS, sigma_min=0.02, sigma_max=20.0)
@@ -323,12 +323,32 @@ def test_a_run_by_name(name: str, tmp_path: Path) -> None:
     assert run.has("schedule.png") and task.plan() is None and task.num_steps == 4
     made = arrays_of(run.path)
     assert len(made) == 3 and all(np.isfinite(array).all() for array in made.values())
-    assert ["batch_size: 1" in note for note in task.notes] == ([True] if name == "ode" else [])
+    assert task.notes == [] and max(map(len, task.batches())) == (1 if name == "ode" else config.batch_size)
     counts = {int(row["evaluations"]) for row in read_metrics(run.path)}
     if name == "ode":
         assert min(counts) > 3 * 6
     else:
         assert counts == {samplers.make(name).num_evaluations(4)}
+
+
+def test_images_share_steps_only_where_that_is_allowed(tmp_path: Path) -> None:
+    """By default image i is the same at any batch size; with shared steps the user is told."""
+
+    def run(folder: str, size: int, **more: bool) -> tuple[Task, dict[str, np.ndarray]]:
+        settings = {"name": "ode", "schedule": {"name": "karras", "num_steps": 2}, **more}
+        where = tmp_path / folder
+        where.mkdir()
+        config = make_config(
+            where, data=None, measurement=None, num_images=3, sampler=settings, batch_size=size
+        )
+        assert sampling.run(config) == 0
+        return load_task(config, torch.device("cpu")), arrays_of(Path(config.output))
+
+    (_, alone), (_, beside) = run("one", 1), run("three", 3)
+    assert all(np.array_equal(alone[name], beside[name]) for name in alone)
+    task, shared = run("shared", 3, shared_steps=True)
+    assert len(task.batches()) == 1 and "depends on those beside it" in task.notes[0]
+    assert any(not np.array_equal(alone[name], shared[name]) for name in alone)
 
 
 def test_churn_beyond_the_network_is_refused_before_the_run(tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ class ODESettings(SamplerBase):
     """Relative tolerance, of every image."""
     atol: Positive = 1e-5
     """Absolute tolerance, where pixels are in [-1, 1]."""
+    shared_steps: bool = False
+    """Make the images of a batch with the same steps: faster on a GPU, but an image depends on those beside it."""
 
 
 class PredictorCorrectorSettings(SamplerBase):

@@ -27,7 +27,7 @@ from randomwalk.samplers.walks import (
     WalkSampler,
 )
 
-__all__ = ["SAMPLERS", "WALKS", "Plan", "Sampler", "WalkSampler", "make"]
+__all__ = ["ODE", "SAMPLERS", "WALKS", "Plan", "Sampler", "WalkSampler", "make"]
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "random_walk": RandomWalk,

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,10 +27,9 @@ class ODE(Solver):
 
     A step is taken if for every image the root mean square over pixels of ``error / (atol + rtol |z|)`` is at most 1:
     the norm is the *maximum over the images of the batch*, so that each meets the tolerance, whatever the others do.
-    The steps are shared. So a batch takes as many as its hardest image needs, and **an image depends on those beside
-    it**: it is the same again at the same ``batch_size``, but at another one it differs within the error. With the
-    default tolerance and the bundled VP network that was 0.03 in the worst pixel; ``batch_size: 1`` gives every image
-    steps of its own.
+    The steps are those of the batch: as many as its hardest image needs, and **an image depends on those beside it**,
+    within the error; with the default tolerance and the bundled VP network that was 0.03 in the worst pixel. Therefore
+    ``sample.py`` makes the images one by one, unless ``shared_steps`` allows it batches.
 
     Every level of the schedule is the end of a step, and the state there is what the callback sees. Levels add no
     accuracy, but each costs a step at least: take a few, two or more. From the last one to 0 the step is D, as that of
@@ -46,12 +44,17 @@ class ODE(Solver):
     Args:
         method: of Runge and Kutta; bosh3 for loose tolerances, dopri8 for tight ones.
         rtol, atol: the tolerance, relative and absolute, on z.
+        shared_steps: let images depend on those beside them, and be faster on a GPU.
     """
 
-    shares_steps: ClassVar[bool] = True
     method: str = "dopri5"
     rtol: float = 1e-5
     atol: float = 1e-5
+    shared_steps: bool = False
+
+    @property
+    def couples(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")

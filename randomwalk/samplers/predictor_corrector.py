@@ -82,6 +82,10 @@ class PredictorCorrector(Solver):
             raise InputError(f"sampler: sde={dict(self.sde)}: {error}") from error
 
     @property
+    def couples(self) -> bool:
+        return self.corrector == "langevin" and self.norms == "batch"
+
+    @property
     def corrections(self) -> int:
         """Steps of the corrector at each level."""
         return 0 if self.corrector == "none" else self.corrector_steps

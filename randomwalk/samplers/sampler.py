@@ -31,14 +31,17 @@ class Sampler:
         weak_order: of the law of the end given the start.
         marginal_order: of the law of the end if the start has the exact law of X_sigma.
             (None where there is no such order, or none is stated.)
-        shares_steps: whether the steps are chosen for a batch as a whole, so that an image depends on the others.
     """
 
     order: ClassVar[int | None] = None
     strong_order: ClassVar[int | None] = None
     weak_order: ClassVar[int | None] = None
     marginal_order: ClassVar[int | None] = None
-    shares_steps: ClassVar[bool] = False
+
+    @property
+    def couples(self) -> bool:
+        """Whether an image depends on those beside it in its batch."""
+        return False
 
     def num_steps(self, num_levels: int) -> int:
         """How often ``sample`` calls its callback for a schedule of ``num_levels`` levels."""
