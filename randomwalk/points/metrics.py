@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -87,6 +88,7 @@ def emd(a: np.ndarray, b: np.ndarray) -> Distance:
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Distance]] = {"chamfer": chamfer, "emd": emd}
 
 
+@cache
 def floor(metric: str, points: PointSet, num: int, repeats: int, seed: int = 0) -> Distance:
     """The distance between two exact sets of ``num`` points, mean over ``repeats`` of them."""
     pairs = [generator(seed, i, *FLOOR_STREAM) for i in range(repeats)]
