@@ -159,10 +159,12 @@ class PredictorCorrectorSettings(SamplerBase):
             raise ValueError("corrector: none, and predictor: none; expected one of them at least")
         if self.predictor == "none" and self.probability_flow:
             raise ValueError("probability_flow: is for a predictor, but predictor is none; remove it")
+        # The config of a run has all keys: the others may be there with their defaults.
+        changed = {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
         for key in ("snr", "corrector_steps"):
-            if self.corrector == "none" and key in self.model_fields_set:
+            if self.corrector == "none" and key in changed:
                 raise ValueError(f"{key}: is for a corrector, but corrector is none; remove it")
-        if self.corrector != "langevin" and "norms" in self.model_fields_set:
+        if self.corrector != "langevin" and "norms" in changed:
             raise ValueError(f"norms: is for the corrector langevin, but corrector is {self.corrector}; remove it")
         return self
 
