@@ -58,6 +58,10 @@ SAMPLING = [
     "posterior/tweedie_smc",
 ]
 TRAINING = ["vp_train", "ve_train"]
+SDES = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
+LESSONS = [f"{data}/{name}" for data in ("fashion", "cifar10") for name in SDES]
+SAMPLING += [f"{name}_sample" for name in LESSONS]
+TRAINING += [f"{name}_train" for name in LESSONS]
 BRIDGES = {
     "bridge/moons_to_swiss_roll": "bridge",
     "bridge/gaussian_to_swiss_roll": "bridge",
@@ -97,6 +101,23 @@ def test_every_config_loads_and_survives_a_dump(name: str, tmp_path: Path) -> No
     config = load(CONFIGS / f"{name}.yaml")
     (tmp_path / "resolved.yaml").write_text(dump(config), encoding="utf-8")
     assert load(tmp_path / "resolved.yaml").model_dump() == config.model_dump()
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_lessons_sample_what_they_train(name: str) -> None:
+    train = load_train_config(CONFIGS / f"{name}_train.yaml")
+    sample = load_sample_config(CONFIGS / f"{name}_sample.yaml")
+    assert sample.network.path == f"{train.output}/model.safetensors" and train.denoiser.name == "sde"
+    assert sample.sampler.name == "predictor_corrector" and sample.guidance is not None
+    assert sample.sampler.sde == train.denoiser.sde
+    assert sample.guidance.labels == list(range(10)) and train.labels is not None
+    assert (train.network.num_classes, train.denoiser.null_label) == (11, 10)  # type: ignore[union-attr]
+    assert train.data.channels == (1 if name.startswith("fashion") else 3)
+    steps = (sample.sampler.predictor, sample.sampler.corrector)
+    if name.endswith("vp_continuous"):
+        assert steps == ("euler_maruyama", "none")
+    if name.endswith("sub_vp"):
+        assert steps == ("reverse_diffusion", "langevin") and sample.sampler.snr == 0.16
 
 
 def test_no_config_is_forgotten() -> None:
