@@ -93,7 +93,8 @@ def test_impossible_settings_are_named(load: Callable[..., SampleConfig], settin
 
 def test_what_a_run_writes_down_can_be_read_again(load: Callable[..., SampleConfig]) -> None:
     """All keys, also those that are for another choice: a run without a corrector is resumed from them."""
-    change = "sampler={name: predictor_corrector, sde: {name: vp}, corrector: none, schedule: {name: linear, num_steps: 5}}"
+    settings = "name: predictor_corrector, sde: {name: vp}, corrector: none"
+    change = f"sampler={{{settings}, schedule: {{name: even_time, num_steps: 5}}}}"
     config = load(SAMPLE, change, "data=", "measurement=", "num_images=2")
     written = config.model_dump()["sampler"]
     assert PredictorCorrectorSettings(**written).model_dump() == written
