@@ -1,8 +1,8 @@
 """Points in the plane: every set, every SDE and every loss, trained, sampled and compared with the floor.
 
-Each row is configs/toy/SET_train.yaml and SET_sample.yaml with the changes that the row names. Chamfer distance and earth
-mover's distance are means over 100 clouds of 100 points; the floor is that of two exact sets. A row is met if both are
-within 25% of their floors, and on the swiss roll if the Chamfer distance is at most 0.0975.
+Each row is configs/toy/SET_train.yaml and SET_sample.yaml with the changes that the row names. Chamfer distance and
+earth mover's distance are means over 100 clouds of 100 points; the floor is that of two exact sets. A row is met if
+both are within 25% of their floors, and on the swiss roll if the Chamfer distance is at most 0.0975.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOST, MOST_ON_ROLL = 1.25, 0.0975
 
 
 def told(sde: str, prediction: str = "v", **objective: Any) -> tuple[str, ...]:
-    """Changes of the config: a network that is told the time of an SDE, at even times unless ``objective`` says else."""
+    """Changes of the config: a network that is told the time of an SDE, at even times if nothing else is said."""
     settings = {"levels": "{name: even_time}", **objective}
     written = ", ".join(f"{key}: {value}" for key, value in settings.items())
     denoiser = f"{{name: sde, sde: {sde}, prediction: {prediction}}}"
@@ -78,20 +78,21 @@ ROWS = [
 TITLES = {
     "sets": "Sets, with EDM's denoiser and weight",
     "SDEs": "SDEs, on the swiss roll",
-    "losses": "Losses, on the swiss roll: what the network predicts (VP), weights, and losses that do not look at X (VP)",
+    "losses": "Losses, on the swiss roll (with VP, but for EDM): predictions, weights, and those that do not look at X",
 }
 
 
 def train_and_sample(row: Row, options: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
     """Distances of the samples to the set with their errors, and CPU seconds; and the samples."""
     changes = [*row.changes, *([f"num_images={options.num_images}"] if options.num_images else [])]
+    device = distributed.choose_device(options.device)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         config = load_train_config(CONFIGS / f"{row.points}_train.yaml", [*changes, f"output={folder}"])
         Trainer(config, distributed.connect(options.device), RunFolder(folder)).run()
         trained = time.process_time()
         overrides = [f"network.path={Path(folder) / MODEL}", f"output={folder}", f"device={options.device}"]
-        task = load_task(load_sample_config(CONFIGS / f"{row.points}_sample.yaml", overrides), distributed.choose_device(options.device))
+        task = load_task(load_sample_config(CONFIGS / f"{row.points}_sample.yaml", overrides), device)
         batches = [task.sample(units, None) for units in task.batches()]
     points = torch.cat([batch.x for batch in batches]).flatten(1).cpu().numpy()
     found: dict[str, Any] = {"train_seconds": trained - began, "sample_seconds": time.process_time() - trained}

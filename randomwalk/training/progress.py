@@ -106,7 +106,8 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], columns:
     for key in columns:
         name, _, sigma = key.rpartition("_at_")
         label = (f"σ = {sigma}" if name == "psnr" else f"{name}, σ = {sigma}") if name else key
-        right.plot([int(row["images"]) for row in validation], [float(row[key]) for row in validation], ".-", label=label)
+        seen, values = zip(*((int(row["images"]), float(row[key])) for row in validation), strict=True)
+        right.plot(seen, values, ".-", label=label)
     right.set_title(title)
     for axis in (left, right):
         axis.set_xlabel("images seen")
