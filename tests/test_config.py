@@ -60,8 +60,11 @@ SAMPLING = [
 TRAINING = ["vp_train", "ve_train"]
 SDES = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
 LESSONS = [f"{data}/{name}" for data in ("fashion", "cifar10") for name in SDES]
-SAMPLING += [f"{name}_sample" for name in LESSONS]
+SAMPLING += ["fashion/guided", *(f"{name}_sample" for name in LESSONS)]
 TRAINING += [f"{name}_train" for name in LESSONS]
+TOYS = ["swiss_roll", "moons", "circles", "s_curve", "checkerboard", "eight_gaussians", "pinwheel", "mixture"]
+SAMPLING += [f"toy/{name}_sample" for name in TOYS]
+TRAINING += [f"toy/{name}_train" for name in TOYS]
 BRIDGES = {
     "bridge/moons_to_swiss_roll": "bridge",
     "bridge/gaussian_to_swiss_roll": "bridge",
@@ -300,6 +303,7 @@ def test_overrides(sample: Callable[..., SampleConfig]) -> None:
         ("pretrained_models/ffhq_10m.pt", ["ADM UNet", "Choi et al.", "ilvr_adm", "diffusion-posterior-sampling"]),
         ("pretrained_models/checkpoint_48.pth", ["NCSN++", "Song et al.", "score_sde_pytorch", "ffhq_256_ncsnpp"]),
         ("pretrained_models/fashion_ve.safetensors", ["bundled", "git checkout", "configs/ve_train.yaml"]),
+        ("pretrained_models/fashion_labels.safetensors", ["bundled", "configs/fashion/vp_continuous_train.yaml"]),
         ("mine.pt", ["train.py", "current folder"]),
     ],
 )
