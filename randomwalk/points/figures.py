@@ -32,10 +32,10 @@ def _figure(width: float, height: float, dpi: int = 100) -> Any:
 
 
 def _image(figure: Any) -> Image.Image:
-    """The figure with the palette of a picture that has few colours: a third of the size in bytes."""
+    """The figure with a palette: a third of the size in bytes."""
     out = BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
-    return Image.open(out).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    return Image.open(out).convert("RGB").quantize(256, dither=Image.Dither.NONE)
 
 
 def _plane(axis: Any, title: str, reach: float = REACH * STD) -> None:
@@ -86,9 +86,8 @@ def _arrows(axis: Any, grid: np.ndarray, field: np.ndarray, sigma: float) -> Any
     """Arrows of one length that point along the score, coloured by ``sigma |score|``."""
     length = np.linalg.norm(field, axis=1)
     unit = field / np.maximum(length, 1e-12)[:, None]
-    return axis.quiver(
-        *grid.T, *unit.T, sigma * length, cmap="viridis", clim=(0, 3), pivot="mid", scale=24, width=0.006, headwidth=4.5
-    )
+    look = {"scale": 1.2 * len(grid) ** 0.5, "width": 0.006, "headwidth": 4.5, "pivot": "mid"}
+    return axis.quiver(*grid.T, *unit.T, sigma * length, cmap="viridis", clim=(0, 3), **look)
 
 
 def score_field(
