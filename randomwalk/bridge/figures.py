@@ -16,7 +16,7 @@ from randomwalk.bridge.measures import Paths
 GREY, INK, BLUE, RED = "0.8", "0.25", "#2a6fba", "#b5482a"
 SHOWN = 2500
 """Points in a scatter plot."""
-NUM_PATHS = 50
+NUM_PATHS, NUM_PAIRS = 50, 80
 MOMENTS_SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -33,7 +33,7 @@ class Ends:
     def reach(self) -> float:
         """Half the side of the square that is shown."""
         both = np.abs(np.concatenate([self.source, self.target]))
-        return float(1.08 * np.quantile(both, 0.9995))
+        return float(1.2 * np.quantile(both, 0.999))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def bridge_figure(paths: dict[bool, Paths], ends: Ends, curve: Curve | None = No
     )
     for row, forward in enumerate(sorted(paths, reverse=True)):
         _draw_times(figure, [grid[row, column] for column in range(5)], paths[forward], ends, forward)
-    last = grid[rows - 1, :].subgridspec(1, len(paths) + 1 + (curve is not None), wspace=0.14)
+    ratios = [*[1.0] * len(paths), 2.1, *([1.3] if curve is not None else [])]
+    last = grid[rows - 1, :].subgridspec(1, len(ratios), wspace=0.12, width_ratios=ratios)
     for column, forward in enumerate(sorted(paths, reverse=True)):
         _draw_paths(figure.add_subplot(last[column]), paths[forward], ends, forward)
     _draw_pairs(figure.add_subplot(last[len(paths)]), paths[max(paths)], ends)
@@ -143,16 +144,16 @@ def _draw_paths(axis: Any, way: Paths, ends: Ends, forward: bool) -> None:
 
 def _draw_pairs(axis: Any, way: Paths, ends: Ends) -> None:
     x0, x1 = way.pairs()
-    colour, gap = colours(x0), 2.1 * ends.reach
+    colour, gap = colours(x0), 2.6 * ends.reach
     shift = np.array([gap, 0.0])
     axis.scatter(*ends.source[:SHOWN].T, s=2, color=GREY, linewidths=0)
     axis.scatter(*(ends.target[:SHOWN] + shift).T, s=2, color=GREY, linewidths=0)
-    for i in range(min(120, len(x0))):
+    for i in range(min(NUM_PAIRS, len(x0))):
         axis.plot(*np.stack([x0[i], x1[i] + shift]).T, color=colour[i], linewidth=0.6, alpha=0.7)
     axis.set(xlim=(-ends.reach, gap + ends.reach), ylim=(-ends.reach, ends.reach), aspect="equal", xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_color("0.85")
-    axis.set_title("120 pairs of the coupling", fontsize=10, color=INK)
+    axis.set_title(f"{NUM_PAIRS} pairs of the coupling", fontsize=10, color=INK)
 
 
 def _draw_curve(axis: Any, curve: Curve) -> None:
@@ -252,7 +253,7 @@ def _draw_errors(axis: Any, table: Sequence[dict[str, Any]], key: str, title: st
 # --- animation -------------------------------------------------------------------------------------------------------
 
 
-def animation(paths: dict[bool, Paths], ends: Ends, frames: int, num: int = 700, side: int = 300) -> bytes:
+def animation(paths: dict[bool, Paths], ends: Ends, frames: int, num: int = 500, side: int = 280) -> bytes:
     """Points travelling, a panel for each direction, as an animated WebP that repeats for ever.
 
     Args:
@@ -264,7 +265,7 @@ def animation(paths: dict[bool, Paths], ends: Ends, frames: int, num: int = 700,
     out = BytesIO()
     durations = [700, *[70] * (frames - 2), 1500] if frames > 1 else [1500]
     pictures[0].save(
-        out, "WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=55, method=4
+        out, "WEBP", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=50, method=4
     )  # fmt: skip
     return out.getvalue()
 
@@ -290,7 +291,7 @@ def _frame(paths: dict[bool, Paths], ends: Ends, done: float, num: int, side: in
 
         goal = place((ends.target if forward else ends.source)[:1200])
         for x, y in goal:
-            draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=(226, 226, 230))
+            draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=(216, 216, 222))
         colour = (255 * colours(paths[forward].points[0])[:num]).astype(int)
         r = 2.1 * scale
         for (x, y), c in zip(place(paths[forward].at(t)[:num]), colour, strict=True):

@@ -18,6 +18,7 @@ from randomwalk.errors import InputError
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, environment, write_csv
 
+LABELS = {"normal": "Gaussian", "gaussian": "Gaussian"}
 EXACT_PICTURE, NUM_EXACT = 28, 4000
 """Stream and number of the exact points under those of a picture."""
 
@@ -65,7 +66,7 @@ def exact_ends(bridge: Bridge, seed: int) -> figures.Ends:
     """Exact points of both laws, for the pictures."""
     laws = (bridge.source, bridge.target)
     source, target = (law.sample(NUM_EXACT, generator(seed, EXACT_PICTURE + k)) for k, law in enumerate(laws))
-    return figures.Ends(source, target, *(law.name.replace("_", " ") for law in laws))
+    return figures.Ends(source, target, *(LABELS.get(law.name, law.name.replace("_", " ")) for law in laws))
 
 
 def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
