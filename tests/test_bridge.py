@@ -426,6 +426,10 @@ def test_exact_drifts_pass_the_measures_and_a_wrong_one_does_not() -> None:
     assert float(measures.moment_errors(bad, exact, "forward")[-1]["mean_error"]) > 0.15
     energy = measures.drift_energy(exact.drift, good)
     assert energy.mean() == pytest.approx(exact.drift_energy(), abs=4 * energy.std() / math.sqrt(num) + 0.1)
+    flow = measures.flow_along(exact.drift, lambda x, t: exact.drift(x, t, "backward"), start, times)
+    assert flow.energy.mean() == pytest.approx(exact.flow_energy(), abs=4 * flow.energy.std() / math.sqrt(num) + 0.02)
+    assert gaussian.wasserstein(M0, S0, M1, S1) < flow.cost.mean() + 4 * flow.cost.std() / math.sqrt(num)
+    assert (flow.cost <= flow.length**2 + 1e-4).all() and (flow.length**2 <= flow.energy + 1e-4).all()
     x0, x1 = good.pairs()
     assert np.square(x1 - x0).sum(1).mean() == pytest.approx(exact.transport_cost(), rel=0.03)
     assert measures.cross_covariance_error(good, exact) < 0.08
@@ -479,7 +483,7 @@ def test_a_run_leaves_numbers_and_pictures(trained: Path) -> None:
         "bridge.png", "bridge.webp",
     }  # fmt: skip
     measured = (trained / "metrics.csv").read_text()
-    for name in ("end_chamfer,forward", "end_emd,backward", "middle_chamfer,both", "transport_cost,", "flow_energy"):
+    for name in ("end_chamfer,forward", "end_emd,backward", "middle_chamfer,both", "transport_cost,", "flow_cost"):
         assert name in measured
     assert "drift_energy" not in measured  # for Gaussians alone
     assert len((trained / "fits.csv").read_text().splitlines()) == 4

@@ -11,15 +11,15 @@ entropic transport. Measured are
     transport_cost    E ||X_1 - X_0||^2 of each direction's pairs, beside that of the entropic plan between two exact
                       sets (POT, regularisation 2 sigma^2 of the squared distance), of the optimal plan without
                       entropy, and of independent pairs
-    flow_energy       E int ||v||^2 dt of the current velocity v = (forward - backward drift) / 2, whose flow has the
-                      bridge's law at every time; at least the squared Wasserstein distance of the ends (Benamou and
-                      Brenier 2000), the nearer the smaller sigma
-    straightness      E int ||v - (x_1 - x_0)||^2 dt / E int ||v||^2 dt along that flow: 0 for straight, even paths
-    drift_energy      E int ||u||^2 dt of the forward drift, which the Schroedinger bridge makes least. Only where the
-                      target is Gaussian: onto a curve, such as the swiss roll, it is infinite, since all noise across
-                      the curve has to be undone, ever faster towards the end.
+    flow_cost         the same of the pairs that the flow of the current velocity v = (forward - backward drift) / 2
+                      makes, whose points have the bridge's law at every time; at least the optimal plan's
+    straightness      E ||x_1 - x_0|| / E int ||v|| dt along that flow: its paths are straight where it is 1
+    flow_energy       E int ||v||^2 dt, and
+    drift_energy      E int ||u||^2 dt of the forward drift, which the Schroedinger bridge makes least. Between Gaussians
+                      only: onto a curve, such as the swiss roll, both are infinite (the width of the law falls as
+                      sigma sqrt(1 - t), and v as 1 / sqrt(1 - t) towards it)
 
-Between two Gaussians each has its exact value, and the mean and covariance of the simulated points are compared with
+Between two Gaussians they have exact values, and the mean and covariance of the simulated points are compared with
 the closed form at every time.
 """
 
@@ -182,18 +182,36 @@ def transport_costs(source: PointSet, target: PointSet, sigma: float, num: int, 
     return dict(zip(("entropic", "optimal", "independent"), np.array(found).T, strict=True))
 
 
-def flow_values(bridge: Bridge, start: np.ndarray, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """int ||v||^2 dt and int ||v - (x_1 - x_0)||^2 dt along the flow of each point ``[n, 2]``, ``[n]`` each."""
-    device = next(bridge.parameters()).device
-    velocities: list[np.ndarray] = []
-    x0 = as_images(start, device)
+@dataclass(frozen=True)
+class Flow:
+    """What is measured along the flow of each point, ``[n]`` each.
+
+    Attributes:
+        cost: ||x_1 - x_0||^2.
+        length: int ||v|| dt.
+        energy: int ||v||^2 dt.
+    """
+
+    cost: np.ndarray
+    length: np.ndarray
+    energy: np.ndarray
+
+
+def flow_along(
+    forward: Drift, backward: Drift, start: np.ndarray, times: Sequence[float], device: torch.device | str = "cpu"
+) -> Flow:
+    """Send points ``[n, 2]`` along the flow of the current velocity."""
+    speeds: list[np.ndarray] = []
     x1 = simulate_flow(
-        bridge.forward_drift, bridge.backward_drift, x0, times, lambda k, v, t: velocities.append(as_points(v))
+        forward,
+        backward,
+        as_images(start, device),
+        times,
+        lambda k, v, t: speeds.append(np.square(as_points(v).astype(np.float64)).sum(1)),
     )
-    way, steps = as_points(x1) - start, np.diff(times)[:, None]
-    v = np.stack(velocities)
-    energy = (steps * np.square(v).sum(2)).sum(0)
-    return energy, (steps * np.square(v - way).sum(2)).sum(0)
+    steps, squared = np.diff(times)[:, None], np.stack(speeds)
+    cost = np.square(as_points(x1).astype(np.float64) - start).sum(1)
+    return Flow(cost, (steps * np.sqrt(squared)).sum(0), (steps * squared).sum(0))
 
 
 def drift_energy(drift: Drift, paths: Paths, device: torch.device | str = "cpu") -> np.ndarray:
@@ -229,17 +247,17 @@ def regularity_rows(bridge: Bridge, paths: dict[bool, Paths], num_transport: int
         value, direction = _mean(np.square(x1 - x0).sum(1)), "forward" if forward else "backward"
         rows.append(Row("transport_cost", direction, *value, costs["entropic"][0], f"entropic plan, {where}"))
     rows += [Row(f"transport_cost_{name}", "", *costs[name], what=where) for name in costs]
-    start = paths[True].points[0]
-    energy, bend = flow_values(bridge, start, sorted(paths[True].times))
-    best = exact.flow_energy() if exact is not None else costs["optimal"][0]
-    name = "exact" if exact is not None else f"optimal transport, {where}: a lower bound"
-    rows.append(Row("flow_energy", "forward", *_mean(energy), best, name))
+    device = next(bridge.parameters()).device
+    start, times = paths[True].points[0], [float(t) for t in paths[True].times]
+    flow = flow_along(bridge.forward_drift, bridge.backward_drift, start, times, device)
+    straight = float(np.sqrt(flow.cost).mean() / flow.length.mean())
     rows.append(
-        Row("straightness", "forward", float(bend.mean() / energy.mean()), reference=0.0, what="straight paths")
+        Row("flow_cost", "forward", *_mean(flow.cost), costs["optimal"][0], f"at least the optimal plan's, {where}")
     )
+    rows.append(Row("straightness", "forward", straight, reference=1.0, what="straight paths"))
     if exact is not None:
-        device = next(bridge.parameters()).device
         spent = drift_energy(bridge.forward_drift, paths[True], device)
+        rows.append(Row("flow_energy", "forward", *_mean(flow.energy), exact.flow_energy(), "exact"))
         rows.append(Row("drift_energy", "forward", *_mean(spent), exact.drift_energy(), "exact"))
     return rows
 
