@@ -171,6 +171,8 @@ _BUNDLED = {
     "configs/vp_train.yaml",
     "fashion_ve.safetensors": "the bundled NCSN++, trained on Fashion-MNIST by python train.py --config "
     "configs/ve_train.yaml",
+    "fashion_labels.safetensors": "the bundled UNet that knows classes, trained on Fashion-MNIST by python train.py "
+    "--config configs/fashion/vp_continuous_train.yaml",
 }
 _PUBLISHED = {
     "ffhq_10m.pt": "an ADM UNet for 256x256 faces (FFHQ) that saw 10 million images in training. Its authors, "

@@ -1,0 +1,143 @@
+"""Samples of given classes: how good they are, and how often a classifier sees the class that was asked for.
+
+Two tables. One of the lessons in configs/fashion/, each as its files say, with weights that train.py has made
+(those without are left out); one of configs/fashion/guided.yaml at several scales of guidance. The Frechet distance is
+that of bundled_weights.py, to the test images as they are: these networks were trained without mirroring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import bundled_weights
+import frechet
+import torch
+import unconditional
+from common import ROOT, Report, bar, cell, parser, resolve_precision, start
+from torch import Tensor
+
+from randomwalk.checkpoints import resolve_device
+from randomwalk.configio import load_sample_config
+from randomwalk.errors import InputError
+from randomwalk.progress import to_bytes
+from randomwalk.report import Row, overview
+from randomwalk.task import Task, load_task
+
+LESSONS = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
+SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
+SHOWN = 8
+"""Images of each class in a picture."""
+
+
+def load(setup: bundled_weights.Setup, name: str, *changes: str) -> Task:
+    """The task in configs/fashion/{name}.yaml, with other numbers of images, and other changes."""
+    given = [f"num_images={setup.num_images}", f"batch_size={setup.options.batch_size}", f"precision={setup.precision}"]
+    given += [f"seed={setup.options.seed}", "animation_frames=0", *changes]
+    if setup.quick:
+        given.append("sampler.schedule.num_steps=5")
+    config = load_sample_config(ROOT / "configs" / "fashion" / f"{name}.yaml", given)
+    path = str(ROOT / config.network.path)
+    return load_task(
+        config.model_copy(update={"network": config.network.model_copy(update={"path": path})}), setup.device
+    )
+
+
+def made(task: Task, label: str) -> tuple[Tensor, Tensor, int]:
+    """The images of a task as 8-bit pictures would hold them, in [-1, 1]; their classes; evaluations for each."""
+    found, evaluations = [], 0
+    batches = task.batches()
+    with bar(len(batches) * task.num_steps, label) as tick:
+        for units in batches:
+            batch = task.sample(units, None, lambda k, x, sigma, probe: tick())
+            found.append(batch.x.cpu())
+            evaluations = batch.evaluations
+    pixels = torch.from_numpy(to_bytes(torch.cat(found)))[:, None]
+    labels = torch.tensor([task.label_of(image) for image in range(len(task.names))])
+    return pixels.float() / 127.5 - 1, labels, evaluations
+
+
+def judged(
+    setup: bundled_weights.Setup, judge: unconditional.Judge, case: str, name: str, images: Tensor, labels: Tensor
+) -> list[str]:
+    """Cells of a table: distance, and the share of the images that are seen as their class, with its standard error."""
+    distance = judge.distances(images)[1]
+    share = frechet.accuracy(judge.classifier, images, labels, judge.device)
+    error = math.sqrt(share * (1 - share) / len(images))
+    setup.report.add(case, name, "frechet_to_test", distance, "1")
+    setup.add(case, name, "accuracy", (share, error), "1")
+    return [f"{distance:.2f}", cell((100 * share, 100 * error), 1)]
+
+
+def sheet(setup: bundled_weights.Setup, name: str, images: Tensor, labels: Tensor) -> None:
+    """A row of pictures for each class."""
+    pixels = to_bytes(images)
+    rows = [Row(f"class {k}", list(pixels[(labels == k).numpy()][:SHOWN])) for k in labels.unique().tolist()]
+    setup.report.folder.write_image(f"samples_{name}.png", overview(rows, side=64))
+
+
+def measure(setup: bundled_weights.Setup) -> None:
+    """Both tables."""
+    train, labels = frechet.load_split(setup.options.fashion_mnist, "train")
+    judge = unconditional.make_judge(setup, (train, labels))
+    count = setup.num_images
+    head = ["images", "evaluations", "Frechet distance", "accuracy (%)"]
+    notes = [
+        f"{count} images each; the distance falls with the number, so compare equal numbers only. Accuracy: the share "
+        "that a classifier sees as the class asked for, ± standard error",
+        f"the classifier's accuracy on the test images is {100 * judge.accuracy:.1f}%; networks in {setup.precision}",
+    ]
+    true = [f"{count} training images", "", *judged(setup, judge, "lessons", "training", train[:count], labels[:count])]
+    rows = [true]
+    for lesson in LESSONS:
+        if not (ROOT / "results" / "fashion" / lesson / "model.safetensors").is_file():
+            notes.append(f"{lesson}: not trained yet (python train.py --config configs/fashion/{lesson}_train.yaml)")
+            continue
+        images, classes, evaluations = made(load(setup, f"{lesson}_sample"), lesson)
+        rows.append([lesson, str(evaluations), *judged(setup, judge, "lessons", lesson, images, classes)])
+        sheet(setup, lesson, images, classes)
+    setup.report.table("Lessons: images of given classes", head, rows, notes)
+    rows = [true]
+    for scale in setup.options.scales:
+        name = f"scale {scale:g}"
+        images, classes, evaluations = made(load(setup, "guided", f"guidance.scale={scale}"), name)
+        rows.append([name, str(evaluations), *judged(setup, judge, "guidance", name, images, classes)])
+        sheet(setup, f"scale_{scale:g}", images, classes)
+    setup.report.table("Guidance: configs/fashion/guided.yaml", head, rows, notes[:2])
+
+
+def options() -> argparse.ArgumentParser:
+    """The options of this script."""
+    made = parser(__doc__ or "")
+    made.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the networks (auto)")
+    made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
+    made.add_argument("--num-images", type=int, default=500, metavar="N", help="of each row (500)")
+    made.add_argument("--batch-size", type=int, default=100, metavar="N", help="of the new images (100)")
+    made.add_argument("--scales", nargs="+", type=float, default=list(SCALES), metavar="W", help=f"{SCALES}")
+    made.add_argument(
+        "--fashion-mnist",
+        type=Path,
+        default=Path("/usr/share/datasets/fashion-mnist"),
+        metavar="FOLDER",
+        help="the four files of Fashion-MNIST (default: those of Debian's dataset-fashion-mnist)",
+    )
+    return made
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Measure."""
+    for name, low in (("num_images", 2), ("batch_size", 1), ("seed", 0)):
+        if getattr(chosen, name) < low:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
+    unconditional.check_data(chosen.fashion_mnist)
+    device = resolve_device(chosen.device)
+    precision = resolve_precision(chosen.precision, device)
+    report = Report("class_labels", chosen, str(device))
+    measure(bundled_weights.Setup(chosen, report, device, precision, {}))
+    print(f"\nfiles: {report.folder.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    start(main, options())
