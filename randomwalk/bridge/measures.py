@@ -15,9 +15,9 @@ entropic transport. Measured are
                       makes, whose points have the bridge's law at every time; at least the optimal plan's
     straightness      E ||x_1 - x_0|| / E int ||v|| dt along that flow: its paths are straight where it is 1
     flow_energy       E int ||v||^2 dt, and
-    drift_energy      E int ||u||^2 dt of the forward drift, which the Schroedinger bridge makes least. Between Gaussians
-                      only: onto a curve, such as the swiss roll, both are infinite (the width of the law falls as
-                      sigma sqrt(1 - t), and v as 1 / sqrt(1 - t) towards it)
+    drift_energy      E int ||u||^2 dt of the forward drift, which the Schroedinger bridge makes least. Only between
+                      Gaussians: onto a curve, such as the swiss roll, both are infinite (the width of the law falls as
+                      sigma sqrt(1 - t), and ||v|| grows as 1 / sqrt(1 - t))
 
 Between two Gaussians they have exact values, and the mean and covariance of the simulated points are compared with
 the closed form at every time.
