@@ -97,7 +97,7 @@ class PointTrainingSet:
         for sigma in self.config.validation_sigmas:
             error = denoiser(x + sigma * noise, sigma) - x
             values[f"denoising_at_{sigma:g}"] = float(error.square().flatten(1).sum(1).mean())
-        return Validation(values, "squared distance to fresh points", figures.samples(samples, truth))
+        return Validation(values, "squared distance to fresh points", figures.samples(samples, truth), logarithmic=True)
 
     def _sample(self, denoiser: Denoiser, device: torch.device) -> Tensor:
         """Samples from the same noise every time."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,8 +54,7 @@ class Progress:
         self._add("validation.csv", step, {"images": images, "seconds": seconds, **found.values})
         self.folder.write_image(f"samples/{images:09d}.png", found.picture)
         self.folder.write_image("samples.png", found.picture)
-        drawn = curves(self.rows["log.csv"], self.rows["validation.csv"], list(found.values), found.title)
-        self.folder.write_bytes("curves.png", drawn)
+        self.folder.write_bytes("curves.png", curves(self.rows["log.csv"], self.rows["validation.csv"], found))
 
     def _add(self, name: str, step: int, values: dict[str, Any]) -> None:
         rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
@@ -84,8 +82,8 @@ def _tensorboard(folder: RunFolder) -> Any:
     return SummaryWriter(str(folder.file("tensorboard")))
 
 
-def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], columns: Sequence[str], title: str) -> bytes:
-    """Loss and the validation's columns against the images seen, as a PNG."""
+def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], found: Validation) -> bytes:
+    """Loss and the values of the validations, such as ``found``, against the images seen, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -103,12 +101,14 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], columns:
     if losses.min() > 0:  # those of implicit score matching are negative
         left.set_yscale("log")
     left.set_title("training loss")
-    for key in columns:
+    for key in found.values:
         name, _, sigma = key.rpartition("_at_")
         label = (f"σ = {sigma}" if name == "psnr" else f"{name}, σ = {sigma}") if name else key
         seen, values = zip(*((int(row["images"]), float(row[key])) for row in validation), strict=True)
         right.plot(seen, values, ".-", label=label)
-    right.set_title(title)
+    right.set_title(found.title)
+    if found.logarithmic:
+        right.set_yscale("log")
     for axis in (left, right):
         axis.set_xlabel("images seen")
         axis.xaxis.set_major_formatter(EngFormatter())

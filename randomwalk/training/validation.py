@@ -28,11 +28,13 @@ class Validation:
         values: by name, ``name_at_SIGMA`` those that belong to a noise level.
         title: what they are, for the curves.
         picture: of samples, as `RunFolder.write_image` takes it.
+        logarithmic: whether the curves need such an axis.
     """
 
     values: dict[str, float]
     title: str
     picture: Any
+    logarithmic: bool = False
 
 
 def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dict[float, float]:
