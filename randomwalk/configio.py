@@ -200,6 +200,9 @@ def describe_missing_weights(path: str | Path) -> str:
             f"{missing} It is {_BUNDLED[path.name]}. It comes with this program: start in the program's folder, or "
             "restore the file with git checkout"
         )
+    training = Path("configs", path.parent.parent.name, f"{path.parent.name}_train.yaml")
+    if training.is_file():  # results/toy/moons/model.safetensors
+        return f"{missing} It is what this training makes: python train.py --config {training}"
     return (
         f"{missing} Expected a file with weights: one that train.py made (.safetensors), a guided-diffusion state dict "
         "or a score_sde checkpoint; relative paths start in the current folder"

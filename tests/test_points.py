@@ -16,7 +16,7 @@ from PIL import Image
 from randomwalk import distributed, sampling
 from randomwalk.checkpoints import build_network, load_denoiser, save_denoiser
 from randomwalk.config import PointData, SampleConfig, TrainConfig
-from randomwalk.configio import load_sample_config, load_train_config
+from randomwalk.configio import describe_missing_weights, load_sample_config, load_train_config
 from randomwalk.errors import InputError
 from randomwalk.points import datasets, figures, metrics, scores, simulation
 from randomwalk.points.results import PointResults, Recorder
@@ -73,6 +73,12 @@ def test_every_set_has_its_configs() -> None:
         sample = load_sample_config(TOY / f"{name}_sample.yaml")
         assert isinstance(train.data, PointData) and train.data.set == name
         assert sample.network.path == f"{train.output}/model.safetensors" and sample.num_images == 10_000
+
+
+def test_weights_that_are_still_to_be_trained_name_their_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOY.parent.parent)
+    assert "train.py --config configs/toy/moons_train.yaml" in describe_missing_weights("results/toy/moons/model.pt")
+    assert "train.py --config" not in describe_missing_weights("results/toy/elsewhere/model.pt")
 
 
 # --- distances -----------------------------------------------------------------------------------------------
