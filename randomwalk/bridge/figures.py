@@ -139,7 +139,7 @@ def _draw_paths(axis: Any, way: Paths, ends: Ends, forward: bool) -> None:
         *way.points[-1, :NUM_PATHS].T, s=16, c=colour[:NUM_PATHS], marker="s", edgecolors=INK, linewidths=0.5, zorder=3
     )
     _square(axis, ends.reach)
-    axis.set_title(f"{NUM_PATHS} paths {'forward' if forward else 'backward'} (to the squares)", fontsize=10, color=INK)
+    axis.set_title(f"{NUM_PATHS} paths {'forward' if forward else 'backward'}, ● to ■", fontsize=10, color=INK)
 
 
 def _draw_pairs(axis: Any, way: Paths, ends: Ends) -> None:
