@@ -9,7 +9,7 @@ whose law at the time t is Normal(mu_t, Sigma_t) with
     mu_t    = (1 - t) m_0 + t m_1
     Sigma_t = (1 - t)^2 S_0 + t^2 S_1 + t (1 - t) (C + C^T + sigma^2 I)
 
-and whose Markovian projection (Shi et al. 2023, arXiv 2303.16852, proposition 2) has affine drifts, as the conditional
+and whose Markovian projection (Shi et al. 2023, arXiv 2303.16852) has affine drifts, as the conditional
 mean of a Gaussian is affine. With the factors 1 / (1 - t) and 1 / t cancelled by hand, so that nothing blows up,
 
     forward   E[(X_1 - X_t) / (1 - t) | X_t = x] = m_1 - m_0 + A_t (x - mu_t)
@@ -116,7 +116,7 @@ class GaussianBridge:
 
             E ||X_1 - X_0||^2 - sigma^2 (d + ln det Cov(X_1 | X_0) / sigma^2d)
 
-        (Leonard 2014, arXiv 1308.0215, section 2). It is so only for the coupling of the Schroedinger bridge: another
+        (Leonard 2014, arXiv 1308.0215). It is so only for the coupling of the Schroedinger bridge: another
         one loses some of its divergence when it is made Markovian.
         """
         conditional = self.S1 - self.C.T @ np.linalg.solve(self.S0, self.C)
@@ -179,8 +179,8 @@ def markovian_fitting(bridge: GaussianBridge, iterations: int, steps: int = 100)
     """The exact iterates of iterative Markovian fitting, the given bridge first.
 
     Each takes the coupling of the last one's Markov process and puts Brownian bridges into it again (the reciprocal
-    projection). All have the right ends; the coupling tends to that of the Schroedinger bridge (Shi et al. 2023,
-    theorem 8). The forward and the backward process of a coupling are one law, so that the exact iteration does not
+    projection). All have the right ends; the coupling tends to that of the Schroedinger bridge (Shi et al.
+    2023). The forward and the backward process of a coupling are one law, so that the exact iteration does not
     depend on which of the two renews it.
     """
     found = [bridge]

@@ -9,7 +9,7 @@ and the Markov process closest to the bridges over a coupling of (X_0, X_1), whi
     forward    dX = u(X, t) dt + sigma dW from t = 0 to 1,    u(x, t) = E[(X_1 - X_t) / (1 - t) | X_t = x]
     backward   the same from t = 1 to 0 in its own time,      u(x, t) = E[(X_0 - X_t) / t       | X_t = x]
 
-(Shi, De Bortoli, Campbell and Doucet 2023, arXiv 2303.16852, proposition 2 and equations 8 to 12; sigma_t = sigma).
+(Shi, De Bortoli, Campbell and Doucet 2023, arXiv 2303.16852).
 Both are one formula with "end", the time that the process goes to, and r = |end - t|, the time that is left:
 
     u(x, t) = E[X_end - X_t | X_t = x] / r

@@ -7,7 +7,7 @@
 (Shi et al. 2023, arXiv 2303.16852, algorithm 1). A fit is the Markovian projection; Brownian bridges between simulated
 ends are the reciprocal projection. Exact fits would keep both ends in every iteration; with fits that err, taking the
 start of each pair from the data repairs the error of the other direction's end, as in iterative proportional fitting
-(Kholkin et al. 2024, arXiv 2410.02601). Every fit starts from the weights, the optimizer state and the average of the
+(arXiv 2410.02601). Every fit starts from the weights, the optimizer state and the average of the
 last fit of its direction; pairs are simulated with averaged weights.
 
 All that is random is a function of (seed, fit, step) alone, so that a checkpoint after each fit is enough for a resumed
