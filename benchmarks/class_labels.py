@@ -90,7 +90,7 @@ def measure(setup: bundled_weights.Setup) -> None:
     ]
     true = [f"{count} training images", "", *judged(setup, judge, "lessons", "training", train[:count], labels[:count])]
     rows = [true]
-    for lesson in LESSONS:
+    for lesson in setup.options.lessons:
         if not (ROOT / "results" / "fashion" / lesson / "model.safetensors").is_file():
             notes.append(f"{lesson}: not trained yet (python train.py --config configs/fashion/{lesson}_train.yaml)")
             continue
@@ -114,6 +114,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
     made.add_argument("--num-images", type=int, default=500, metavar="N", help="of each row (500)")
     made.add_argument("--batch-size", type=int, default=100, metavar="N", help="of the new images (100)")
+    made.add_argument("--lessons", nargs="*", choices=LESSONS, default=list(LESSONS), help="only these")
     made.add_argument("--scales", nargs="+", type=float, default=list(SCALES), metavar="W", help=f"{SCALES}")
     made.add_argument(
         "--fashion-mnist",
