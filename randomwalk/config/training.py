@@ -44,8 +44,9 @@ class PointData(Settings):
 
     dataset: Literal["points"]
     set: Literal[
-        "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel", "gaussian", "eight_gaussians", "mixture"
-    ]
+        "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel",
+        "gaussian", "eight_gaussians", "mixture",
+    ]  # fmt: skip
     """Which of the sets of randomwalk/points/datasets.py. All have standard deviation 2."""
 
     @property

@@ -51,7 +51,8 @@ def check_classes(config: TrainConfig, source: ImageSource) -> None:
     dropped = int(config.labels.dropout > 0)
     found, classes = config.network.num_classes, len(source.classes)  # type: ignore[union-attr]
     if found != classes + dropped:
-        why = f"for the {classes} classes of {source.where}" + (' and 1 for "none", since labels.dropout is not 0' * dropped)
+        null = ' and 1 for "none", since labels.dropout is not 0' * dropped
+        why = f"for the {classes} classes of {source.where}{null}"
         raise InputError(
             f"network.num_classes: found {found}; allowed: {classes + dropped}, {why}"
             + (f" (then denoiser.null_label is {classes})" if dropped else "")
