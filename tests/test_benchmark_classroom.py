@@ -1,0 +1,43 @@
+"""The classroom's rows are trainings that exist, and its verdict is the stated one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import classroom  # noqa: E402
+
+from randomwalk.config import PointData  # noqa: E402
+from randomwalk.configio import load_train_config  # noqa: E402
+from score_sde import sdes  # noqa: E402
+
+
+@pytest.mark.parametrize("row", classroom.ROWS, ids=lambda row: f"{row.group}-{row.label}")
+def test_every_row_is_a_training(row: classroom.Row) -> None:
+    config = load_train_config(classroom.CONFIGS / f"{row.points}_train.yaml", row.changes)
+    assert isinstance(config.data, PointData) and config.data.set == row.points
+    assert config.num_images <= 10_000 * config.batch_size
+
+
+def test_every_sde_and_every_loss_has_its_row() -> None:
+    configs = [load_train_config(classroom.CONFIGS / f"{row.points}_train.yaml", row.changes) for row in classroom.ROWS]
+    told = [config.denoiser for config in configs if config.denoiser.name == "sde"]
+    assert {denoiser.sde.name for denoiser in told} | {"edm"} == set(sdes.SDES)
+    assert {denoiser.prediction for denoiser in told} == {"epsilon", "x0", "v", "score"}
+    found = {(config.objective.name, config.objective.divergence, config.objective.weight) for config in configs}
+    names = ("denoising", "implicit_score_matching", "sliced_score_matching")
+    assert {name for name, _, _ in found} == set(names)
+    assert (names[1], "exact", None) in found and (names[1], "hutchinson", None) in found
+    assert ("denoising", None, "likelihood") in found
+
+
+def test_the_verdict_asks_for_both_distances_and_more_of_the_swiss_roll() -> None:
+    near = {"chamfer": [0.0976, 0.0, 0.08, 0.0], "emd": [0.6, 0.0, 0.6, 0.0]}
+    assert classroom.verdict(classroom.Row("", "", "moons"), near) == "met"
+    assert classroom.verdict(classroom.Row("", ""), near) == "MISSED"  # the swiss roll: at most 0.0975
+    assert classroom.verdict(classroom.Row("", ""), {**near, "chamfer": [0.0974, 0.0, 0.08, 0.0]}) == "met"
+    assert classroom.verdict(classroom.Row("", "", "moons"), {**near, "emd": [0.76, 0.0, 0.6, 0.0]}) == "MISSED"
