@@ -9,11 +9,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import classroom  # noqa: E402
+import classroom
 
-from randomwalk.config import PointData  # noqa: E402
-from randomwalk.configio import load_train_config  # noqa: E402
-from score_sde import sdes  # noqa: E402
+from randomwalk.config import PointData
+from randomwalk.configio import load_train_config
+from score_sde import sdes
 
 
 @pytest.mark.parametrize("row", classroom.ROWS, ids=lambda row: f"{row.group}-{row.label}")
