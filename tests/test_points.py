@@ -291,9 +291,9 @@ def test_relative_errors_and_their_figure() -> None:
 
 
 def test_training_and_sampling_find_the_score_of_a_mixture(tmp_path: Path) -> None:
-    """450 steps of a small network: the error of the score is below 25% of it from sigma = 0.2 on, and the samples are
+    """300 steps of a small network: the error of the score is below 30% of it from sigma = 0.2 on, and the samples are
     nearly as near to the set as exact points; the score at a wrong sigma is not that near."""
-    trainer(training(tmp_path / "run", num_images=450 * 256, log_every=100)).run()
+    trainer(training(tmp_path / "run", num_images=300 * 256, log_every=100)).run()
     found = next(csv.DictReader((tmp_path / "run" / "validation.csv").open()))
     assert 0 < float(found["chamfer"]) < 0.3 and 0 < float(found["denoising_at_0.1"]) < 2 * 2 * 0.1**2
     path = tmp_path / "run" / "model.safetensors"
@@ -303,10 +303,10 @@ def test_training_and_sampling_find_the_score_of_a_mixture(tmp_path: Path) -> No
     with (tmp_path / "samples" / "metrics.csv").open() as file:
         rows = {row["metric"]: row for row in csv.DictReader(file)}
     errors = {float(key[15:]): float(row["value"]) for key, row in rows.items() if key.startswith("score_error_at_")}
-    assert max(error for sigma, error in errors.items() if sigma >= 0.2) < 0.25
-    assert float(rows["chamfer"]["ratio"]) < 1.5 and float(rows["emd"]["ratio"]) < 1.3
+    assert max(error for sigma, error in errors.items() if sigma >= 0.2) < 0.3
+    assert float(rows["chamfer"]["ratio"]) < 1.6 and float(rows["emd"]["ratio"]) < 1.3
     learned, exact = scores.field_of(load_denoiser(path)), datasets.make("mixture")
     assert exact.mixture is not None
     truth, true = exact.sample(1000, np.random.default_rng(0)), scores.field_of(exact.mixture)
     broken = scores.relative_errors(lambda x, s: learned(x, 2 * s), true, truth, [0.5], np.random.default_rng(1))
-    assert broken[0.5] > 0.25
+    assert broken[0.5] > 0.4, (errors, broken)
