@@ -22,6 +22,7 @@ from common import (
     NETWORKS,
     ROOT,
     Report,
+    add_fashion_mnist,
     add_restoring,
     add_weights,
     bar,
@@ -315,13 +316,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--no-paper", action="store_true", help="leave out the paper's settings, most of the work")
     made.add_argument("--num-samples", type=int, default=2000, metavar="N", help="new images of each sampler (2000)")
     made.add_argument("--batch-size", type=int, default=250, metavar="N", help="of the new images (250)")
-    made.add_argument(
-        "--fashion-mnist",
-        type=Path,
-        default=Path("/usr/share/datasets/fashion-mnist"),
-        metavar="FOLDER",
-        help="the four files of Fashion-MNIST, for `unconditional` (default: those of Debian's dataset-fashion-mnist)",
-    )
+    add_fashion_mnist(made, "for `unconditional`")
     return made
 
 

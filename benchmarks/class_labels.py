@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 
 import bundled_weights
 import frechet
 import torch
 import unconditional
-from common import ROOT, Report, bar, cell, parser, resolve_precision, start
+from common import ROOT, Report, add_fashion_mnist, bar, cell, parser, resolve_precision, start
 from torch import Tensor
 
 from randomwalk.checkpoints import resolve_device
@@ -116,13 +115,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--batch-size", type=int, default=100, metavar="N", help="of the new images (100)")
     made.add_argument("--lessons", nargs="*", choices=LESSONS, default=list(LESSONS), help="only these")
     made.add_argument("--scales", nargs="+", type=float, default=list(SCALES), metavar="W", help=f"{SCALES}")
-    made.add_argument(
-        "--fashion-mnist",
-        type=Path,
-        default=Path("/usr/share/datasets/fashion-mnist"),
-        metavar="FOLDER",
-        help="the four files of Fashion-MNIST (default: those of Debian's dataset-fashion-mnist)",
-    )
+    add_fashion_mnist(made)
     return made
 
 

@@ -39,6 +39,18 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
     return made
 
 
+def add_fashion_mnist(made: argparse.ArgumentParser, purpose: str = "") -> None:
+    """The option of those that need the whole of Fashion-MNIST."""
+    what = "the four files of Fashion-MNIST" + (f", {purpose}" if purpose else "")
+    made.add_argument(
+        "--fashion-mnist",
+        type=Path,
+        default=Path("/usr/share/datasets/fashion-mnist"),
+        metavar="FOLDER",
+        help=f"{what} (default: those of Debian's dataset-fashion-mnist)",
+    )
+
+
 def add_weights(made: argparse.ArgumentParser, names: Iterable[str] = tuple(NETWORKS)) -> None:
     """An option for the file of weights of each of these bundled networks."""
     for n in names:

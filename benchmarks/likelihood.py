@@ -14,12 +14,11 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import NETWORKS, Report, add_weights, bar, parser, start
+from common import NETWORKS, Report, add_fashion_mnist, add_weights, bar, parser, start
 from frechet import load_split
 from records import Record, Records
 from scipy import stats
@@ -311,13 +310,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--resume", metavar="FOLDER", help="take over what an earlier run with the same settings has done"
     )
-    made.add_argument(
-        "--fashion-mnist",
-        type=Path,
-        default=Path("/usr/share/datasets/fashion-mnist"),
-        metavar="FOLDER",
-        help="the four files of Fashion-MNIST (default: those of Debian's dataset-fashion-mnist)",
-    )
+    add_fashion_mnist(made)
     return made
 
 

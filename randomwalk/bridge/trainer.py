@@ -37,6 +37,7 @@ from randomwalk.points import metrics
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.training.ema import EMA
+from randomwalk.training.optimizer import learning_rate, make_optimizer
 
 CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
 _INITIAL, _SPREAD, _PAIRS, _BATCH, _CHECK = range(5)  # what a stream (seed, this, ...) is for
@@ -87,11 +88,8 @@ class BridgeTrainer:
         self.directions = {forward: self._direction(forward) for forward in (False, True)}
 
     def _direction(self, forward: bool) -> _Direction:
-        settings, network = self.config.optimizer, self.bridge.drift(forward).network
-        optimizer = torch.optim.Adam(
-            network.parameters(), lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]),
-            weight_decay=settings.weight_decay, fused=True,
-        )  # fmt: skip
+        network = self.bridge.drift(forward).network
+        optimizer = make_optimizer(self.config.optimizer, network.parameters())
         return _Direction(optimizer, EMA(network, self.config.ema.half_life_images, self.config.ema.warmup_ratio))
 
     # --- plan ----------------------------------------------------------------------------------------------------
@@ -105,12 +103,8 @@ class BridgeTrainer:
         return sum(self.num_steps(fit) for fit in range(int(forward), self.config.bridge.iterations, 2))
 
     def learning_rate(self, step: int, forward: bool) -> float:
-        """Of a direction's step: linear warm-up over the first pairs, then constant or a half cosine to 0."""
-        settings, batch = self.config.optimizer, self.config.batch_size
-        rate = settings.learning_rate * min(1.0, (step + 1) * batch / max(settings.warmup_images, 1))
-        if settings.decay == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * step / self.total_steps(forward)))
-        return rate
+        """Of a direction's step."""
+        return learning_rate(self.config.optimizer, step, self.total_steps(forward), self.config.batch_size)
 
     # --- state ---------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from randomwalk.rng import generator
 from randomwalk.runs import RunFolder
 from randomwalk.training.ema import EMA
 from randomwalk.training.objectives import make_loss
+from randomwalk.training.optimizer import learning_rate, make_optimizer
 from randomwalk.training.progress import Progress
 from randomwalk.training.sets import ExampleStream, TrainingSet, open_training_set
 from randomwalk.weightfiles import read_weights
@@ -88,11 +89,7 @@ class Trainer:
             self.denoiser.autocast_dtype = torch.bfloat16
         self.loss = make_loss(config.objective, self.denoiser)
         self.parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
-        settings = config.optimizer
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]),
-            weight_decay=settings.weight_decay, fused=True,
-        )  # fmt: skip
+        self.optimizer = make_optimizer(config.optimizer, self.parameters)
         self.ema = EMA(self.denoiser.network, config.ema.half_life_images, config.ema.warmup_ratio)
         self.step, self.seconds = 0, 0.0
         self.total_steps = math.ceil(config.num_images / config.batch_size)
@@ -160,12 +157,8 @@ class Trainer:
     # --- one step ------------------------------------------------------------------------------------------------
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up over the first images, then constant or a half cosine to 0."""
-        settings, seen = self.config.optimizer, step * self.config.batch_size
-        rate = settings.learning_rate * min(1.0, (seen + self.config.batch_size) / max(settings.warmup_images, 1))
-        if settings.decay == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
-        return rate
+        """Of a step."""
+        return learning_rate(self.config.optimizer, step, self.total_steps, self.config.batch_size)
 
     def _normal(self, part: int, shape: tuple[int, ...]) -> Tensor:
         """Normal(0, 1) ``[b, *shape]`` for a part of this step's batch: rows of draws for the whole batch, so that
