@@ -1,4 +1,4 @@
-"""The stochastic differential equations that turn data into noise: OU, VP, sub-VP, VE, and EDM's.
+"""The stochastic differential equations that turn data into noise: OU, VP, sub-VP, two VE, and EDM's.
 
     dz = f(z, t) dt + g(t) dw,    0 <= t <= T,    f(z, t) = -b(t) z / 2
 
@@ -16,172 +16,30 @@ Source: Song et al. 2021, arXiv 2011.13456, section 3 and appendices B to D; Kar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-Score = Callable[[Tensor, Tensor], Tensor]
-"""``score(z, t)``, the gradient of the log density of z_t."""
+from score_sde.sde import SDE, Level, Reverse, Score, broadcast, float64, transition
 
-
-def broadcast(value: Tensor, z: Tensor) -> Tensor:
-    """A coefficient, one for all (0-dim) or one for each sample ``[B]``, as a factor of ``z [B, ...]``."""
-    value = value.to(z)
-    return value.reshape(-1, *[1] * (z.ndim - 1)) if value.ndim else value
-
-
-@dataclass(frozen=True)
-class Level:
-    """Times, and the coefficients a and s there; float64, 0-dim or ``[B]``."""
-
-    t: Tensor
-    a: Tensor
-    s: Tensor
-
-    @property
-    def sigma(self) -> Tensor:
-        """Noise level in variance-exploding coordinates, s / a."""
-        return self.s / self.a
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    def __getitem__(self, index: Any) -> Level:
-        return Level(self.t[index], self.a[index], self.s[index])
-
-    @classmethod
-    def clean(cls) -> Level:
-        """The data themselves: t = 0, a = 1, s = 0."""
-        return cls(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
-
-
-@dataclass(frozen=True)
-class SDE:
-    """Base: a subclass gives ``rate``, ``diffusion``, ``log_mean_coefficient``, ``std`` and ``time``.
-
-    Times are numbers or tensors, one for all (0-dim) or one for each sample ``[B]``.
-
-    Attributes:
-        preserves_variance: a^2 + s^2 = 1, so that data of variance 1 keep it.
-    """
-
-    preserves_variance: ClassVar[bool] = False
-
-    @property
-    def T(self) -> float:  # noqa: N802
-        """The end of time."""
-        return 1.0
-
-    def rate(self, t: Tensor) -> Tensor:
-        """b(t) of the drift -b(t) z / 2."""
-        raise NotImplementedError
-
-    def diffusion(self, t: float | Tensor) -> Tensor:
-        """g(t), float64."""
-        raise NotImplementedError
-
-    def log_mean_coefficient(self, t: Tensor) -> Tensor:
-        """ln a(t)."""
-        raise NotImplementedError
-
-    def std(self, t: float | Tensor) -> Tensor:
-        """s(t), float64."""
-        raise NotImplementedError
-
-    def time(self, sigma: float | Tensor) -> Tensor:
-        """The time at which the noise level s / a is ``sigma``, float64."""
-        raise NotImplementedError
-
-    # --- what follows from it ------------------------------------------------------------------------------------
-
-    def drift(self, z: Tensor, t: float | Tensor) -> Tensor:
-        """f(z, t) = -b(t) z / 2."""
-        return broadcast(-0.5 * self.rate(_float64(t)), z) * z
-
-    def mean_coefficient(self, t: float | Tensor) -> Tensor:
-        """a(t), float64."""
-        return self.log_mean_coefficient(_float64(t)).exp()
-
-    def sigma(self, t: float | Tensor) -> Tensor:
-        """Noise level s(t) / a(t) in variance-exploding coordinates, float64."""
-        return self.std(t) / self.mean_coefficient(t)
-
-    def marginal(self, x0: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Mean ``a(t) x0`` and standard deviation s(t) of z_t given the data ``x0 [B, ...]``."""
-        return broadcast(self.mean_coefficient(t), x0) * x0, self.std(t)
-
-    @property
-    def prior_std(self) -> float:
-        """Standard deviation of the normal law from which sampling starts."""
-        return 1.0
-
-    def sample_prior(self, noise: Tensor) -> Tensor:
-        """Draws of z_T from unit draws."""
-        return self.prior_std * noise
-
-    def prior_log_prob(self, z: Tensor) -> Tensor:
-        """Log density of Normal(0, prior_std^2 I) at ``z [B, ...]``, ``[B]``."""
-        log_scale = z[0].numel() / 2 * math.log(2 * math.pi * self.prior_std**2)
-        return -z.flatten(1).square().sum(1) / (2 * self.prior_std**2) - log_scale
-
-    def level(self, t: float | Tensor) -> Level:
-        """The coefficients at the time t."""
-        t = _float64(t)
-        return Level(t, self.mean_coefficient(t), self.std(t))
-
-    def levels(self, num: int) -> Level:
-        """The table of a discrete chain of ``num`` levels, ``[num]``, ascending, the first one above the data."""
-        return self.level(torch.linspace(self.T / num, self.T, num, dtype=torch.float64))
-
-    def discretize(self, z: Tensor, level: Level, below: Level) -> tuple[Tensor, Tensor]:
-        """f and G of the step ``z' = z + f + G n`` of a forward chain, from the level ``below`` to ``level``.
-
-        The chain's marginals are those of the table: ``f = (a / a' - 1) z``, ``G^2 = s^2 - (a / a')^2 s'^2``, a' and s'
-        those of ``below``. For VP ``1 - (a / a')^2`` is DDPM's beta.
-        """
-        ratio, added = transition(level, below)
-        return broadcast(ratio - 1, z) * z, added.sqrt()
-
-    def reverse(self, score: Score) -> Reverse:
-        """The SDE that takes z_T back to the data: ``dz = (f - g^2 score) dt + g dw``, time running backwards."""
-        return Reverse(self, score, 1.0)
-
-    def probability_flow(self, score: Score) -> Reverse:
-        """The ODE with the same marginals: ``dz = (f - g^2 score / 2) dt``."""
-        return Reverse(self, score, 0.0)
-
-
-def transition(level: Level, below: Level) -> tuple[Tensor, Tensor]:
-    """Of the exact Gaussian step from ``below`` to ``level``: the factor ``a / a'`` and the variance that it adds,
-    ``s^2 - (a / a')^2 s'^2``."""
-    ratio = level.a / below.a
-    return ratio, (level.s - ratio * below.s) * (level.s + ratio * below.s)
-
-
-@dataclass(frozen=True)
-class Reverse:
-    """Time reversal (``noise = 1``) or probability flow (``noise = 0``) of an SDE.
-
-        drift = f - (1 + noise) / 2 g^2 score,    diffusion = noise g
-
-    Source: Anderson 1982; Song et al. 2021, arXiv 2011.13456, eq. 6 and 13.
-    """
-
-    sde: SDE
-    score: Score
-    noise: float
-
-    def drift(self, z: Tensor, t: float | Tensor) -> Tensor:
-        """What ``dz / dt`` is on average."""
-        g2 = broadcast(self.sde.diffusion(t) ** 2, z)
-        return self.sde.drift(z, t) - 0.5 * (1 + self.noise) * g2 * self.score(z, _float64(t))
-
-    def diffusion(self, t: float | Tensor) -> Tensor:
-        """g(t), or 0 of the flow."""
-        return self.noise * self.sde.diffusion(t)
+__all__ = [
+    "EDM",
+    "OU",
+    "SDE",
+    "SDES",
+    "VE",
+    "VP",
+    "Level",
+    "PowerVE",
+    "Reverse",
+    "Score",
+    "SubVP",
+    "broadcast",
+    "make",
+    "transition",
+]
 
 
 @dataclass(frozen=True)
@@ -208,16 +66,16 @@ class VP(SDE):
         return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
 
     def diffusion(self, t: float | Tensor) -> Tensor:
-        return self.rate(_float64(t)).sqrt()
+        return self.rate(float64(t)).sqrt()
 
     def log_mean_coefficient(self, t: Tensor) -> Tensor:
         return -0.5 * self.integral(t)
 
     def std(self, t: float | Tensor) -> Tensor:
-        return (-torch.expm1(-self.integral(_float64(t)))).sqrt()
+        return (-torch.expm1(-self.integral(float64(t)))).sqrt()
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        return self._time_of_integral(torch.log1p(_float64(sigma) ** 2))
+        return self._time_of_integral(torch.log1p(float64(sigma) ** 2))
 
     def _time_of_integral(self, integral: Tensor) -> Tensor:
         slope = self.beta_max - self.beta_min
@@ -242,14 +100,14 @@ class SubVP(VP):
     preserves_variance: ClassVar[bool] = False
 
     def diffusion(self, t: float | Tensor) -> Tensor:
-        t = _float64(t)
+        t = float64(t)
         return (self.rate(t) * -torch.expm1(-2 * self.integral(t))).sqrt()
 
     def std(self, t: float | Tensor) -> Tensor:
-        return -torch.expm1(-self.integral(_float64(t)))
+        return -torch.expm1(-self.integral(float64(t)))
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        return self._time_of_integral(2 * torch.asinh(_float64(sigma) / 2))
+        return self._time_of_integral(2 * torch.asinh(float64(sigma) / 2))
 
     def levels(self, num: int) -> Level:
         return SDE.levels(self, num)
@@ -281,16 +139,16 @@ class OU(SDE):
         return torch.ones_like(t)
 
     def diffusion(self, t: float | Tensor) -> Tensor:
-        return torch.ones_like(_float64(t))
+        return torch.ones_like(float64(t))
 
     def log_mean_coefficient(self, t: Tensor) -> Tensor:
         return -0.5 * t
 
     def std(self, t: float | Tensor) -> Tensor:
-        return (-torch.expm1(-_float64(t))).sqrt()
+        return (-torch.expm1(-float64(t))).sqrt()
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        return torch.log1p(_float64(sigma) ** 2)
+        return torch.log1p(float64(sigma) ** 2)
 
 
 @dataclass(frozen=True)
@@ -323,10 +181,10 @@ class VE(SDE):
         return torch.zeros_like(t)
 
     def std(self, t: float | Tensor) -> Tensor:
-        return self.sigma_min * (self._log_ratio * _float64(t)).exp()
+        return self.sigma_min * (self._log_ratio * float64(t)).exp()
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        return (_float64(sigma) / self.sigma_min).log() / self._log_ratio
+        return (float64(sigma) / self.sigma_min).log() / self._log_ratio
 
     def levels(self, num: int) -> Level:
         return self.level(torch.linspace(0, self.T, num, dtype=torch.float64))
@@ -357,23 +215,70 @@ class EDM(SDE):
         return torch.zeros_like(t)
 
     def diffusion(self, t: float | Tensor) -> Tensor:
-        return (2 * _float64(t)).sqrt()
+        return (2 * float64(t)).sqrt()
 
     def log_mean_coefficient(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
     def std(self, t: float | Tensor) -> Tensor:
-        return _float64(t)
+        return float64(t)
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        return _float64(sigma)
+        return float64(sigma)
 
     @property
     def prior_std(self) -> float:
         return self.sigma_max
 
 
-SDES: dict[str, type[SDE]] = {"ou": OU, "vp": VP, "sub_vp": SubVP, "ve": VE, "edm": EDM}
+@dataclass(frozen=True)
+class PowerVE(SDE):
+    """Variance exploding with ``g = base^t``: ``f = 0``, ``s^2 = (base^(2t) - 1) / (2 ln base)``, and t for base 1.
+
+    Unlike `VE` it starts without noise, s(0) = 0, and its end follows from the base: s(1) = 1.47, 2.73 and 9.85 of the
+    bases 2, 5 and 25. At the low ones the noise at T does not hide the data, and sampling must know where to start.
+
+    Source: the tutorial of Song et al. 2021, arXiv 2011.13456 (base 25); Na, Gao and Wan 2024, arXiv 2404.06661 (2, 5).
+    """
+
+    base: float = 25.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.base < math.inf:
+            raise ValueError(f"base={self.base}: expected a number of at least 1")
+
+    def rate(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: float | Tensor) -> Tensor:
+        return (math.log(self.base) * float64(t)).exp()
+
+    def log_mean_coefficient(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def variance(self, t: float | Tensor) -> Tensor:
+        """s(t)^2, the integral of g^2: ``t (e^u - 1) / u`` with ``u = 2 t ln base``, right to the last digits at any t
+        and base."""
+        t = float64(t)
+        u = 2 * math.log(self.base) * t
+        flat = u == 0  # t = 0, or base 1
+        return t * torch.where(flat, 1.0, torch.expm1(u) / torch.where(flat, 1.0, u))
+
+    def std(self, t: float | Tensor) -> Tensor:
+        return self.variance(t).sqrt()
+
+    def time(self, sigma: float | Tensor) -> Tensor:
+        variance = float64(sigma) ** 2
+        u = 2 * math.log(self.base) * variance
+        flat = u == 0
+        return variance * torch.where(flat, 1.0, torch.log1p(u) / torch.where(flat, 1.0, u))
+
+    @property
+    def prior_std(self) -> float:
+        return float(self.std(self.T))
+
+
+SDES: dict[str, type[SDE]] = {"ou": OU, "vp": VP, "sub_vp": SubVP, "ve": VE, "power_ve": PowerVE, "edm": EDM}
 
 
 def make(name: str, **settings: float) -> SDE:
@@ -388,7 +293,3 @@ def make(name: str, **settings: float) -> SDE:
     if unknown := sorted(set(settings) - set(allowed)):
         raise ValueError(f"SDE {name!r}: unknown setting {', '.join(unknown)}; allowed: {', '.join(allowed)}")
     return SDES[name](**settings)
-
-
-def _float64(t: float | Tensor) -> Tensor:
-    return torch.as_tensor(t, dtype=torch.float64)

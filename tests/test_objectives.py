@@ -22,7 +22,7 @@ from score_sde import sdes
 from score_sde.mlp import TimeMLP
 
 UNIFORM = torch.linspace(0.5 / 20_000, 1 - 0.5 / 20_000, 20_000, dtype=torch.float64)
-SDES = ["ou", "vp", "sub_vp", "ve", "edm"]
+SDES = ["ou", "vp", "sub_vp", "ve", "power_ve", "edm"]
 
 
 def objective(**settings: object) -> Objective:

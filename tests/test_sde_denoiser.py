@@ -29,6 +29,7 @@ def coefficients(name: str, t: Tensor) -> tuple[Tensor, Tensor]:
         "sub_vp": -torch.expm1(-B),
         "ou": (-torch.expm1(-B)).sqrt(),
         "ve": 0.01 * 5000**t,
+        "power_ve": (torch.expm1(2 * math.log(25) * t) / (2 * math.log(25))).sqrt(),
         "edm": t,
     }[name]
     return (-B / 2).exp(), s
@@ -131,11 +132,12 @@ def test_a_network_of_another_prediction_or_time_does_not() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"sde": {"name": "cosine"}}, "'cosine' is unknown; known are ou, vp, sub_vp, ve, edm"),
+        ({"sde": {"name": "cosine"}}, "'cosine' is unknown; known are ou, vp, sub_vp, ve, power_ve, edm"),
         ({"sde": {"name": "ve", "beta_min": 1.0}}, "unknown setting beta_min; allowed: sigma_min, sigma_max"),
         ({"sde": {"name": "vp", "beta_min": 30.0}}, "0 < beta_min <= beta_max"),
         ({"sde": {"name": "ve", "sigma_min": 60.0}}, "0 < sigma_min < sigma_max"),
         ({"sde": {"name": "ou", "end_time": 0.0}}, "end_time=0.0: expected a positive number"),
+        ({"sde": {"name": "power_ve", "base": 0.5}}, "base=0.5: expected a number of at least 1"),
         ({"sde": {"name": "edm", "sigma_max": -1.0}}, "sigma_max=-1.0: expected a positive number"),
         ({"sde": {"name": "vp"}, "prediction": "noise"}, "'noise' is unknown; known are epsilon, x0, v, score"),
         ({"sde": {"name": "vp"}, "time": "integer"}, "'integer' is unknown; known are continuous, discrete"),

@@ -231,6 +231,13 @@ class VESettings(Settings):
         return self
 
 
+class PowerVESettings(Settings):
+    """Variance exploding: dz = base^t dw, without noise at t = 0."""
+
+    name: Literal["power_ve"]
+    base: Annotated[float, Field(ge=1)] = 25.0
+
+
 class EDMSettings(Settings):
     """EDM's (Karras et al. 2022, arXiv 2206.00364): sigma(t) = t."""
 
@@ -238,7 +245,9 @@ class EDMSettings(Settings):
     sigma_max: Positive = 80.0
 
 
-SDESettings = Annotated[OUSettings | VPSettings | SubVPSettings | VESettings | EDMSettings, Field(discriminator="name")]
+SDESettings = Annotated[
+    OUSettings | VPSettings | SubVPSettings | VESettings | PowerVESettings | EDMSettings, Field(discriminator="name")
+]
 
 
 class SDEDenoiserSettings(Settings):

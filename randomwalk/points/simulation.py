@@ -9,7 +9,14 @@ from randomwalk.denoisers import Denoiser, EDMDenoiser, SDEDenoiser
 from randomwalk.points.figures import SDECurves
 from score_sde.sdes import EDM, SDE
 
-NAMES = {"OU": "Ornstein-Uhlenbeck", "VP": "VP", "SubVP": "sub-VP", "VE": "VE", "EDM": "EDM"}
+NAMES = {
+    "OU": "Ornstein-Uhlenbeck",
+    "VP": "VP",
+    "SubVP": "sub-VP",
+    "VE": "VE",
+    "PowerVE": "VE, g a power",
+    "EDM": "EDM",
+}
 
 
 def sde_of(denoiser: Denoiser) -> SDE | None:
