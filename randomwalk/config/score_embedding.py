@@ -1,0 +1,259 @@
+"""A training with embedded scores, or the usual one that it is compared with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from randomwalk.config.base import (
+    Count,
+    Device,
+    Fit,
+    Fraction,
+    Natural,
+    Positive,
+    Precision,
+    Settings,
+    Text,
+    TwoOrMore,
+    check_order,
+)
+from randomwalk.config.networks import DDPMUNetSettings
+from randomwalk.config.training import EMASettings, Optimizer
+
+Boundary = Literal["neumann", "dirichlet", "periodic"]
+
+
+class EmbeddingData(Settings):
+    """The few images that a network is to learn by heart, or a set of them."""
+
+    dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
+    """A folder, a zip or one file of images, the Fashion-MNIST .gz files, or a standard set through torchvision."""
+    path: Text
+    """The folder, zip or file; for torchvision's sets the folder they are kept in (downloaded if absent)."""
+    image_size: Count
+    channels: Literal[1, 3] = 3
+    fit: Fit = "resize"
+    num_images: Count
+    indices: list[Natural] | None = None
+    """Which ones, by their place in the set; the first ones if neither this nor `draw_seed` is given."""
+    class_name: Text | None = None
+    """Only images of this class, as the set names it; they are counted from 0."""
+    draw_seed: Natural | None = None
+    """Draw them, without replacement, by NumPy's RandomState of this seed, as the paper's code does."""
+
+    @model_validator(mode="after")
+    def _which(self) -> EmbeddingData:
+        if self.indices is not None and self.draw_seed is not None:
+            raise ValueError("draw_seed: the images are named by indices already; remove one of the two")
+        if self.indices is not None and len(self.indices) != self.num_images:
+            raise ValueError(
+                f"indices: found {len(self.indices)} of them; allowed: num_images, which is {self.num_images}"
+            )
+        return self
+
+
+# --- density and solver ----------------------------------------------------------------------------------------------
+
+
+class ValuePairSettings(Settings):
+    """The density of pairs of pixel values, (I[k, j], I[j, k]), at each pixel's own pair: the paper's. Square images."""
+
+    name: Literal["value_pair_kde"]
+    estimator: Literal["histogram", "gaussian", "published"] = "histogram"
+    """Smoothed histogram; every pair of pixels, which is exact and slow; or the published code's, which smooths more."""
+
+
+class IntensitySettings(Settings):
+    """The intensity of each channel, as a density on the grid of pixels."""
+
+    name: Literal["intensity"]
+    offset: Positive = 0.1
+    """Added to the intensities in [0, 1], so that black has a logarithm."""
+
+
+class PositionSettings(Settings):
+    """Kernel density of pixel positions that are drawn by intensity (arXiv 2511.17634); one for all channels."""
+
+    name: Literal["position_kde"]
+    num_points: TwoOrMore = 2000
+    offset: Positive = 0.1
+    """Added to the mean intensity in [0, 1]."""
+
+
+DensitySettings = Annotated[ValuePairSettings | IntensitySettings | PositionSettings, Field(discriminator="name")]
+
+
+class ExactSettings(Settings):
+    """The logarithm of the heat flow (Cole and Hopf): no iteration, no steps."""
+
+    name: Literal["exact"]
+    method: Literal["matrix", "dct"] = "matrix"
+    boundary: Boundary = "neumann"
+    spacing: Positive = 1.0
+    """Of the pixel grid."""
+
+
+class SemiImplicitSettings(Settings):
+    """Backward Euler with a lagged gradient, as the paper means it: a consistent finite-difference scheme."""
+
+    name: Literal["semi_implicit"]
+    linear_solver: Literal["lu", "bicgstab", "adi"] = "bicgstab"
+    boundary: Boundary = "neumann"
+    spacing: Positive = 1.0
+    """Of the pixel grid."""
+    tolerance: Positive = 1e-8
+    """Of the fixed point, the relative change of the log density."""
+    max_iterations: Count = 100
+    quadratic: Literal["gradient", "scalar"] = "gradient"
+    """|grad m|^2, or the preprint's (m_x + m_y)^2, which is not the Fokker-Planck equation."""
+
+
+class LegacySettings(Settings):
+    """The published matrix with its defects, for reproduction: not a discretisation of the equation."""
+
+    name: Literal["legacy"]
+    spacing: Positive = 1.0
+    """Of the pixel grid."""
+    tolerance: Positive = 1e-6
+    """Of the fixed point, the relative change of the log density; below 2e-8 is below what its float32 resolves."""
+    max_iterations: Count = 100
+
+
+SolverSettings = Annotated[ExactSettings | SemiImplicitSettings | LegacySettings, Field(discriminator="name")]
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+
+class EmbeddingMethod(Settings):
+    """Score embedding (Na, Gao and Wan 2024, arXiv 2404.06661): dx = base^t dw, a network that gives the score."""
+
+    name: Literal["score_embedding"]
+    base: Annotated[float, Field(ge=1)]
+    """sigma of the paper."""
+    num_levels: TwoOrMore
+    """N: levels at which the field is computed, and parts of [0, 1] from which the training draws times."""
+    embedding: Literal["score", "random", "none"] = "score"
+    """What moves the images: the field of the Fokker-Planck equation; a random field of the same norm at every level; or
+    nothing, which leaves plain denoising score matching."""
+    component: Literal["sum", "rows", "columns"] = "sum"
+    """Of the gradient, which has two components where a pixel has one value: the paper adds them."""
+    density: DensitySettings = ValuePairSettings(name="value_pair_kde")
+    solver: SolverSettings = ExactSettings(name="exact")
+    times: Literal["full", "published"] = "full"
+    """Of the training: from every part of [eps, 1], or from the lower half of each, as in the published code."""
+    batches: Literal["by_image", "mixed"] = "by_image"
+    """All levels of one image in turn, as published; or images and levels at random."""
+    eps: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    """The first time."""
+    time_scale: Positive = 1.0
+    """Factor of the time that the network sees."""
+
+
+class DDPMMethod(Settings):
+    """What it is compared with: epsilon prediction on a linear table (Ho et al. 2020, arXiv 2006.11239)."""
+
+    name: Literal["ddpm"]
+    beta_min: Positive = 1e-4
+    beta_max: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    num_timesteps: TwoOrMore = 1000
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    """Ancestral, or deterministic (Song et al. 2021, arXiv 2010.02502, eta = 0); the training is the same."""
+    num_steps: TwoOrMore | None = None
+    """Of the sampling, evenly spread over the table; all timesteps if it is not given."""
+
+    @model_validator(mode="after")
+    def _range(self) -> DDPMMethod:
+        check_order("beta_min", self.beta_min, "beta_max", self.beta_max)
+        if self.num_steps is not None and self.num_steps > self.num_timesteps:
+            raise ValueError(f"num_steps: found {self.num_steps}; allowed: at most num_timesteps, {self.num_timesteps}")
+        return self
+
+
+Method = Annotated[EmbeddingMethod | DDPMMethod, Field(discriminator="name")]
+
+
+class EmbeddedSampling(Settings):
+    """How images are made, for the curves and at the end."""
+
+    start: Literal["normal", "prior", "truth"] = "prior"
+    """Of score_embedding: N(0, I), as published; the law that the SDE ends with; or a mixture of noise and the true
+    image, the published "conditional" sampling, which is told the answer. Of ddpm the first two are the same."""
+    truth_weight: Fraction = 0.6
+    """Share of the true image in the start, for `truth`."""
+    tolerance: Positive = 1e-3
+    """Relative and absolute, of the Dormand-Prince solver of score_embedding."""
+    tweedie: bool = True
+    """End with a denoising step; without it the noise of the first time, 0.03, stays in the image."""
+    num_samples: Count = 1
+    """Of each image."""
+    minmax: bool = False
+    """Stretch samples to [0, 1] before they are measured, as published: that hides errors of brightness and contrast."""
+
+
+class Profile(Settings):
+    """Measurements of samples during the training (`--profile`); the clock stands still meanwhile."""
+
+    enabled: bool = False
+    every_seconds: Positive | None = None
+    """Of training."""
+    every_steps: Count | None = None
+    levels: list[Fraction] = Field(default=[0.9, 0.95])
+    """Of SSIM, whose crossings are reported."""
+    hold: Count = 5
+    """A crossing counts as sustained if this many measurements in a row are above the level."""
+    stop_at: Fraction | None = None
+    """End the training once the mean SSIM has been above this for `hold` measurements."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Profile:
+        if self.every_seconds is not None and self.every_steps is not None:
+            raise ValueError("every_steps: every_seconds is given too; remove one of the two")
+        if self.stop_at is not None and not self.enabled:
+            raise ValueError("stop_at: nothing is measured unless profile.enabled (--profile)")
+        return self
+
+
+class ScoreEmbeddingConfig(Settings):
+    """One training of few images: `python train.py --config FILE [--profile] [--no-train]`."""
+
+    seed: Natural = 0
+    output: Text
+    """Folder for the run; a date and time is appended if it exists and is not empty."""
+    data: EmbeddingData
+    method: Method
+    network: DDPMUNetSettings
+    optimizer: Optimizer = Optimizer(learning_rate=1e-4, warmup_images=0, gradient_clip=None)
+    ema: EMASettings | None = None
+    """Average of the parameters, with which samples are made; none is kept without this section."""
+    batch_size: Count
+    num_steps: Count
+    """Of the optimizer."""
+    time_limit: Positive | None = None
+    """Seconds of density, solver and training together, after which the training ends."""
+    sampling: EmbeddedSampling = EmbeddedSampling()
+    profile: Profile = Profile()
+    precision: Precision = "fp32"
+    device: Device = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    checkpoint_steps: Count = 100
+    """Steps between two checkpoints."""
+
+    @model_validator(mode="after")
+    def _network_fits_data(self) -> ScoreEmbeddingConfig:
+        network, data = self.network, self.data
+        pairs = (
+            ("data.image_size", data.image_size, "network.image_size", network.image_size),
+            ("data.channels", data.channels, "network.num_channels", network.num_channels),
+        )
+        for key, found, other, allowed in pairs:
+            if found != allowed:
+                raise ValueError(f"{key}: found {found}; allowed: {allowed}, which is {other}")
+        if network.num_classes not in (None, data.num_images):
+            raise ValueError(
+                f"network.num_classes: found {network.num_classes}; allowed: data.num_images, which is "
+                f"{data.num_images}, for a network that is told which image to make; or none"
+            )
+        return self
