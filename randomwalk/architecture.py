@@ -1,6 +1,6 @@
 """Networks by name, and what a state dict tells about the network it came from.
 
-The settings of a network are ``{"name": "unet" | "ncsnpp" | "mlp", **arguments of its class}``. Most of them can be
+The settings of a network are ``{"name": "unet" | "ncsnpp" | "ddpm_unet" | "mlp", **arguments of its class}``. Most of them can be
 read off the names and shapes of the tensors; those that cannot are listed in `NOT_IN_FILE`.
 """
 
@@ -22,6 +22,7 @@ from randomwalk.errors import InputError
 NETWORKS = {
     "unet": ("guided_diffusion", "UNet", "in_channels"),
     "ncsnpp": ("score_sde", "NCSNpp", "num_channels"),
+    "ddpm_unet": ("score_sde", "DDPMUNet", "num_channels"),
     "mlp": ("score_sde", "TimeMLP", "num_channels"),
 }
 PUBLISHER = {"unet": "UNet of guided-diffusion", "ncsnpp": "NCSN++ of score_sde"}

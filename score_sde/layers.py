@@ -1,4 +1,4 @@
-"""Building blocks of NCSN++: FIR resampling, noise-level embeddings, residual and attention blocks.
+"""Building blocks of NCSN++ and the U-Net of DDPM: FIR resampling, noise-level embeddings, residual and attention blocks.
 
 Attribute names (`GroupNorm_0`, `Conv_0`, `NIN_0`, ...) follow the public checkpoints, so that a state
 dict of score_sde_pytorch loads without renaming.  Images are `[batch, channel, height, width]`.
@@ -229,11 +229,11 @@ class GaussianFourierProjection(nn.Module):
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
-def sinusoidal_embedding(index: Tensor, size: int) -> Tensor:
-    """Transformer position embedding, sines first: `[B]` -> `[B, size]`, frequencies 1 ... 1e-4."""
+def sinusoidal_embedding(index: Tensor, size: int, max_positions: float = 10000.0) -> Tensor:
+    """Transformer position embedding, sines first: `[B]` -> `[B, size]`, frequencies 1 ... 1 / max_positions."""
     half = size // 2
     exponents = torch.arange(half, dtype=index.dtype, device=index.device)
-    phase = index[:, None] * torch.exp(exponents * (-math.log(10000.0) / (half - 1)))[None, :]
+    phase = index[:, None] * torch.exp(exponents * (-math.log(max_positions) / (half - 1)))[None, :]
     return F.pad(torch.cat([phase.sin(), phase.cos()], dim=-1), (0, size % 2))
 
 

@@ -31,6 +31,7 @@ from randomwalk.config.measurement import (
     SuperResolutionSettings,
 )
 from randomwalk.config.networks import (
+    DDPMUNetSettings,
     DenoiserSettings,
     EDMDenoiserSettings,
     EDMSettings,
@@ -99,6 +100,7 @@ __all__ = [
     "DAPSSettings",
     "DDIMSettings",
     "DDNMPlusSettings",
+    "DDPMUNetSettings",
     "DDRMSettings",
     "DPMSolverSettings",
     "DPSSettings",

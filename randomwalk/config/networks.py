@@ -122,6 +122,45 @@ class NCSNppSettings(Settings):
         return self
 
 
+class DDPMUNetSettings(Settings):
+    """U-Net of DDPM (Ho et al. 2020, arXiv 2006.11239), as score embedding uses it."""
+
+    name: Literal["ddpm_unet"]
+    image_size: Count
+    num_channels: Count = 3
+    nf: Annotated[int, Field(ge=4)] = 128
+    """Channels of the first resolution level."""
+    ch_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 2, 2])
+    """Channels of each resolution level, in multiples of `nf`."""
+    num_res_blocks: Count = 2
+    """Of each level on the way down; one more on the way up."""
+    attn_resolutions: list[Count] = Field(default=[16])
+    """Feature-map widths at which attention is used."""
+    dropout: Fraction = 0.1
+    resamp_with_conv: bool = True
+    """A 3x3 convolution at every change of level; or averages, and pixels repeated."""
+    embedding: Literal["linear", "fourier"] = "linear"
+    """The network sees the time itself, or its sines and cosines."""
+    max_positions: Annotated[float, Field(gt=1)] = 10_000.0
+    """Inverse of the lowest frequency of the sines and cosines."""
+    num_classes: Count | None = None
+    """Or the number of training images, for a network that is told which of them to make."""
+    centered: bool = False
+    """Images are in [-1, 1] already; otherwise the network takes [0, 1] and centres them itself."""
+
+    @model_validator(mode="after")
+    def _fits_its_images(self) -> DDPMUNetSettings:
+        _check_image_size(self.image_size, "ch_mult", len(self.ch_mult))
+        for multiple in self.ch_mult:
+            channels = multiple * self.nf
+            if channels % min(channels // 4, 32):
+                raise ValueError(
+                    f"nf: found {self.nf}; allowed: widths nf times ch_mult that min(width // 4, 32) divides, as every "
+                    f"multiple of 32 does; {channels} is not one"
+                )
+        return self
+
+
 class MLPSettings(Settings):
     """A small network for points: residual blocks, with a positional code of time."""
 
@@ -139,7 +178,9 @@ class MLPSettings(Settings):
     num_classes: Count | None = None
 
 
-NetworkSettings = Annotated[UNetSettings | NCSNppSettings | MLPSettings, Field(discriminator="name")]
+NetworkSettings = Annotated[
+    UNetSettings | NCSNppSettings | DDPMUNetSettings | MLPSettings, Field(discriminator="name")
+]
 
 
 class VPDenoiserSettings(Settings):
