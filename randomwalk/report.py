@@ -169,21 +169,24 @@ def animation(frames: Sequence[Image.Image], lossless: bool, milliseconds: int =
 # --- curves --------------------------------------------------------------------------------------------------
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def new_figure(size: tuple[float, float], dpi: int = 110) -> Any:
+    """A Matplotlib figure of ``size`` inches, without a window or any global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=110)
+    figure = Figure(figsize=size, dpi=dpi)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _tidy(axis: Any) -> None:
+def tidy(axis: Any) -> None:
+    """A faint grid, and no frame at the top and on the right."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """The figure as a PNG."""
     out = BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
@@ -197,7 +200,7 @@ def schedule_figure(levels: Sequence[float], plan: Plan | None = None, norm: flo
         plan: of the walk, if the sampler is one.
         norm: the operator's, for preconditioned steps: their smallest gain is in that direction.
     """
-    figure = _figure((11, 3.2) if plan is not None else (4.2, 3.2))
+    figure = new_figure((11, 3.2) if plan is not None else (4.2, 3.2))
     axes = figure.subplots(1, 3 if plan is not None else 1, squeeze=False)[0]
     figure.subplots_adjust(left=0.05 if plan else 0.13, right=0.985, top=0.9, bottom=0.15, wspace=0.2)
     sigmas = np.asarray(levels if plan is None else plan.sigmas)
@@ -208,8 +211,8 @@ def schedule_figure(levels: Sequence[float], plan: Plan | None = None, norm: flo
     for axis in axes:
         axis.set_xlabel("step k" if plan is not None else "level")
         axis.minorticks_off()
-        _tidy(axis)
-    return _png(figure)
+        tidy(axis)
+    return png(figure)
 
 
 def _draw_walk(axes: Any, plan: Plan, norm: float | None) -> None:
@@ -262,7 +265,7 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
     Args:
         calibrations: by the name of the pixels that they are about; the first one is what counts.
     """
-    figure = _figure((10, 4))
+    figure = new_figure((10, 4))
     histogram, coverage = figure.subplots(1, 2, width_ratios=[1.35, 1])
     figure.subplots_adjust(left=0.075, right=0.98, top=0.84, bottom=0.14, wspace=0.2)
     styles = [("#2a6fba", 0.55), ("0.35", 0.0)]
@@ -282,9 +285,9 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
     coverage.set_title("Coverage", loc="left", fontsize=11)
     coverage.legend(fontsize=8, frameon=False, loc="upper left")
     for axis in (histogram, coverage):
-        _tidy(axis)
+        tidy(axis)
     figure.suptitle(calibration_lines(calibrations)[0], fontsize=10, x=0.075, ha="left")
-    return _png(figure)
+    return png(figure)
 
 
 def _draw_ranks(axis: Any, found: Calibration, colour: str, filled: float) -> None:
