@@ -15,17 +15,31 @@ def main() -> int:
     )
     parser.add_argument("--config", metavar="FILE", help="the training (YAML); see configs/*_train.yaml")
     cli.add_run_options(parser)
+    few = parser.add_argument_group("for the trainings of few images in configs/score_embedding/")
+    few.add_argument(
+        "--profile", action="store_true", help="measure samples on the way (short for --set profile.enabled=true)"
+    )
+    few.add_argument("--no-train", action="store_true", help="make samples and report anew, of a finished run")
     args = parser.parse_args()
     if (args.config is None) == (args.resume is None):
         parser.error("give either --config FILE or --resume FOLDER")
 
     def command() -> int:
         from randomwalk.config.bridge import BridgeConfig
+        from randomwalk.config.score_embedding import ScoreEmbeddingConfig
         from randomwalk.configio import load_training
+        from randomwalk.errors import InputError
         from randomwalk.runs import RunFolder
 
         source = args.config or RunFolder.resume(args.resume).file("config.yaml")
-        config = load_training(source, cli.overrides(args))
+        changes = cli.overrides(args) + (["profile.enabled=true"] if args.profile else [])
+        config = load_training(source, changes)
+        if isinstance(config, ScoreEmbeddingConfig):
+            from randomwalk.score_embedding import training as of_few_images
+
+            return of_few_images.run(config, resume=args.resume, dry_run=args.dry_run, no_train=args.no_train)
+        if args.no_train:
+            raise InputError(f"--no-train: is for the trainings in configs/score_embedding/; {source} is another one")
         if isinstance(config, BridgeConfig):
             from randomwalk.bridge import training
 

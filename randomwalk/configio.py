@@ -19,6 +19,7 @@ from randomwalk import legacy
 from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
+from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.config.validate import schema_of, validate
 from randomwalk.config.yamltext import Document, Dumper, apply_overrides, read_document
 from randomwalk.errors import InputError
@@ -29,6 +30,7 @@ _SCHEMAS: dict[str, type[Settings]] = {
     "train.schema.json": TrainConfig,
     "bridge.schema.json": BridgeConfig,
     "bridge_sample.schema.json": BridgeSampleConfig,
+    "score_embedding.schema.json": ScoreEmbeddingConfig,
 }
 
 
@@ -90,13 +92,19 @@ def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConf
     return validate(BridgeSampleConfig, document)
 
 
-def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig | BridgeConfig:
-    """What ``train.py`` is to do: the training of a denoiser, or, by its key ``bridge``, of a bridge.
+def load_training(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> TrainConfig | BridgeConfig | ScoreEmbeddingConfig:
+    """What ``train.py`` is to do: the training of a denoiser, or, by its key ``bridge``, of a bridge, or, by its key
+    ``method``, of few images by score embedding or what it is compared with.
 
     Args, Raises:
         as for :func:`load_train_config`.
     """
     document = read_document(path)
+    if "method" in document.data:
+        apply_overrides(document, overrides)
+        return validate(ScoreEmbeddingConfig, document)
     if "bridge" not in document.data:
         return load_train_config(path, overrides)
     if _has_weights(document):
