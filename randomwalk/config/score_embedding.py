@@ -58,11 +58,11 @@ class EmbeddingData(Settings):
 
 
 class ValuePairSettings(Settings):
-    """The density of pairs of pixel values, (I[k, j], I[j, k]), at each pixel's own pair: the paper's. Square images."""
+    """The paper's: the density of pairs of values (I[k, j], I[j, k]), at each pixel's own pair. Square images."""
 
     name: Literal["value_pair_kde"]
     estimator: Literal["histogram", "gaussian", "published"] = "histogram"
-    """Smoothed histogram; every pair of pixels, which is exact and slow; or the published code's, which smooths more."""
+    """Smoothed histogram; every pair of pixels, exact and slow; or the published code's, which smooths more."""
 
 
 class IntensitySettings(Settings):
@@ -136,7 +136,7 @@ class EmbeddingMethod(Settings):
     num_levels: TwoOrMore
     """N: levels at which the field is computed, and parts of [0, 1] from which the training draws times."""
     embedding: Literal["score", "random", "none"] = "score"
-    """What moves the images: the field of the Fokker-Planck equation; a random field of the same norm at every level; or
+    """What moves the images: the field of the Fokker-Planck equation; a random field of its norm at every level; or
     nothing, which leaves plain denoising score matching."""
     component: Literal["sum", "rows", "columns"] = "sum"
     """Of the gradient, which has two components where a pixel has one value: the paper adds them."""
@@ -190,7 +190,7 @@ class EmbeddedSampling(Settings):
     num_samples: Count = 1
     """Of each image."""
     minmax: bool = False
-    """Stretch samples to [0, 1] before they are measured, as published: that hides errors of brightness and contrast."""
+    """Stretch samples to [0, 1] before measuring, as published: that hides errors of brightness and contrast."""
 
 
 class Profile(Settings):

@@ -30,8 +30,8 @@ def ssim(u: Tensor, truth: Tensor) -> Tensor:
 
         (2 m_u m_v + c1) (2 cov + c2) / ((m_u^2 + m_v^2 + c1) (var_u + var_v + c2)),    c1 = 0.01^2, c2 = 0.03^2,
 
-    averaged over windows and channels: what the paper's code reports. `randomwalk.metrics.ssim`, with a Gaussian window of
-    11 pixels, is another measure.
+    averaged over windows and channels: what the paper's code reports. `randomwalk.metrics.ssim`, with a Gaussian window
+    of 11 pixels, is another measure.
     """
     u, v = u.double(), truth.double()
 

@@ -172,7 +172,7 @@ class DDPM(Method):
         self, denoiser: NetworkDenoiser, images: Sequence[int], draws: Sequence[np.random.Generator],
         settings: EmbeddedSampling,
     ) -> Made:  # fmt: skip
-        """In the coordinates ``z = sqrt(alpha_bar) x`` of the method the start is N(0, I), or a mixture with the truth."""
+        """The start is N(0, I) in the method's coordinates ``z = sqrt(alpha_bar) x``, or a mixture with the truth."""
         assert isinstance(denoiser, VPDenoiser)
         levels, rows = self.levels(denoiser), ImageDraws(draws, self.images.device)
         z = rows.normal(self.images.shape[1:])
