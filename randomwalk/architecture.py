@@ -1,7 +1,8 @@
 """Networks by name, and what a state dict tells about the network it came from.
 
-The settings of a network are ``{"name": "unet" | "ncsnpp" | "ddpm_unet" | "mlp", **arguments of its class}``. Most of them can be
-read off the names and shapes of the tensors; those that cannot are listed in `NOT_IN_FILE`.
+The settings of a network are ``{"name": "unet" | "ncsnpp" | "ddpm_unet" | "mlp", **arguments of its class}``. Most of
+them can be read off the names and shapes of the tensors, if it is one that others publish; those that cannot are listed
+in `NOT_IN_FILE`.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
     """An untrained denoiser that knows its channels and image size.
 
     Args:
-        network: ``{"name": "unet" | "ncsnpp" | "mlp", **arguments of its class}``.
-        denoiser: ``{"name": "vp" | "ve" | "edm" | "sde", **settings}`` as for `denoisers.make`.
+        network: ``{"name": "unet" | "ncsnpp" | "ddpm_unet" | "mlp", **arguments of its class}``.
+        denoiser: ``{"name": "vp" | "ve" | "edm" | "sde" | "score", **settings}`` as for `denoisers.make`.
 
     Raises:
         InputError: an unknown name or setting, or a denoiser and a network that do not go together.
@@ -53,7 +53,7 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
     if (network["name"] == "ncsnpp") != (denoiser["name"] == "ve"):
         raise InputError(
             f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, as "
-            "denoiser ve expects; unet and mlp take a time and give what vp, edm and sde expect"
+            "denoiser ve expects; unet, ddpm_unet and mlp take a time and give what vp, edm, sde and score expect"
         )
     settings = dict(denoiser)
     made = denoisers.make(settings.pop("name", None), build_network(network), **settings)

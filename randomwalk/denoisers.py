@@ -247,6 +247,56 @@ class VEDenoiser(NetworkDenoiser):
         return x + broadcast_sigma(sigma, x) ** 2 * self.score(x, sigma)
 
 
+class ScoreDenoiser(NetworkDenoiser):
+    """Network that gives the score of [0, 1] pixels and is told the time of an SDE without drift (score embedding).
+
+    With u = (x + 1) / 2 and s(u, time_scale t) the score of ``u = u_0 + std(t) n``, std(t) = sigma / 2:
+
+        D(x, sigma) = x + sigma^2 s(u, time_scale t) / 2
+
+    Source: Na, Gao and Wan 2024, arXiv 2404.06661.
+
+    Args:
+        network: ``network(u, time_scale t) -> score``.
+        sde: name and settings for `score_sde.sdes.make`, in units of [0, 1] pixels: power_ve, ve or edm.
+        time_scale: factor of the time that the network sees.
+        eps: the lowest time.
+        null_label: see `NetworkDenoiser`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: Mapping[str, Any],
+        time_scale: float = 1.0,
+        eps: float = 1e-3,
+        null_label: int | None = None,
+    ) -> None:
+        try:
+            found = sdes.make(**sde)
+        except ValueError as error:
+            raise InputError(f"denoiser score: {error}") from error
+        if float(found.mean_coefficient(found.T)) != 1:
+            raise InputError(f"denoiser score: SDE {sde['name']!r} has a drift; allowed are power_ve, ve and edm")
+        if not 0 < eps < found.T:
+            raise InputError(f"denoiser score: eps = {eps}; expected a time between 0 and {found.T:g}")
+        super().__init__(network, 2 * float(found.std(eps)), 2 * float(found.std(found.T)), null_label)
+        self.sde, self.time_scale = found, float(time_scale)
+
+    def network_score(self, u: Tensor, t: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """The score of [0, 1] pixels ``u [B, C, H, W]`` at the time t, a number or ``[B]``."""
+        times = self.time_scale * torch.as_tensor(t, device=u.device).expand(u.shape[0])
+        return self.call_network(u, times, label)[:, : u.shape[1]]
+
+    def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        self.check_sigma(sigma)
+        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
+        return self.network_score((x + 1) / 2, self.sde.time(levels / 2), label) / 2
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        return x + broadcast_sigma(sigma, x) ** 2 * self.score(x, sigma, label)
+
+
 class EDMDenoiser(NetworkDenoiser):
     """EDM preconditioning (Karras et al. 2022, arXiv 2206.00364, table 1), with s = sigma_data:
 
@@ -321,6 +371,7 @@ DENOISERS: dict[str, type[NetworkDenoiser]] = {
     "ve": VEDenoiser,
     "edm": EDMDenoiser,
     "sde": SDEDenoiser,
+    "score": ScoreDenoiser,
 }
 
 

@@ -78,12 +78,13 @@ class DDPMUNet(nn.Module):
         super().__init__()
         counts = {"image_size": image_size, "num_channels": num_channels, "nf": nf, "num_res_blocks": num_res_blocks}
         counts |= {f"ch_mult[{i}]": multiple for i, multiple in enumerate(ch_mult)}
-        _check(counts | ({} if num_classes is None else {"num_classes": num_classes}), dropout, embedding, max_positions)
+        counts |= {} if num_classes is None else {"num_classes": num_classes}
+        _check(counts, dropout, embedding, max_positions)
         if not ch_mult:
             raise ValueError("ch_mult must have at least one entry")
         self.divisor = 2 ** (len(ch_mult) - 1)
         if image_size % self.divisor:
-            raise ValueError(f"image_size {image_size} is not divisible by {self.divisor}, as {len(ch_mult)} levels need")
+            raise ValueError(f"image_size {image_size} is not divisible by {self.divisor} for {len(ch_mult)} levels")
         self.num_channels, self.nf, self.centered = num_channels, nf, centered
         self.embedding, self.max_positions = embedding, max_positions
         self.time = nn.Sequential(layers.linear(nf, 4 * nf), nn.SiLU(), layers.linear(4 * nf, 4 * nf))

@@ -1,4 +1,4 @@
-"""Building blocks of NCSN++ and the U-Net of DDPM: FIR resampling, noise-level embeddings, residual and attention blocks.
+"""Building blocks of NCSN++ and DDPM's U-Net: FIR resampling, embeddings, residual and attention blocks.
 
 Attribute names (`GroupNorm_0`, `Conv_0`, `NIN_0`, ...) follow the public checkpoints, so that a state
 dict of score_sde_pytorch loads without renaming.  Images are `[batch, channel, height, width]`.

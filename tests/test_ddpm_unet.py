@@ -236,8 +236,8 @@ def test_the_config_knows_the_same_settings() -> None:
 
 def test_images_that_do_not_fit() -> None:
     made = network()
-    for x, said in ((torch.zeros(1, 1, 16, 16), r"\[batch, 3, height, width\]"), (torch.zeros(1, 3, 16, 15), "16 x 15")):
+    for shape, said in (((1, 1, 16, 16), r"\[batch, 3, height, width\]"), ((1, 3, 16, 15), "16 x 15")):
         with pytest.raises(ValueError, match=said):
-            made(x, 0.5)
+            made(torch.zeros(shape), 0.5)
     with pytest.raises(ValueError, match=r"one value per image \[2\]"):
         made(torch.zeros(2, 3, 16, 16), torch.zeros(3))

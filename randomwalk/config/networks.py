@@ -299,8 +299,23 @@ class SDEDenoiserSettings(Settings):
     """The class that means "of any class", where the network has one."""
 
 
+class ScoreDenoiserSettings(Settings):
+    """Network that gives the score of [0, 1] pixels and is told the time of an SDE without drift (score embedding)."""
+
+    name: Literal["score"]
+    sde: Annotated[VESettings | PowerVESettings | EDMSettings, Field(discriminator="name")]
+    """In units of [0, 1] pixels."""
+    time_scale: Positive = 1.0
+    """Factor of the time that the network sees."""
+    eps: Positive = 1e-3
+    """The lowest time."""
+    null_label: Natural | None = None
+    """The class that means "of any class", where the network has one."""
+
+
 DenoiserSettings = Annotated[
-    VPDenoiserSettings | VEDenoiserSettings | EDMDenoiserSettings | SDEDenoiserSettings, Field(discriminator="name")
+    VPDenoiserSettings | VEDenoiserSettings | EDMDenoiserSettings | SDEDenoiserSettings | ScoreDenoiserSettings,
+    Field(discriminator="name"),
 ]
 
 
