@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from randomwalk.denoisers import Denoiser
 from randomwalk.errors import RunError
 from randomwalk.samplers.flow import worst_rms
 from score_sde.sdes import SDE, broadcast
@@ -59,6 +60,17 @@ def start(kind: str, noise: Tensor, sde: SDE, truth: Tensor | None = None, weigh
     return (1 - weight) * float(sde.diffusion(sde.T)) * noise + weight * truth.to(noise)
 
 
+def score_of(denoiser: Denoiser, sde: SDE) -> Callable[[Tensor, Tensor], Tensor]:
+    """``score(u, t)`` of [0, 1] pixels from any denoiser, such as `EmpiricalDenoiser`: with a and s the SDE's
+    coefficients at t, and x = 2 u / a - 1 the state as the denoiser knows it, ``2 score(x, 2 s / a) / a``."""
+
+    def score(u: Tensor, t: Tensor) -> Tensor:
+        level = sde.level(t)
+        return 2 * denoiser.score(2 * u / broadcast(level.a, u) - 1, 2 * level.sigma) / broadcast(level.a, u)
+
+    return score
+
+
 @torch.no_grad()
 def flow(
     score: Callable[[Tensor, Tensor], Tensor],
@@ -71,7 +83,7 @@ def flow(
     tweedie: bool = True,
     num_frames: int = 2,
 ) -> Way:
-    """Follow ``du/dt = f(u, t) - g(t)^2 score(u, t) / 2`` from T down to ``t_end``, by Dormand and Prince's method (RK45).
+    """Follow ``du/dt = f(u, t) - g(t)^2 score(u, t) / 2`` from T to ``t_end`` by Dormand and Prince's method (RK45).
 
     At ``t_end`` the state still has the noise of that time. For one image u0 and its exact score of a VE SDE,
 
@@ -118,8 +130,8 @@ def flow(
         )  # fmt: skip
     except AssertionError as error:  # how torchdiffeq tells of steps that shrink to nothing, and of NaN
         raise RunError(
-            f"the flow from t = {sde.T:g} to {t_end:g} finds no step within its tolerance ({error}): raise it (now rtol "
-            f"{rtol:g} and atol {atol:g}), or check the network"
+            f"the flow from t = {sde.T:g} to {t_end:g} finds no step within its tolerance ({error}): raise it (now "
+            f"rtol {rtol:g} and atol {atol:g}), or check the network"
         ) from error
     if tweedie:
         level = sde.level(t_end)
