@@ -4,9 +4,9 @@ It does not discretise the Fokker-Planck equation, nor is it close to one that d
 ``A = g^2 dt / (4 h)``, h the spacing, pixels numbered row by row and s the lagged score (one number for each pixel):
 
 * **Signs.** The entries for the next pixel and the pixel below are ``+D - A s``, those for the previous pixel and the
-  one above ``-D - A s``, on a diagonal of ``1 + 4 D``; right would be ``-D - A s`` and ``-D + A s``. What should diffuse
-  moves the field to one side, and what should move it changes its size. Rows sum to ``1 + 4 D`` at s = 0 instead of 1,
-  so that constants, and the scores with them, die out: to 0.034 of what they were over ten levels of the base 2.
+  one above ``-D - A s``, on a diagonal of ``1 + 4 D``; right would be ``-D - A s`` and ``-D + A s``. What should
+  diffuse moves the field to one side, and what should move it scales a sum. Rows sum to ``1 + 4 D`` at s = 0 instead
+  of 1, so that constants, and the scores with them, die out: to 0.034 of what they were over ten levels of the base 2.
 * **Place of the coefficients.** s is that of the neighbour (the column of the matrix), not that of the row's pixel.
 * **Ends of rows.** The last pixel of a row is coupled to the first of the next row.
 * **Score.** ``(m[i+1] - m[i-1]) / (2 h)`` along the numbering of the pixels: the difference of columns alone, across

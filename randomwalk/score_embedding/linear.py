@@ -135,7 +135,7 @@ def adi(stencil: Stencil, b: Tensor, guess: Tensor, tolerance: float) -> Tensor:
 
 
 class Spectral:
-    """The inverse of ``I - D (S - 4 I)``: by cosines (neumann, DCT-II), sines (dirichlet, DST-I) or Fourier (periodic)."""
+    """The inverse of ``I - D (S - 4 I)``: cosines (DCT-II, neumann), sines (DST-I, dirichlet), Fourier (periodic)."""
 
     def __init__(self, stencil: Stencil) -> None:
         height, width = stencil.advection.shape[-2:]
