@@ -42,9 +42,18 @@ def run(
         folder.write_text("config.yaml", configio.dump(config))
         folder.write_json("run.json", environment(str(device), 1))
     folder.lock()
+    try:
+        return _in_folder(config, folder, device, bool(resume or no_train), no_train)
+    finally:
+        folder.unlock()
+
+
+def _in_folder(
+    config: ScoreEmbeddingConfig, folder: RunFolder, device: torch.device, goes_on: bool, no_train: bool
+) -> int:
     folder.remove_leftovers()
     trainer = Trainer(config, device, folder)
-    if resume or no_train:
+    if goes_on:
         trainer.resume()
     start = f"from step {trainer.step}" if trainer.step else "from the start"
     print(f"{description(trainer)}; {start}, in {folder.path}", flush=True)
