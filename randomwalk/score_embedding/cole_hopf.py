@@ -120,10 +120,10 @@ def solve(
     """The log density at all times, on m0's device, and its gradient.
 
     Boundaries: ``neumann`` mirrors the density at the border, and mass stays; ``periodic`` continues it at the other
-    side; ``dirichlet`` has m = 0, a density of 1, outside, as the paper pads, so a constant added to m0 is no longer one
-    added to m. With a drift the grid is centred at 0, p is constant in each pixel, and mass that leaves the grid is put
-    back (see :func:`randomwalk.score_embedding.kernels.log_drift`): choose a spacing such that the image is some
-    standard deviations wide, e.g. 2 / H.
+    side; ``dirichlet`` has m = 0, a density of 1, outside, as the paper pads, so m0 + c does not lead to m + c there.
+    With a drift the grid is centred at 0, p is constant in each pixel, and mass that leaves the grid is put back (see
+    :func:`randomwalk.score_embedding.kernels.log_drift`): the density ends as Normal(0, 1), in units of 1 / spacing
+    pixels, so choose a spacing with which the image is some of them wide.
 
     Args:
         m0: ``[n, C, H, W]``, the log density at ``times[0]``, finite; an additive constant does not matter.

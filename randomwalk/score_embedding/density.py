@@ -3,8 +3,8 @@
 Each channel of an image gets a log density m0 on the grid of its pixels. There is no natural one; three are known:
 
 * ``value_pair_kde`` (Na, Gao and Wan 2024, arXiv 2404.06661, section 4): how usual the pair of values
-  ``(I[k, j], I[j, k])`` is among all such pairs of the channel, by a kernel estimate in the square of values. As the set
-  of pairs is symmetric, so is m0: what the image shows is told from its mirror image about the diagonal no more.
+  ``(I[k, j], I[j, k])`` is among all such pairs of the channel, by a kernel estimate in the square of values. The set
+  of pairs is symmetric, so m0 is too: an image and its mirror image about the diagonal have the same.
 * ``intensity``: the image itself, as a density of positions.
 * ``position_kde`` (Lau, Na and Wan 2025, arXiv 2511.17634): a kernel estimate from positions drawn by intensity.
 
@@ -13,7 +13,6 @@ Images are u in [0, 1], ``[n, C, H, W]``; m0 has their shape, float64. A constan
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,12 +22,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from randomwalk import lookup
+from randomwalk import lookup, rng
 from randomwalk.errors import InputError
-from randomwalk.rng import generator
-
-POSITIONS = 8
-"""Stream (seed, this, image) of the positions that are drawn."""
 
 ROUNDING = 1 / (12 * 255**2)
 """Variance of rounding to 8 bits: the least that values are taken to have, so that a constant channel has a density."""
@@ -140,7 +135,7 @@ def _published(field: Tensor, _bins: int) -> Tensor:
     bins = PUBLISHED_BINS
     # As there: the interpolation is half a bin off, and one of logarithms.
     pairs = [one.flatten() for one in (field.T.cpu().numpy(), field.cpu().numpy())]
-    counts = np.histogram2d(*pairs, bins=bins, range=[[0, 1], [0, 1]], density=True)[0]
+    counts = np.histogram2d(pairs[0], pairs[1], bins=bins, range=[[0, 1], [0, 1]], density=True)[0]
     smooth = ndimage.gaussian_filter(counts, sigma=scott(field.numel()) * bins, mode="reflect")
     place = [np.clip(one * bins, 0, bins - 1) for one in pairs]
     m0 = ndimage.map_coordinates(np.log(smooth.clip(min=FLOOR)), place, order=1, mode="nearest")
@@ -174,15 +169,13 @@ def position_kde(
     offset: float = 0.1,
     jitter: float = 0.01,
     floor: float = 1e-10,
-    *,
-    seed: int = 0,
-    first: int = 0,
+    generator: np.random.Generator | None = None,
 ) -> Tensor:
     """Log density of positions in the unit square, a kernel estimate from pixels drawn by intensity; unit mass.
 
     Pixels are drawn with a probability proportional to the mean over the channels of ``I + offset``, moved by normal
     numbers, and kept in the square; the kernel is normal, Scott's factor times their covariance. All channels get the
-    same. The numbers of image i are those of ``(seed, first + i)``, whatever else is in the batch.
+    same. Each image draws from a child of the generator: in their order, the images of a set may come in any batches.
 
     Args:
         images: of any shape.
@@ -190,7 +183,7 @@ def position_kde(
         offset: added to the intensities.
         jitter: standard deviation of the movement; the square's side is 1.
         floor: the least density, of the square.
-        seed, first: of the draws: the run's, and the number of the first image.
+        generator: of the draws; that of the stream 0 if None.
 
     Raises:
         InputError: images that are not in [0, 1], or numbers out of range.
@@ -198,15 +191,13 @@ def position_kde(
     _check(images, offset)
     if num_points < 3 or not jitter > 0 or not floor > 0:
         raise InputError(
-            f"position_kde: num_points={num_points}, jitter={jitter}, floor={floor}; expected three points or more, and "
-            "positive numbers"
+            f"position_kde: num_points={num_points}, jitter={jitter}, floor={floor}; expected three points or more "
+            "and positive numbers"
         )
     height, width = images.shape[2:]
-    side = [torch.linspace(0, 1, size, dtype=torch.float64) if size > 1 else torch.zeros(1) for size in (height, width)]
-    grid = torch.stack(torch.meshgrid(side[0].double(), side[1].double(), indexing="ij"), dim=-1).flatten(0, 1)
+    grid = torch.cartesian_prod(_sides(height), _sides(width))
     out = []
-    for i, image in enumerate(images.double().cpu()):
-        draws = generator(seed, POSITIONS, first + i)
+    for image, draws in zip(images.double().cpu(), (generator or rng.generator(0)).spawn(len(images)), strict=True):
         weight = (image.mean(0) + offset).flatten()
         drawn = torch.from_numpy(draws.choice(len(grid), size=num_points, p=(weight / weight.sum()).numpy()))
         moved = grid[drawn] + jitter * torch.from_numpy(draws.standard_normal((num_points, 2)))
@@ -215,8 +206,12 @@ def position_kde(
     return torch.stack(out)
 
 
+def _sides(size: int) -> Tensor:
+    return torch.linspace(0, 1, size, dtype=torch.float64)
+
+
 def _plane_kde(points: Tensor, at: Tensor) -> Tensor:
-    """Log of a kernel estimate from the points ``[n, 2]`` at ``[q, 2]``: normal, Scott's factor times the covariance."""
+    """Log of the estimate from the points ``[n, 2]`` at ``[q, 2]``, normal, by Scott's factor and the covariance."""
     root = torch.linalg.cholesky(points.T.cov()) * scott(len(points))
     white = torch.linalg.solve_triangular(root, (torch.cat([points, at]) - points.mean(0)).T, upper=False).T
     log_scale = math.log(2 * math.pi) + root.diagonal().log().sum()
@@ -240,20 +235,12 @@ DENSITIES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def make(name: str, images: Tensor, *, seed: int = 0, first: int = 0, **settings: Any) -> Tensor:
-    """The log density called ``name`` of images u in [0, 1], ``[n, C, H, W]``.
-
-    Args:
-        name: of the table ``DENSITIES``.
-        images: see there.
-        seed, first: of those that draw: the run's, and the number of the first image.
-        settings: of the density.
+def make(name: str, images: Tensor, **settings: Any) -> Tensor:
+    """The log density called ``name`` of images u in [0, 1], ``[n, C, H, W]``, with the settings of its function.
 
     Raises:
         InputError: an unknown name or setting, or images that it cannot be had of.
     """
     density = lookup.find("density", DENSITIES, name)
-    own = ("images", "seed", "first")
-    lookup.check_settings(f"density {name!r}", density, settings, own)
-    draws = {"seed": seed, "first": first} if "seed" in inspect.signature(density).parameters else {}
-    return density(images, **draws, **settings)
+    lookup.check_settings(f"density {name!r}", density, settings, ("images",))
+    return density(images, **settings)

@@ -5,8 +5,8 @@ is ``exp(-x) I_d(x)`` at the distance d, I the modified Bessel function and ``x 
 pixels it is the sum over all ways round, and every boundary is a ring: mirrored at the pixel's edge (neumann, P = 2 H),
 mirrored with a changed sign beyond a wall (dirichlet, P = 2 H + 2), or itself (periodic, P = H).
 
-Kernels are computed as logarithms, from sums of positive numbers wherever that can be: each entry is right to nearly all
-digits, also where it is 1e-200 of the largest. The eigenvectors of L alone, ``V exp(-tau lambda) V^T``, would leave
+Kernels are computed as logarithms, from sums of positive numbers wherever that can be: each entry is right to nearly
+all digits, also where it is 1e-200 of the largest. The eigenvectors of L alone, ``V exp(-tau lambda) V^T``, would leave
 rounding errors of either sign there, and the logarithm of the density needs them to be right. Everything is float64.
 """
 
@@ -43,10 +43,11 @@ def log_bessel(x: NDArray[np.float64], order: int) -> NDArray[np.float64]:
 
 
 def log_ring(tau: Tensor, period: int) -> Tensor:
-    """Log of the heat kernel on a ring of ``period`` pixels at the distances 0, ..., period - 1, ``[T] -> [T, period]``.
+    """Log of the heat kernel on a ring of P pixels at the distances 0, ..., P - 1, ``[T] -> [T, P]``.
 
     Args:
         tau: heat times in units of the spacing squared.
+        period: P.
     """
     x = 2 * tau
     out = tau.new_empty(len(tau), period)
@@ -122,10 +123,10 @@ def log_escape(tau: Tensor, size: int) -> Tensor:
 
 
 def log_drift(a: Tensor, s: Tensor, size: int) -> Tensor:
-    """Log of the kernel of ``x = a y + s n``, n normal, on a line of pixels about its middle, ``[T] -> [T, size, size]``.
+    """Log of the kernel of ``x = a y + s n``, n normal, of pixels about the middle of a line: ``[T, size, size]``.
 
-    Mass lies evenly in each pixel y and is collected over each pixel x: both integrals are exact. Columns are normalised,
-    so that mass that leaves the grid is put back in proportion.
+    Mass lies evenly in each pixel y and is collected over each pixel x: both integrals are exact. Columns are
+    normalised, so that mass that leaves the grid is put back in proportion.
 
     Args:
         a: factors, 0 < a <= 1.
