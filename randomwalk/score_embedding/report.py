@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from randomwalk.score_embedding.report_figures import (
 from randomwalk.score_embedding.report_pictures import WAYS, pictures, samples_picture
 from randomwalk.score_embedding.report_settings import settings, subtitle, title
 
-COLUMNS = 6
+COLUMNS = 8
 """Levels of the embedding that are shown."""
 
 
@@ -43,11 +44,11 @@ def write(folder: RunFolder) -> list[Path]:
     """
     run = report_data.read(folder)
     embedded = report_data.embedded(folder, run, min(len(run.truth), WAYS), COLUMNS)
-    lines, images = curves(run), pictures(run, embedded)
+    lines = curves(run)
     return [
         folder.write_image("samples.png", samples_picture(run)),
-        folder.write_bytes("report.pdf", report_pages.pdf(run, lines, images)),
-        folder.write_text("report.html", html(run, lines, images)),
+        folder.write_bytes("report.pdf", report_pages.pdf(run, lines, lambda side: pictures(run, embedded, side))),
+        folder.write_text("report.html", html(run, lines, pictures(run, embedded))),
     ]
 
 
@@ -69,6 +70,7 @@ tr.total td { font-weight: bold; border-top: 1px solid #d9dde2; }
 .settings td:first-child { white-space: nowrap; }
 figure { margin: 0 0 1rem; }
 img { max-width: 100%; height: auto; }
+.wide img { min-width: 40rem; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 0 1.5rem; }
 """
 
@@ -89,8 +91,8 @@ def html(run: Run, lines: Sequence[Panel], images: Sequence[Panel]) -> str:
         _section("Timings", _timings(run) + _figure(timings(run))),
         _section("Final samples", _table(*metric_table(run))),
         _section("Crossings of SSIM", _table(*crossings)) if crossings[1] else "",
-        _section("Curves", '<div class="curves">' + "".join(map(_figure, lines)) + "</div>"),
-        *(_section(panel.title, _figure(panel)) for panel in images),
+        _section("Curves", _curves(lines)),
+        *(_section(panel.title, f'<div class="wide">{_figure(panel)}</div>') for panel in images),
     ]
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -130,9 +132,19 @@ def _timings(run: Run) -> str:
     return f'<table><tr>{_cells(["stage", "time", "of the total"], "th")}</tr>{"".join(rows)}</table>'
 
 
+def _curves(panels: Sequence[Panel]) -> str:
+    """Curves beside each other where there is room; what is said of several is said once, under the last of them."""
+    found = []
+    for k, panel in enumerate(panels):
+        again = k + 1 < len(panels) and panels[k + 1].caption == panel.caption
+        found.append(_figure(replace(panel, caption="") if again else panel))
+    return f'<div class="curves">{"".join(found)}</div>'
+
+
 def _figure(panel: Panel) -> str:
     figure = new_figure(panel.size, dpi=160)
     panel.draw(figure)
     data = base64.b64encode(png(figure)).decode()
     picture = f'<img alt="{escape(panel.title)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{picture}<figcaption>{escape(panel.caption)}</figcaption></figure>"
+    words = f"<figcaption>{escape(panel.caption)}</figcaption>" if panel.caption else ""
+    return f"<figure>{picture}{words}</figure>"

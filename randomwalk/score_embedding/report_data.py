@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.config.validate import validate
@@ -66,8 +68,8 @@ class Run:
         config: its settings.
         environment: what run.json says about the machine; empty without that file.
         truth: the images that it was to learn, in [0, 1], ``[n, C, H, W]``.
-        samples: ``[S, n, C, H, W]``.
-        frames: of the first sample's way, ``[F, n, C, H, W]``, if they were kept.
+        samples: of the first k of them, ``[S, k, C, H, W]``.
+        frames: of the first sample's way, ``[F, k, C, H, W]``, if they were kept.
         tables: rows of each CSV file that is there, by its name without the suffix.
     """
 
@@ -81,8 +83,25 @@ class Run:
 
     @property
     def shown(self) -> int:
-        """How many of the images are shown."""
-        return min(len(self.truth), SHOWN)
+        """How many of the samples are shown beside each other."""
+        return min(self.samples.shape[1], SHOWN)
+
+    @property
+    def told(self) -> bool:
+        """Whether the sampling is told which image to make; otherwise a sample is measured by the nearest of them."""
+        known = self.config.network.num_classes is not None or self.config.sampling.start == "truth"
+        return known or len(self.truth) == 1
+
+    def targets(self, sample: int) -> list[int]:
+        """Which image each of the shown samples was measured by."""
+        if self.told:
+            return list(range(self.shown))
+        made = self.samples[sample, : self.shown].reshape(self.shown, -1).astype(np.float64)
+        if self.config.sampling.minmax:
+            low, high = made.min(1, keepdims=True), made.max(1, keepdims=True)
+            made = (made - low) / np.maximum(high - low, 1e-12)
+        flat = self.truth.reshape(len(self.truth), -1)
+        return [int(((flat - u) ** 2).sum(1).argmin()) for u in made]
 
     def table(self, name: str) -> list[Row]:
         """Rows of a CSV file, none if it is not there."""
@@ -93,9 +112,20 @@ class Run:
         return next((row["seconds"] for row in self.table("timings") if row["stage"] == stage), None)
 
     def names(self) -> list[str]:
-        """Name of each image."""
+        """Name of each image; its number where metrics.csv does not know it."""
         found = {row["image"]: row["name"] for row in self.table("metrics")}
         return [found.get(image, f"image {image}") for image in range(len(self.truth))]
+
+    def parameters(self) -> int | None:
+        """Size of the network, if its weights are in the folder."""
+        path = self.folder / "model.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="np") as file:
+                return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
 
 
 def read(folder: RunFolder) -> Run:
@@ -106,8 +136,11 @@ def read(folder: RunFolder) -> Run:
     """
     config = validate(ScoreEmbeddingConfig, read_document(_there(folder, "config.yaml")))
     truth = _array(folder, "images.npy", "n C H W", (config.data.num_images, config.data.channels, None, None))
-    samples = _array(folder, "samples.npy", "S n C H W", (None, *truth.shape))
-    frames = _array(folder, "frames.npy", "F n C H W", (None, *truth.shape)) if folder.has("frames.npy") else None
+    samples = _array(folder, "samples.npy", "S k C H W", (None, None, *truth.shape[1:]))
+    if samples.shape[1] > len(truth):
+        raise InputError(f"{folder.file('samples.npy')}: of {samples.shape[1]} images, but images.npy has {len(truth)}")
+    shape = (None, *samples.shape[1:])
+    frames = _array(folder, "frames.npy", "F k C H W", shape) if folder.has("frames.npy") else None
     needed = ("log.csv", "timings.csv", "metrics.csv")
     tables = {name[:-4]: _table(folder, name) for name in _NUMBERS if name in needed or folder.has(name)}
     for name in ("log", "timings", "metrics"):

@@ -50,9 +50,10 @@ def inches(figure: Any, left: float, bottom: float, right: float, top: float) ->
     return axis
 
 
-def heading(axis: Any, text: str) -> None:
-    """A title at the left."""
-    axis.set_title(text, loc="left", fontsize=SMALL + 1.5, color=INK)
+def heading(figure: Any, text: str) -> None:
+    """A title in the upper left corner."""
+    wide, high = size_of(figure)
+    figure.text(0.02 / wide, 1 - 0.03 / high, text, fontsize=SMALL + 1.5, color=INK, va="top")
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -61,10 +62,10 @@ def heading(axis: Any, text: str) -> None:
 def curves(run: Run) -> list[Panel]:
     """Loss, SSIM, PSNR, MSE and residuals, as far as the run has them."""
     panels = [_metric_panel(run, *which) for which in _METRICS] if run.table("profile") else []
-    panels.append(Panel("loss", "Loss", _loss_caption(run), (4.6, 2.5), lambda figure: _loss(figure, run)))
+    panels.append(Panel("loss", "Loss", _loss_caption(run), (3.8, 2.3), lambda figure: _loss(figure, run)))
     if run.table("convergence"):
         caption = "Relative change of the log density from one iteration of the solver to the next, of each image."
-        panels.append(Panel("residuals", "Solver", caption, (4.6, 2.5), lambda figure: _residuals(figure, run)))
+        panels.append(Panel("residuals", "Solver", caption, (3.8, 2.3), lambda figure: _residuals(figure, run)))
     return panels
 
 
@@ -73,10 +74,10 @@ _UNMIXED = "the images take turns, a step each"
 
 
 def _metric_panel(run: Run, key: str, label: str, scale: str) -> Panel:
-    many = len(run.truth) > 1
-    what = "Mean over the images (black) and each image" if many else "The image's"
-    if len(run.truth) > SHOWN:
-        what = f"Mean over the images (black) and the first {SHOWN} of them"
+    many = run.shown > 1
+    what = "Samples" if not many else "Mean over the samples (black) and the sample of each image"
+    if many and not run.told:
+        what = "Mean over the samples (black) and each of them, measured by the image that is nearest"
     caption = f"{what}, against seconds of density, solver and training; epochs above. "
     caption += "The clock stands still while samples are measured. "
     if _precomputed(run):
@@ -85,7 +86,7 @@ def _metric_panel(run: Run, key: str, label: str, scale: str) -> Panel:
     if levels:
         caption += "Dashed: sustained crossings of the SSIM levels, by the mean." if many else "Dashed: its sustained "
         caption += "" if many else "crossings of the SSIM levels."
-    return Panel(key, label.split(" ")[0], caption, (4.6, 2.7), lambda figure: _metric(figure, run, key, label, scale))
+    return Panel(key, label.split(" ")[0], caption, (3.8, 2.5), lambda figure: _metric(figure, run, key, label, scale))
 
 
 def _precomputed(run: Run) -> float:
@@ -93,15 +94,15 @@ def _precomputed(run: Run) -> float:
 
 
 def _metric(figure: Any, run: Run, key: str, label: str, scale: str) -> None:
-    axis = inches(figure, 0.5, 0.4, 0.12, 0.56)
+    axis = inches(figure, 0.4, 0.4, 0.12, 0.6)
     rows = run.table("profile")
     times = mean_over(rows, "seconds", lambda row: row["step"])
-    if len(run.truth) > 1:
+    if run.shown > 1:
         for image in range(run.shown):
             own = mean_over([row for row in rows if row["image"] == image], key, lambda row: row["step"])
             axis.plot([times[s] for s in own], [*own.values()], color=COLOURS[image], linewidth=0.8, alpha=0.7)
     mean = mean_over(rows, key, lambda row: row["step"])
-    colour = INK if len(run.truth) > 1 else COLOURS[0]
+    colour = INK if run.shown > 1 else COLOURS[0]
     axis.plot([*times.values()], [*mean.values()], color=colour, linewidth=1.5)
     axis.set_yscale(scale)
     _limits(axis, key, [*mean.values()])
@@ -112,7 +113,7 @@ def _metric(figure: Any, run: Run, key: str, label: str, scale: str) -> None:
     axis.set_xlabel("seconds", fontsize=SMALL, labelpad=1)
     tidy(axis)
     _epochs_above(axis, run)
-    axis.set_title(label, loc="left", fontsize=SMALL + 1.5, color=INK, pad=17)
+    heading(figure, label)
 
 
 def _limits(axis: Any, key: str, mean: Sequence[float]) -> None:
@@ -130,12 +131,15 @@ def _mark_crossings(axis: Any, run: Run, key: str) -> None:
         colour = COLOURS[(1, 3, 4)[place % 3]]
         if key == "ssim":
             axis.axhline(row["level"], color=colour, linestyle=":", linewidth=0.8)
+        height = 0.05 + 0.09 * place if key == "ssim" else 0.95 - 0.09 * place
         if row["seconds"] is None:
+            if key == "ssim":
+                _beside(axis, axis.get_xlim()[1], height, f"{row['level']:g} not kept", colour)
             continue
         axis.axvline(row["seconds"], color=colour, linestyle="--", linewidth=0.8)
         if key in ("ssim", "mse"):
             text = f"{row['level']:g} at {seconds(row['seconds'])}" if key == "ssim" else f"{row['mse']:.2g}"
-            _beside(axis, row["seconds"], 0.05 + 0.09 * place if key == "ssim" else 0.95 - 0.09 * place, text, colour)
+            _beside(axis, row["seconds"], height, text, colour)
 
 
 def _beside(axis: Any, x: float, height: float, text: str, colour: str) -> None:
@@ -185,7 +189,7 @@ def _loss_caption(run: Run) -> str:
 
 
 def _loss(figure: Any, run: Run) -> None:
-    axis = inches(figure, 0.55, 0.4, 0.12, 0.24)
+    axis = inches(figure, 0.45, 0.4, 0.12, 0.3)
     log = run.table("log")
     images = sorted({row["image"] for row in log})
     for place, image in enumerate(images[:SHOWN]):
@@ -198,7 +202,7 @@ def _loss(figure: Any, run: Run) -> None:
         axis.set_yscale("log")
     axis.set_xlabel("epochs", fontsize=SMALL, labelpad=1)
     axis.tick_params(which="minor", labelsize=SMALL - 1, color=FAINT)
-    heading(axis, "Loss")
+    heading(figure, "Loss")
     tidy(axis)
 
 
@@ -209,7 +213,7 @@ def running_median(values: np.ndarray) -> np.ndarray:
 
 
 def _residuals(figure: Any, run: Run) -> None:
-    axis = inches(figure, 0.55, 0.4, 0.12, 0.24)
+    axis = inches(figure, 0.45, 0.4, 0.12, 0.3)
     rows = run.table("convergence")
     for image in sorted({row["image"] for row in rows})[:SHOWN]:
         own = [row for row in rows if row["image"] == image]
@@ -217,7 +221,7 @@ def _residuals(figure: Any, run: Run) -> None:
         axis.semilogy(x, y, color=COLOURS[image % len(COLOURS)], marker="o", markersize=2.5, linewidth=1)
     axis.set_xlabel("iteration", fontsize=SMALL, labelpad=1)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    heading(axis, "Residual of the solver")
+    heading(figure, "Residual of the solver")
     tidy(axis)
 
 
@@ -246,7 +250,7 @@ def stage_label(stage: str) -> str:
 def timings(run: Run) -> Panel:
     """Bars, one for each stage."""
     caption = "Seconds of every stage. The total is density, solver and training; what is paler is not in it."
-    return Panel("timings", "Timings", caption, (4.6, 1.7), lambda figure: _timings(figure, run))
+    return Panel("timings", "Timings", caption, (3.8, 1.7), lambda figure: _timings(figure, run))
 
 
 def _timings(figure: Any, run: Run) -> None:
@@ -265,7 +269,7 @@ def _timings(figure: Any, run: Run) -> None:
     axis.spines[["top", "right", "bottom"]].set_visible(False)
     axis.spines["left"].set_color(PALE)
     axis.tick_params(axis="y", length=0)
-    heading(axis, "Timings")
+    heading(figure, "Timings")
 
 
 def seconds(value: float) -> str:
@@ -286,19 +290,32 @@ def number(value: float | None, digits: str) -> str:
 
 
 def metric_table(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows: an image each, samples averaged, and the mean of all."""
+    """Headings and rows: an image each, samples averaged, and the mean of all; or, of samples that were not told which
+    image to make, a sample each."""
     rows = run.table("metrics")
-    columns = {key: mean_over(rows, key, lambda row: row["image"]) for key in ("ssim", "psnr", "mse", "evaluations")}
     digits = {"ssim": ".4f", "psnr": ".2f", "mse": ".5f", "evaluations": ".0f"}
     names = run.names()
+    if run.told:
+        labels = [(row["image"], names[row["image"]]) for row in rows]
+    else:
+        like = [run.targets(sample) for sample in range(len(run.samples))]
+        labels = [((row["sample"], row["image"]), _likeness(row, like, names)) for row in rows]
+    groups = {group: label for group, label in labels}
+    rows = [row | {"group": group} for row, (group, _) in zip(rows, labels, strict=True)]
+    columns = {key: mean_over(rows, key, lambda row: row["group"]) for key in digits}
     cells = [
-        [names[image], *(number(columns[key].get(image), digits[key]) for key in columns)]
-        for image in [*columns["ssim"]][:SHOWN]
+        [label, *(number(columns[key][group], digits[key]) for key in digits)]
+        for group, label in [*groups.items()][:SHOWN]
     ]
-    if len(columns["ssim"]) > 1:
-        means = [number(float(np.mean([*columns[key].values()])), digits[key]) for key in columns]
-        cells.append([f"mean of {len(columns['ssim'])}", *means])
-    return ["image", "SSIM", "PSNR [dB]", "MSE", "evaluations"], cells
+    if len(groups) > 1:
+        means = [number(float(np.mean([*columns[key].values()])), digits[key]) for key in digits]
+        cells.append([f"mean of {len(groups)}", *means])
+    return ["image" if run.told else "sample, its nearest", "SSIM", "PSNR [dB]", "MSE", "evaluations"], cells
+
+
+def _likeness(row: Row, like: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    nearest = names[like[row["sample"]][row["image"]]] if row["image"] < len(like[row["sample"]]) else ""
+    return f"{row['image']}, {nearest}" if len(like) == 1 else f"{row['image']}.{row['sample']}, {nearest}"
 
 
 def crossing_table(run: Run) -> tuple[list[str], list[list[str]]]:
@@ -306,9 +323,10 @@ def crossing_table(run: Run) -> tuple[list[str], list[list[str]]]:
     rows: list[Row] = [row for row in run.table("crossings") if row["image"] == _whole(run)]
     cells = []
     for row in sorted(rows, key=lambda row: (row["level"], row["kind"] != "sustained")):
+        which = f"{row['level']:g}, {row['kind']}"
         if row["seconds"] is None:
-            cells.append([f"{row['level']:g}", row["kind"], "not reached", "", "", ""])
+            cells.append([which, "not reached", "", "", ""])
             continue
         where = [number(row[key], ".0f") for key in ("step", "epoch")]
-        cells.append([f"{row['level']:g}", row["kind"], seconds(row["seconds"]), *where, number(row["mse"], ".5f")])
-    return ["SSIM", "crossing", "time", "step", "epoch", "MSE then"], cells
+        cells.append([which, seconds(row["seconds"]), *where, number(row["mse"], ".5f")])
+    return ["SSIM", "time", "step", "epoch", "MSE then"], cells

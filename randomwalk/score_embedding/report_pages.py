@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -37,23 +37,30 @@ class Block:
     draw: Any
 
 
-def pdf(run: Run, curves: Sequence[Panel], pictures: Sequence[Panel]) -> bytes:
-    """The report as a PDF file.
+SIDES = (1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6)
+"""Of the images, in inches: the largest with which the report fits on two pages."""
+
+
+def pdf(run: Run, curves: Sequence[Panel], pictures: Callable[[float], Sequence[Panel]]) -> bytes:
+    """The report as a PDF file of two pages, or one.
 
     Args:
         run: what it is about.
         curves: up to three beside each other.
-        pictures: each as wide as the page.
+        pictures: panels that are as wide as the page, by the largest side of an image in them.
     """
     import matplotlib
     from matplotlib.backends.backend_pdf import PdfPages
 
     blocks = [Block(0.52, lambda part: _head(part, run)), _settings_block(settings(run)), _tables(run)]
     blocks += _curve_blocks(curves)
-    blocks += [_picture_block(panel) for panel in pictures]
+    choices = (_paginate([*blocks, *map(_picture_block, pictures(side))]) for side in SIDES)
+    layout = next((pages for pages in choices if len(pages) <= 2), None)
+    if layout is None:
+        layout = _paginate([*blocks, *map(_picture_block, pictures(SIDES[-1]))])
     out = BytesIO()
     with matplotlib.rc_context({"pdf.fonttype": 42}), PdfPages(out, metadata={"Title": title(run)}) as pages:
-        for page in _paginate(blocks):
+        for page in layout:
             pages.savefig(_page(page))
     return out.getvalue()
 
@@ -144,7 +151,7 @@ def _tables(run: Run) -> Block:
     """Timings at the left; the metrics of the samples and the crossings at the right."""
     metrics, crossings, bars = metric_table(run), crossing_table(run), timings(run)
     first = 0.26 + LINE * 1.08 * (len(metrics[1]) + 1)
-    second = 0.3 + LINE * 1.08 * (len(crossings[1]) + 1) if crossings[1] else 0.0
+    second = 0.42 + LINE * 1.08 * (len(crossings[1]) + 1) if crossings[1] else 0.0
 
     def draw(part: Any) -> None:
         left, _, right = _columns(part, [3.1, 0.3, WIDTH - 3.4])
@@ -152,11 +159,9 @@ def _tables(run: Run) -> Block:
         if not crossings[1]:
             _table(right, "Final samples", metrics, (1.5, 0.5, 0.6, 0.6, 0.7))
             return
-        places = right.add_gridspec(2, 1, height_ratios=[first, max(size_of(right)[1] - first, 0.1)], hspace=0)
+        places = right.add_gridspec(2, 1, height_ratios=[first + 0.1, max(size_of(right)[1] - first - 0.1, 0.1)], hspace=0)
         _table(right.add_subfigure(places[0]), "Final samples", metrics, (1.5, 0.5, 0.6, 0.6, 0.7))
-        _table(
-            right.add_subfigure(places[1]), "Crossings of SSIM", crossings, (0.5, 0.95, 0.8, 0.45, 0.5, 0.7)
-        )  # fmt: skip
+        _table(right.add_subfigure(places[1]), "Crossings of SSIM", crossings, (1.1, 0.9, 0.6, 0.6, 0.7))
 
     return Block(max(first + second, bars.size[1]), draw)
 
@@ -176,7 +181,7 @@ def _curve_blocks(curves: Sequence[Panel]) -> list[Block]:
     """Rows of at most three; a curve that would be alone is as wide as the page."""
     metrics = [panel for panel in curves if panel.name in ("ssim", "psnr", "mse")]
     others = [panel for panel in curves if panel.name not in ("ssim", "psnr", "mse")]
-    blocks = [_curve_row(row, 2.15) for row in (metrics, others) if row]
+    blocks = [_curve_row(row, 1.9) for row in (metrics, others) if row]
     return blocks
 
 

@@ -15,8 +15,8 @@ from randomwalk.score_embedding.report_figures import FAINT, INK, SMALL, Panel, 
 
 WIDTH = 7.3
 """Of a page between its margins, in inches."""
-LABEL, GAP, LINE = 0.62, 0.06, 0.13
-"""Width of the labels of rows, gap between tiles, height of a line of type; inches."""
+LABEL, GAP, LINE, BAR = 0.62, 0.06, 0.13, 0.34
+"""Width of the labels of rows, gap between tiles, height of a line of type and of the scale of colours; inches."""
 SAMPLE_ROWS, WAYS = 3, 3
 """Most samples of an image, and most images, of which the way or the embedding is shown."""
 ERROR_WHITE = 0.25
@@ -30,32 +30,42 @@ def pixels(image: np.ndarray) -> np.ndarray:
     return whole[0] if len(whole) == 1 else whole.transpose(1, 2, 0)
 
 
-def pictures(run: Run, embedded: Embedded | None) -> list[Panel]:
-    """Samples, the way of one, and the embedding, as far as the run has them."""
-    panels = [_samples_panel(run)]
-    if run.frames is not None:
-        panels.append(_frames_panel(run, run.frames))
+def pictures(run: Run, embedded: Embedded | None, side: float = 1.1) -> list[Panel]:
+    """Samples, the way of one, and the embedding, as far as the run has them.
+
+    Args:
+        run: the run.
+        embedded: what it embeds.
+        side: largest side of an image, in inches.
+    """
+    if run.shown <= WAYS:
+        panels = [_few_panel(run, side)]
+    else:
+        panels = [_samples_panel(run, side)]
+        if run.frames is not None:
+            panels.append(_frames_panel(run, run.frames, side))
     if embedded is not None:
-        panels.append(_embedding_panel(run, embedded))
+        panels.append(_embedding_panel(run, embedded, side))
     return panels
 
 
 def samples_picture(run: Run) -> Image.Image:
     """The truth over the samples, for a viewer of images: samples.png."""
-    names, shown = run.names()[: run.shown], run.shown
-    rows = [Tiles("truth", [pixels(image) for image in run.truth[:shown]])]
+    names, rows = run.names(), []
     for s, sample in enumerate(run.samples[:SAMPLE_ROWS]):
+        targets = run.targets(s)
+        if s == 0 or not run.told:
+            captions = [] if run.told else [names[target] for target in targets]
+            rows.append(Tiles("truth" if run.told else "nearest", [pixels(run.truth[i]) for i in targets], captions))
         label = "sample" if len(run.samples) == 1 else f"sample {s}"
-        rows.append(Tiles(label, [pixels(image) for image in sample[:shown]], [*_qualities(run, s)]))
-    return overview(rows, names)
+        rows.append(Tiles(label, [pixels(image) for image in sample[: run.shown]], _qualities(run, s)))
+    return overview(rows, names[: run.shown] if run.told else ())
 
 
 def _qualities(run: Run, sample: int) -> list[str]:
     """SSIM and PSNR of one sample of each image that is shown."""
     found = {row["image"]: row for row in run.table("metrics") if row["sample"] == sample}
-    return [
-        f"{found[i]['ssim']:.3f}, {found[i]['psnr']:.1f} dB" if i in found else "" for i in range(run.shown)
-    ]
+    return [f"{found[i]['ssim']:.3f}, {found[i]['psnr']:.1f} dB" if i in found else "" for i in range(run.shown)]
 
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
@@ -123,61 +133,108 @@ def _picture(image: np.ndarray, text: str = "") -> Tile:
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-def _samples_panel(run: Run) -> Panel:
-    lines = _sample_lines(run)
-    most = 1.25 if run.shown <= 4 else 1.0
-    height = _height(lines, _tile_side(run.shown, most), True)
-    caption = "What was to be learnt, what the trained network makes with its SSIM under it, and the error: the mean over "
-    caption += f"the channels of |sample - truth|, from 0 (black) to {ERROR_WHITE:g} or more (bright)."
-    outside = float(np.mean((run.samples < 0) | (run.samples > 1)))
-    if outside:
-        caption += f" {100 * outside:.2g}% of the values lie outside [0, 1] and are shown clipped."
-    if run.config.sampling.minmax:
-        caption += " SSIM, PSNR and MSE are of the min-max stretched samples; the pictures are not stretched by this report."
+def _error_words(run: Run) -> str:
+    words = f"the error of {'the' if len(run.samples) == 1 else 'the first'} sample: the mean over the channels of "
+    return words + f"|sample - truth|, from 0 (black) to {ERROR_WHITE:g} or more (bright)."
+
+
+def _start_words(run: Run) -> str:
+    sampling, words = run.config.sampling, ""
+    if sampling.start == "truth":
+        words = f" The start holds {100 * sampling.truth_weight:g}% of the true image: the sampling is told the answer."
+    if sampling.minmax:
+        words += " SSIM, PSNR and MSE are of samples that were stretched to [0, 1]; those in the pictures are not."
+    return words
+
+
+def _few_panel(run: Run, side: float) -> Panel:
+    """A row for each image: the way of its sample, the sample, the truth, the error."""
+    frames = [] if run.frames is None else [run.frames[f] for f in _chosen(run.frames)]
+    made, truth = run.samples[:SAMPLE_ROWS], run.truth[run.targets(0)]
+    called = ["sample"] if len(run.samples) == 1 else [f"sample {s}" for s in range(len(made))]
+    above = [*(["start", *[""] * (len(frames) - 1)] if frames else []), *called, "truth" if run.told else "nearest", "error"]
+    errors, names, lines = _errors(run), run.names(), []
+    for k in range(run.shown):
+        way = [_picture(frame[k]) for frame in frames]
+        samples = [_picture(u[k], _ssim(run, s)[k]) for s, u in enumerate(made)]
+        label = _label(names[k], run.shown) if run.told else f"sample {k}"
+        lines.append((label, [*way, *samples, _picture(truth[k]), errors[k]]))
+    height = _height(lines, _tile_side(len(above), side), True)
+    caption = "The way from noise to image; " if frames else ""
+    caption += "what the trained network makes, with its SSIM; "
+    caption += "what was to be learnt; " if run.told else "the nearest of the training images; "
+    caption += f"{_error_words(run)} Clipped to [0, 1] and never stretched.{_start_words(run)}"
     if len(run.truth) > run.shown:
-        caption += f" The first {run.shown} of {len(run.truth)} images."
-    names = run.names()[: run.shown]
+        caption += f" The training has {len(run.truth)} images; of {run.shown} there are samples."
     return Panel(
-        "samples", "Samples beside the truth", caption, (WIDTH, height),
-        lambda figure: _draw_tiles(figure, lines, most, names),
+        "samples", "Samples beside the truth", caption[0].upper() + caption[1:], (WIDTH, height),
+        lambda figure: _draw_tiles(figure, lines, side, above),
     )  # fmt: skip
 
 
-def _sample_lines(run: Run) -> list[Line]:
-    lines: list[Line] = [("truth", [_picture(image) for image in run.truth[: run.shown]])]
+def _samples_panel(run: Run, side: float) -> Panel:
+    """A column for each image."""
+    lines, above = _sample_rows(run)
+    height = _height(lines, _tile_side(max(len(tiles) for _, tiles in lines), side), True)
+    first = "What was to be learnt" if run.told else "The nearest of the training images"
+    caption = f"{first}; what the trained network makes, with its SSIM; and {_error_words(run)}{_start_words(run)}"
+    if len(run.truth) > run.shown:
+        caption += f" The training has {len(run.truth)} images; of {run.shown} there are samples."
+    return Panel(
+        "samples", "Samples beside the truth", caption, (WIDTH, height),
+        lambda figure: _draw_tiles(figure, lines, side, above),
+    )  # fmt: skip
+
+
+def _ssim(run: Run, sample: int) -> list[str]:
+    found = {row["image"]: row["ssim"] for row in run.table("metrics") if row["sample"] == sample}
+    return [f"SSIM {found[i]:.4f}" if i in found else "" for i in range(run.shown)]
+
+
+def _errors(run: Run) -> list[Tile]:
+    """The error of the first sample of each image."""
+    options = {"cmap": "inferno", "vmin": 0, "vmax": ERROR_WHITE}
+    errors = np.abs(run.samples[0, : run.shown] - run.truth[run.targets(0)]).mean(1)
+    return [(error, options, "") for error in errors]
+
+
+def _sample_rows(run: Run) -> tuple[list[Line], list[str]]:
+    """A column for each image."""
+    lines: list[Line] = []
+    names = run.names()
     for s, sample in enumerate(run.samples[:SAMPLE_ROWS]):
         which = "" if len(run.samples) == 1 else f" {s}"
-        rows = [row for row in run.table("metrics") if row["sample"] == s]
-        ssim = mean_over(rows, "ssim", lambda row: row["image"])
-        words = [f"{ssim[i]:.4f}" if i in ssim else "" for i in range(run.shown)]
-        tiles = [_picture(image, text) for image, text in zip(sample, words, strict=False)]
-        lines.append((f"sample{which}", tiles))
-    errors = np.abs(run.samples[0] - run.truth)[: run.shown].mean(1)
-    options = {"cmap": "inferno", "vmin": 0, "vmax": ERROR_WHITE}
-    lines.append(("error", [(error, options, "") for error in errors]))
-    return lines
+        targets = run.targets(s)
+        if s == 0 or not run.told:
+            lines.append(("truth" if run.told else "nearest", [_picture(run.truth[i]) for i in targets]))
+        made = [_picture(u, text) for u, text in zip(sample, _ssim(run, s), strict=False)]
+        lines.append((f"sample{which}", made))
+    lines.append(("error", _errors(run)))
+    alike = run.told or len(run.samples) == 1
+    return lines, [names[i] for i in run.targets(0)] if alike else []
 
 
 # --- the way ---------------------------------------------------------------------------------------------------------
 
 
-def _frames_panel(run: Run, frames: np.ndarray) -> Panel:
-    chosen = np.unique(np.linspace(0, len(frames) - 1, 8).round().astype(int))
-    count = min(len(run.truth), WAYS)
-    names = run.names()
-    lines: list[Line] = [
-        (_label(names[image], count), [_picture(frames[f, image]) for f in chosen]) for image in range(count)
-    ]
+def _chosen(frames: np.ndarray) -> np.ndarray:
+    """Which of the states are shown: at most eight."""
+    return np.unique(np.linspace(0, len(frames) - 1, min(len(frames), 8)).round().astype(int))
+
+
+def _frames_panel(run: Run, frames: np.ndarray, side: float) -> Panel:
+    chosen = _chosen(frames)
+    count = min(run.shown, WAYS)
+    names = [_label(name, count) if run.told else f"sample {k}" for k, name in enumerate(run.names()[:count])]
+    lines: list[Line] = [(name, [_picture(frames[f, k]) for f in chosen]) for k, name in enumerate(names)]
     above = ["start", *[""] * (len(chosen) - 2), "end"] if len(chosen) > 1 else ["end"]
-    height = _height(lines, _tile_side(len(chosen), 1.0), True)
-    caption = f"States of the first sample from noise to image{_of_first(run, count)}, clipped to [0, 1] and never "
-    caption += "stretched."
-    if run.config.sampling.start == "truth":
-        weight = run.config.sampling.truth_weight
-        caption += f" The start holds {100 * weight:g}% of the true image: the sampling is told the answer."
+    height = _height(lines, _tile_side(len(chosen), side), True)
+    caption = "States on the way from noise to image, clipped to [0, 1] and never stretched."
+    if run.samples.shape[1] > count:
+        caption += f" The first {count} of {run.samples.shape[1]} samples."
     return Panel(
         "frames", "From noise to image", caption, (WIDTH, height),
-        lambda figure: _draw_tiles(figure, lines, 1.0, above),
+        lambda figure: _draw_tiles(figure, lines, side, above),
     )  # fmt: skip
 
 
@@ -192,10 +249,11 @@ def _of_first(run: Run, count: int) -> str:
 # --- the embedding ---------------------------------------------------------------------------------------------------
 
 
-def _embedding_panel(run: Run, found: Embedded) -> Panel:
+def _embedding_panel(run: Run, found: Embedded, side: float) -> Panel:
     count = found.images.shape[1]
     first = found.images[0] if found.levels[0] == 0 else run.truth[:count]
-    reach = float(np.abs(found.field).max()) or 1.0
+    fields = found.field.mean(2)
+    reach = float(np.abs(fields).max()) or 1.0
     field_options = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
     names = run.names()
     lines: list[Line] = []
@@ -205,10 +263,9 @@ def _embedding_panel(run: Run, found: Embedded) -> Panel:
         ]
         name = _label(names[image], count)
         lines.append((f"{name}\nimage" if name else "image", moved))
-        lines.append(("field", [(field[image].mean(0), field_options, "") for field in found.field]))
+        lines.append(("field", [(field[image], field_options, "") for field in fields]))
     above = [f"n={n}, t={t:.2f}" for n, t in zip(found.levels, found.times, strict=True)]
-    most = 1.0
-    height = _height(lines, _tile_side(len(found.levels), most), True) + 0.34
+    height = _height(lines, _tile_side(len(found.levels), side), True) + BAR
     method = run.config.method
     what = {"score": "the Fokker-Planck score", "random": "a random field of the score's norm"}
     component = {"sum": "its two components summed", "rows": "its component along rows of pixels (H)",
@@ -220,7 +277,7 @@ def _embedding_panel(run: Run, found: Embedded) -> Panel:
     caption += " Images are clipped to [0, 1]." + _of_first(run, count)
     return Panel(
         "embedding", "The embedded images and their field", caption, (WIDTH, height),
-        lambda figure: _draw_embedding(figure, lines, most, above, reach),
+        lambda figure: _draw_embedding(figure, lines, side, above, reach),
     )  # fmt: skip
 
 

@@ -47,17 +47,17 @@ def _data(run: Run) -> list[Pair]:
     images = f"{len(run.truth)} of {data.dataset}" if data.dataset != "folder" else f"{len(run.truth)} of {data.path}"
     if data.class_name is not None:
         images += f", class {data.class_name}"
-    parameters = run.environment.get("parameters")
+    parameters = run.parameters()
     told = ", told which image to make" if network.num_classes is not None else ""
     shape = f"{network.nf} x {network.ch_mult}, {network.num_res_blocks} blocks, attention at {network.attn_resolutions}"
     pairs = [
         ("images", images),
         ("size", f"{run.truth.shape[1]} x {run.truth.shape[2]} x {run.truth.shape[3]}"),
         ("network", f"{network.name}, {shape}, dropout {network.dropout:g}"),
-        ("time", f"{network.embedding}{told}"),
+        ("time enters", f"{network.embedding}{told}"),
     ]
-    if parameters:
-        pairs.insert(3, ("parameters", f"{int(parameters):,}"))
+    if parameters is not None:
+        pairs.insert(3, ("parameters", f"{parameters:,}"))
     return pairs
 
 
