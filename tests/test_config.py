@@ -156,9 +156,8 @@ def test_the_schema_knows_names_ranges_and_explanations() -> None:
 
 def test_schemas_are_written_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--schema", str(tmp_path / "new")])
-    assert capsys.readouterr().out.split() == [
-        str(tmp_path / "new" / f"{k}.schema.json") for k in ("sample", "train", "bridge", "bridge_sample")
-    ]
+    names = ("sample", "train", "bridge", "bridge_sample", "score_embedding")
+    assert capsys.readouterr().out.split() == [str(tmp_path / "new" / f"{name}.schema.json") for name in names]
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as caught:
         main(["--schema", str(tmp_path / "file")])

@@ -15,14 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import UNet
 from randomwalk.config import Objective, TrainConfig
-from randomwalk.denoisers import EDMDenoiser, NetworkDenoiser, SDEDenoiser, VEDenoiser
+from randomwalk.denoisers import EDMDenoiser, NetworkDenoiser, ScoreDenoiser, SDEDenoiser, VEDenoiser
 from randomwalk.distributed import Context, Launch
 from randomwalk.mixture import GaussianMixture
 from randomwalk.runs import RunFolder
 from randomwalk.training.losses import Estimate, ImplicitScoreMatching, Normal
 from randomwalk.training.objectives import Loss, make_loss
 from randomwalk.training.trainer import Trainer
-from score_sde import NCSNpp
+from score_sde import DDPMUNet, NCSNpp
 from score_sde.mlp import TimeMLP
 
 MEAN = [0.5, -1.0]
@@ -203,14 +203,16 @@ def networks() -> dict[str, NetworkDenoiser]:
     unet = UNet(8, 1, 8, 1, 1, attention_resolutions=(2,), channel_mult=(1, 2), num_heads=2, norm_groups=4)
     ncsnpp = NCSNpp(image_size=8, num_channels=1, nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,))
     mlp = TimeMLP(1, hidden=8, num_blocks=1)
+    ddpm_unet = DDPMUNet(8, 1, 8, (1, 1), 1, (4,), dropout=0.0, embedding="fourier")
     return {
         "unet": SDEDenoiser(unet, {"name": "vp"}, "v"),
         "ncsnpp": VEDenoiser(ncsnpp),
+        "ddpm_unet": ScoreDenoiser(ddpm_unet, {"name": "power_ve", "base": 5.0}),
         "mlp": EDMDenoiser(mlp),
     }
 
 
-@pytest.mark.parametrize("name", ["unet", "ncsnpp", "mlp"])
+@pytest.mark.parametrize("name", ["unet", "ncsnpp", "ddpm_unet", "mlp"])
 @pytest.mark.parametrize("objective", [HUTCHINSON, SLICED], ids=lambda o: o["name"])
 def test_every_network_has_a_second_derivative(name: str, objective: dict[str, Any]) -> None:
     """The gradient in a random direction is what a difference of width 2e-5 says, in float64: to some 1e-9 / 1e-5."""
