@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from randomwalk.errors import RunError
+from randomwalk.errors import InputError, RunError
 from randomwalk.score_embedding import cole_hopf, finite_difference, linear
 from randomwalk.score_embedding.finite_difference import solve
 from randomwalk.score_embedding.linear import SOLVERS, Stencil
@@ -426,5 +426,5 @@ def test_no_convergence_is_an_error() -> None:
     ],
 )
 def test_bad_arguments(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         solve(**({"m0": torch.zeros(1, 1, 4, 4), "times": levels(3), "sde": PowerVE(2.0)} | change))

@@ -13,7 +13,7 @@ from scipy.stats import gaussian_kde
 from torch import Tensor
 
 from randomwalk.data import open_images
-from randomwalk.errors import RunError
+from randomwalk.errors import InputError, RunError
 from randomwalk.score_embedding import finite_difference, legacy
 from randomwalk.score_embedding.linear import Stencil
 from score_sde.sdes import VP, PowerVE
@@ -183,7 +183,7 @@ def test_it_does_not_go_on_for_ever() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="without drift"):
+    with pytest.raises(InputError, match="without drift"):
         legacy.solve(draws(1, 1, 4, 4), levels(5), VP())
-    with pytest.raises(ValueError, match="m0"):
+    with pytest.raises(InputError, match="m0"):
         legacy.solve(draws(1, 4, 4), levels(5), PowerVE(2.0))

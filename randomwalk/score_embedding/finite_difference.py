@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from randomwalk.errors import RunError
+from randomwalk.errors import InputError, RunError
 from randomwalk.score_embedding.linear import SOLVERS, Stencil, norm
 from randomwalk.score_embedding.solution import Boundary, Solution, gradient
 from score_sde.sdes import SDE
@@ -77,7 +77,7 @@ def solve(
         longer changes, and counts with 0 in the residuals of that step's later iterations.
 
     Raises:
-        ValueError: arguments that do not fit.
+        InputError: arguments that do not fit.
         RunError: no convergence.
     """
     _check(m0, times, spacing, linear_solver, tolerance, max_iterations)
@@ -96,7 +96,8 @@ def solve(
         sizes.append(size)
     log_density = torch.stack(levels).unflatten(1, shape[:2])
     residuals = _residuals(changes, sizes, shape[0])
-    return Solution(times, log_density, gradient(log_density, spacing, boundary), len(residuals), residuals)
+    score = gradient(log_density, spacing, boundary)
+    return Solution(times.to(device), log_density, score, len(residuals), residuals)
 
 
 @dataclass(frozen=True)
@@ -175,11 +176,11 @@ def _check(
     m0: Tensor, times: Tensor, spacing: float, linear_solver: str, tolerance: float, max_iterations: int
 ) -> None:
     if m0.ndim != 4 or not bool(m0.isfinite().all()):
-        raise ValueError(f"m0 {list(m0.shape)}: expected finite log densities [images, channels, H, W]")
+        raise InputError(f"m0 {list(m0.shape)}: expected finite log densities [images, channels, H, W]")
     if times.ndim != 1 or not len(times) or bool((times.diff() <= 0).any()):
-        raise ValueError("times: expected ascending numbers, the first that of m0")
+        raise InputError("times: expected ascending numbers, the first that of m0")
     if linear_solver not in SOLVERS:
-        raise ValueError(f"linear_solver={linear_solver!r}: expected {', '.join(SOLVERS)}")
+        raise InputError(f"linear_solver={linear_solver!r}: expected {', '.join(SOLVERS)}")
     if not 0 < spacing < math.inf or not 0 < tolerance < 1 or max_iterations < 1:
         found = f"spacing={spacing}, tolerance={tolerance}, max_iterations={max_iterations}"
-        raise ValueError(f"{found}: expected positive numbers, the tolerance below 1")
+        raise InputError(f"{found}: expected positive numbers, the tolerance below 1")

@@ -34,7 +34,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from randomwalk.errors import RunError
+from randomwalk.errors import InputError, RunError
 from randomwalk.score_embedding.solution import Solution
 from score_sde.sdes import SDE
 
@@ -62,14 +62,14 @@ def solve(
         The fields as float64. The one score of each pixel is component 1, along the columns; component 0 is 0.
 
     Raises:
-        ValueError: arguments that do not fit.
+        InputError: arguments that do not fit.
         RunError: no convergence.
     """
     if m0.ndim != 4 or not bool(m0.isfinite().all()):
-        raise ValueError(f"m0 {list(m0.shape)}: expected finite log densities [images, channels, H, W]")
+        raise InputError(f"m0 {list(m0.shape)}: expected finite log densities [images, channels, H, W]")
     times = times.to("cpu", torch.float64)
     if bool(sde.rate(times).any()):
-        raise ValueError(f"{type(sde).__name__}: the published scheme is that of an SDE without drift")
+        raise InputError(f"{type(sde).__name__}: the published scheme is that of an SDE without drift")
     (num_images, channels, height, width), levels = m0.shape, len(times)
     shape = (num_images, channels, levels, height * width)
     g = sde.diffusion(times).numpy().astype(np.float32)
@@ -95,7 +95,8 @@ def solve(
         running = [image for image in running if not latest[image] <= tolerance]
     fields = [torch.from_numpy(one).double().movedim(2, 0).unflatten(-1, (height, width)) for one in (m, score)]
     both = torch.stack([torch.zeros_like(fields[1]), fields[1]], dim=-3)
-    return Solution(times, fields[0].to(m0.device), both.to(m0.device), len(residuals), residuals)
+    times, log_density, both = (one.to(m0.device) for one in (times, fields[0], both))
+    return Solution(times, log_density, both, len(residuals), residuals)
 
 
 def _sweep(m: np.ndarray, score: np.ndarray, g: np.ndarray, width: int, spacing: float) -> None:
