@@ -100,6 +100,17 @@ def test_symmetries(method: str, boundary: Any) -> None:
         torch.testing.assert_close(solve(m0 + 700), found + 700, rtol=0, atol=700 * ROUNDING)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_darkness_with_a_density_of_one_outside(method: str) -> None:
+    m0 = draws(1, 1, 30, 30) - 2000
+    found = cole_hopf.solve(m0, TIMES, PowerVE(2.0), boundary="dirichlet", method=method).log_density
+    assert found.isfinite().all() and float(found.min()) >= float(m0.min()) and float(found.max()) < 0
+    # From the nearest pixel outside: one that is all dark has the same.
+    near = found[1:, 0, 0, 1:29, 0]
+    other = cole_hopf.solve(m0 - 900, TIMES, PowerVE(2.0), boundary="dirichlet", method=method).log_density
+    torch.testing.assert_close(other[1:, 0, 0, 1:29, 0], near, rtol=0, atol=ROUNDING)
+
+
 def test_base_one_is_the_limit() -> None:
     m0 = draws(1, 1, 9, 9)
     limit, close = (cole_hopf.solve(m0, TIMES, PowerVE(base)).log_density for base in (1.0, 1 + 1e-7))

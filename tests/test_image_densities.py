@@ -162,6 +162,29 @@ def test_published_smoothes_with_a_fixed_width() -> None:
         assert float((m0 - 2 * math.log(mirrored)).abs().max()) < 4 * math.exp(-8)
 
 
+def test_published_step_by_step() -> None:
+    """Its histogram, its filter as a matrix, and its interpolation of logarithms, which is half a bin off."""
+    field, bins = uniform(1, 1, 6, 6), 256
+    sigma = 36 ** (-1 / 6) * bins
+    reach = np.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1)
+    weight = np.exp(-(reach**2) / (2 * sigma**2))
+    smooth = np.zeros((bins, bins))
+    for i in range(bins):
+        mirrored = (i + reach) % (2 * bins)
+        np.add.at(smooth[i], np.where(mirrored < bins, mirrored, 2 * bins - 1 - mirrored), weight / weight.sum())
+    values = field[0, 0].numpy()
+    counts = np.zeros((bins, bins))
+    np.add.at(counts, ((values.T * bins).astype(int), (values * bins).astype(int)), bins**2 / 36)
+    log = np.log(smooth @ counts @ smooth.T)
+    expected = np.empty((6, 6))
+    for k, j in np.ndindex(6, 6):
+        (x, p), (y, q) = ((int(v), v - int(v)) for v in (values[j, k] * bins, values[k, j] * bins))
+        expected[k, j] = np.array([1 - p, p]) @ log[x : x + 2, y : y + 2] @ np.array([1 - q, q])
+    assert values.max() * bins < bins - 1
+    found = density.value_pair_kde(field, "published")[0, 0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+
+
 def test_published_is_smoother_than_the_exact_estimate() -> None:
     """Off by a good half of the field's own deviation on a photograph."""
     images = photograph(64)

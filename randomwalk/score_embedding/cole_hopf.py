@@ -195,12 +195,11 @@ def _by_logarithms(m0: Tensor, top: Tensor, made: Kernels, levels: list[int]) ->
 def _by_transform(m0: Tensor, top: Tensor, tau: Tensor, boundary: str) -> Tensor:
     """As :func:`_by_matrix`, by the transform in which L is diagonal."""
     outside = (-top).exp() if boundary == "dirichlet" else m0.new_zeros(())
-    p0 = m0.exp()
     flow = _transform if m0.device.type == "cpu" else _ring_transform
-    p = flow(p0 - outside, tau, boundary) + outside
+    p = flow(m0.exp() - outside, tau, boundary) + outside
     # The maximum principle, which rounding would violate where p is tiny.
-    least = p0.amin((1, 2), keepdim=True)
-    return torch.maximum(p, torch.minimum(least, outside) if boundary == "dirichlet" else least).log()
+    least = m0.amin((1, 2), keepdim=True)
+    return torch.maximum(p.clamp(min=0).log(), torch.minimum(least, -top) if boundary == "dirichlet" else least)
 
 
 def _transform(p: Tensor, tau: Tensor, boundary: str) -> Tensor:
