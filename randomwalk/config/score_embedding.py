@@ -77,7 +77,7 @@ class PositionSettings(Settings):
     """Kernel density of pixel positions that are drawn by intensity (arXiv 2511.17634); one for all channels."""
 
     name: Literal["position_kde"]
-    num_points: TwoOrMore = 2000
+    num_points: Annotated[int, Field(ge=3)] = 2000
     offset: Positive = 0.1
     """Added to the mean intensity in [0, 1]."""
 
