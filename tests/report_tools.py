@@ -64,17 +64,19 @@ def fake_run(
     folder.write_json("run.json", {"device_name": "a processor", "started": "2024-05-01T12:00:00+00:00"})
     truth = scene(n, size, channels)
     folder.write_array("images.npy", truth)
-    made = truth + rng.normal(0, 0.05, (samples, *truth.shape)).astype(np.float32)
+    count = min(n, 8)
+    made = truth[:count] + rng.normal(0, 0.05, (samples, count, *truth.shape[1:])).astype(np.float32)
+    made = made.clip(0, 1)
     folder.write_array("samples.npy", made)
     if frames:
-        noise = rng.normal(0, 1.5, truth.shape)
+        noise = rng.normal(0, 1.5, made[0].shape)
         states = [(1 - a) * noise + a * made[0] for a in np.linspace(0, 1, 5)]
         folder.write_array("frames.npy", np.stack(states).astype(np.float32))
     names = names or [f"{('astronaut', 'chelsea', 'coffee')[k % 3]}.png" for k in range(n)]
     rows = [
         {"image": i, "name": names[i], "sample": s, "mse": float(np.mean((made[s, i] - truth[i]) ** 2)), "psnr": 26.02,
          "ssim": 0.9512 - 0.01 * (i % 7), "evaluations": 146}
-        for i in range(n) for s in range(samples)
+        for i in range(count) for s in range(samples)
     ]  # fmt: skip
     write_csv(folder, "metrics.csv", METRICS, rows)
     if method == "score_embedding":
@@ -113,14 +115,14 @@ def _write_log(folder: RunFolder, n: int, method: str, rng: np.random.Generator)
 def _write_profile(folder: RunFolder, n: int, rng: np.random.Generator) -> None:
     rows = []
     for step in range(10, 301, 10):
-        for i in range(min(n, 20)):
+        for i in range(min(n, 8)):
             ssim = 0.97 - 0.9 * np.exp(-step / (50 + 10 * (i % 5))) + rng.normal(0, 0.01)
             mse = 0.001 + 0.3 * np.exp(-step / 40)
             rows.append({"step": step, "epoch": step / n, "seconds": BEFORE + 0.2 * step, "image": i, "sample": 0,
                          "mse": mse, "psnr": -10 * np.log10(mse), "ssim": ssim, "evaluations": 80})  # fmt: skip
     write_csv(folder, "profile.csv", PROFILE, rows)
     crossings = []
-    for image in ["mean", *range(min(n, 20))] if n > 1 else [0]:
+    for image in ["mean", *range(min(n, 8))] if n > 1 else [0]:
         found = {"seconds": 31.7, "step": 146, "epoch": 146 / n, "mse": 0.0085}
         crossings += [{"level": 0.9, "kind": kind, "image": image, **found} for kind in ("sustained", "first")]
         crossings.append({"level": 0.95, "kind": "first", "image": image, **found, "seconds": 44.125})

@@ -43,13 +43,18 @@ def write(folder: RunFolder) -> list[Path]:
         InputError: a file that is needed is missing or damaged.
     """
     run = report_data.read(folder)
-    embedded = report_data.embedded(folder, run, min(len(run.truth), WAYS), COLUMNS)
+    embedded = report_data.embedded(folder, run, images_embedded(run), COLUMNS)
     lines = curves(run)
     return [
         folder.write_image("samples.png", samples_picture(run)),
         folder.write_bytes("report.pdf", report_pages.pdf(run, lines, lambda side: pictures(run, embedded, side))),
         folder.write_text("report.html", html(run, lines, pictures(run, embedded))),
     ]
+
+
+def images_embedded(run: Run) -> int:
+    """Of how many images the embedding is shown: fewer where there are many other pictures."""
+    return min(len(run.truth), WAYS if run.shown <= WAYS else 2)
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

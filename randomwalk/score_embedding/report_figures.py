@@ -94,7 +94,7 @@ def _precomputed(run: Run) -> float:
 
 
 def _metric(figure: Any, run: Run, key: str, label: str, scale: str) -> None:
-    axis = inches(figure, 0.4, 0.4, 0.12, 0.6)
+    axis = inches(figure, 0.4, 0.4, 0.12, 0.47)
     rows = run.table("profile")
     times = mean_over(rows, "seconds", lambda row: row["step"])
     if run.shown > 1:
@@ -131,7 +131,7 @@ def _mark_crossings(axis: Any, run: Run, key: str) -> None:
         colour = COLOURS[(1, 3, 4)[place % 3]]
         if key == "ssim":
             axis.axhline(row["level"], color=colour, linestyle=":", linewidth=0.8)
-        height = 0.05 + 0.09 * place if key == "ssim" else 0.95 - 0.09 * place
+        height = 6 + 10 * place if key == "ssim" else -8 - 10 * place
         if row["seconds"] is None:
             if key == "ssim":
                 _beside(axis, axis.get_xlim()[1], height, f"{row['level']:g} not kept", colour)
@@ -143,11 +143,11 @@ def _mark_crossings(axis: Any, run: Run, key: str) -> None:
 
 
 def _beside(axis: Any, x: float, height: float, text: str, colour: str) -> None:
-    """A word beside a vertical line, on the side that has room for it."""
+    """A word beside a vertical line, on the side that has room for it; so many points from below, or from above."""
     left, right = axis.get_xlim()
     ahead = (x - left) / (right - left) < 0.6
     axis.annotate(
-        text, (x, height), xycoords=("data", "axes fraction"), xytext=(3 if ahead else -3, 0),
+        text, (x, float(height < 0)), xycoords=("data", "axes fraction"), xytext=(3 if ahead else -3, height),
         textcoords="offset points", ha="left" if ahead else "right", va="center", fontsize=SMALL, color=colour,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
     )  # fmt: skip
@@ -183,17 +183,22 @@ def _loss_caption(run: Run) -> str:
     if run.config.method.name == "score_embedding":
         weight = "denoising score matching, summed over pixels"
     caption = f"Loss of the steps (faint) and their running median, against epochs: {weight}."
-    if {row["image"] for row in run.table("log")} != {-1} and len(run.truth) > 1:
+    if len(_with_curves(run)) > 1:
         caption += f" A colour for each image: {_UNMIXED}."
     return caption
+
+
+def _with_curves(run: Run) -> list[int | None]:
+    """Images whose steps have a curve of their own; None, for all of them together, if they are mixed or many."""
+    images = sorted({row["image"] for row in run.table("log")})
+    return [*images] if len(images) <= SHOWN else [None]
 
 
 def _loss(figure: Any, run: Run) -> None:
     axis = inches(figure, 0.45, 0.4, 0.12, 0.3)
     log = run.table("log")
-    images = sorted({row["image"] for row in log})
-    for place, image in enumerate(images[:SHOWN]):
-        rows = [row for row in log if row["image"] == image]
+    for place, image in enumerate(_with_curves(run)):
+        rows = [row for row in log if image in (None, row["image"])]
         epochs, losses = [row["epoch"] for row in rows], np.array([row["loss"] for row in rows])
         colour = COLOURS[place % len(COLOURS)]
         axis.plot(epochs, losses, color=colour, alpha=0.25, linewidth=0.6)

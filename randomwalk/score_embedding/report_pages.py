@@ -37,32 +37,36 @@ class Block:
     draw: Any
 
 
-SIDES = (1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6)
-"""Of the images, in inches: the largest with which the report fits on two pages."""
+SIZES = ((1.25, 2.1), (1.1, 2.0), (1.0, 1.9), (0.9, 1.8), (0.8, 1.7), (0.7, 1.6), (0.6, 1.5))
+"""Largest side of an image and height of the curves, in inches: the first of these with which two pages are enough."""
 
 
 def pdf(run: Run, curves: Sequence[Panel], pictures: Callable[[float], Sequence[Panel]]) -> bytes:
-    """The report as a PDF file of two pages, or one.
+    """The report as a PDF file; see `pages`."""
+    import matplotlib
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    out = BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}), PdfPages(out, metadata={"Title": title(run)}) as file:
+        for page in pages(run, curves, pictures):
+            file.savefig(page)
+    return out.getvalue()
+
+
+def pages(run: Run, curves: Sequence[Panel], pictures: Callable[[float], Sequence[Panel]]) -> list[Any]:
+    """The pages of the report as figures: two of them at most, or one.
 
     Args:
         run: what it is about.
         curves: up to three beside each other.
         pictures: panels that are as wide as the page, by the largest side of an image in them.
     """
-    import matplotlib
-    from matplotlib.backends.backend_pdf import PdfPages
-
     blocks = [Block(0.52, lambda part: _head(part, run)), _settings_block(settings(run)), _tables(run)]
-    blocks += _curve_blocks(curves)
-    choices = (_paginate([*blocks, *map(_picture_block, pictures(side))]) for side in SIDES)
-    layout = next((pages for pages in choices if len(pages) <= 2), None)
-    if layout is None:
-        layout = _paginate([*blocks, *map(_picture_block, pictures(SIDES[-1]))])
-    out = BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42}), PdfPages(out, metadata={"Title": title(run)}) as pages:
-        for page in layout:
-            pages.savefig(_page(page))
-    return out.getvalue()
+    for side, height in SIZES:
+        layout = _paginate([*blocks, *_curve_blocks(curves, height), *map(_picture_block, pictures(side))])
+        if len(layout) <= 2:
+            break
+    return [_page(page) for page in layout]
 
 
 def _paginate(blocks: Sequence[Block]) -> list[list[Block]]:
@@ -177,12 +181,11 @@ def _top(part: Any, height: float) -> Any:
 # --- panels ----------------------------------------------------------------------------------------------------------
 
 
-def _curve_blocks(curves: Sequence[Panel]) -> list[Block]:
-    """Rows of at most three; a curve that would be alone is as wide as the page."""
+def _curve_blocks(curves: Sequence[Panel], height: float) -> list[Block]:
+    """What samples are like in one row, the loss and the solver in another."""
     metrics = [panel for panel in curves if panel.name in ("ssim", "psnr", "mse")]
     others = [panel for panel in curves if panel.name not in ("ssim", "psnr", "mse")]
-    blocks = [_curve_row(row, 1.9) for row in (metrics, others) if row]
-    return blocks
+    return [_curve_row(row, height) for row in (metrics, others) if row]
 
 
 def _curve_row(panels: Sequence[Panel], height: float) -> Block:

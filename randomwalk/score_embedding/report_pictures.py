@@ -30,6 +30,12 @@ def pixels(image: np.ndarray) -> np.ndarray:
     return whole[0] if len(whole) == 1 else whole.transpose(1, 2, 0)
 
 
+def stem(name: str) -> str:
+    """A file's name without folder and suffix."""
+    last = name.rpartition("/")[2]
+    return last.rpartition(".")[0] or last
+
+
 def pictures(run: Run, embedded: Embedded | None, side: float = 1.1) -> list[Panel]:
     """Samples, the way of one, and the embedding, as far as the run has them.
 
@@ -88,26 +94,29 @@ def _height(lines: Sequence[Line], side: float, above: bool = False) -> float:
 def _draw_tiles(figure: Any, lines: Sequence[Line], most: float, above: Sequence[str] = ()) -> None:
     """Rows of square tiles from the left, in inches; ``above`` is written over the columns."""
     wide, high = size_of(figure)
-    columns = max(len(tiles) for _, tiles in lines)
-    side = _tile_side(columns, most, wide)
+    side = _tile_side(max(len(tiles) for _, tiles in lines), most, wide)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
     y = high - (LINE if above else 0)
     for c, text in enumerate(above):
-        x = LABEL + c * (side + GAP) + side / 2
-        _type(figure, x, high - 0.02, _fitting(text, side), "center", "top", FAINT)
+        _type(figure, _middle(c, side), high - 0.01, _fitting(text, side), "center", "top", FAINT)
     for label, tiles in lines:
         y -= side
         _type(figure, LABEL - 0.07, y + side / 2, label, "right", "center", INK)
         for c, (shown, options, _) in enumerate(tiles):
-            axis = figure.add_axes(((LABEL + c * (side + GAP)) / wide, y / high, side / wide, side / high))
-            axis.imshow(shown, **{"interpolation": "nearest", "aspect": "auto", **options})
-            axis.set_axis_off()
+            left = _middle(c, side) - side / 2
+            axis.imshow(shown, **{"interpolation": "nearest", "extent": (left, left + side, y, y + side), **options})
         words = [text for *_, text in tiles]
         if any(words):
             for c, text in enumerate(words):
-                x = LABEL + c * (side + GAP) + side / 2
-                _type(figure, x, y - 0.02, text, "center", "top", FAINT)
+                _type(figure, _middle(c, side), y - 0.02, text, "center", "top", FAINT)
             y -= LINE
         y -= GAP
+    axis.set(xlim=(0, wide), ylim=(0, high), aspect="auto")
+
+
+def _middle(column: int, side: float) -> float:
+    return LABEL + column * (side + GAP) + side / 2
 
 
 def _type(figure: Any, x: float, y: float, text: str, across: str, along: str, colour: str) -> None:
@@ -211,7 +220,7 @@ def _sample_rows(run: Run) -> tuple[list[Line], list[str]]:
         lines.append((f"sample{which}", made))
     lines.append(("error", _errors(run)))
     alike = run.told or len(run.samples) == 1
-    return lines, [names[i] for i in run.targets(0)] if alike else []
+    return lines, [stem(names[i]) for i in run.targets(0)] if alike else []
 
 
 # --- the way ---------------------------------------------------------------------------------------------------------
@@ -239,7 +248,7 @@ def _frames_panel(run: Run, frames: np.ndarray, side: float) -> Panel:
 
 
 def _label(name: str, count: int) -> str:
-    return _fitting(name.rpartition("/")[2].rpartition(".")[0] or name, LABEL) if count > 1 else ""
+    return _fitting(stem(name), LABEL) if count > 1 else ""
 
 
 def _of_first(run: Run, count: int) -> str:
