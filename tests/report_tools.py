@@ -46,14 +46,15 @@ def scene(n: int, size: int, channels: int) -> np.ndarray:
     images = []
     for k in range(n):
         disc = (x - 0.5) ** 2 + (y - 0.35 - 0.05 * (k % 6)) ** 2 < 0.07
-        planes = [np.where(disc, 0.9 - 0.25 * c, 0.2 + 0.15 * c + 0.5 * (x if (k + c) % 2 else y)) for c in range(channels)]
+        slopes = [0.2 + 0.15 * c + 0.5 * (x if (k + c) % 2 else y) for c in range(channels)]
+        planes = [np.where(disc, 0.9 - 0.25 * c, slope) for c, slope in enumerate(slopes)]
         images.append(np.stack(planes))
     return np.clip(np.stack(images), 0, 1).astype(np.float32)
 
 
 def fake_run(
-    path: Path, n: int = 3, size: int = 32, method: str = "score_embedding", *, profile: bool = True, frames: bool = True,
-    samples: int = 1, channels: int = 3, names: list[str] | None = None, **sampling: Any,
+    path: Path, n: int = 3, size: int = 32, method: str = "score_embedding", *, profile: bool = True,
+    frames: bool = True, samples: int = 1, channels: int = 3, names: list[str] | None = None, **sampling: Any,
 ) -> RunFolder:  # fmt: skip
     """All the files that a report is made of, those of ``profile`` and ``frames`` if wanted."""
     rng = np.random.default_rng(0)

@@ -117,8 +117,9 @@ def test_an_optional_file_that_is_there_must_be_whole(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("samples.npy", (1, 2, 3, 8, 9)), ("samples.npy", (1, 3, 3, 8, 8)), ("frames.npy", (5, 3, 8, 8)),
-                        ("images.npy", (1, 3, 8, 8)), ("scores.npy", (10, 2, 3, 8, 8))],
+    ("name", "shape"),
+    [("samples.npy", (1, 2, 3, 8, 9)), ("samples.npy", (1, 3, 3, 8, 8)), ("frames.npy", (5, 3, 8, 8)),
+     ("images.npy", (1, 3, 8, 8)), ("scores.npy", (10, 2, 3, 8, 8))],
 )  # fmt: skip
 def test_shapes_that_do_not_fit(tmp_path: Path, name: str, shape: Sequence[int]) -> None:
     folder = fake_run(tmp_path / "run", 2, 8)
@@ -178,7 +179,8 @@ def test_samples_that_were_told_nothing_stand_beside_the_nearest_image(tmp_path:
     folder.write_array("samples.npy", truth[None, [2, 0, 0]])
     run = report_data.read(folder)
     assert not run.told and run.targets(0) == [2, 0, 0]
-    assert [row[0] for row in metric_table(run)[1]] == ["0, coffee.png", "1, astronaut.png", "2, astronaut.png", "mean of 3"]
+    labels = [row[0] for row in metric_table(run)[1]]
+    assert labels == ["0, coffee.png", "1, astronaut.png", "2, astronaut.png", "mean of 3"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The report of a run, as a PDF file, an HTML page and a picture: made of the files in its folder and of nothing else."""
+"""The report of a run: a PDF file, an HTML page and a picture, made of the files in its folder and of nothing else."""
 
 from __future__ import annotations
 

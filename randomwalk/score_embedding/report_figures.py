@@ -305,7 +305,7 @@ def metric_table(run: Run) -> tuple[list[str], list[list[str]]]:
     else:
         like = [run.targets(sample) for sample in range(len(run.samples))]
         labels = [((row["sample"], row["image"]), _likeness(row, like, names)) for row in rows]
-    groups = {group: label for group, label in labels}
+    groups = dict(labels)
     rows = [row | {"group": group} for row, (group, _) in zip(rows, labels, strict=True)]
     columns = {key: mean_over(rows, key, lambda row: row["group"]) for key in digits}
     cells = [

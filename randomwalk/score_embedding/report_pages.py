@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any
 
 from randomwalk.report import new_figure
+from randomwalk.score_embedding.report_data import Run
 from randomwalk.score_embedding.report_figures import (
     FAINT,
     INK,
@@ -21,7 +22,6 @@ from randomwalk.score_embedding.report_figures import (
 )
 from randomwalk.score_embedding.report_pictures import WIDTH
 from randomwalk.score_embedding.report_settings import Pair, settings, subtitle, title
-from randomwalk.score_embedding.report_data import Run
 
 PAGE = (8.27, 11.69)
 MARGIN, BETWEEN = 0.485, 0.16
@@ -104,7 +104,8 @@ def _columns(part: Any, widths: Sequence[float]) -> list[Any]:
 def _write(part: Any, x: float, y: float, text: str, size: float = SMALL, **options: Any) -> None:
     """Text at x inches from the left and y inches from the top."""
     wide, high = size_of(part)
-    part.text(x / wide, 1 - y / high, text, fontsize=size, **{"va": "top", "color": INK, "linespacing": 1.25, **options})
+    options = {"va": "top", "color": INK, "linespacing": 1.25, **options}
+    part.text(x / wide, 1 - y / high, text, fontsize=size, **options)
 
 
 def _wrapped(text: str, width: float, size: float = SMALL) -> list[str]:
@@ -163,7 +164,8 @@ def _tables(run: Run) -> Block:
         if not crossings[1]:
             _table(right, "Final samples", metrics, (1.5, 0.5, 0.6, 0.6, 0.7))
             return
-        places = right.add_gridspec(2, 1, height_ratios=[first + 0.1, max(size_of(right)[1] - first - 0.1, 0.1)], hspace=0)
+        heights = [first + 0.1, max(size_of(right)[1] - first - 0.1, 0.1)]
+        places = right.add_gridspec(2, 1, height_ratios=heights, hspace=0)
         _table(right.add_subfigure(places[0]), "Final samples", metrics, (1.5, 0.5, 0.6, 0.6, 0.7))
         _table(right.add_subfigure(places[1]), "Crossings of SSIM", crossings, (1.1, 0.9, 0.6, 0.6, 0.7))
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from randomwalk.config.score_embedding import EmbeddingMethod
 from randomwalk.report import Row as Tiles
 from randomwalk.report import overview
-from randomwalk.score_embedding.report_data import Embedded, Run, mean_over
+from randomwalk.score_embedding.report_data import Embedded, Run
 from randomwalk.score_embedding.report_figures import FAINT, INK, SMALL, Panel, size_of
 
 WIDTH = 7.3
@@ -161,7 +162,8 @@ def _few_panel(run: Run, side: float) -> Panel:
     frames = [] if run.frames is None else [run.frames[f] for f in _chosen(run.frames)]
     made, truth = run.samples[:SAMPLE_ROWS], run.truth[run.targets(0)]
     called = ["sample"] if len(run.samples) == 1 else [f"sample {s}" for s in range(len(made))]
-    above = [*(["start", *[""] * (len(frames) - 1)] if frames else []), *called, "truth" if run.told else "nearest", "error"]
+    above = ["start", *[""] * (len(frames) - 1)] if frames else []
+    above += [*called, "truth" if run.told else "nearest", "error"]
     errors, names, lines = _errors(run), run.names(), []
     for k in range(run.shown):
         way = [_picture(frame[k]) for frame in frames]
@@ -275,19 +277,24 @@ def _embedding_panel(run: Run, found: Embedded, side: float) -> Panel:
         lines.append(("field", [(field[image], field_options, "") for field in fields]))
     above = [f"n={n}, t={t:.2f}" for n, t in zip(found.levels, found.times, strict=True)]
     height = _height(lines, _tile_side(len(found.levels), side), True) + BAR
-    method = run.config.method
-    what = {"score": "the Fokker-Planck score", "random": "a random field of the score's norm"}
-    component = {"sum": "its two components summed", "rows": "its component along rows of pixels (H)",
-                 "columns": "its component along columns of pixels (W)"}  # fmt: skip
-    caption = f"What the training sees instead of the image, by level n and time t: the image moved along "
-    caption += f"{what[getattr(method, 'embedding')]}, {component[getattr(method, 'component')]}; rms is how far it moved. "
-    caption += f"Under it the field F, mean over channels, on one symmetric scale for all levels, from -{reach:.3g} (blue) "
-    caption += f"to {reach:.3g} (red). The field of n = 0 moves nothing."
-    caption += " Images are clipped to [0, 1]." + _of_first(run, count)
+    caption = "What the training sees instead of the image, by level n and time t: the image moved along "
+    caption += f"{_what(run)}; rms is how far it moved. Under it the field F, mean over channels, on one scale "
+    caption += f"for all levels, symmetric, from -{reach:.3g} (blue) to {reach:.3g} (red). The field of n = 0 moves "
+    caption += "nothing. Images are clipped to [0, 1]." + _of_first(run, count)
     return Panel(
         "embedding", "The embedded images and their field", caption, (WIDTH, height),
         lambda figure: _draw_embedding(figure, lines, side, above, reach),
     )  # fmt: skip
+
+
+def _what(run: Run) -> str:
+    """What moves the images."""
+    method = run.config.method
+    assert isinstance(method, EmbeddingMethod)
+    if method.embedding == "random":
+        return "a random field of the score's norm"
+    component = {"sum": "two components summed", "rows": "component along H", "columns": "component along W"}
+    return f"the Fokker-Planck score, its {component[method.component]}"
 
 
 def _rms(values: np.ndarray) -> float:

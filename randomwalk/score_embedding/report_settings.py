@@ -49,7 +49,9 @@ def _data(run: Run) -> list[Pair]:
         images += f", class {data.class_name}"
     parameters = run.parameters()
     told = ", told which image to make" if network.num_classes is not None else ""
-    shape = f"{network.nf} x {network.ch_mult}, {network.num_res_blocks} blocks, attention at {network.attn_resolutions}"
+    where = ", ".join(map(str, network.attn_resolutions))
+    attention = f"attention at {where}" if where else "attention in the middle"
+    shape = f"{network.nf} x {network.ch_mult}, {network.num_res_blocks} blocks, {attention}"
     pairs = [
         ("images", images),
         ("size", f"{run.truth.shape[1]} x {run.truth.shape[2]} x {run.truth.shape[3]}"),
