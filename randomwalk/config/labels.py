@@ -48,7 +48,9 @@ def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) 
     if data.dataset == "points":
         raise ValueError("labels: points have none; remove this section")
     if "num_classes" not in type(network).model_fields:
-        raise ValueError(f"labels: network {network.name} knows no classes; remove them, or choose unet, ddpm_unet or mlp")
+        raise ValueError(
+            f"labels: network {network.name} knows no classes; remove them, or choose unet, ddpm_unet or mlp"
+        )
     if classes is None:
         raise ValueError(
             'network.num_classes: missing; with labels it is the number of classes in the data, and 1 for "none" if '

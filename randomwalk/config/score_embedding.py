@@ -104,8 +104,8 @@ class SemiImplicitSettings(Settings):
     spacing: Positive = 1.0
     """Of the pixel grid."""
     linearisation: Literal["lagged", "newton"] = "lagged"
-    """Of the quadratic term in the fixed point: one factor is that of the iteration before, as in the paper; or Newton's,
-    with the same solution in fewer iterations."""
+    """Of the quadratic term in the fixed point: one factor is that of the iteration before, as in the paper; or
+    Newton's, with the same solution in fewer iterations."""
     tolerance: Positive = 1e-8
     """Of the fixed point, the relative change of the log density."""
     max_iterations: Count = 100
