@@ -18,8 +18,7 @@ class Solution:
     Attributes:
         times: ``[N]``, the first one that of the initial density.
         log_density: m, ``[N, n, C, H, W]``: levels, images, channels, pixels.
-        score: the gradient of m, ``[N, n, C, 2, H, W]``, along the columns' direction H first and then along W, in units
-            of 1 / spacing.
+        score: the gradient of m, ``[N, n, C, 2, H, W]``: component 0 from row to row (H), 1 from column to column (W).
         iterations: of the fixed point in which the nonlinear term lags; 0 where there is none.
         residuals: for each iteration the relative change of m of each image, in the 2-norm over levels and pixels.
     """
@@ -32,7 +31,7 @@ class Solution:
 
 
 def gradient(m: Tensor, spacing: float = 1.0, boundary: Boundary = "neumann") -> Tensor:
-    """Central differences ``(m[i+1] - m[i-1]) / (2 spacing)`` along H and along W, ``[..., H, W] -> [..., 2, H, W]``.
+    """Central differences ``(m[i+1] - m[i-1]) / (2 spacing)`` along H and W, ``[..., H, W] -> [..., 2, H, W]``.
 
     Beyond the border m is mirrored at the pixel's edge (neumann, half-sample), 0 (dirichlet: the density is 1 there), or
     that of the other side (periodic).

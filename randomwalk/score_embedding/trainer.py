@@ -154,10 +154,11 @@ class Trainer:
     def save(self) -> None:
         """Write the weights, the logs and, last, the checkpoint, each whole or not at all."""
         config, network = self.config, self.denoiser.network
-        training = {"steps": self.step, "minutes": round(self.clock.total / 60, 2)}
+        training = {
+            "steps": self.step, "minutes": round(self.clock.total / 60, 2), "config": config.model_dump(mode="json")
+        }  # fmt: skip
         parts = {"network": config.network.model_dump(), "denoiser": denoiser_settings(config.method)}
         weights = network.state_dict() if self.ema is None else self.ema.state_dict_of(network)
-        training["config"] = config.model_dump(mode="json")
         save_denoiser(self.folder.file(MODEL), {**parts, "training": training}, weights)
         write_csv(self.folder, "log.csv", LOG, self.rows["log.csv"])
         if self.config.profile.enabled:
