@@ -33,8 +33,8 @@ class Solution:
 def gradient(m: Tensor, spacing: float = 1.0, boundary: Boundary = "neumann") -> Tensor:
     """Central differences ``(m[i+1] - m[i-1]) / (2 spacing)`` along H and W, ``[..., H, W] -> [..., 2, H, W]``.
 
-    Beyond the border m is mirrored at the pixel's edge (neumann, half-sample), 0 (dirichlet: the density is 1 there), or
-    that of the other side (periodic).
+    Beyond the border m is mirrored at the pixel's edge (neumann), 0 (dirichlet: the density is 1 there), or that of the
+    other side (periodic).
     """
     return torch.stack([_central(m, axis, boundary) / (2 * spacing) for axis in (-2, -1)], dim=-3)
 
