@@ -22,6 +22,7 @@ from randomwalk.configio import (
     dump,
     load_sample_config,
     load_train_config,
+    load_training,
     main,
     write_schemas,
 )
@@ -71,6 +72,10 @@ BRIDGES = {
     "bridge/gaussian_to_gaussian": "bridge",
     "bridge/moons_to_swiss_roll_sample": "bridge_sample",
 }
+FEW_IMAGES = {
+    f"score_embedding/{path.stem}": "score_embedding" for path in sorted((CONFIGS / "score_embedding").glob("*.yaml"))
+}
+"""tests/test_embedding_configs.py says which."""
 
 
 @pytest.fixture
@@ -98,9 +103,9 @@ def train(tmp_path: Path) -> Callable[..., TrainConfig]:
 # --- our own files ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SAMPLING + TRAINING)
+@pytest.mark.parametrize("name", [*SAMPLING, *TRAINING, *FEW_IMAGES])
 def test_every_config_loads_and_survives_a_dump(name: str, tmp_path: Path) -> None:
-    load = load_train_config if name in TRAINING else load_sample_config
+    load: Callable[[Path], Settings] = load_sample_config if name in SAMPLING else load_training
     config = load(CONFIGS / f"{name}.yaml")
     (tmp_path / "resolved.yaml").write_text(dump(config), encoding="utf-8")
     assert load(tmp_path / "resolved.yaml").model_dump() == config.model_dump()
@@ -125,16 +130,16 @@ def test_lessons_sample_what_they_train(name: str) -> None:
 
 def test_no_config_is_forgotten() -> None:
     found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")}
-    assert found == {*SAMPLING, *TRAINING, *BRIDGES}
+    assert found == {*SAMPLING, *TRAINING, *BRIDGES, *FEW_IMAGES}
 
 
-@pytest.mark.parametrize("name", SAMPLING + TRAINING + list(BRIDGES))
+@pytest.mark.parametrize("name", [*SAMPLING, *TRAINING, *BRIDGES, *FEW_IMAGES])
 def test_every_config_names_its_schema_and_says_what_to_customize(name: str) -> None:
     path = CONFIGS / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
     schema = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
     assert schema is not None and "# CUSTOMIZE" in text
-    kind = BRIDGES.get(name, "train" if name in TRAINING else "sample")
+    kind = (BRIDGES | FEW_IMAGES).get(name, "train" if name in TRAINING else "sample")
     assert (path.parent / schema[1]).resolve() == CONFIGS / "schema" / f"{kind}.schema.json"
     assert (path.parent / schema[1]).is_file()
 

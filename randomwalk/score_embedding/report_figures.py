@@ -134,7 +134,7 @@ def _mark_crossings(axis: Any, run: Run, key: str) -> None:
         height = 6 + 10 * place if key == "ssim" else -8 - 10 * place
         if row["seconds"] is None:
             if key == "ssim":
-                _beside(axis, axis.get_xlim()[1], height, f"{row['level']:g} not kept", colour)
+                _beside(axis, axis.get_xlim()[1], height, f"{row['level']:g} not sustained", colour)
             continue
         axis.axvline(row["seconds"], color=colour, linestyle="--", linewidth=0.8)
         if key in ("ssim", "mse"):
@@ -259,7 +259,7 @@ def timings(run: Run) -> Panel:
 
 
 def _timings(figure: Any, run: Run) -> None:
-    axis = inches(figure, 1.3, 0.08, 0.62, 0.24)
+    axis = inches(figure, 1.42, 0.08, 0.62, 0.24)
     found = stages(run)
     places = np.arange(len(found))
     colours = [INK if s == "total" else COLOURS[0] if s in INSIDE else "#b9cbe0" for s, _ in found]

@@ -122,6 +122,8 @@ def _training(run: Run) -> list[Pair]:
     reached = f"{optimizer.learning_rate:g}; peak reached {peak:.3g}"
     if peak < 0.99 * optimizer.learning_rate:
         reached += f", {100 * peak / optimizer.learning_rate:.0f}% of it"
+    if optimizer.decay != "none":
+        reached += f"; {optimizer.decay} decay"
     steps = math.ceil(optimizer.warmup_images / config.batch_size)
     warmup = f"{steps} steps ({optimizer.warmup_images} images)" if optimizer.warmup_images else "none"
     average = "off"
