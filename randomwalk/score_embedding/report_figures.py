@@ -75,12 +75,12 @@ _UNMIXED = "the images take turns, a step each"
 
 def _metric_panel(run: Run, key: str, label: str, scale: str) -> Panel:
     many = run.shown > 1
-    what = "Samples" if not many else "Mean over the samples (black) and the sample of each image"
+    what = "Quality of the sample" if not many else "Mean over the samples (black) and the sample of each image"
     if many and not run.told:
         what = "Mean over the samples (black) and each of them, measured by the image that is nearest"
     caption = f"{what}, against seconds of density, solver and training; epochs above. "
     caption += "The clock stands still while samples are measured. "
-    if _precomputed(run):
+    if _precomputed(run) > 0.005 * (run.seconds("total") or 0.0):
         caption += "Grey: density and solver, before the first step. "
     levels = sorted({row["level"] for row in run.table("crossings")})
     if levels:

@@ -51,7 +51,8 @@ def _data(run: Run) -> list[Pair]:
     told = ", told which image to make" if network.num_classes is not None else ""
     where = ", ".join(map(str, network.attn_resolutions))
     attention = f"attention at {where}" if where else "attention in the middle"
-    shape = f"{network.nf} x {network.ch_mult}, {network.num_res_blocks} blocks, {attention}"
+    blocks = f"{network.num_res_blocks} block{'s' if network.num_res_blocks > 1 else ''}"
+    shape = f"{network.nf} x {network.ch_mult}, {blocks}, {attention}"
     pairs = [
         ("images", images),
         ("size", f"{run.truth.shape[1]} x {run.truth.shape[2]} x {run.truth.shape[3]}"),
