@@ -27,13 +27,16 @@ from common import Report, add_fashion_mnist, parser, start
 from records import Record, Records
 from torch import Tensor
 
+from randomwalk import samplers, schedules
 from randomwalk.checkpoints import resolve_device
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.denoisers import Denoiser
 from randomwalk.empirical import EmpiricalDenoiser
 from randomwalk.errors import InputError
+from randomwalk.progress import to_bytes
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.runs import RunFolder
+from randomwalk.score_embedding.images import load_images
 from randomwalk.score_embedding.trainer import Trainer
 from score_sde import sdes
 
@@ -41,7 +44,7 @@ SETTINGS = Path(__file__).with_suffix(".yaml")
 TIMES = 10
 """Noise levels at which the denoiser is measured: the middles of as many parts of [0, 1]."""
 STEPS = 40
-"""Of the sampler, DDIM on the levels of Karras et al."""
+"""Of the sampler, that of DDPM on the levels of Karras et al."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def do(job: arms.Job) -> Record:
     """Train until the time is over, and measure."""
     arms.one_thread()
     if not job.arm.trained:
-        denoiser = memory(job.config)
+        denoiser = EmpiricalDenoiser(training_images(job.config))
         return measure(denoiser, job) | {"steps": 0, "timings": {}, "shift": []}
     with tempfile.TemporaryDirectory(prefix="set") as place, arms.quiet():
         new = job.config, resolve_device(job.config.device), RunFolder.create(Path(place) / "run")
@@ -119,7 +122,7 @@ def measure(denoiser: Denoiser, job: arms.Job) -> Record:
     task: Task = job.extra
     sigmas, _ = levels(job.config)
     mse = errors(denoiser, task.test, sigmas)
-    images = samples(denoiser, job, task.num_samples)
+    images = samples(denoiser.eval(), job, task.num_samples)
     set_report.sheet(task.pictures, f"{job.arm.name}_{job.seed}", images)
     return {
         "sigma": sigmas.tolist(),
@@ -131,22 +134,37 @@ def measure(denoiser: Denoiser, job: arms.Job) -> Record:
 
 @torch.inference_mode()
 def samples(denoiser: Denoiser, job: arms.Job, count: int) -> Tensor:
-    """New images, as 8-bit pictures would hold them, in [-1, 1]."""
+    """New images, as 8-bit pictures would hold them, in [-1, 1]; image i is a function of the seed and i."""
     method = job.config.method
     assert isinstance(method, EmbeddingMethod)
     sde = sdes.make("power_ve", base=method.base)
-    span = {"sigma_min": 2 * float(sde.std(method.eps)), "sigma_max": 2 * float(sde.std(1.0))}
-    walk = unconditional.Walk({"name": "ddim"}, {"name": "karras", "num_steps": STEPS, **span})
-    options = SimpleNamespace(seed=job.seed, batch_size=100)
-    setup: Any = SimpleNamespace(quick=len(job.extra.test) < 100, options=options, device=torch.device("cpu"))
-    return unconditional.new_images(setup, denoiser, walk, count, lambda n: None)
+    low, high = 2 * float(sde.std(method.eps)), 2 * float(sde.std(1.0))
+    sigmas, sampler = schedules.make("karras", STEPS, sigma_min=low, sigma_max=high), samplers.make("ddpm_small")
+    mean, root = start_law(training_images(job.config), high)
+    found = []
+    for numbers in torch.arange(count).split(100):
+        draws = ImageDraws([generator(job.seed, int(i), 1) for i in numbers])
+        noise = draws.normal((1, 32, 32))
+        x = (mean + noise.flatten(1) @ root.T).reshape(noise.shape)
+        found.append(sampler.sample(denoiser, x, sigmas, noise=draws.noise))
+    pixels = torch.from_numpy(to_bytes(torch.cat(found)))[:, None]
+    return pixels.float() / 127.5 - 1
 
 
-def memory(config: ScoreEmbeddingConfig) -> Denoiser:
-    """The closed-form denoiser of the training set."""
-    from randomwalk.score_embedding.images import load_images
+def start_law(images: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Mean ``[d]`` and a root of the covariance ``[d, d]`` of the images with noise of standard deviation sigma.
 
-    return EmpiricalDenoiser(2 * load_images(config.data)[0] - 1)
+    Samples start from the normal law with these moments: at the highest level of the paper's SDE the noise does not
+    hide the images, so that noise alone would be a start that the network has never seen.
+    """
+    points = images.flatten(1).double()
+    covariance = points.T.cov() + sigma**2 * torch.eye(points.shape[1], dtype=torch.float64)
+    return points.mean(0).float(), torch.linalg.cholesky(covariance).float()
+
+
+def training_images(config: ScoreEmbeddingConfig) -> Tensor:
+    """In [-1, 1]."""
+    return 2 * load_images(config.data)[0] - 1
 
 
 # --- the benchmark ---------------------------------------------------------------------------------------------------
