@@ -265,9 +265,9 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.5 + 4 * len(images), 7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(3.5 + 3.6 * len(images), 7), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(images), squeeze=False, sharex=True, sharey=True)
+    axes = figure.subplots(2, len(images), squeeze=False, sharex="row", sharey=True)
     for axis, image in zip(axes[0], images, strict=True):
         axis.set_title(image)
     for column, image in enumerate(images):
@@ -286,7 +286,8 @@ def draw(
         axis.set_xlabel("optimizer steps")
     for axis in axes[:, 0]:
         axis.set_ylabel("SSIM to the photograph")
-        axis.legend(fontsize=8, frameon=False, loc="lower right")
+    for axis in axes[:, -1]:  # beside the curves, which may be anywhere
+        axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     folder.write_bytes("ablation.png", picture.getvalue())

@@ -141,7 +141,7 @@ def draw(
     right.axvline(floors["other images"][0], color="0.5", linestyle=":", label="as many true images")
     right.set(xlabel="Frechet distance to the test images", ylim=(len(shown) - 0.5, -0.5))
     right.set_yticks(range(len(shown)), [arm.label for arm in shown])
-    left.set(xscale="log", xlabel="sigma (pixels in [-1, 1])", ylabel="error on test images / without embedding")
+    left.set(xlabel="sigma (pixels in [-1, 1])", ylabel="error on test images / without embedding")
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
