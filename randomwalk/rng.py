@@ -20,6 +20,17 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
+def seed_dropout(device: torch.device, *key: int) -> None:
+    """Seed PyTorch's own generators by the stream named by integers, for layers that draw by themselves.
+
+    Not by torch.manual_seed, which takes a millisecond where there is no GPU.
+    """
+    seed = int(generator(*key).integers(2**31))
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 class Draws(Protocol):
     """Random numbers for a batch of B rows."""
 

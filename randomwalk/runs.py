@@ -165,6 +165,31 @@ class RunFolder:
 
         return self.write(name, lambda file: torch.save(value, file), sync=True)
 
+    def read_torch(self, name: str, device: Any, use: Callable[[Any], object]) -> None:
+        """Give ``use`` what a checkpoint holds, if there is one yet, its tensors on ``device``.
+
+        Raises:
+            InputError: it is damaged, or ``use`` cannot use it.
+        """
+        import torch
+
+        path = self.file(name)
+        if not path.is_file():
+            return
+        try:
+            use(torch.load(path, map_location=device, weights_only=True))
+        except Exception as error:  # a damaged pickle can raise anything
+            raise InputError(f"{path}: is not a checkpoint of this config ({error})") from error
+
+    def read_csv(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a CSV file; none if it is not there."""
+        import csv
+
+        if not self.has(name):
+            return []
+        with self.file(name).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
     def read_json(self, name: str) -> Any:
         """Value of a JSON file.
 

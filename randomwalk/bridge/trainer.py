@@ -16,7 +16,6 @@ run to end with the weights of an uninterrupted one.
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Mapping
@@ -32,7 +31,7 @@ from randomwalk.bridge.matching import time_of
 from randomwalk.bridge.model import Bridge, save_bridge
 from randomwalk.bridge.simulation import host_noise, simulate, time_grid
 from randomwalk.config.bridge import BridgeConfig
-from randomwalk.errors import InputError, RunError
+from randomwalk.errors import RunError
 from randomwalk.points import metrics
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
@@ -133,17 +132,9 @@ class BridgeTrainer:
         Raises:
             InputError: it is damaged, or of another config.
         """
-        path = self.folder.file(CHECKPOINT)
-        if not path.is_file():
-            return
-        try:
-            self.load_state(torch.load(path, map_location=self.device, weights_only=True))
-        except Exception as error:  # a damaged pickle can raise anything
-            raise InputError(f"{path}: is not a checkpoint of this config ({error})") from error
+        self.folder.read_torch(CHECKPOINT, self.device, self.load_state)
         for name in self.logs:
-            if self.folder.has(name):
-                with self.folder.file(name).open(newline="") as file:
-                    self.logs[name] = [row for row in csv.DictReader(file) if int(row["fit"]) < self.fit]
+            self.logs[name] = [row for row in self.folder.read_csv(name) if int(row["fit"]) < self.fit]
 
     def averaged(self) -> dict[str, Tensor]:
         """State dict of the bridge with averaged parameters."""

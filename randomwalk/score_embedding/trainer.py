@@ -6,7 +6,6 @@ where the clock decides (measurements every few seconds, a limit of time) do two
 
 from __future__ import annotations
 
-import csv
 import math
 from typing import Any
 
@@ -17,8 +16,8 @@ from tqdm import tqdm
 
 from randomwalk.checkpoints import make_denoiser, save_denoiser
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
-from randomwalk.errors import InputError, RunError
-from randomwalk.rng import generator
+from randomwalk.errors import RunError
+from randomwalk.rng import generator, seed_dropout
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.score_embedding import density, measures
 from randomwalk.score_embedding.clock import COUNTED, Clock
@@ -139,17 +138,9 @@ class Trainer:
         Raises:
             InputError: it is damaged, or of another config.
         """
-        path = self.folder.file(CHECKPOINT)
-        if not path.is_file():
-            return
-        try:
-            self.load_state(torch.load(path, map_location=self.device, weights_only=True))
-        except Exception as error:  # a damaged pickle can raise anything
-            raise InputError(f"{path}: is not a checkpoint of this config ({error})") from error
+        self.folder.read_torch(CHECKPOINT, self.device, self.load_state)
         for name in self.rows:
-            if self.folder.has(name):
-                with self.folder.file(name).open(newline="") as file:
-                    self.rows[name] = [row for row in csv.DictReader(file) if int(row["step"]) <= self.step]
+            self.rows[name] = [row for row in self.folder.read_csv(name) if int(row["step"]) <= self.step]
 
     def save(self) -> None:
         """Write the weights, the logs and, last, the checkpoint, each whole or not at all."""
@@ -183,9 +174,7 @@ class Trainer:
     def train_step(self) -> Tensor:
         """One optimizer step; the mean loss."""
         config = self.config
-        torch.default_generator.manual_seed(int(generator(config.seed, _DROPOUT, self.step).integers(2**31)))
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(int(generator(config.seed, _DROPOUT, self.step).integers(2**31)))
+        seed_dropout(self.device, config.seed, _DROPOUT, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)

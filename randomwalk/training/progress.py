@@ -32,9 +32,8 @@ class Progress:
     def restore(self, step: int) -> None:
         """Take over the rows of an earlier part of the run, up to ``step``."""
         for name in self.rows:
-            if self.active and self.folder.has(name):
-                with self.folder.file(name).open(newline="") as file:
-                    self.rows[name] = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+            if self.active:
+                self.rows[name] = [row for row in self.folder.read_csv(name) if int(row["step"]) <= step]
 
     def log(self, step: int, loss: Tensor, norm: Tensor, rate: float, seconds: float) -> None:
         """The state of the training after ``step``."""

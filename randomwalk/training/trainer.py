@@ -24,7 +24,7 @@ from randomwalk.checkpoints import make_denoiser, save_denoiser
 from randomwalk.config import TrainConfig
 from randomwalk.denoisers import NetworkDenoiser
 from randomwalk.errors import InputError, RunError
-from randomwalk.rng import generator
+from randomwalk.rng import generator, seed_dropout
 from randomwalk.runs import RunFolder
 from randomwalk.training.ema import EMA
 from randomwalk.training.objectives import make_loss
@@ -124,14 +124,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Load the folder's checkpoint, if there is one yet."""
-        if not self.folder.has(CHECKPOINT):
-            return
-        path = self.folder.file(CHECKPOINT)
-        try:
-            state = torch.load(path, map_location=self.context.device, weights_only=True)
-            self.load_state(state)
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: is not a checkpoint of this config ({error})") from error
+        self.folder.read_torch(CHECKPOINT, self.context.device, self.load_state)
 
     def save(self) -> None:
         """Write the checkpoint and the weights file, each whole or not at all."""
@@ -170,7 +163,7 @@ class Trainer:
 
     def train_step(self, model: nn.Module, examples: ExampleStream) -> tuple[Tensor, Tensor]:
         """One optimizer step on the next batch; the mean loss over this process's share and the gradient's norm."""
-        self._seed_dropout()
+        seed_dropout(self.context.device, self.config.seed, 4, self.step, self.context.rank)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -190,16 +183,6 @@ class Trainer:
         self.step += 1
         self.ema.update(self.denoiser.network, self.config.batch_size, self.step * self.config.batch_size)
         return total, norm
-
-    def _seed_dropout(self) -> None:
-        """Seed PyTorch for the step: dropout is the only draw besides the examples and `_normal`.
-
-        Not by torch.manual_seed, which takes a millisecond where there is no GPU.
-        """
-        seed = int(generator(self.config.seed, 4, self.step, self.context.rank).integers(2**31))
-        torch.default_generator.manual_seed(seed)
-        if self.context.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
 
     # --- the run -------------------------------------------------------------------------------------------------
 
