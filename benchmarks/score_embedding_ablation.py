@@ -12,9 +12,7 @@ A record of every run is written when it ends; --resume FOLDER goes on with thos
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import ablation_report
@@ -78,19 +76,14 @@ CURVE = ("step", "seconds", "ssim", "mse", "evaluations")
 def read(folder: RunFolder) -> Record:
     """The record of a run's folder: curve (mean over samples), and seconds by stage."""
     rows: dict[int, list[dict[str, str]]] = {}
-    for row in _rows(folder, "profile.csv"):
+    for row in folder.read_csv("profile.csv"):
         rows.setdefault(int(row["step"]), []).append(row)
     curve: dict[str, list[float]] = {key: [] for key in CURVE}
     for step in sorted(rows):
         curve["step"].append(step)
         for key in CURVE[1:]:
             curve[key].append(sum(float(row[key]) for row in rows[step]) / len(rows[step]))
-    return {"curve": curve, "timings": {row["stage"]: float(row["seconds"]) for row in _rows(folder, "timings.csv")}}
-
-
-def _rows(folder: RunFolder, name: str) -> Iterator[dict[str, str]]:
-    with folder.file(name).open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+    return {"curve": curve, "timings": {row["stage"]: float(row["seconds"]) for row in folder.read_csv("timings.csv")}}
 
 
 def options() -> argparse.ArgumentParser:
