@@ -12,13 +12,14 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from randomwalk.config.score_embedding import EmbeddingData
+from randomwalk.config.score_embedding import EmbeddingData, ExactSettings, SemiImplicitSettings
 from randomwalk.data import ImageSource
 from randomwalk.errors import InputError
 from randomwalk.score_embedding import measures
 from randomwalk.score_embedding.embedding import displacements, field_of, random_like
 from randomwalk.score_embedding.images import choose, load_images
 from randomwalk.score_embedding.objective import draw_levels, score_matching_loss, stratified_times
+from randomwalk.score_embedding.solvers import level_times, solve
 from score_sde import sdes
 
 PHOTOGRAPHS = Path(__file__).parent.parent / "data" / "photographs"
@@ -61,6 +62,24 @@ def test_a_random_field_has_the_norm_of_the_field_at_every_level_and_nothing_els
     cosine = torch.nn.functional.cosine_similarity(found.flatten(-2), field.flatten(-2), dim=-1)
     assert cosine.abs().max() < 5 / 16  # five standard deviations of the cosine of random directions in 256 dimensions
     assert torch.equal(found, random_like(field, seed=3)) and not torch.equal(found, random_like(field, seed=4))
+
+
+# --- solvers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("linearisation", ["lagged", "newton"])
+@pytest.mark.parametrize("linear_solver", ["lu", "bicgstab", "adi"])
+def test_settings_lead_to_the_solver_that_they_name(linear_solver: str, linearisation: str) -> None:
+    sde, m0 = sdes.make("power_ve", base=2.0), photograph(12).double()[:, :1]
+    exact = solve(ExactSettings(name="exact"), m0, level_times(5, 1e-3), sde)
+    settings = {"name": "semi_implicit", "linear_solver": linear_solver, "linearisation": linearisation}
+    errors = []
+    for num_levels in (5, 9, 17):
+        found = solve(SemiImplicitSettings.model_validate(settings), m0, level_times(num_levels, 1e-3), sde)
+        errors.append(float((found.log_density[-1] - exact.log_density[-1]).square().mean().sqrt()))
+        assert 1 <= found.iterations <= 20 and len(found.residuals) == found.iterations
+    assert exact.iterations == 0 and errors == sorted(errors, reverse=True)
+    assert errors[0] < 0.2 * float((exact.log_density[-1] - m0).square().mean().sqrt())
 
 
 # --- times -----------------------------------------------------------------------------------------------------------
