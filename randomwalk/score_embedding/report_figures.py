@@ -120,8 +120,13 @@ def _limits(axis: Any, key: str, mean: Sequence[float]) -> None:
     finite = [value for value in mean if np.isfinite(value)]
     if key == "ssim":
         axis.set_ylim(min(0.0, *finite, 0.0), 1.0)
-    elif key == "mse" and not any(value > 0 for value in finite):
-        axis.set_yscale("linear")
+    elif key == "mse":
+        positive = [value for value in finite if value > 0]
+        if not positive:
+            axis.set_yscale("linear")
+            return
+        # Whole decades: on less of one the axis would have a label at every second minor tick.
+        axis.set_ylim(10.0 ** np.floor(np.log10(min(positive))), 10.0 ** np.ceil(np.log10(max(positive)) + 1e-9))
 
 
 def _mark_crossings(axis: Any, run: Run, key: str) -> None:
