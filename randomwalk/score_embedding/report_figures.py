@@ -125,8 +125,9 @@ def _limits(axis: Any, key: str, mean: Sequence[float]) -> None:
         if not positive:
             axis.set_yscale("linear")
             return
-        # Whole decades: on less of one the axis would have a label at every second minor tick.
+        # Labels at whole decades only: those between, long as they are, would lie on the panel beside it.
         axis.set_ylim(10.0 ** np.floor(np.log10(min(positive))), 10.0 ** np.ceil(np.log10(max(positive)) + 1e-9))
+        axis.tick_params(axis="y", which="minor", labelleft=False)
 
 
 def _mark_crossings(axis: Any, run: Run, key: str) -> None:
