@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,6 @@ from randomwalk.score_embedding.linear import Stencil
 from score_sde.sdes import VP, PowerVE
 
 PHOTOGRAPHS = Path(__file__).resolve().parent.parent / "data" / "photographs"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def levels(num: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,6 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder
 from randomwalk.task import Task, load_task
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def changed(config: SampleConfig, **changes: Any) -> SampleConfig:

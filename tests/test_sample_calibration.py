@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,6 @@ from randomwalk import calibration, sampling
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder
 from randomwalk.task import Task, load_task
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def read_calibration(run: Path) -> list[dict[str, str]]:

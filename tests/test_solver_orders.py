@@ -31,14 +31,6 @@ ORDERS = ("order", "strong_order", "weak_order", "marginal_order")
 STEPS = (32, 64, 128)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def check_orders(case: Case) -> None:
     said = convergence.stated(case)
     for name, order in convergence.orders(case, STEPS).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,14 +37,6 @@ NOISE = torch.randn((LEVELS, 2, 3, 4), generator=torch.Generator().manual_seed(0
 START = 20 * torch.randn((2, 3, 4), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 NAMES = ("heun", "dpmpp_2m", "dpmpp_3m", "ode")
 SETTINGS: dict[str, dict[str, Any]] = {"heun": {"s_churn": 3.0, "s_min": 0.05, "s_max": 10.0, "s_noise": 1.01}}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def epsilon(z: Tensor, alpha_bar: float) -> Tensor:

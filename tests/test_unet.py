@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ TINY = ("tinyA", "tinyB")
 MANIFESTS = {"tinyA": "unet_tinyA.json", "tinyB": "unet_tinyB.json", "ffhq256": "unet_ffhq256_manifest.json"}
 FORMATS = (torch.contiguous_format, torch.channels_last)
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small are faster without threads, and much faster on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def manifest(name: str) -> dict[str, Any]:

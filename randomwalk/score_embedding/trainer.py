@@ -251,13 +251,10 @@ class Trainer:
     def _stops(self) -> bool:
         """Whether the samples have been good enough for long enough."""
         profile = self.config.profile
-        return profile.stop_at is not None and (
-            measures.sustained_crossing(*self.curve("seconds", "ssim"), profile.stop_at, profile.hold) is not None
-        )
-
-    def curve(self, x: str, y: str, image: int | None = None) -> tuple[list[float], list[float]]:
-        """A column of the profile against another one, the mean over samples and, without ``image``, over images."""
-        return measures.curve(self.rows["profile.csv"], x, y, image)
+        if profile.stop_at is None:
+            return False
+        seconds, values = measures.curve(self.rows["profile.csv"], "seconds", "ssim")
+        return measures.sustained_crossing(seconds, values, profile.stop_at, profile.hold) is not None
 
     # --- samples -------------------------------------------------------------------------------------------------
 
