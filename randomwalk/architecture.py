@@ -22,6 +22,7 @@ from randomwalk.errors import InputError
 # name -> (module, class, setting with the number of image channels); imported when used.
 NETWORKS = {
     "unet": ("guided_diffusion", "UNet", "in_channels"),
+    "photo_unet": ("guided_diffusion", "PhotoUNet", "num_channels"),
     "ncsnpp": ("score_sde", "NCSNpp", "num_channels"),
     "ddpm_unet": ("score_sde", "DDPMUNet", "num_channels"),
     "mlp": ("score_sde", "TimeMLP", "num_channels"),

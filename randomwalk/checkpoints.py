@@ -44,7 +44,7 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
     """An untrained denoiser that knows its channels and image size.
 
     Args:
-        network: ``{"name": "unet" | "ncsnpp" | "ddpm_unet" | "mlp", **arguments of its class}``.
+        network: ``{"name": "unet" | "photo_unet" | "ncsnpp" | "ddpm_unet" | "mlp", **arguments of its class}``.
         denoiser: ``{"name": "vp" | "ve" | "edm" | "sde" | "score", **settings}`` as for `denoisers.make`.
 
     Raises:
@@ -53,13 +53,14 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
     if (network["name"] == "ncsnpp") != (denoiser["name"] == "ve"):
         raise InputError(
             f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, as "
-            "denoiser ve expects; unet, ddpm_unet and mlp take a time and give what vp, edm, sde and score expect"
+            "denoiser ve expects; unet, photo_unet, ddpm_unet and mlp take a time and give what vp, edm, sde and score expect"
         )
     settings = dict(denoiser)
     made = denoisers.make(settings.pop("name", None), build_network(network), **settings)
     full = full_settings(network)
     made.channels, made.image_size = full[NETWORKS[network["name"]][2]], full["image_size"]
     made.num_classes = full.get("num_classes")
+    made.any_size = getattr(made.network, "any_size", False)
     return made
 
 

@@ -35,6 +35,7 @@ class Denoiser(nn.Module):
     Attributes:
         sigma_min, sigma_max: the noise levels at which it can be used.
         channels, image_size: what it was trained on; None if it accepts anything.
+        any_size: whether it takes images of other sizes than ``image_size`` too.
         cost: evaluations of a network that one of the denoiser takes.
     """
 
@@ -42,6 +43,7 @@ class Denoiser(nn.Module):
     sigma_max: float = float("inf")
     channels: int | None = None
     image_size: int | None = None
+    any_size: bool = False
     cost: int = 1
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -343,6 +345,7 @@ class CountingDenoiser(Denoiser):
         self.inner = denoiser
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         self.channels, self.image_size = denoiser.channels, denoiser.image_size
+        self.any_size = denoiser.any_size
         self.cost = denoiser.cost
         self.evaluations = 0
         self.vjps = 0

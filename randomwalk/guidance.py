@@ -39,6 +39,7 @@ class GuidedDenoiser(Denoiser):
         self.inner, self.scale = denoiser, float(scale)
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         self.channels, self.image_size = denoiser.channels, denoiser.image_size
+        self.any_size = denoiser.any_size
         self.cost = 1 if scale in (0, 1) else 2
         self.register_buffer("labels", labels.long(), persistent=False)
 

@@ -154,6 +154,32 @@ class DDPMUNetSettings(Settings):
         return self
 
 
+class PhotoUNetSettings(Settings):
+    """U-Net for photographs of any size: convolutions only, half the resolution from the start."""
+
+    name: Literal["photo_unet"]
+    image_size: Count = 64
+    """Side of the training images; it takes any other too."""
+    num_channels: Count = 3
+    widths: Annotated[list[Count], Field(min_length=2)] = Field(default=[64, 96, 128, 128])
+    """Channels of each resolution level; the first has half the resolution of the image."""
+    num_blocks: Annotated[list[Count], Field(min_length=2)] = Field(default=[3, 2, 1, 2])
+    """Residual blocks of each level on the way down, and again on the way up; the lowest level has them once."""
+    code_size: Annotated[int, Field(ge=2, multiple_of=2)] = 128
+    """Of the positional code of the noise level."""
+    time_scale: Positive = 1.0
+    """Factor of time before the code, which is made for times up to about 1000: some 250 for denoiser edm."""
+
+    @model_validator(mode="after")
+    def _blocks_of_each_level(self) -> PhotoUNetSettings:
+        if len(self.num_blocks) != len(self.widths):
+            raise ValueError(
+                f"num_blocks: found {len(self.num_blocks)} numbers; allowed: one for each of the {len(self.widths)} "
+                "levels of widths"
+            )
+        return self
+
+
 class MLPSettings(Settings):
     """A small network for points: residual blocks, with a positional code of time."""
 
@@ -172,7 +198,7 @@ class MLPSettings(Settings):
 
 
 NetworkSettings = Annotated[
-    UNetSettings | NCSNppSettings | DDPMUNetSettings | MLPSettings, Field(discriminator="name")
+    UNetSettings | PhotoUNetSettings | NCSNppSettings | DDPMUNetSettings | MLPSettings, Field(discriminator="name")
 ]
 
 
