@@ -40,10 +40,11 @@ class ResidualBlock(nn.Module):
 class PhotoUNet(nn.Module):
     """Residual blocks at several resolutions, of which the highest is half that of the image.
 
-    Pixels are taken in blocks of 2 x 2 (Shi et al. 2016, arXiv 1609.05158), as FFDNet does for speed (Zhang et al. 2018,
-    arXiv 1710.04026); the levels of the U-Net are joined by sums, and nothing is normalised, as in DRUNet (Zhang et al.
-    2021, arXiv 2008.13751). Nothing attends either, so that an output pixel depends on the pixels around it alone:
-    images may have any size. They are continued by their mirror image to a multiple of ``2^levels``, and cut again.
+    Pixels are taken in blocks of 2 x 2 (Shi et al. 2016, arXiv 1609.05158), as FFDNet does for speed (Zhang et al.
+    2018, arXiv 1710.04026); the levels of the U-Net are joined by sums, and nothing is normalised, as in DRUNet (Zhang
+    et al. 2021, arXiv 2008.13751). Nothing attends either, so that an output pixel depends on the pixels around it
+    alone: images may have any size. They are continued by their mirror image to a multiple of ``2^levels``, and cut
+    again.
 
     Args:
         image_size: side of the training images; only recorded.
