@@ -7,18 +7,21 @@ import io
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from randomwalk import pictures
 from randomwalk.errors import InputError
-from randomwalk.rng import generator
+from randomwalk.pictures import Header, Picture
 
 Fit = Literal["resize", "crop", "pad"]
+Size = tuple[int, int]
+"""Height and width."""
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
@@ -34,6 +37,7 @@ class ImageSource:
         where: what to call the whole source in messages.
         labels: number of the class of each image; None if it is not known.
         classes: names of the classes, where there are labels.
+        open: ``open(i)`` gives the file, of which `header` reads the beginning; without it, it takes ``read``.
     """
 
     def __init__(
@@ -43,45 +47,67 @@ class ImageSource:
         where: str,
         labels: np.ndarray | None = None,
         classes: Sequence[str] = (),
+        open: Callable[[int], IO[bytes]] | None = None,
     ) -> None:
         self.names = list(names)
         self.where = where
         self.labels = None if labels is None else labels.astype(np.int64)
         self.classes = list(classes)
-        self._read = read
+        self._read, self._open = read, open
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def pixels(self, i: int, channels: int) -> np.ndarray:
-        """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
+    def picture(self, i: int) -> Picture:
+        """Image ``i`` with all that is in its file.
+
+        Raises:
+            InputError: it does not decode.
+        """
         raw = self._read(i)
         if isinstance(raw, np.ndarray):
-            if channels == 1 and raw.ndim == 2:
-                return raw[..., None]
-            image = Image.fromarray(raw)
-        else:
-            try:
-                image = Image.open(io.BytesIO(raw))
-                image.load()
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise InputError(f"{self.where}: {self.names[i]} does not decode as an image ({error})") from error
-        return _to_channels(image, channels)
+            return Picture(raw[..., None] if raw.ndim == 2 else raw)
+        return pictures.read(raw, f"{self.where}: {self.names[i]}")
 
-    def load(self, i: int, channels: int, size: Sequence[int], fit: Fit) -> Tensor:
-        """Image ``i`` as float32 ``[channels, H, W]`` in [-1, 1] with ``(H, W) = size``, cut at the centre."""
-        return to_tensor(fit_to(self.pixels(i, channels), size, fit))
+    def header(self, i: int) -> Header:
+        """Size and kind of image ``i``, which is not decoded for it.
 
+        Raises:
+            InputError: it is no image.
+        """
+        name = f"{self.where}: {self.names[i]}"
+        if self._open is not None:
+            with self._open(i) as file:
+                return pictures.read_header(file, name)
+        raw = self._read(i)
+        if isinstance(raw, np.ndarray):
+            return Header(raw.shape[0], raw.shape[1], raw.ndim == 2 or raw.shape[2] == 1)
+        return pictures.read_header(io.BytesIO(raw), name)
 
-def _to_channels(image: Image.Image, channels: int) -> np.ndarray:
-    if image.mode in ("I;16", "I;16L", "I;16B", "I"):
-        # Pillow clips 16 bits to 8; keep the upper byte instead.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return array[..., None] if channels == 1 else array
+    def size(self, i: int) -> Size:
+        """Height and width of image ``i``, see `header`."""
+        header = self.header(i)
+        return (header.height, header.width)
+
+    def pixels(self, i: int, channels: int) -> np.ndarray:
+        """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
+        return self.picture(i).on_white(channels)
+
+    def load(self, i: int, channels: int, size: Sequence[int], fit: Fit | Literal["keep"]) -> Tensor:
+        """Image ``i`` as float32 ``[channels, H, W]`` in [-1, 1] with ``(H, W) = size``.
+
+        It is cut at the centre; with ``fit`` "keep", which never scales and keeps 16 bits and the colours under
+        transparent pixels, on the right and at the bottom.
+        """
+        if fit != "keep":
+            return to_tensor(fit_to(self.pixels(i, channels), size, fit))
+        x, (height, width) = self.picture(i).tensor(channels), size
+        if x.shape[1] < height or x.shape[2] < width:
+            raise InputError(
+                f"{self.where}: {self.names[i]} does not decode as an image ({x.shape[1]}x{x.shape[2]} pixels, "
+                f"not {height}x{width} as its header says)"
+            )
+        return x[:, :height, :width]
 
 
 def fit_to(
@@ -133,16 +159,26 @@ def open_images(path: str | Path) -> ImageSource:
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         names = [str(p.relative_to(path)) for p in files]
-        source = ImageSource(names, lambda i: _read_file(files[i]), str(path), *_classes_of(names))
+        labels, classes = _classes_of(names)
+        source = ImageSource(
+            names, lambda i: _read_file(files[i]), str(path), labels, classes, lambda i: _open_file(files[i])
+        )
     elif zipfile.is_zipfile(path):
         source = _open_zip(path)
     elif path.is_file():
-        source = ImageSource([path.name], lambda i: _read_file(path), str(path.parent))
+        source = ImageSource([path.name], lambda i: _read_file(path), str(path.parent), open=lambda i: _open_file(path))
     else:
         raise InputError(f"{path}: there is no such folder, zip or image")
     if not len(source):
         raise InputError(f"{path}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
     return source
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _read_file(path: Path) -> bytes:
@@ -231,41 +267,6 @@ def open_dataset(dataset: str, path: str | Path) -> ImageSource:
     if dataset == "fashion_mnist_files":
         return open_fashion_mnist(path, "train")[0]
     return _open_torchvision(dataset, path, "train")
-
-
-class TrainingImages(torch.utils.data.Dataset[Tensor]):
-    """Training examples by position, each a function of (seed, position) alone.
-
-    Position p is image p mod n of a new random order every n positions; the random cut and the mirroring of the
-    example are drawn from the stream (seed, p). A run can therefore start anywhere, on any number of processes.
-
-    Args:
-        source: the images.
-        indices: which of them are used.
-        channels, image_size, fit, flip: see TrainData in `randomwalk.config`.
-        seed: of the order, the cuts and the mirroring.
-    """
-
-    def __init__(
-        self, source: ImageSource, indices: np.ndarray, channels: int, image_size: int, fit: Fit, flip: bool, seed: int
-    ) -> None:
-        self.source, self.indices = source, indices
-        self.channels, self.size, self.fit, self.flip, self.seed = channels, (image_size, image_size), fit, flip, seed
-        self._order: tuple[int, np.ndarray] | None = None
-
-    def image_at(self, position: int) -> int:
-        """Which image of the source the example at a position is made from."""
-        epoch, offset = divmod(position, len(self.indices))
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, generator(self.seed, 1, epoch).permutation(self.indices))
-        return int(self._order[1][offset])
-
-    def __getitem__(self, position: int) -> Tensor:
-        draws = generator(self.seed, 2, position)
-        cut = draws if self.fit == "crop" else None
-        pixels = fit_to(self.source.pixels(self.image_at(position), self.channels), self.size, self.fit, cut)
-        x = to_tensor(pixels)
-        return x.flip(-1) if self.flip and draws.random() < 0.5 else x
 
 
 def upscale(x: Tensor, factor: int) -> Tensor:

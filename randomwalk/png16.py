@@ -1,0 +1,105 @@
+"""PNG files of 16 bits to a channel, in colour too: Pillow reads those with 8 bits, and writes none."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
+"""Numbers in a pixel by the colour type of the file: grey, colour, and either with alpha."""
+WHOLE = ((0, 0, 1, 1),)
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column, first row and distances of the pixels in each pass of an interlaced file."""
+
+
+def is_png16(data: bytes) -> bool:
+    """Whether a file is a PNG of 16 bits to a channel, by its header."""
+    return data[:8] == SIGNATURE and data[12:16] == b"IHDR" and data[24:25] == b"\x10"
+
+
+def is_grey(data: bytes) -> bool:
+    """Whether a PNG file has no colours, by its header; Pillow shows grey of 16 bits with alpha as colours."""
+    return data[25] in (0, 4)
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Pixels of a 16-bit PNG, uint16 ``[H, W, C]`` with all the channels in the file, alpha last.
+
+    The filters of PNG act on bytes, each with those at the same place in its neighbours. So the upper bytes alone are
+    the data of an 8-bit PNG, and so are the lower ones: Pillow decodes the two.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    header, packed = b"", []
+    for kind, content in _chunks(data):
+        if kind == b"IHDR":
+            header = content
+        elif kind == b"IDAT":
+            packed.append(content)
+    width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    if colour not in CHANNELS:
+        raise ValueError(f"a PNG of 16 bits has no colour type {colour}")
+    rows = list(_passes(width, height, CHANNELS[colour], interlaced))
+    expected = sum(count * length for count, length in rows)
+    raw = np.frombuffer(zlib.decompressobj().decompress(b"".join(packed), expected), np.uint8)
+    if raw.size != expected:
+        raise ValueError("the PNG is cut short")
+    halves = []
+    for half in (0, 1):
+        parts, start = [], 0
+        for count, length in rows:
+            lines = raw[start : start + count * length].reshape(count, length)
+            parts.append(np.concatenate([lines[:, :1], lines[:, 1 + half :: 2]], axis=1).tobytes())
+            start += count * length
+        eight = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, interlaced)
+        with Image.open(io.BytesIO(_file((b"IHDR", eight), (b"IDAT", zlib.compress(b"".join(parts), 1))))) as image:
+            halves.append(np.asarray(image).reshape(height, width, -1).astype(np.uint16))
+    return halves[0] << 8 | halves[1]
+
+
+def encode(pixels: np.ndarray, profile: bytes | None = None) -> bytes:
+    """A PNG file of uint16 ``[H, W, C]``: grey, grey and alpha, colour, or colour and alpha.
+
+    Args:
+        pixels: what it shows.
+        profile: the ICC profile that it carries.
+    """
+    height, width, channels = pixels.shape
+    colour = next(kind for kind, count in CHANNELS.items() if count == channels)
+    lines = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(height, -1)
+    filtered = np.diff(lines, axis=0, prepend=np.zeros_like(lines[:1]))  # modulo 256, the filter "up", number 2
+    raw = np.concatenate([np.full((height, 1), 2, np.uint8), filtered], axis=1).tobytes()
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
+    if profile is not None:
+        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
+    return _file(*chunks, (b"IDAT", zlib.compress(raw, 6)))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    start = len(SIGNATURE)
+    while start + 12 <= len(data):
+        length = int.from_bytes(data[start : start + 4], "big")
+        yield data[start + 4 : start + 8], data[start + 8 : start + 8 + length]
+        start += length + 12
+
+
+def _passes(width: int, height: int, channels: int, interlaced: int) -> Iterator[tuple[int, int]]:
+    """Lines, and bytes in each with that of its filter, of every pass that has pixels."""
+    for left, top, across, down in ADAM7 if interlaced else WHOLE:
+        columns, lines = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and lines > 0:
+            yield lines, 1 + 2 * channels * columns
+
+
+def _file(*chunks: tuple[bytes, bytes]) -> bytes:
+    out = [SIGNATURE]
+    for kind, content in (*chunks, (b"IEND", b"")):
+        out += [struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(kind + content))]
+    return b"".join(out)
