@@ -12,6 +12,7 @@ from randomwalk.config.base import (
     Fit,
     Natural,
     NonNegative,
+    Pair,
     Positive,
     Precision,
     Settings,
@@ -27,16 +28,42 @@ class TrainData(Settings):
 
     dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
     """A folder or zip of images, the four Fashion-MNIST .gz files, or a standard set through torchvision."""
-    path: Text
-    """The folder or zip; for torchvision's sets the folder they are kept in (downloaded if absent)."""
+    path: Text | Annotated[list[Text], Field(min_length=1)]
+    """The folder or zip, or a list of them; for torchvision's sets the folder they are kept in (downloaded if
+    absent)."""
     image_size: Count
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"
     """Resize the short side and crop the centre; crop at random; or pad with the darkest value."""
     flip: bool = True
     """Mirror half of the images, drawn anew each time."""
+    turn: bool = False
+    """Turn the images by a random number of quarter turns."""
+    rescale: Annotated[list[Positive], Pair] | None = None
+    """[smallest, largest] factor by which a cut is scaled, drawn anew each time; with fit: crop."""
+    cache: bool = False
+    """Decode all images at the start and keep them as bytes in memory."""
     num_validation: Natural = 256
     """Images held out of the training for validation: the last ones, in a seeded order."""
+    validation_path: Text | None = None
+    """Folder or zip of the validation images; then none are held out."""
+    validation_size: Count | None = None
+    """Side of the validation images, for networks that take any size; image_size without it."""
+
+    @model_validator(mode="after")
+    def _settings_that_go_together(self) -> TrainData:
+        if self.rescale is not None:
+            if self.fit != "crop":
+                raise ValueError(f"rescale: is for fit: crop, but fit is {self.fit}; remove it")
+            if self.rescale[0] > self.rescale[1]:
+                raise ValueError(f"rescale: found {self.rescale}; allowed: [smallest, largest]")
+        if self.dataset != "folder" and isinstance(self.path, list):
+            raise ValueError(f"path: found a list; allowed with dataset {self.dataset}: one path")
+        if self.dataset != "folder" and self.validation_path is not None:
+            raise ValueError(f"validation_path: is for dataset: folder, but dataset is {self.dataset}; remove it")
+        if self.validation_path is not None and "num_validation" in self.model_fields_set:
+            raise ValueError("num_validation: all images of validation_path are used; remove one of the two")
+        return self
 
 
 class PointData(Settings):
@@ -144,6 +171,12 @@ class TrainConfig(Settings):
             if isinstance(network, UNetSettings)
             else ("num_channels", network.num_channels)
         )
+        size = getattr(data, "validation_size", None)
+        if size not in (None, network.image_size) and network.name != "photo_unet":
+            raise ValueError(
+                f"data.validation_size: found {size}; allowed: {network.image_size}, the only size that network "
+                f"{network.name} takes"
+            )
         if data.channels != channels:
             raise ValueError(f"data.channels: found {data.channels}; allowed: {channels}, which is network.{key}")
         if isinstance(network, UNetSettings) and network.out_channels != channels:

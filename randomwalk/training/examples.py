@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from randomwalk.config import TrainConfig, TrainData
-from randomwalk.data import ImageSource, TrainingImages, open_dataset
+from randomwalk.data import ImageSource, open_dataset, open_images
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
+from randomwalk.training.images import TrainingImages, cached, joined
 from randomwalk.training.labels import TrainingLabels, check_classes, make_labels
 
 GOLDEN = 0.6180339887498949
@@ -29,14 +30,22 @@ class Split:
 
 
 def split_images(config: TrainConfig) -> Split:
-    """Open the data and set the validation images aside: the first ones of an order drawn from the seed."""
-    assert isinstance(config.data, TrainData)
-    source = open_dataset(config.data.dataset, config.data.path)
-    held_out = config.data.num_validation
-    if held_out >= len(source):
-        raise InputError(f"data.num_validation is {held_out}, but {config.data.path} has {len(source)} images in all")
+    """Open the data and set the validation images aside: those of a folder of their own, or the first ones of an order
+    drawn from the seed."""
+    data = config.data
+    assert isinstance(data, TrainData)
+    paths = [data.path] if isinstance(data.path, str) else data.path
+    source = joined([open_dataset(data.dataset, path) for path in paths], data.channels)
+    order, held_out = generator(config.seed, 3).permutation(len(source)), data.num_validation
+    if data.validation_path is not None:
+        own = open_images(data.validation_path)
+        order = np.r_[len(source) + np.arange(len(own)), order]
+        source, held_out = joined([source, own], data.channels), len(own)
+    if held_out >= len(order):
+        raise InputError(f"data.num_validation is {held_out}, but {source.where} has {len(source)} images in all")
     check_classes(config, source)
-    order = generator(config.seed, 3).permutation(len(source))
+    if data.cache:
+        source = cached(source, data.channels)
     return Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]))
 
 
@@ -75,9 +84,7 @@ class Examples:
     def __init__(self, config: TrainConfig, split: Split, rank: int, size: int, step: int, micro_batch: int) -> None:
         data = config.data
         assert isinstance(data, TrainData)
-        images = TrainingImages(
-            split.source, split.training, data.channels, data.image_size, data.fit, data.flip, config.seed
-        )
+        images = TrainingImages(split.source, split.training, data, config.seed)
         share = config.batch_size // size
 
         def parts() -> Iterator[list[int]]:

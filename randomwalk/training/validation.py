@@ -43,8 +43,9 @@ def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dic
     The noise of image i is drawn from (seed, i), the same at every validation.
     """
     device = next(denoiser.parameters()).device
-    data, size = config.data, (config.data.image_size, config.data.image_size)
+    data = config.data
     assert isinstance(data, TrainData)
+    size = (data.validation_size or data.image_size,) * 2
     sums: dict[float, float] = dict.fromkeys(config.validation_sigmas, 0.0)
     for start in range(0, len(split.validation), BATCH):
         indices = [int(i) for i in split.validation[start : start + BATCH]]

@@ -1,0 +1,98 @@
+"""Training images by position: which image, cut where, how turned, each a function of (seed, position) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from randomwalk.config import TrainData
+from randomwalk.data import ImageSource, fit_to, to_tensor
+from randomwalk.rng import generator
+
+
+def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
+    """Several sources as one, in their order. It has labels if all of them have, of the same classes."""
+    if len(sources) == 1:
+        return sources[0]
+    places = [(source, i) for source in sources for i in range(len(source))]
+    labels, classes = None, sources[0].classes
+    if all(source.labels is not None and source.classes == classes for source in sources):
+        labels = np.concatenate([source.labels for source in sources if source.labels is not None])
+
+    def read(i: int) -> np.ndarray:
+        source, k = places[i]
+        return _plain(source.pixels(k, channels))
+
+    names = [name for source in sources for name in source.names]
+    return ImageSource(names, read, ", ".join(source.where for source in sources), labels, classes)
+
+
+def cached(source: ImageSource, channels: int) -> ImageSource:
+    """The images decoded now and kept as bytes.
+
+    Raises:
+        InputError: one of them does not decode.
+    """
+    decoded = [_plain(source.pixels(i, channels)) for i in range(len(source))]
+    return ImageSource(source.names, lambda i: decoded[i], source.where, source.labels, source.classes)
+
+
+def _plain(pixels: np.ndarray) -> np.ndarray:
+    """``[H, W, C]`` as an image source gives it; grey without its one channel, as it takes it."""
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
+class TrainingImages(Dataset[Tensor]):
+    """Training examples by position, each a function of (seed, position) alone.
+
+    Position p is image p mod n of a new random order every n positions; its cut, scale, mirroring and turning are drawn
+    from the stream (seed, p). A run can therefore start anywhere, on any number of processes.
+
+    Args:
+        source: the images.
+        indices: which of them are used.
+        data: what becomes of them.
+        seed: of the order and of the draws.
+    """
+
+    def __init__(self, source: ImageSource, indices: np.ndarray, data: TrainData, seed: int) -> None:
+        self.source, self.indices, self.data, self.seed = source, indices, data, seed
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def image_at(self, position: int) -> int:
+        """Which image of the source the example at a position is made from."""
+        epoch, offset = divmod(position, len(self.indices))
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, generator(self.seed, 1, epoch).permutation(self.indices))
+        return int(self._order[1][offset])
+
+    def __getitem__(self, position: int) -> Tensor:
+        data, draws = self.data, generator(self.seed, 2, position)
+        pixels = self.source.pixels(self.image_at(position), data.channels)
+        if data.rescale is not None:
+            pixels = rescaled_cut(pixels, data.image_size, data.rescale, draws)
+        size = (data.image_size, data.image_size)
+        x = to_tensor(fit_to(pixels, size, data.fit, draws if data.fit == "crop" else None))
+        if data.flip and draws.random() < 0.5:
+            x = x.flip(-1)
+        if data.turn:
+            x = torch.rot90(x, int(draws.integers(4)), (-2, -1))
+        return x
+
+
+def rescaled_cut(pixels: np.ndarray, size: int, scales: list[float], draws: np.random.Generator) -> np.ndarray:
+    """A random square of ``pixels [h, w, C]``, scaled to ``size`` by a random factor between the two ``scales``.
+
+    The square is cut first, so that no more pixels are scaled than are used. It is at most as large as the image.
+    """
+    side = min(round(size / draws.uniform(*scales)), *pixels.shape[:2])
+    cut = fit_to(pixels, (side, side), "crop", draws)
+    if side == size:
+        return cut
+    image = Image.fromarray(_plain(cut))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)).reshape(size, size, -1)

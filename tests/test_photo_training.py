@@ -1,0 +1,121 @@
+"""Training on folders of large photographs: cuts, scales, turns, what is kept in memory, and what is held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from randomwalk.config import TrainConfig, TrainData
+from randomwalk.data import open_images
+from randomwalk.training.examples import split_images
+from randomwalk.training.images import TrainingImages, cached, joined, rescaled_cut
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """Two folders of three and two images, of different sizes and all of one value each: 10, 20, ..., 50."""
+    made = []
+    for name, values in (("a", (10, 20, 30)), ("b", (40, 50))):
+        (tmp_path / name).mkdir()
+        made.append(tmp_path / name)
+        for value in values:
+            Image.new("RGB", (20 + value, 40), (value,) * 3).save(tmp_path / name / f"{value}.png")
+    return made
+
+
+def config(folders: list[Path], **data: Any) -> TrainConfig:
+    return TrainConfig.model_validate({
+        "output": "unused", "num_images": 8, "network": {"name": "photo_unet", "image_size": 16},
+        "denoiser": {"name": "edm"},
+        "data": {"path": [str(f) for f in folders], "image_size": 16, "fit": "crop", **data},
+    })  # fmt: skip
+
+
+def values(source, indices) -> list[int]:
+    return sorted(int(source.pixels(int(i), 3)[0, 0, 0]) for i in indices)
+
+
+def test_several_folders_are_one_and_a_folder_of_its_own_is_for_validation(folders) -> None:
+    split = split_images(config(folders, num_validation=2))
+    assert len(split.training) == 3 and len(split.validation) == 2
+    assert values(split.source, [*split.training, *split.validation]) == [10, 20, 30, 40, 50]
+    split = split_images(config(folders[:1], validation_path=str(folders[1]), cache=True))
+    assert values(split.source, split.training) == [10, 20, 30]
+    assert values(split.source, split.validation) == [40, 50]
+
+
+def test_cached_images_are_those_of_the_files_and_are_read_once(folders) -> None:
+    source = joined([open_images(folder) for folder in folders], 3)
+    kept = cached(source, 3)
+    for path in (p for folder in folders for p in folder.iterdir()):
+        path.unlink()
+    assert values(kept, range(5)) == [10, 20, 30, 40, 50]
+    grey = cached(kept, 1)
+    assert grey.pixels(3, 1).shape == (40, 60, 1)
+
+
+def photograph() -> np.ndarray:
+    """``[60, 90, 3]``: red is the row, green the column, blue noise."""
+    rows, columns = np.mgrid[:60, :90]
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90))
+    return np.stack([rows, columns, noise], -1).astype(np.uint8)
+
+
+def test_a_cut_is_scaled_by_a_factor_between_the_two() -> None:
+    """The slope of a ramp tells the factor."""
+    pixels, draws, slopes = photograph(), np.random.default_rng(1), []
+    for _ in range(200):
+        cut = rescaled_cut(pixels, 16, [0.5, 1.0], draws).astype(float)
+        assert cut.shape == (16, 16, 3)
+        slopes.append((cut[12, 8, 0] - cut[4, 8, 0]) / 8)
+    assert min(slopes) >= 1 - 0.15 and max(slopes) <= 2 + 0.15  # whole grey values, over eight pixels
+    assert np.mean(slopes) == pytest.approx(2 * np.log(2), abs=0.08)  # E[1 / s], s uniform
+
+
+def test_a_cut_is_no_larger_than_its_image() -> None:
+    cut = rescaled_cut(photograph()[:20, :30], 16, [0.1, 0.1], np.random.default_rng(0))
+    assert cut.shape == (16, 16, 3)
+
+
+def test_the_examples_are_cuts_flipped_and_turned(tmp_path) -> None:
+    """Each of the eight symmetries of the square comes up, about equally often; and the same again the next time."""
+    Image.fromarray(photograph()).save(tmp_path / "p.png")
+    data = TrainData(path=str(tmp_path), image_size=16, fit="crop", flip=True, turn=True)
+    images = TrainingImages(open_images(tmp_path), np.array([0]), data, seed=3)
+    found: dict[tuple[int, int, int], int] = {}
+    for position in range(400):
+        x = images[position].numpy()
+        red, green = x[0], x[1]
+        slopes = (red[9, 8] - red[8, 8], red[8, 9] - red[8, 8], green[9, 8] - green[8, 8] + green[8, 9] - green[8, 8])
+        key = tuple(int(np.sign(round(float(s) * 127.5))) for s in slopes)
+        found[key] = found.get(key, 0) + 1
+    assert len(found) == 8
+    assert min(found.values()) > 25  # 50 are expected, with standard deviation 6.6
+    assert np.array_equal(images[7].numpy(), images[7].numpy())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"fit": "resize", "rescale": [0.5, 1.0]}, "rescale: is for fit: crop"),
+        ({"rescale": [1.0, 0.5]}, r"rescale: found \[1.0, 0.5\]; allowed: \[smallest, largest\]"),
+        ({"dataset": "cifar10"}, "path: found a list; allowed with dataset cifar10: one path"),
+        ({"dataset": "cifar10", "path": "x", "validation_path": "v"}, "validation_path: is for dataset: folder"),
+        ({"validation_path": "v", "num_validation": 3}, "num_validation: all images of validation_path are used"),
+    ],
+)
+def test_settings_that_do_not_go_together(folders, data, message) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(folders, **data)
+
+
+def test_another_size_for_validation_needs_a_network_that_takes_it(folders) -> None:
+    good = config(folders, validation_size=24)
+    wrong = good.model_dump() | {"network": {"name": "ncsnpp", "image_size": 16}, "denoiser": {"name": "ve"}}
+    with pytest.raises(ValidationError, match=r"data\.validation_size: found 24; allowed: 16"):
+        TrainConfig.model_validate(wrong)
