@@ -16,14 +16,22 @@ from randomwalk.samplers import Plan
 from randomwalk.template import PreconditionedStep
 
 INK, FAINT, PAPER, BAR = (35, 35, 40), (120, 120, 128), (255, 255, 255), (42, 111, 186)
+THUMBNAIL = 320
+"""Longest side in pixels of an image in an overview."""
 STD_WHITE = 0.5
 """Standard deviation, in [-1, 1] units, that the pictures of it show as the brightest colour."""
 
 
 def enlarged(pixels: np.ndarray, side: int) -> Image.Image:
-    """A uint8 image ``[H, W]`` or ``[H, W, 3]`` whose pixels are repeated until its long side is ``side`` or nearly."""
-    factor = max(1, side // max(pixels.shape[:2]))
+    """A uint8 image ``[H, W]`` or ``[H, W, 3]`` whose pixels are repeated until its long side is ``side`` or nearly.
+
+    A larger one is scaled down to that.
+    """
     image = Image.fromarray(pixels).convert("RGB")
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return image
+    factor = side // max(image.size)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
@@ -74,16 +82,16 @@ class Row:
 
 
 def overview(rows: Sequence[Row], headings: Sequence[str] = (), side: int = 128) -> Image.Image:
-    """Rows of labelled tiles; small images are enlarged by repeating pixels.
+    """Rows of labelled tiles; small images are enlarged by repeating pixels, large ones scaled down to `THUMBNAIL`.
 
     Args:
         rows: what to show, each with as many images as there are columns.
         headings: a title for each column.
-        side: side of a tile in pixels, at least that of the images.
+        side: side of a tile in pixels, at least that of the images up to `THUMBNAIL`.
     """
     gap, caption, label_size = 8, 20, 15
     sizes = [image.shape[:2] for row in rows for image in row.images if image is not None]
-    tiles = [_tile(row, max(side, *(max(size) for size in sizes))) for row in rows]
+    tiles = [_tile(row, max(side, min(THUMBNAIL, *(max(size) for size in sizes)))) for row in rows]
     width, height = (max(getattr(t, k) for ts in tiles for t in ts if t is not None) for k in ("width", "height"))
     left = gap + round(max((_font(label_size).getlength(row.label) for row in rows), default=0))
     left += gap if left > gap else 0

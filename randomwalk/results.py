@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from randomwalk import calibration, metrics, report
+from randomwalk.batch import Batch, Unit
 from randomwalk.calibration import Calibration
 from randomwalk.data import to_pixels
 from randomwalk.errors import InputError, RunError
 from randomwalk.progress import Recorder, Snapshot
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
-from randomwalk.task import TIES_STREAM, Batch, Task, Unit, Watch
+from randomwalk.task import TIES_STREAM, Task, Watch
 
 COLUMNS = [
     "image", "name", "label", "sample",
@@ -27,6 +28,8 @@ COLUMNS = [
 ]  # fmt: skip
 MEAN = "mean"
 """What the column ``sample`` says in the row of the mean of an image's samples."""
+ANIMATED_SIDE = 512
+"""Longest side of the images of which there are animations."""
 OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID, OVERVIEW_CLASSES = 8, 2, 64, 10
 
 
@@ -75,14 +78,15 @@ class Results:
 
     def _can_be_read(self, image: int) -> bool:
         try:
-            self.task.load_image(image)
+            self.task.load_measurable(image)
         except InputError:
             return False
         return True
 
     def watch_batch(self, units: Sequence[Unit]) -> Watch:
-        """What looks at the steps of the batch that comes next: the first sample of each image is filmed."""
-        rows = [row for row, unit in enumerate(units) if unit.sample == 0]
+        """What looks at the steps of the batch that comes next: the first sample of each small image is filmed."""
+        small = max(self.task.shape_of(units[0].image)[1:]) <= ANIMATED_SIDE
+        rows = [row for row, unit in enumerate(units) if unit.sample == 0 and small]
         recorder = Recorder(rows, self.task.num_steps, self.task.config.animation_frames)
         self._snapshots = recorder.snapshots
         return recorder.watch

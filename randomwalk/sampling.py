@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from randomwalk import distributed, metrics, report, runs
+from randomwalk.batch import Unit
 from randomwalk.cli import Terminated
 from randomwalk.config import SampleConfig
 from randomwalk.configio import dump
@@ -22,7 +24,7 @@ from randomwalk.points.results import PointResults, is_points
 from randomwalk.progress import Progress
 from randomwalk.results import MEAN, Results
 from randomwalk.runs import RunFolder
-from randomwalk.task import Task, Unit, load_task
+from randomwalk.task import Task, load_task
 from randomwalk.template import PreconditionedStep
 
 COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)"}
@@ -50,6 +52,8 @@ def run(config: SampleConfig, folder: RunFolder | None = None) -> int:
         if context.is_main:
             _show_notes(task.notes)
         folder = _open_folder(task, folder, context)
+        if task.sizes is not None:
+            task.grouped_by = [size and tuple(size) for size in folder.read_json("run.json")["inputs"]["sizes"]]
         with _resumable(folder):
             results = PointResults(folder, task) if is_points(task) else Results(folder, task)
             batches = task.batches()
@@ -79,22 +83,28 @@ def dry_run(config: SampleConfig) -> int:
     task = load_task(config, distributed.choose_device(config.device))
     _show_notes(task.notes)
     print(dump(config), end="")
-    channels, height, width = task.image_shape
     low, high = float(task.sigmas[-1]), float(task.sigmas[0])
-    print(f"# weights: {config.network.path} fits its network ({channels} channels, {height}x{width} pixels)")
+    print(f"# weights: {config.network.path} fits its network ({task.image_shape[0]} channels, {_sizes(task)} pixels)")
     print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, sigma {high:.4g} to {low:.4g}")
     units, batches = sum(map(len, task.batches())), len(task.batches())
     print(f"# work: {units} samples in {batches} batches, on {task.device}")
     unreadable = 0
     for image, name in enumerate(task.names if task.source is not None else []):
         try:
-            task.load_image(image)
+            task.load_measurable(image)
         except InputError as error:
             unreadable += 1
             print(f"error: image {image} ({name}): {error}", file=sys.stderr)
     if task.source is not None:
         print(f"# images: {len(task.names) - unreadable} of {len(task.names)} in {task.source.where} can be read")
     return 1 if unreadable else 0
+
+
+def _sizes(task: Task) -> str:
+    if task.sizes is None:
+        return "{}x{}".format(*task.image_shape[1:])
+    found = sorted({size for size in task.sizes if size is not None}, key=math.prod)
+    return " to ".join("{}x{}".format(*size) for size in dict.fromkeys((found[0], found[-1])))
 
 
 def _show_notes(notes: Iterable[str]) -> None:
@@ -140,7 +150,8 @@ def _inputs(task: Task) -> dict[str, Any]:
     path = Path(task.config.network.path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-    return {"weights": path.name, "weights_sha256": digest, "images": task.names if task.source is not None else []}
+    found = {"weights": path.name, "weights_sha256": digest, "images": task.names if task.source is not None else []}
+    return found if task.sizes is None else {**found, "sizes": [size and list(size) for size in task.sizes]}
 
 
 def _sha256(file: Any) -> str:
@@ -172,6 +183,12 @@ def _check_unchanged(task: Task, folder: RunFolder) -> None:
             f"{task.config.data.path if task.config.data else ''}: the images are not those that {folder.path} began "
             f"with ({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}); put them back, or start a new run"
         )
+    for name, old, new in zip(now["images"], then.get("sizes", []), now.get("sizes", []), strict=False):
+        if old and new and old != new:
+            raise InputError(
+                f"{name}: has {new[0]}x{new[1]} pixels, and had {old[0]}x{old[1]} when {folder.path} began; put that "
+                "back, or start a new run"
+            )
 
 
 def _schedule_figure(task: Task) -> bytes:
@@ -225,7 +242,7 @@ def _do_batch(results: Results | PointResults, b: int, units: Sequence[Unit], pr
     if task.source is not None:
         for image in dict.fromkeys(unit.image for unit in units):
             try:
-                truths[image] = task.load_image(image)
+                truths[image] = task.load_measurable(image)
             except InputError as error:
                 skipped[image] = str(error)
                 progress.say(f"warning: image {image} is skipped: {error}")

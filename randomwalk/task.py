@@ -5,70 +5,40 @@ No files are written here and nothing is printed, so that a benchmark can use it
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from randomwalk import noise as noises
 from randomwalk import operators, posterior, samplers
+from randomwalk.batch import Batch, Unit, pictures_of
 from randomwalk.checkpoints import load_denoiser, read_config
 from randomwalk.config import SampleConfig
-from randomwalk.data import ImageSource, open_images
+from randomwalk.data import ImageSource, Size, open_images
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.guidance import guided
 from randomwalk.levels import make_schedule
 from randomwalk.noise import Likelihood, Noise
 from randomwalk.operators import Operator
+from randomwalk.operators.operator import ImageShape
 from randomwalk.posterior import PosteriorSampler
 from randomwalk.posterior.random_walk import RandomWalk
 from randomwalk.probe import Probe
 from randomwalk.rng import ImageDraws, generator
+from randomwalk.sizes import factor_of, own_sizes, trimmed, trimming_notes
 
 MEASUREMENT_STREAM = 0
 """Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
 TIES_STREAM = (0, 1)
 """Stream (seed, image, 0, 1) breaks the ties between the true pixels and those of the samples."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One piece of work: sample ``sample`` of image ``image``."""
-
-    image: int
-    sample: int
-
-
-@dataclass
-class Batch:
-    """What came of a batch; row b of every tensor belongs to ``units[b]``.
-
-    Attributes:
-        x: the samples ``[B, C, H, W]``.
-        truth: the true images; None in an unconditional run.
-        measurement: y, ``[B, *operator.measurement_shape]``.
-        visible: the part of y that A can produce, ``A A^+ y`` (y without the noise on missing pixels); y itself if
-            there is no closed form of the pseudo-inverse.
-        baseline: an image from y alone, to compare with: ``visible`` if that has the shape of one, else ``A^+ y``,
-            else ``A^T y``; None if A has neither.
-        evaluations: of the network, for each sample.
-        vjps: products with the network's transposed Jacobian, for each sample.
-        seconds: of sampling, for each sample.
-    """
-
-    units: list[Unit]
-    x: Tensor
-    truth: Tensor | None = None
-    measurement: Tensor | None = None
-    visible: Tensor | None = None
-    baseline: Tensor | None = None
-    evaluations: int = 0
-    vjps: int = 0
-    seconds: float = 0.0
 
 
 Callback = Callable[[int, Tensor, float], object]
@@ -78,16 +48,30 @@ Watch = Callable[[int, Tensor, float, Probe], object]
 
 @dataclass
 class Task:
-    """A sampling task, ready to run; see `load_task`."""
+    """A sampling task, ready to run; see `load_task`.
+
+    Attributes:
+        image_shape: of the images; of the largest if they keep their own size.
+        sizes: of the images if they keep their own, None for those that cannot be read; None if all have one size.
+        grouped_by: the sizes by which batches are formed: a resumed run is given those of its beginning.
+    """
 
     config: SampleConfig
     device: torch.device
     denoiser: Denoiser
     sampler: samplers.Sampler | PosteriorSampler
     sigmas: Tensor
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     source: ImageSource | None
     names: list[str] = field(default_factory=list)
+    sizes: list[Size | None] | None = None
+    grouped_by: list[Size | None] | None = None
+    _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
+        default=None, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        self.grouped_by = self.sizes if self.grouped_by is None else self.grouped_by
 
     @property
     def num_steps(self) -> int:
@@ -106,6 +90,12 @@ class Task:
     def one_by_one(self) -> bool:
         """Whether images are made alone, since the sampler would couple them and nobody has allowed that."""
         return isinstance(self.sampler, samplers.ODE) and not self.sampler.shared_steps
+
+    @property
+    def largest(self) -> int:
+        """The image that the operator is tried with."""
+        areas = [math.prod(size or (0,)) for size in self.sizes or []]
+        return areas.index(max(areas)) if areas else 0
 
     @property
     def noise(self) -> Noise | None:
@@ -138,6 +128,10 @@ class Task:
     @property
     def notes(self) -> list[str]:
         """What the user should know before it starts, one line each."""
+        trimmed = trimming_notes(self.names, self.sizes, factor_of(self.config)) if self.sizes is not None else []
+        return [*self._notes_on_sampler(), *trimmed]
+
+    def _notes_on_sampler(self) -> list[str]:
         name, count, size = self.config.sampler.name, self.config.num_samples, self.config.batch_size
         if not isinstance(self.sampler, PosteriorSampler):
             coupled = self.sampler.couples and not self.one_by_one and size > 1
@@ -155,13 +149,29 @@ class Task:
         return found
 
     def batches(self) -> list[list[Unit]]:
-        """All the work, in batches that depend on the config alone: a resumed run meets the same ones.
+        """All the work, in batches that depend on the config and the images alone: a resumed run meets the same ones.
 
-        Samples that are made together are in one batch, even if that is larger than ``batch_size``.
+        Samples that are made together are in one batch, even if that is larger than ``batch_size``. Images of different
+        sizes are not, and one whose size was not known when the run began is alone.
         """
-        units = [Unit(i, s) for i in range(len(self.names)) for s in range(self.config.num_samples)]
+        groups: dict[object, list[Unit]] = {}
+        for i in range(len(self.names)):
+            known = None if self.grouped_by is None else self.grouped_by[i] or i
+            groups.setdefault(known, []).extend(Unit(i, s) for s in range(self.config.num_samples))
         size = 1 if self.one_by_one else max(1, self.config.batch_size // self.together) * self.together
-        return [units[start : start + size] for start in range(0, len(units), size)]
+        return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+
+    def shape_of(self, image: int) -> ImageShape:
+        """``(C, H, W)`` of an image; of its own size what the factor of super_resolution divides.
+
+        Raises:
+            InputError: nothing can be read of it, or it is smaller than that factor.
+        """
+        if self.sizes is None:
+            return self.image_shape
+        assert self.source is not None
+        size = self.sizes[image] or self.source.size(image)
+        return (self.image_shape[0], *trimmed(size, factor_of(self.config), self.names[image]))
 
     def plan(self) -> samplers.Plan | None:
         """Step sizes and temperatures, if the sampler is a walk."""
@@ -170,7 +180,7 @@ class Task:
         if not isinstance(self.sampler, RandomWalk):
             return None
         assert self.noise is not None
-        operator, _ = self.make_operator([0])
+        operator, _ = self.make_operator([self.largest])
         y = torch.zeros((1, *operator.measurement_shape), device=self.device)
         walk = samplers.RandomWalk(**{f.name: getattr(self.sampler, f.name) for f in fields(samplers.RandomWalk)})
         return walk.plan(self.sigmas, Likelihood(operator, y, self.noise))
@@ -182,16 +192,30 @@ class Task:
             InputError: it does not decode.
         """
         assert self.source is not None and self.config.data is not None
-        channels, *size = self.image_shape
+        channels, *size = self.shape_of(image)
         return self.source.load(image, channels, size, self.config.data.fit)
+
+    def load_measurable(self, image: int) -> Tensor:
+        """True image, ``[C, H, W]``, of which the operator is known to take the size.
+
+        Raises:
+            InputError: it does not decode, or the operator can't be made for it.
+        """
+        loaded = self.load_image(image)
+        if self.sizes is not None:
+            self.make_operator([image])
+        return loaded
 
     def make_operator(self, images: Sequence[int]) -> tuple[Operator, ImageDraws]:
         """The operator of these images, each with its own mask, and the draws that continue in their noise."""
         assert self.config.measurement is not None
-        generators = [generator(self.config.seed, image, MEASUREMENT_STREAM) for image in images]
-        settings = _settings(self.config.measurement.operator)
-        operator = operators.make(image_shape=self.image_shape, generators=generators, **settings)
-        return operator.to(self.device), ImageDraws(generators, self.device)
+        if self._measured is None or self._measured[0] != list(images):  # a decomposition can take seconds: keep one
+            generators = [generator(self.config.seed, image, MEASUREMENT_STREAM) for image in images]
+            settings = _settings(self.config.measurement.operator)
+            operator = operators.make(image_shape=self.shape_of(images[0]), generators=generators, **settings)
+            self._measured = (list(images), operator.to(self.device), generators)
+        _, operator, generators = self._measured
+        return operator, ImageDraws(copy.deepcopy(generators), self.device)
 
     def sample(self, units: Sequence[Unit], truth: Tensor | None, watch: Watch | None = None) -> Batch:
         """Make a batch.
@@ -262,21 +286,6 @@ class Task:
         return time.perf_counter()
 
 
-def pictures_of(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What is to be seen of measurements ``[B, ...]``: ``visible`` and ``baseline`` of a `Batch`.
-
-    A pseudo-inverse without a closed form is left alone: it takes long, and makes little of noise where the operator is
-    ill-conditioned.
-    """
-    inverse = operator.pinv(y) if operator.has_spectral else None
-    visible = y if inverse is None else operator(inverse)
-    if tuple(visible.shape[1:]) == operator.image_shape:
-        return visible, visible
-    if inverse is None and operator.linear:
-        inverse = operator.adjoint(y)
-    return visible, inverse
-
-
 def load_task(config: SampleConfig, device: torch.device) -> Task:
     """Load and check everything that a config names, before anything starts.
 
@@ -297,10 +306,10 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
         compile=config.compile,
     )
     schedule = make_schedule(config, denoiser)
-    shape = _image_shape(config, denoiser)
-    task = Task(
-        config, device, denoiser, make_sampler(config, schedule), schedule, shape, source, _names(config, source)
-    )
+    names = _names(config, source)
+    sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
+    shape = _image_shape(config, denoiser, sizes)
+    task = Task(config, device, denoiser, make_sampler(config, schedule), schedule, shape, source, names, sizes)
     _try(task)
     return task
 
@@ -338,9 +347,12 @@ def _names(config: SampleConfig, source: ImageSource | None) -> list[str]:
     return source.names[: config.data.num_images]
 
 
-def _image_shape(config: SampleConfig, denoiser: Denoiser) -> tuple[int, int, int]:
+def _image_shape(config: SampleConfig, denoiser: Denoiser, sizes: Sequence[Size | None] | None) -> ImageShape:
     if denoiser.channels is None:
         raise InputError(f"{config.network.path}: does not say how many channels its images have")
+    if sizes is not None:
+        height, width = max((size for size in sizes if size is not None), key=math.prod)
+        return (denoiser.channels, height, width)
     size = config.image_size
     if size is None:
         if denoiser.image_size is None:
@@ -352,10 +364,10 @@ def _image_shape(config: SampleConfig, denoiser: Denoiser) -> tuple[int, int, in
 def _try(task: Task) -> None:
     """Find out now whether classes, operator, noise, sampler and image size go together."""
     task.denoiser_of(range(len(task.labels or [0])))
-    x = torch.zeros((1, *task.image_shape), device=task.device)
     if isinstance(task.sampler, PosteriorSampler):
         assert task.noise is not None
-        operator, _ = task.make_operator([0])
+        operator, _ = task.make_operator([task.largest])
+        x = torch.zeros((1, *operator.image_shape), device=task.device)
         task.sampler.check(operator, task.noise)
         with torch.no_grad():
             operator(x)
@@ -365,6 +377,7 @@ def _try(task: Task) -> None:
         task.sampler.check(task.denoiser, task.sigmas)
     task.plan()
     if task.config.image_size is not None and task.config.image_size != [task.denoiser.image_size] * 2:
+        x = torch.zeros((1, *task.image_shape), device=task.device)
         try:
             with torch.inference_mode():
                 task.denoiser_of([0])(x, float(task.sigmas[0]))

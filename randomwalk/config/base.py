@@ -21,6 +21,7 @@ Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Pair = Field(min_length=2, max_length=2)
 Text = Annotated[str, Field(min_length=1)]
 Fit = Literal["resize", "crop", "pad"]
+SampleFit = Literal["resize", "crop", "pad", "keep"]
 Precision = Literal["fp32", "bf16"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", examples=["auto", "cpu", "cuda", "cuda:1"])]
 

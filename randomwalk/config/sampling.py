@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import PrivateAttr, model_validator
 
-from randomwalk.config.base import Count, Device, Fit, Natural, Pair, Positive, Precision, Settings, Text
+from randomwalk.config.base import Count, Device, Natural, Pair, Positive, Precision, SampleFit, Settings, Text
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
@@ -31,8 +31,9 @@ class SampleData(Settings):
     """A folder, a zip or one image file; any mode and size (see `fit`)."""
     num_images: Count | None = None
     """The first so many images in name order; all of them without it."""
-    fit: Fit = "resize"
-    """How an image gets the network's size: resize the short side and crop the centre, crop, or pad."""
+    fit: SampleFit = "resize"
+    """How an image gets the network's size: resize the short side and crop the centre, crop, or pad; or keep its own
+    size, for networks that take any. Images of one size are then made in batches, and others alone."""
 
 
 class SampleConfig(Settings):
@@ -64,7 +65,7 @@ class SampleConfig(Settings):
     compile: bool = False
     """torch.compile the network."""
     animation_frames: Natural = 24
-    """Frames of the progress animation of each image; 0 writes none."""
+    """Frames of the progress animation of each image of up to 512 pixels along a side; 0 writes none."""
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @property
@@ -94,4 +95,8 @@ class SampleConfig(Settings):
             raise ValueError("num_images: missing; an unconditional run needs it")
         if self.measurement is not None and self.num_images is not None:
             raise ValueError("num_images: is for unconditional runs; with a measurement use data.num_images")
+        if self.image_size is not None and self.data is not None and self.data.fit == "keep":
+            raise ValueError(
+                "image_size: with data.fit: keep the images keep their own; remove it, or choose another fit"
+            )
         return self

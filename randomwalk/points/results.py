@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from randomwalk.batch import Batch, Unit
 from randomwalk.checkpoints import read_config
 from randomwalk.errors import RunError
 from randomwalk.points import datasets, figures, metrics, scores
@@ -16,7 +17,7 @@ from randomwalk.points.simulation import sde_curves, sde_of
 from randomwalk.probe import Probe
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
-from randomwalk.task import Batch, Task, Unit, Watch
+from randomwalk.task import Task, Watch
 
 COLUMNS = ("metric", "value", "error", "floor", "floor_error", "ratio")
 TRUTH_STREAM = (0, 0, 3)
