@@ -50,20 +50,19 @@ def bm3d(y: Tensor, std: float) -> Tensor:
     return _from_pixels(2 * denoise(_pixels(y) / 2 + 0.5, std / 2) - 1)
 
 
-NL_MEANS = {"patch_size": 5, "patch_distance": 8}
-
-
-def nl_means(y: Tensor, std: float, h: float) -> Tensor:
+def nl_means(y: Tensor, std: float, patch_size: int, patch_distance: int, h: float) -> Tensor:
     """Non-local means of colour patches (Buades et al. 2005), ``skimage.restoration.denoise_nl_means``.
 
     Args:
         std: of the noise, in [-1, 1] pixel units.
+        patch_size, patch_distance: side of a patch, and how far away others are looked for, in pixels.
         h: cut-off distance, in units of ``std``.
     """
     from skimage.restoration import denoise_nl_means
 
-    found = denoise_nl_means(_pixels(y), h=h * std, sigma=std, fast_mode=True, channel_axis=-1, **NL_MEANS)
-    return _from_pixels(found)
+    return _from_pixels(
+        denoise_nl_means(_pixels(y), patch_size, patch_distance, h * std, fast_mode=True, sigma=std, channel_axis=-1)
+    )
 
 
 # --- restoration -----------------------------------------------------------------------------------------------------

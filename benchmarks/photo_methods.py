@@ -1,4 +1,4 @@
-"""What photographs are restored by with a network: posterior samplers, and plug-and-play by the library deepinv."""
+"""What photographs are restored by: posterior samplers, plug-and-play by the library deepinv, and classical methods."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from perceptual import lpips
+from photo_baselines import CLASSICAL
 from photo_problems import Problem
+from records import Record
 from torch import Tensor
 
-from randomwalk import posterior, schedules
+from randomwalk import metrics, posterior, schedules
 from randomwalk.deepinv_adapter import to_deepinv
 from randomwalk.denoisers import CountingDenoiser, Denoiser
 from randomwalk.rng import ImageDraws
 
+PLUG_AND_PLAY = "plug-and-play (DPIR)"
 SCHEDULE = ("schedule", "num_steps", "sigma_min", "sigma_max")
 """Settings of a sampler that are its schedule's; the others are the sampler's own."""
 
@@ -132,3 +136,36 @@ def plug_and_play(
     with torch.no_grad():
         u = method((problem.y + problem.operator(ones)) / 2, to_deepinv(problem.operator))
     return Outcome(2 * u - 1, counter.evaluations, counter.vjps, clock.seconds())
+
+
+# --- any method ------------------------------------------------------------------------------------------------------
+
+
+def restore(
+    title: str, settings: Mapping[str, Any], problem: Problem, denoiser: Denoiser, draws: ImageDraws
+) -> Outcome:
+    """Restore by a method of `photo_baselines.CLASSICAL`, by `PLUG_AND_PLAY`, or else by the sampler of that name.
+
+    Args:
+        draws: of the sampler.
+    """
+    if title in CLASSICAL:
+        clock = Clock(torch.device("cpu"))
+        x = CLASSICAL[title](problem, **settings)
+        return Outcome(x, 0, 0, clock.seconds())
+    if title == PLUG_AND_PLAY:
+        return plug_and_play(problem, denoiser, **settings)
+    return sampled(problem, denoiser, {"name": title, **settings}, draws)
+
+
+def judge(outcome: Outcome, truth: Tensor, perceptual: bool) -> Record:
+    """Qualities and costs of a restored image."""
+    x = outcome.x.cpu()
+    return {
+        "psnr": float(metrics.psnr(x, truth)),
+        "ssim": float(metrics.ssim(x, truth)),
+        "lpips": lpips(x, truth) if perceptual else None,
+        "evaluations": outcome.evaluations,
+        "vjps": outcome.vjps,
+        "seconds": outcome.seconds,
+    }
