@@ -6,7 +6,7 @@ import gzip
 import io
 import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Literal
 
 import numpy as np
@@ -26,6 +26,8 @@ FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+MASK = "_mask"
+"""What the name of an image's mask has more than its own."""
 
 
 class ImageSource:
@@ -38,6 +40,7 @@ class ImageSource:
         labels: number of the class of each image; None if it is not known.
         classes: names of the classes, where there are labels.
         open: ``open(i)`` gives the file, of which `header` reads the beginning; without it, it takes ``read``.
+        beside: ``beside(i, name)`` is the file called ``name`` next to that of image ``i``, None if there is none.
     """
 
     def __init__(
@@ -48,12 +51,13 @@ class ImageSource:
         labels: np.ndarray | None = None,
         classes: Sequence[str] = (),
         open: Callable[[int], IO[bytes]] | None = None,
+        beside: Callable[[int, str], bytes | None] | None = None,
     ) -> None:
         self.names = list(names)
         self.where = where
         self.labels = None if labels is None else labels.astype(np.int64)
         self.classes = list(classes)
-        self._read, self._open = read, open
+        self._read, self._open, self._beside = read, open, beside
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,6 +92,51 @@ class ImageSource:
         """Height and width of image ``i``, see `header`."""
         header = self.header(i)
         return (header.height, header.width)
+
+    def mask(self, i: int) -> Tensor:
+        """The mask next to image ``i``, ``[H, W]``: that of photo.jpg is photo_mask.png, or one of another suffix.
+
+        Where it is brighter than half, or transparent, it is 1 (known), and else 0 (missing).
+
+        Raises:
+            InputError: there is none, it does not decode, is of another size, or keeps all pixels or none.
+        """
+        name = PurePath(self.names[i])
+        candidates = [f"{name.stem}{MASK}{suffix}" for suffix in IMAGE_SUFFIXES]
+        found = ((mask, self._beside(i, mask)) for mask in candidates if self._beside is not None)
+        mask, data = next(((mask, data) for mask, data in found if data is not None), (candidates[0], None))
+        if data is None:
+            raise InputError(f"{self.where}: there is no {mask} next to {name} (mask: beside)")
+        grey = pictures.read(data, f"{self.where}: {name.with_name(mask)}").on_white(1)[..., 0]
+        if grey.shape != self.size(i):
+            sizes = ["{}x{}".format(*size) for size in (grey.shape, self.size(i))]
+            raise InputError(f"{self.where}: {name.with_name(mask)} has {sizes[0]} pixels, but {name} has {sizes[1]}")
+        known = grey > 127
+        if known.all() or not known.any():
+            raise InputError(
+                f"{self.where}: {name.with_name(mask)} keeps {'all pixels' if known.all() else 'no pixel'}; expected "
+                "a mask that is dark where pixels are missing and bright elsewhere"
+            )
+        return torch.from_numpy(known.astype(np.float32))
+
+    def without_masks(self) -> ImageSource:
+        """The images without those that are masks next to others."""
+        stems = {str(PurePath(name).with_suffix("")) for name in self.names}
+        kept = []
+        for i, name in enumerate(self.names):
+            stem = str(PurePath(name).with_suffix(""))
+            if not (stem.endswith(MASK) and stem.removesuffix(MASK) in stems):
+                kept.append(i)
+        opened, beside = self._open, self._beside
+        return ImageSource(
+            [self.names[i] for i in kept],
+            lambda i: self._read(kept[i]),
+            self.where,
+            None if self.labels is None else self.labels[kept],
+            self.classes,
+            None if opened is None else lambda i: opened(kept[i]),
+            None if beside is None else lambda i, name: beside(kept[i], name),
+        )
 
     def pixels(self, i: int, channels: int) -> np.ndarray:
         """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
@@ -159,14 +208,11 @@ def open_images(path: str | Path) -> ImageSource:
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         names = [str(p.relative_to(path)) for p in files]
-        labels, classes = _classes_of(names)
-        source = ImageSource(
-            names, lambda i: _read_file(files[i]), str(path), labels, classes, lambda i: _open_file(files[i])
-        )
+        source = _of_files(files, names, str(path))
     elif zipfile.is_zipfile(path):
         source = _open_zip(path)
     elif path.is_file():
-        source = ImageSource([path.name], lambda i: _read_file(path), str(path.parent), open=lambda i: _open_file(path))
+        source = _of_files([path], [path.name], str(path.parent))
     else:
         raise InputError(f"{path}: there is no such folder, zip or image")
     if not len(source):
@@ -174,33 +220,44 @@ def open_images(path: str | Path) -> ImageSource:
     return source
 
 
-def _open_file(path: Path) -> IO[bytes]:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageSource:
+    def open_file(path: Path) -> IO[bytes]:
+        try:
+            return path.open("rb")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
+    def read(path: Path) -> bytes:
+        with open_file(path) as file:
+            return file.read()
 
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    def beside(i: int, name: str) -> bytes | None:
+        path = files[i].with_name(name)
+        return read(path) if path.is_file() else None
+
+    labels, classes = _classes_of(names)
+    return ImageSource(names, lambda i: read(files[i]), where, labels, classes, lambda i: open_file(files[i]), beside)
 
 
 def _open_zip(path: Path) -> ImageSource:
     with zipfile.ZipFile(path) as archive:
-        names = sorted(n for n in archive.namelist() if n.lower().endswith(IMAGE_SUFFIXES))
+        everything = frozenset(archive.namelist())
+    names = sorted(name for name in everything if name.lower().endswith(IMAGE_SUFFIXES))
 
-    def read(i: int) -> bytes:
+    def read(name: str) -> bytes:
         # Opened anew each time, so that worker processes do not share a file position.
         try:
             with zipfile.ZipFile(path) as archive:
-                return archive.read(names[i])
+                return archive.read(name)
         except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{path}: {names[i]} cannot be read ({error})") from error
+            raise InputError(f"{path}: {name} cannot be read ({error})") from error
 
-    return ImageSource(names, read, str(path), *_classes_of(names))
+    def beside(i: int, name: str) -> bytes | None:
+        name = str(PurePosixPath(names[i]).with_name(name))
+        return read(name) if name in everything else None
+
+    labels, classes = _classes_of(names)
+    return ImageSource(names, lambda i: read(names[i]), str(path), labels, classes, beside=beside)
 
 
 def _classes_of(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:

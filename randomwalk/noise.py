@@ -36,6 +36,14 @@ class Noise:
         """Noisy measurements ``[B, ...]`` of the exact ones, row b of the noise from row b of the ``draws``."""
         raise NotImplementedError
 
+    def of_copies(self, count: int) -> Noise:
+        """The law to be used for each of ``count`` copies of one measurement: their log-likelihoods add up to its own.
+
+        A grey picture is given to a network for colours as three equal channels. Taken for three measurements with
+        independent noise, they would be believed too much.
+        """
+        raise NotImplementedError
+
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """``log f(y | A(x))`` for each image, ``[B]``.
 
@@ -66,6 +74,9 @@ class GaussianNoise(Noise):
     def apply(self, y: Tensor, draws: Draws) -> Tensor:
         return y + self.std * draws.normal(y.shape[1:]).to(y)
 
+    def of_copies(self, count: int) -> GaussianNoise:
+        return GaussianNoise(self.std * math.sqrt(count))
+
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """``-||y - A(x)||^2 / (2 std^2) - (m/2) log(2 pi std^2)``."""
         residual = (y - clean).flatten(1)
@@ -95,6 +106,9 @@ class LaplaceNoise(Noise):
         n = draws.normal(y.shape[1:]).double()
         size = -(math.log(2) + torch.special.log_ndtr(-n.abs()))
         return y + (self.scale * n.sign() * size).to(y)
+
+    def of_copies(self, count: int) -> LaplaceNoise:
+        return LaplaceNoise(self.std * count)
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """``-||y - A(x)||_1 / b - m log(2 b)``."""
@@ -154,6 +168,9 @@ class PoissonNoise(Noise):
         counts = np.where(intensity > 0, poisson.ppf(uniform, np.maximum(intensity, 1e-300)), 0.0)
         return torch.from_numpy(2 * counts / self.peak - 1).to(y)
 
+    def of_copies(self, count: int) -> PoissonNoise:
+        return PoissonNoise(self.peak / count)
+
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """``sum k log(lambda) - lambda - log(k!)`` with ``lambda = peak (A(x) + 1) / 2``."""
         counts, intensity = self.peak * (y + 1) / 2, self.peak * (clean + 1) / 2
@@ -171,6 +188,9 @@ class NoNoise(Noise):
 
     def apply(self, y: Tensor, draws: Draws) -> Tensor:
         return y
+
+    def of_copies(self, count: int) -> NoNoise:
+        return self
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """0 where the two agree to rounding, and minus infinity elsewhere."""

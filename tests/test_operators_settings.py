@@ -83,7 +83,7 @@ def test_mask_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mask\.png has 6x8 pixels, but the images have 8x8"):
         operators.make("inpainting", image_shape=(3, 8, 8), **settings)
     (tmp_path / "mask.png").write_bytes(b"not an image")
-    with pytest.raises(InputError, match=r"mask\.png cannot be read"):
+    with pytest.raises(InputError, match=r"mask\.png does not decode"):
         operators.make("inpainting", image_shape=(3, 6, 8), **settings)
 
 
@@ -300,7 +300,7 @@ def test_composition() -> None:
         ("super_resolution", {"factor": 5}, "factor 5 does not divide the image size 8x8"),
         ("super_resolution", {"factor": 0}, "expected a positive integer"),
         ("inpainting", {"missing": 1.0}, "missing=1.0"),
-        ("inpainting", {"mask": "circle"}, "expected random, box or file"),
+        ("inpainting", {"mask": "circle"}, "expected random, box, file or beside"),
         ("inpainting", {"mask": "box", "box_size": 7, "margin": 1}, "does not fit 8x8"),
         ("inpainting", {"mask": "box"}, "needs the setting box_size"),
         ("inpainting", {"mask": "file"}, "needs the setting file"),

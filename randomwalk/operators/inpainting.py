@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from randomwalk import pictures
 from randomwalk.errors import InputError
 from randomwalk.operators.operator import Operator
 
@@ -89,12 +89,12 @@ def box_mask(height: int, width: int, box_size: int | Sequence[int], margin: int
 
 
 def read_mask(path: str | Path, height: int, width: int) -> Tensor:
-    """Mask ``[H, W]`` from an image file: brighter than half is observed."""
+    """Mask ``[H, W]`` from an image file: brighter than half is observed, as is what is transparent."""
     try:
-        with Image.open(path) as image:
-            grey = np.asarray(image.convert("L"))
-    except (OSError, UnidentifiedImageError) as error:
+        data = Path(path).read_bytes()
+    except OSError as error:
         raise InputError(f"inpainting: the mask image {path} cannot be read: {error}") from error
+    grey = pictures.read(data, f"inpainting: the mask image {path}").on_white(1)[..., 0]
     if grey.shape != (height, width):
         raise InputError(
             f"inpainting: the mask image {path} has {grey.shape[0]}x{grey.shape[1]} pixels, "
@@ -111,25 +111,31 @@ def make_inpainting(
     box_size: int | Sequence[int] | None = None,
     margin: int = 0,
     file: str | Path | None = None,
+    masks: Sequence[Tensor] | None = None,
 ) -> Inpainting:
     """Inpainting with one mask for each generator, or with the one of an image file.
 
     Args:
         image_shape: ``(C, H, W)``.
         generators: one for each image.
-        mask: "random" (uses ``missing``), "box" (``box_size``, ``margin``) or "file" (``file``).
+        mask: "random" (uses ``missing``), "box" (``box_size``, ``margin``), "file" (``file``) or "beside" (``masks``).
+        masks: that of each image, ``[H, W]``, where they come with the images.
     """
     _, height, width = image_shape
     if mask == "random":
-        masks = [random_mask(height, width, missing, draws) for draws in generators]
+        found = [random_mask(height, width, missing, draws) for draws in generators]
     elif mask == "box":
         if box_size is None:
             raise InputError("inpainting: mask 'box' needs the setting box_size, in pixels")
-        masks = [box_mask(height, width, box_size, margin, draws) for draws in generators]
+        found = [box_mask(height, width, box_size, margin, draws) for draws in generators]
     elif mask == "file":
         if file is None:
             raise InputError("inpainting: mask 'file' needs the setting file, the path of a mask image")
-        masks = [read_mask(file, height, width)]
+        found = [read_mask(file, height, width)]
+    elif mask == "beside":
+        if masks is None:
+            raise InputError("inpainting: mask 'beside' needs images from files, with their masks next to them")
+        found = list(masks)
     else:
-        raise InputError(f"inpainting: mask={mask!r}; expected random, box or file")
-    return Inpainting(image_shape, torch.stack(masks)[:, None])
+        raise InputError(f"inpainting: mask={mask!r}; expected random, box, file or beside")
+    return Inpainting(image_shape, torch.stack(found)[:, None])
