@@ -201,9 +201,8 @@ def write(report: Report, options: argparse.Namespace, found: Found, trained: li
     else:
         notes = [*notes, "published figures are for all 68 images, whole: they are not shown beside these"]
     head = ["method", "images", *(f"PSNR, {level}" for level in LEVELS), *(f"SSIM, {level}" for level in LEVELS), "s"]
-    title = (
-        f"Denoising of {'photographs' if options.data is None else 'CBSD68'}, noise of {', '.join(map(str, LEVELS))} of 255"
-    )
+    images = "photographs" if options.data is None else "CBSD68"
+    title = f"Denoising of {images}, noise of {', '.join(map(str, LEVELS))} of 255"
     report.table(title, head, rows, [*common_notes(options), *notes, *subset_notes(found, trained)])
     for name in trained if whole else []:
         gains = [mean(found[name][level], "psnr") - PUBLISHED[RIVAL][k] for k, level in enumerate(LEVELS)]

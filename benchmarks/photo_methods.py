@@ -21,6 +21,7 @@ from randomwalk.deepinv_adapter import to_deepinv
 from randomwalk.denoisers import CountingDenoiser, Denoiser
 from randomwalk.rng import ImageDraws
 
+NETWORK_FACTS = ("weights", "precision")
 PLUG_AND_PLAY = "plug-and-play (DPIR)"
 SCHEDULE = ("schedule", "num_steps", "sigma_min", "sigma_max")
 """Settings of a sampler that are its schedule's; the others are the sampler's own."""
@@ -142,17 +143,19 @@ def plug_and_play(
 
 
 def restore(
-    title: str, settings: Mapping[str, Any], problem: Problem, denoiser: Denoiser, draws: ImageDraws
+    title: str, settings: Mapping[str, Any], problem: Problem, denoiser: Denoiser | None, draws: ImageDraws
 ) -> Outcome:
     """Restore by a method of `photo_baselines.CLASSICAL`, by `PLUG_AND_PLAY`, or else by the sampler of that name.
 
     Args:
+        denoiser: None if the method is classical.
         draws: of the sampler.
     """
     if title in CLASSICAL:
         clock = Clock(torch.device("cpu"))
         x = CLASSICAL[title](problem, **settings)
         return Outcome(x, 0, 0, clock.seconds())
+    assert denoiser is not None
     if title == PLUG_AND_PLAY:
         return plug_and_play(problem, denoiser, **settings)
     return sampled(problem, denoiser, {"name": title, **settings}, draws)
@@ -169,3 +172,8 @@ def judge(outcome: Outcome, truth: Tensor, perceptual: bool) -> Record:
         "vjps": outcome.vjps,
         "seconds": outcome.seconds,
     }
+
+
+def facts_of(title: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the facts of a run that decide what a method makes: not the network's, if it has none."""
+    return {key: value for key, value in facts.items() if title not in CLASSICAL or key not in NETWORK_FACTS}

@@ -19,6 +19,12 @@ from randomwalk.rng import generator
 
 PLAN = Path(__file__).with_name("photo_restoration.yaml")
 SETTINGS = Path(__file__).with_name("photo_restoration_settings.yaml")
+SETTINGS_HEAD = """\
+# Written by photo_restoration.py --tune: settings of every method in each case, and their PSNR on the validation
+# photographs.
+"""
+CLASSICAL_SECTION = "classical"
+"""Of that file; the others are those of the networks."""
 WALK = "random_walk"
 Settings = dict[str, Any]
 Chosen = Mapping[str, Mapping[str, Any]]
@@ -42,17 +48,18 @@ class Plan:
     samplers: Mapping[str, Sequence[Settings]]
     pictures: Mapping[str, Any]
 
-    def candidates(self, case: Case, deepinv: bool) -> dict[str, Sequence[Settings]]:
+    def candidates(self, case: Case, network: bool, deepinv: bool) -> dict[str, Sequence[Settings]]:
         """Settings to choose among, of every method that can do a case.
 
         Args:
+            network: with those that need a network.
             deepinv: whether the library is there.
         """
         operator = make_operator(case.operator, (3, 64, 64), generator(0))
         found = {title: self.classical.get(title, [{}]) for title, c in CLASSICAL.items() if c.suits(operator)}
-        if deepinv:
+        if network and deepinv:
             found[PLUG_AND_PLAY] = self.plug_and_play
-        return {**found, **self.samplers}
+        return {**found, **(self.samplers if network else {})}
 
     def of(self, degradations: Sequence[str] | None, noise: Sequence[float] | None) -> list[Case]:
         """The cases of some degradations and noise levels; None means all.
@@ -103,46 +110,56 @@ def quick(settings: Settings) -> Settings:
 # --- what --tune chose -----------------------------------------------------------------------------------------------
 
 
-def read_settings(model: str, path: Path = SETTINGS) -> dict[str, dict[str, Any]]:
-    """What was chosen with a network, by case and method: ``{"settings": {...}, "psnr": on the validation images}``."""
-    if not path.is_file():
-        return {}
-    found: dict[str, dict[str, Any]] = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(MODELS[model], {})
+def read_settings(model: str, path: Path | None = None) -> dict[str, dict[str, Any]]:
+    """What was chosen, by case and method: ``{"settings": {...}, "psnr": on the validation images}``.
+
+    Args:
+        model: the network of the methods that need one.
+        path: photo_restoration_settings.yaml by default.
+    """
+    data = _read(path or SETTINGS)
+    found: dict[str, dict[str, Any]] = {}
+    for section in (CLASSICAL_SECTION, MODELS[model]):
+        for case, methods in data.get(section, {}).items():
+            found.setdefault(case, {}).update(methods)
     return found
 
 
-def write_settings(model: str, found: Mapping[str, Mapping[str, Any]], path: Path = SETTINGS) -> None:
-    """Write what was chosen with a network, and leave what is there of others."""
-    data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
-    data[MODELS[model]] = {case: dict(methods) for case, methods in found.items()}
-    dumper = yaml.SafeDumper
-    dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
-    head = "# Written by photo_restoration.py --tune: settings of every method in each case, and their PSNR on the\n"
-    head += "# validation photographs.\n"
-    path.write_text(head + yaml.dump(data, Dumper=dumper, sort_keys=False, width=120), encoding="utf-8")
+def write_settings(model: str, case: str, title: str, found: Mapping[str, Any], path: Path | None = None) -> None:
+    """Write what was chosen for a method in a case, and leave the others as they are."""
+    path = path or SETTINGS
+    data = _read(path)
+    section = CLASSICAL_SECTION if title in CLASSICAL else MODELS[model]
+    data.setdefault(section, {}).setdefault(case, {})[title] = dict(found)
+    path.write_text(SETTINGS_HEAD + yaml.safe_dump(data, sort_keys=False, width=120), encoding="utf-8")
 
 
-def settings_of(plan: Plan, case: Case, model: str, deepinv: bool, small: bool) -> tuple[Chosen, str]:
+def _read(path: Path) -> dict[str, Any]:
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+
+
+def settings_of(plan: Plan, case: Case, model: str | None, deepinv: bool, small: bool) -> tuple[Chosen, str]:
     """The settings of the methods to measure in a case, and which of the samplers besides the walk is one.
 
     Args:
+        model: the network; None for classical methods alone.
         small: take the first candidates, and fewer steps, instead of what was chosen.
 
     Raises:
         InputError: nothing was chosen yet.
     """
-    candidates = plan.candidates(case, deepinv)
-    others = [name for name in plan.samplers if name != WALK]
+    candidates = plan.candidates(case, model is not None, deepinv)
+    others = [name for name in candidates if name in plan.samplers and name != WALK]
     if small:
         chosen = {title: quick(tries[0]) for title, tries in candidates.items()}
-        best = others[0]
+        best = others[0] if others else ""
     else:
-        found = read_settings(model).get(case.name, {})
+        found = read_settings(model or next(iter(MODELS))).get(case.name, {})
         if missing := [title for title in candidates if title not in found]:
             raise InputError(
-                f"{SETTINGS.name}: has no settings of {', '.join(missing)} for {case.name} with {MODELS[model]}; "
-                "choose them by --tune --validation FOLDER first"
+                f"{SETTINGS.name}: has no settings of {', '.join(missing)} for {case.name}"
+                f"{f' with {MODELS[model]}' if model else ''}; choose them by --tune --validation FOLDER first"
             )
         chosen = {title: found[title]["settings"] for title in candidates}
-        best = max(others, key=lambda name: float(found[name]["psnr"]))
+        best = max(others, key=lambda name: float(found[name]["psnr"]), default="")
     return {title: s for title, s in chosen.items() if title not in others or title == best}, best

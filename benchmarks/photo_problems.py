@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,8 +63,9 @@ class Problem:
     truth: Tensor
 
     def to(self, device: torch.device | str) -> Problem:
-        """The same on a device."""
-        return replace(self, operator=self.operator.to(device), y=self.y.to(device), truth=self.truth.to(device))
+        """The same on a device; a copy, since a module that moves is not left where it was."""
+        operator = copy.deepcopy(self.operator).to(device)
+        return replace(self, operator=operator, y=self.y.to(device), truth=self.truth.to(device))
 
 
 def make_problem(case: Case, photo: Photograph, seed: int) -> Problem:

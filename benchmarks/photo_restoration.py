@@ -17,7 +17,7 @@ import photo_methods
 import torch
 from common import Report, bar, parser, start
 from perceptual import lpips_missing
-from photo_methods import judge, restore
+from photo_methods import facts_of, judge, restore
 from photo_plan import Chosen, Plan, load_plan, settings_of
 from photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
 from photo_report import Pictures, Result, Shown, case_table, draw, summary
@@ -64,12 +64,13 @@ class Run:
     """What is measured, and with what.
 
     Attributes:
+        denoiser: the network; None to measure classical methods alone.
         facts: what decides the results besides the case, the method with its settings, and the photograph.
         shown: the photograph whose images the picture shows, by the name of the case.
     """
 
     plan: Plan
-    denoiser: Denoiser
+    denoiser: Denoiser | None
     device: torch.device
     photos: Sequence[Photograph]
     seed: int
@@ -84,7 +85,7 @@ class Run:
         failed: dict[str, str] = {}
         found = {}
         for title, settings in methods.items():
-            config = {**self.facts, **case.law, "settings": dict(settings), "lpips": self.perceptual}
+            config = {**facts_of(title, self.facts), **case.law, "settings": dict(settings), "lpips": self.perceptual}
             found[title] = self.records.of(case.name, title, config)
             for photo in self.photos:
                 shown = self.shown.get(case.name) is photo
@@ -147,9 +148,14 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--model", choices=list(MODELS), default="ve", help="which of the networks (ve)")
     made.add_argument("--degradations", nargs="+", metavar="NAME", help="only these of photo_restoration.yaml")
     made.add_argument("--noise", nargs="+", type=float, metavar="STD", help="only these levels of it, of 255")
+    made.add_argument(
+        "--classical",
+        action="store_true",
+        help="only the methods that need no network; a later run takes their results by --resume",
+    )
     made.add_argument("--tune", action="store_true", help="choose the settings anew, and write them")
     made.add_argument("--validation", type=Path, metavar="FOLDER", help="photographs to choose the settings on")
-    made.add_argument("--tune-images", type=int, default=6, metavar="N", help="of --tune (6)")
+    made.add_argument("--tune-images", type=int, default=4, metavar="N", help="of --tune (4)")
     made.add_argument("--tune-crop", type=int, default=128, metavar="N", help="of --tune, in pixels (128)")
     return made
 
@@ -167,21 +173,23 @@ def check(chosen: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
 
 
-def facts_of(chosen: argparse.Namespace, crop: int) -> dict[str, Any]:
-    """What decides every result."""
-    weights = fingerprint(getattr(chosen, chosen.model))
-    return {"weights": weights, "precision": chosen.precision, "seed": chosen.seed, "crop": crop}
+def all_facts(chosen: argparse.Namespace, crop: int) -> dict[str, Any]:
+    """What decides the results besides case, method and photograph."""
+    facts = {"seed": chosen.seed, "crop": crop}
+    if chosen.classical:
+        return facts
+    return {**facts, "weights": fingerprint(getattr(chosen, chosen.model)), "precision": chosen.precision}
 
 
-def tune(chosen: argparse.Namespace, plan: Plan, cases: Sequence[Case], denoiser: Denoiser) -> int:
+def tune(chosen: argparse.Namespace, plan: Plan, cases: Sequence[Case], denoiser: Denoiser | None) -> int:
     """Choose the settings, and write them."""
     photos = validation_photographs(chosen.validation, chosen.data, chosen.tune_images, chosen.tune_crop)
     folder = RunFolder.create(chosen.out or Path("results") / "benchmarks" / "photo_restoration_tuning")
-    device, facts = resolve_device(chosen.device), facts_of(chosen, chosen.tune_crop)
+    device, facts = resolve_device(chosen.device), all_facts(chosen, chosen.tune_crop)
     records = Records(folder, chosen.resume)
     search = Tuning(plan, chosen.model, denoiser, device, photos, chosen.seed, facts, records)
-    missing = photo_methods.deepinv_missing()
-    print(missing or "", end="\n" if missing else "")
+    if (missing := photo_methods.deepinv_missing()) is not None and denoiser is not None:
+        print(missing)
     search.run(cases, deepinv=missing is None)
     print(f"every try: {folder.file('records.json')}")
     return 0
@@ -193,19 +201,21 @@ def main(chosen: argparse.Namespace) -> int:
     plan = load_plan()
     cases = plan.of(chosen.degradations, chosen.noise)
     device = resolve_device(chosen.device)
-    denoiser = load_model(getattr(chosen, chosen.model), device, chosen.precision)
+    path = getattr(chosen, chosen.model)
+    denoiser = None if chosen.classical else load_model(path, device, chosen.precision)
     metrics.load()
     if chosen.tune:
         return tune(chosen, plan, cases, denoiser)
     if chosen.quick:
         chosen.crop = min(chosen.crop or 64, 64)
-    missing = [photo_methods.deepinv_missing(), lpips_missing()]
-    settings = {case.name: settings_of(plan, case, chosen.model, missing[0] is None, chosen.quick) for case in cases}
     photos = photographs_of(chosen)
+    missing = [None if chosen.classical else photo_methods.deepinv_missing(), lpips_missing()]
+    model = None if chosen.classical else chosen.model
+    settings = {case.name: settings_of(plan, case, model, missing[0] is None, chosen.quick) for case in cases}
     report = Report("photo_restoration", chosen, str(device), ["scikit-image", "torchmetrics", "deepinv"])
     report.settings["methods"] = {name: methods for name, (methods, _) in settings.items()}
     pictures, records = Pictures(report.folder, chosen.resume), Records(report.folder, chosen.resume)
-    shown, facts = shown_photographs(plan, photos), facts_of(chosen, chosen.crop)
+    shown, facts = shown_photographs(plan, photos), all_facts(chosen, chosen.crop)
     run = Run(plan, denoiser, device, photos, chosen.seed, facts, missing[1] is None, records, pictures, shown)
     results = []
     with bar(len(photos) * sum(len(methods) for methods, _ in settings.values()), "restoring", "images") as tick:
@@ -218,19 +228,20 @@ def main(chosen: argparse.Namespace) -> int:
 def finish(
     report: Report, run: Run, results: Sequence[Result], chosen: argparse.Namespace, notes: Sequence[str]
 ) -> None:
-    """Tables and the picture."""
+    """Tables, and the picture if there is a network."""
     cut = "whole" if chosen.crop == 0 else f"cut to {chosen.crop} pixels at the centre"
+    network = "No network" if chosen.classical else f"Network {MODELS[chosen.model]} in {chosen.precision}"
     report.say(
-        f"Network {MODELS[chosen.model]} in {chosen.precision}; {len(run.photos)} photographs, {cut}; one "
-        "sample of each. Evaluations of the network and vector-Jacobian products (vjps) are counted; s are seconds of the "
-        "processor, or by the clock on a GPU."
+        f"{network}; {len(run.photos)} photographs, {cut}; one sample of each. Evaluations of the network and "
+        "vector-Jacobian products (vjps) are counted; s are seconds of the processor, or by the clock on a GPU."
     )
     for note in notes:
         report.say(note)
-    summary(report, results)
+    if run.denoiser is not None:
+        summary(report, results)
     for result in results:
         case_table(report, result)
-    if rows := run.rows(results):
+    if run.denoiser is not None and (rows := run.rows(results)):
         picture = draw(run.pictures, rows, int(run.plan.pictures["side"]))
         report.folder.write_image("photo_restoration.png", picture, optimize=True)
     print(f"\nfiles: {report.folder.path}")

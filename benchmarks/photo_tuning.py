@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from common import bar
-from photo_methods import judge, restore
-from photo_plan import Plan, Settings, read_settings, write_settings
+from photo_methods import facts_of, judge, restore
+from photo_plan import Plan, Settings, write_settings
 from photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
 from photographs import VALIDATION, Photograph, open_set, photographs, spread
 from records import Records
@@ -47,13 +47,14 @@ class Tuning:
 
     Attributes:
         model: the option of the network's weights.
-        facts: what decides the results besides case, settings and photograph.
+        denoiser: the network; None to search for the settings of classical methods alone.
+        facts: what decides the results of networks besides case, settings and photograph.
         records: of every try.
     """
 
     plan: Plan
     model: str
-    denoiser: Denoiser
+    denoiser: Denoiser | None
     device: torch.device
     photos: Sequence[Photograph]
     seed: int
@@ -61,19 +62,16 @@ class Tuning:
     records: Records
 
     def run(self, cases: Sequence[Case], deepinv: bool) -> None:
-        """Search in all cases; what is chosen in a case is written when it is."""
-        chosen = read_settings(self.model)
-        tries = {case.name: self.plan.candidates(case, deepinv) for case in cases}
+        """Search in all cases; what is chosen for a method is written when it is."""
+        tries = {case.name: self.plan.candidates(case, self.denoiser is not None, deepinv) for case in cases}
         with bar(sum(len(s) for methods in tries.values() for s in methods.values()), "tuning", "tries") as tick:
             for case in cases:
                 problems = [make_problem(case, photo, self.seed).to(self.device) for photo in self.photos]
-                chosen[case.name] = {}
                 for title, candidates in tries[case.name].items():
                     best, psnr = self.best(case, title, candidates, problems)
-                    chosen[case.name][title] = {"settings": best, "psnr": round(psnr, 3)}
-                    tick(len(candidates), f"{case.name}: {title} {psnr:.2f} dB")
+                    write_settings(self.model, case.name, title, {"settings": best, "psnr": round(psnr, 3)})
                     self.records.save()
-                write_settings(self.model, chosen)
+                    tick(len(candidates), f"{case.name}: {title} {psnr:.2f} dB")
 
     def best(
         self, case: Case, title: str, candidates: Sequence[Settings], problems: Sequence[Problem]
@@ -96,7 +94,7 @@ class Tuning:
 
     def score(self, case: Case, title: str, settings: Settings, problems: Sequence[Problem]) -> float:
         """Mean PSNR over the first photographs, those that have these problems; minus infinity if it diverges."""
-        config = {**self.facts, **case.law, "settings": settings}
+        config = {**facts_of(title, self.facts), **case.law, "settings": settings}
         done = self.records.of(case.name, f"{title} {json.dumps(settings)}", config)
         for photo, problem in zip(self.photos, problems, strict=False):
             if photo.key in done:
