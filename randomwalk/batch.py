@@ -23,12 +23,14 @@ class Batch:
 
     Attributes:
         x: the samples ``[B, C, H, W]``.
-        truth: the true images; None in an unconditional run.
+        truth: the true images; None in an unconditional run, and where measurements are given.
         measurement: y, ``[B, *operator.measurement_shape]``.
         visible: the part of y that A can produce, ``A A^+ y`` (y without the noise on missing pixels); y itself if
             there is no closed form of the pseudo-inverse.
         baseline: an image from y alone, to compare with: ``visible`` if that has the shape of one, else ``A^+ y``,
             else ``A^T y``; None if A has neither.
+        noise_std: of the noise, as the sampler was told, in [-1, 1] units; None where there is no measurement.
+        residuals: see `measuring.residuals`; None where there are none.
         evaluations: of the network, for each sample.
         vjps: products with the network's transposed Jacobian, for each sample.
         seconds: of sampling, for each sample.
@@ -40,6 +42,8 @@ class Batch:
     measurement: Tensor | None = None
     visible: Tensor | None = None
     baseline: Tensor | None = None
+    noise_std: float | None = None
+    residuals: list[float] | None = None
     evaluations: int = 0
     vjps: int = 0
     seconds: float = 0.0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from randomwalk import calibration, metrics, report
+from randomwalk import calibration, metrics, pictures, report
 from randomwalk.batch import Batch, Unit
 from randomwalk.calibration import Calibration
 from randomwalk.data import to_pixels
@@ -24,7 +24,7 @@ from randomwalk.task import TIES_STREAM, Task, Watch
 COLUMNS = [
     "image", "name", "label", "sample",
     *metrics.QUALITIES, *(f"measurement_{quality}" for quality in metrics.QUALITIES),
-    "evaluations", "vjps", "seconds",
+    "residual", "noise_of_255", "evaluations", "vjps", "seconds",
 ]  # fmt: skip
 MEAN = "mean"
 """What the column ``sample`` says in the row of the mean of an image's samples."""
@@ -123,6 +123,8 @@ class Results:
                 "sample": unit.sample,
                 **restored[row],
                 **{f"measurement_{key}": value for key, value in baseline[row].items()},
+                "residual": None if batch.residuals is None else round(batch.residuals[row], 4),
+                "noise_of_255": None if batch.noise_std is None else round(batch.noise_std * 127.5, 3),
                 "evaluations": batch.evaluations,
                 "vjps": batch.vjps,
                 "seconds": round(batch.seconds, 4),
@@ -133,20 +135,33 @@ class Results:
     def _write_unit(self, batch: Batch, row: int) -> list[str]:
         unit = batch.units[row]
         name = self.sample_name(unit.image, unit.sample)
-        pictures = {name: to_pixels(batch.x[row])}
+        shown = {name: batch.x[row]}
         arrays = {name: batch.x[row]}
-        if unit.sample == 0 and batch.truth is not None and batch.measurement is not None:
+        views: dict[str, np.ndarray] = {}
+        if unit.sample == 0 and batch.measurement is not None:
             stem = self.stem(unit.image)
-            pictures[f"{stem}_truth"] = to_pixels(batch.truth[row])
+            if batch.truth is not None:
+                shown[f"{stem}_truth"] = batch.truth[row]
             arrays[f"{stem}_measurement"] = batch.measurement[row]
             picture = measurement_picture(batch, row)
             if picture is not None:
-                pictures[f"{stem}_measurement"] = picture
-        for key, pixels in pictures.items():
+                views[f"{stem}_measurement"] = picture
+        self._write_images(unit.image, shown)
+        for key, pixels in views.items():
             self.folder.write_image(f"images/{key}.png", pixels)
         for key, values in arrays.items():
             self.folder.write_array(f"arrays/{key}.npy", values.float().cpu().numpy())
-        return [f"images/{key}.png" for key in pictures] + [f"arrays/{key}.npy" for key in arrays]
+        return [f"images/{key}.png" for key in (*shown, *views)] + [f"arrays/{key}.npy" for key in arrays]
+
+    def _write_images(self, image: int, shown: Mapping[str, torch.Tensor]) -> None:
+        """Write images ``[C, H, W]`` by their names; with all that belongs to the picture if it keeps its own size."""
+        if self.task.sizes is None or self.task.source is None:
+            for name, x in shown.items():
+                self.folder.write_image(f"images/{name}.png", to_pixels(x))
+            return
+        like = self.task.source.picture(image)
+        for name, x in shown.items():
+            self.folder.write_bytes(f"images/{name}.png", pictures.encode(x, like))
 
     def _write_animations(self, batch: Batch, snapshots: Sequence[Snapshot]) -> list[str]:
         if not snapshots:
@@ -155,11 +170,11 @@ class Results:
         steps = self.task.num_steps
         for n, row in enumerate(r for r, unit in enumerate(batch.units) if unit.sample == 0):
             before, after = [], []
+            picture = measurement_picture(batch, row)
+            if picture is not None:
+                before.append(("measurement", picture))
             if batch.truth is not None:
                 after.append(("truth", to_pixels(batch.truth[row])))
-                picture = measurement_picture(batch, row)
-                if picture is not None:
-                    before.append(("measurement", picture))
             frames = [
                 report.frame(
                     [*before, ("walk", shot.walk[n]), ("denoised", shot.denoised[n]), *after],
@@ -203,10 +218,10 @@ class Results:
             rows: what `finish` has returned.
 
         Returns:
-            What there is to say of which pixels; empty without several samples of images.
+            What there is to say of which pixels; empty without several samples of images, or the truth.
         """
         images = sorted({row["image"] for row in rows})
-        if self.task.config.num_samples < 2 or not images:
+        if self.task.config.num_samples < 2 or not images or self.task.config.given:
             return {}
         counts: dict[str, list[np.ndarray]] = {"contested": [], "all": []}
         for image in images:
@@ -233,12 +248,13 @@ class Results:
         stem = self.stem(image)
         self.folder.write_array(f"arrays/{stem}_mean.npy", mean)
         self.folder.write_array(f"arrays/{stem}_std.npy", std)
-        self.folder.write_image(f"images/{stem}_mean.png", to_pixels(torch.from_numpy(mean)))
+        self._write_images(image, {f"{stem}_mean": torch.from_numpy(mean)})
         self.folder.write_image(f"images/{stem}_std.png", report.std_map(np.sqrt((std**2).mean(0))))
+        facts = {"image": image, "name": self.task.names[image], "label": self.task.label_of(image), "sample": MEAN}
+        if self.task.config.given:
+            return facts
         truth = self.task.load_image(image)[None]
-        found = metrics.qualities(torch.from_numpy(mean)[None], truth)[0]
-        facts = {"image": image, "name": self.task.names[image], "label": self.task.label_of(image)}
-        return {**facts, "sample": MEAN, **found}
+        return {**facts, **metrics.qualities(torch.from_numpy(mean)[None], truth)[0]}
 
     def _overview(self, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
         images = sorted({row["image"] for row in rows})
@@ -246,17 +262,19 @@ class Results:
             return self._sheet(images)
         columns = images[:OVERVIEW_COLUMNS]
         psnr = {(row["image"], row["sample"]): row.get("psnr") for row in rows}
-        shown = [report.Row("truth", [self._picture(f"{self.stem(i)}_truth") for i in columns])]
+        shown = []
+        if not self.task.config.given:
+            shown.append(report.Row("truth", [self._picture(f"{self.stem(i)}_truth") for i in columns]))
         if all(self.folder.has(f"images/{self.stem(i)}_measurement.png") for i in columns):
             before = {row["image"]: row.get("measurement_psnr") for row in rows if row["sample"] == 0}
-            pictures = [self._picture(f"{self.stem(i)}_measurement") for i in columns]
-            shown.append(report.Row("measurement", pictures, [_decibel(before.get(i)) for i in columns]))
+            tiles = [self._picture(f"{self.stem(i)}_measurement") for i in columns]
+            shown.append(report.Row("measurement", tiles, [_decibel(before.get(i)) for i in columns]))
         count = self.task.config.num_samples
         kinds: list[int | str] = [*range(min(count, OVERVIEW_SAMPLES)), *([MEAN] if count > 1 else [])]
         for kind in kinds:
             label = "restored" if count == 1 else f"mean of {count}" if kind == MEAN else f"sample {kind}"
-            pictures = [self._picture(self.sample_name(i, kind)) for i in columns]
-            shown.append(report.Row(label, pictures, [_decibel(psnr.get((i, kind))) for i in columns]))
+            tiles = [self._picture(self.sample_name(i, kind)) for i in columns]
+            shown.append(report.Row(label, tiles, [_decibel(psnr.get((i, kind))) for i in columns]))
         if count > 1:
             label = f"std (0 to {report.STD_WHITE:g})"
             shown.append(report.Row(label, [self._picture(f"{self.stem(i)}_std") for i in columns]))
@@ -272,8 +290,10 @@ class Results:
         return report.overview(rows[:OVERVIEW_CLASSES], side=96)
 
     def _picture(self, name: str) -> np.ndarray:
-        with Image.open(self.folder.file(f"images/{name}.png")) as image:
-            return np.asarray(image)
+        """A picture of the folder as it looks on paper, ``[H, W]`` or ``[H, W, 3]``."""
+        path = self.folder.file(f"images/{name}.png")
+        picture = pictures.read(path.read_bytes(), str(path))
+        return picture.on_white(1)[..., 0] if picture.grey else picture.on_white(3)
 
 
 def _decibel(value: float | None) -> str:
@@ -287,9 +307,9 @@ def measurement_picture(batch: Batch, row: int) -> np.ndarray | None:
     the size of the true one by repeating pixels. Of a measurement that is no image (a vector, a spectrum) the baseline
     is shown: ``A^+ y`` or ``A^T y``.
     """
-    if batch.visible is None or batch.truth is None:
+    if batch.visible is None:
         return None
-    visible, (channels, height, width) = batch.visible[row], batch.truth.shape[-3:]
+    visible, (channels, height, width) = batch.visible[row], batch.x.shape[-3:]
     fits = visible.ndim == 3 and visible.shape[1] <= height and visible.shape[2] <= width
     if not fits or visible.shape[0] not in (1, channels) or channels not in (1, 3):
         if batch.baseline is None:

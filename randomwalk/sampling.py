@@ -27,7 +27,7 @@ from randomwalk.runs import RunFolder
 from randomwalk.task import Task, load_task
 from randomwalk.template import PreconditionedStep
 
-COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)"}
+COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)", "residual": "residual / noise"}
 
 
 def run(config: SampleConfig, folder: RunFolder | None = None) -> int:
@@ -151,7 +151,9 @@ def _inputs(task: Task) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
     found = {"weights": path.name, "weights_sha256": digest, "images": task.names if task.source is not None else []}
-    return found if task.sizes is None else {**found, "sizes": [size and list(size) for size in task.sizes]}
+    if task.sizes is None:
+        return found
+    return {**found, "sizes": [size and list(size) for size in task.sizes], "grey": task.greys}
 
 
 def _sha256(file: Any) -> str:
@@ -189,6 +191,11 @@ def _check_unchanged(task: Task, folder: RunFolder) -> None:
                 f"{name}: has {new[0]}x{new[1]} pixels, and had {old[0]}x{old[1]} when {folder.path} began; put that "
                 "back, or start a new run"
             )
+    if then.get("grey") != now.get("grey") and then.get("sizes") == now.get("sizes"):
+        raise InputError(
+            f"{task.config.data.path if task.config.data else ''}: not the same images are grey as when {folder.path} "
+            "began; put them back, or start a new run"
+        )
 
 
 def _schedule_figure(task: Task) -> bytes:
@@ -237,12 +244,12 @@ def _work(results: Results | PointResults, batches: Sequence[Sequence[Unit]], co
 
 def _do_batch(results: Results | PointResults, b: int, units: Sequence[Unit], progress: Progress) -> None:
     task = results.task
-    truths: dict[int, torch.Tensor] = {}
+    loaded: dict[int, torch.Tensor] = {}
     skipped: dict[int, str] = {}
     if task.source is not None:
         for image in dict.fromkeys(unit.image for unit in units):
             try:
-                truths[image] = task.load_measurable(image)
+                loaded[image] = task.load_measurable(image)
             except InputError as error:
                 skipped[image] = str(error)
                 progress.say(f"warning: image {image} is skipped: {error}")
@@ -251,16 +258,27 @@ def _do_batch(results: Results | PointResults, b: int, units: Sequence[Unit], pr
         results.write_batch(b, None, skipped=skipped)
         progress.skip(task.num_steps)
         return
-    truth = torch.stack([truths[unit.image] for unit in units]).to(task.device) if truths else None
+    stacked = torch.stack([loaded[unit.image] for unit in units]).to(task.device) if loaded else None
     film = results.watch_batch(units)
-    progress.start_batch(truth)
+    progress.start_batch(None if task.config.given else stacked)
 
     def watch(k: int, x: torch.Tensor, sigma: float, probe: Any) -> None:
         film(k, x, sigma, probe)
         progress.watch(k, x, sigma, probe)
 
-    batch = task.sample(units, truth, watch)
+    known_later = task.config.measurement is not None and task.config.measurement.estimate_noise
+    if not known_later:
+        _remark(task, units, progress)
+    batch = task.sample(units, stacked, watch)
+    if known_later:
+        _remark(task, units, progress)
     results.write_batch(b, batch, skipped)
+
+
+def _remark(task: Task, units: Sequence[Unit], progress: Progress) -> None:
+    for unit in units:
+        for line in task.remarks(unit.image) if unit.sample == 0 else ():
+            progress.say(f"note: {line}")
 
 
 # --- the end -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,20 +11,22 @@ from randomwalk.config.measurement import CompositionSettings, SuperResolutionSe
 from randomwalk.data import ImageSource, Size
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError
+from randomwalk.operators.operator import ImageShape
 
 
 def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, count: int) -> list[Size | None] | None:
     """Sizes of the first ``count`` images if they keep them, from their headers alone.
 
     Returns:
-        None for an image that cannot be read, or is too small to be measured; None if all are brought to one size.
+        None for an image that cannot be read or measured, for want of pixels or of its mask; None if all are brought to
+        one size.
 
     Raises:
         InputError: the network does not take any size, or no image can be used.
     """
     if config.data is None or config.data.fit != "keep":
         return None
-    if not denoiser.any_size:
+    if not denoiser.any_size and not config.given:
         trained = "" if denoiser.image_size is None else f", {denoiser.image_size}x{denoiser.image_size} pixels"
         raise InputError(
             f"data.fit: keep is for networks that take images of any size, but that of {config.network.path} takes "
@@ -34,7 +37,14 @@ def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, cou
     for i in range(count):
         try:
             size = source.size(i)
-            trimmed(size, factor_of(config), source.names[i])
+            measured = measured_size(config, size, source.names[i])
+            if not denoiser.any_size and denoiser.image_size is not None and set(measured) != {denoiser.image_size}:
+                raise InputError(
+                    f"{source.names[i]}: is a measurement of {measured[0]}x{measured[1]} pixels, but the network of "
+                    f"{config.network.path} takes {denoiser.image_size}x{denoiser.image_size} alone"
+                )
+            if config.masks_beside:
+                source.mask(i)
             sizes.append(size)
         except InputError as error:
             sizes.append(None)
@@ -42,6 +52,25 @@ def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, cou
     if not any(sizes):
         raise InputError(reasons[0])
     return sizes
+
+
+def image_shape(config: SampleConfig, denoiser: Denoiser, sizes: Sequence[Size | None] | None) -> ImageShape:
+    """``(C, H, W)`` of the images of a run; of the largest if they have sizes of their own.
+
+    Raises:
+        InputError: neither the network nor the config says.
+    """
+    if denoiser.channels is None:
+        raise InputError(f"{config.network.path}: does not say how many channels its images have")
+    if sizes is not None:
+        largest = max((size for size in sizes if size is not None), key=math.prod)
+        return (denoiser.channels, *measured_size(config, largest, "the largest image"))
+    size = config.image_size
+    if size is None:
+        if denoiser.image_size is None:
+            raise InputError("image_size: is needed, since the network does not say what it was trained on")
+        size = [denoiser.image_size] * 2
+    return (denoiser.channels, size[0], size[1])
 
 
 def factor_of(config: SampleConfig) -> int:
@@ -53,6 +82,16 @@ def _factor_of(operator: Any) -> int:
     if isinstance(operator, CompositionSettings):
         return _factor_of(operator.first) * _factor_of(operator.second)
     return operator.factor if isinstance(operator, SuperResolutionSettings) else 1
+
+
+def measured_size(config: SampleConfig, size: Size, name: str) -> Size:
+    """Height and width of what is measured: what the factor divides of a picture, or what a given measurement is of.
+
+    Raises:
+        InputError: nothing.
+    """
+    factor = factor_of(config)
+    return (size[0] * factor, size[1] * factor) if config.given else trimmed(size, factor, name)
 
 
 def trimmed(size: Size, factor: int, name: str) -> Size:

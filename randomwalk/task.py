@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randomwalk import noise as noises
-from randomwalk import operators, posterior, samplers
+from randomwalk import measuring, operators, posterior, samplers
 from randomwalk.batch import Batch, Unit, pictures_of
 from randomwalk.checkpoints import load_denoiser, read_config
 from randomwalk.config import SampleConfig
@@ -26,14 +25,14 @@ from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.guidance import guided
 from randomwalk.levels import make_schedule
-from randomwalk.noise import Likelihood, Noise
+from randomwalk.noise import GaussianNoise, Likelihood, Noise
 from randomwalk.operators import Operator
 from randomwalk.operators.operator import ImageShape
 from randomwalk.posterior import PosteriorSampler
 from randomwalk.posterior.random_walk import RandomWalk
 from randomwalk.probe import Probe
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.sizes import factor_of, own_sizes, trimmed, trimming_notes
+from randomwalk.sizes import factor_of, image_shape, measured_size, own_sizes, trimming_notes
 
 MEASUREMENT_STREAM = 0
 """Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
@@ -54,6 +53,8 @@ class Task:
         image_shape: of the images; of the largest if they keep their own size.
         sizes: of the images if they keep their own, None for those that cannot be read; None if all have one size.
         grouped_by: the sizes by which batches are formed: a resumed run is given those of its beginning.
+        greys: whether images are grey pictures for a network of colours, if they keep their own size.
+        noise_levels: standard deviations of the noise that have been estimated, by image.
     """
 
     config: SampleConfig
@@ -66,6 +67,8 @@ class Task:
     names: list[str] = field(default_factory=list)
     sizes: list[Size | None] | None = None
     grouped_by: list[Size | None] | None = None
+    greys: list[bool] = field(default_factory=list)
+    noise_levels: dict[int, float] = field(default_factory=dict, init=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -99,10 +102,8 @@ class Task:
 
     @property
     def noise(self) -> Noise | None:
-        """The measurement's noise; None in an unconditional run."""
-        if self.config.measurement is None:
-            return None
-        return noises.make(**_settings(self.config.measurement.noise))
+        """The measurement's noise, before anything is estimated of it; None in an unconditional run."""
+        return None if self.config.measurement is None else measuring.make_noise(self.config.measurement)
 
     @property
     def labels(self) -> list[int] | None:
@@ -128,7 +129,8 @@ class Task:
     @property
     def notes(self) -> list[str]:
         """What the user should know before it starts, one line each."""
-        trimmed = trimming_notes(self.names, self.sizes, factor_of(self.config)) if self.sizes is not None else []
+        whole = self.sizes is None or self.config.given
+        trimmed = [] if whole else trimming_notes(self.names, self.sizes or [], factor_of(self.config))
         return [*self._notes_on_sampler(), *trimmed]
 
     def _notes_on_sampler(self) -> list[str]:
@@ -152,26 +154,33 @@ class Task:
         """All the work, in batches that depend on the config and the images alone: a resumed run meets the same ones.
 
         Samples that are made together are in one batch, even if that is larger than ``batch_size``. Images of different
-        sizes are not, and one whose size was not known when the run began is alone.
+        sizes are not. Alone are images whose size was not known when the run began, and those with noise of their own:
+        estimated, or grey.
         """
+        estimated = self.config.measurement is not None and self.config.measurement.noise_is_estimated
         groups: dict[object, list[Unit]] = {}
         for i in range(len(self.names)):
             known = None if self.grouped_by is None else self.grouped_by[i] or i
-            groups.setdefault(known, []).extend(Unit(i, s) for s in range(self.config.num_samples))
+            alone = estimated or self.is_grey(i)
+            groups.setdefault(i if alone else known, []).extend(Unit(i, s) for s in range(self.config.num_samples))
         size = 1 if self.one_by_one else max(1, self.config.batch_size // self.together) * self.together
         return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
     def shape_of(self, image: int) -> ImageShape:
-        """``(C, H, W)`` of an image; of its own size what the factor of super_resolution divides.
+        """``(C, H, W)`` of an image, see `sizes.measured_size` if it keeps its own size.
 
         Raises:
-            InputError: nothing can be read of it, or it is smaller than that factor.
+            InputError: nothing can be read of it, or it is too small.
         """
         if self.sizes is None:
             return self.image_shape
         assert self.source is not None
         size = self.sizes[image] or self.source.size(image)
-        return (self.image_shape[0], *trimmed(size, factor_of(self.config), self.names[image]))
+        return (self.image_shape[0], *measured_size(self.config, size, self.names[image]))
+
+    def is_grey(self, image: int) -> bool:
+        """Whether an image is a grey picture for a network of colours, which gets it as equal channels."""
+        return bool(self.greys) and self.greys[image]
 
     def plan(self) -> samplers.Plan | None:
         """Step sizes and temperatures, if the sampler is a walk."""
@@ -186,25 +195,39 @@ class Task:
         return walk.plan(self.sigmas, Likelihood(operator, y, self.noise))
 
     def load_image(self, image: int) -> Tensor:
-        """True image, ``[C, H, W]``.
+        """True image, ``[C, H, W]``, or its measurement if that is given.
 
         Raises:
             InputError: it does not decode.
         """
         assert self.source is not None and self.config.data is not None
         channels, *size = self.shape_of(image)
+        if self.config.given:
+            channels, *size = self.make_operator([image])[0].measurement_shape
         return self.source.load(image, channels, size, self.config.data.fit)
 
     def load_measurable(self, image: int) -> Tensor:
-        """True image, ``[C, H, W]``, of which the operator is known to take the size.
+        """As `load_image`, of an image of which all is known that it takes to measure it.
 
         Raises:
-            InputError: it does not decode, or the operator can't be made for it.
+            InputError: it does not decode, or the operator can't be made for it, or its noise can't be estimated.
         """
         loaded = self.load_image(image)
         if self.sizes is not None:
-            self.make_operator([image])
+            operator, _ = self.make_operator([image])
+            if self.config.given:
+                self._noise_of(image, operator, loaded[None].to(self.device))
         return loaded
+
+    def remarks(self, image: int) -> list[str]:
+        """What was found of an image and should be looked at, one line each."""
+        found = []
+        if image in self.noise_levels:
+            found.append(f"{self.names[image]}: noise estimated as {127.5 * self.noise_levels[image]:.1f} of 255")
+        if self.config.masks_beside and self.source is not None:
+            missing = 1 - float(self.source.mask(image).mean())
+            found.append(f"{self.names[image]}: {missing:.1%} of the pixels are missing, where the mask is dark")
+        return found
 
     def make_operator(self, images: Sequence[int]) -> tuple[Operator, ImageDraws]:
         """The operator of these images, each with its own mask, and the draws that continue in their noise."""
@@ -212,17 +235,21 @@ class Task:
         if self._measured is None or self._measured[0] != list(images):  # a decomposition can take seconds: keep one
             generators = [generator(self.config.seed, image, MEASUREMENT_STREAM) for image in images]
             settings = _settings(self.config.measurement.operator)
+            if self.config.masks_beside:
+                assert self.source is not None
+                masks = [measuring.mask_of(self.config, self.source, i, self.shape_of(i)) for i in images]
+                settings = measuring.with_masks(settings, masks)
             operator = operators.make(image_shape=self.shape_of(images[0]), generators=generators, **settings)
             self._measured = (list(images), operator.to(self.device), generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
 
-    def sample(self, units: Sequence[Unit], truth: Tensor | None, watch: Watch | None = None) -> Batch:
+    def sample(self, units: Sequence[Unit], loaded: Tensor | None, watch: Watch | None = None) -> Batch:
         """Make a batch.
 
         Args:
             units: which samples; all those of an image in turn if they are made together.
-            truth: their true images ``[B, C, H, W]``; None in an unconditional run.
+            loaded: of each, what `load_image` gives, ``[B, ...]``; None in an unconditional run.
             watch: called after every step.
 
         Raises:
@@ -234,14 +261,18 @@ class Task:
         probe = Probe(self.denoiser_of([unit.image for unit in units]))
         callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
         try:
-            if truth is None:
+            if loaded is None:
                 start_time = self._now()
                 batch.x = self._sample_prior(probe, draws, callback)
             else:
-                operator, y = self._measure(batch, truth)
+                operator, noise, y = self._measure(batch, loaded)
                 start_time = self._now()
-                batch.x = self._sample_posterior(operator, y, probe, draws, callback)
+                batch.x = self._sample_posterior(operator, noise, y, probe, draws, callback)
             batch.seconds = (self._now() - start_time) / len(units)
+            if loaded is not None and self.is_grey(units[0].image):
+                batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
+            if loaded is not None:
+                batch.residuals = measuring.residuals(operator.repeated(self.together), batch)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise RunError(
@@ -260,25 +291,44 @@ class Task:
         return self.sampler.sample(probe, x, self.sigmas, noise=draws.noise, callback=callback)
 
     def _sample_posterior(
-        self, operator: Operator, y: Tensor, probe: Probe, draws: ImageDraws, callback: Callback | None
+        self, operator: Operator, noise: Noise, y: Tensor, probe: Probe, draws: ImageDraws, callback: Callback | None
     ) -> Tensor:
-        assert isinstance(self.sampler, PosteriorSampler) and self.noise is not None
-        x = self.sampler.sample(probe, operator, self.noise, y, self.together, draws, callback)
+        assert isinstance(self.sampler, PosteriorSampler)
+        x = self.sampler.sample(probe, operator, noise, y, self.together, draws, callback)
         return x.flatten(0, 1)
 
-    def _measure(self, batch: Batch, truth: Tensor) -> tuple[Operator, Tensor]:
-        """Operator and measurements, one of each for the samples that are made together."""
+    def _measure(self, batch: Batch, loaded: Tensor) -> tuple[Operator, Noise, Tensor]:
+        """Operator, noise and measurements, one of each for the samples that are made together."""
         noise = self.noise
         assert noise is not None
-        batch.truth = truth.to(self.device)
-        operator, draws = self.make_operator([unit.image for unit in batch.units[:: self.together]])
+        images = [unit.image for unit in batch.units[:: self.together]]
+        operator, draws = self.make_operator(images)
+        loaded = loaded.to(self.device)
         with torch.no_grad():
-            y = noise.apply(operator(batch.truth[:: self.together]), draws)
+            if self.config.given:
+                y = loaded[:: self.together]
+            else:
+                batch.truth = loaded
+                y = noise.apply(operator(loaded[:: self.together]), draws)
+                y = measuring.same_in_all_channels(y) if self.is_grey(images[0]) else y
             visible, baseline = pictures_of(operator, y)
+        noise = self._noise_of(images[0], operator, y)
+        batch.noise_std = noise.std if noise.name in ("gaussian", "laplace") else None
         batch.measurement = y.repeat_interleave(self.together, 0)
         batch.visible = visible.repeat_interleave(self.together, 0)
         batch.baseline = None if baseline is None else baseline.repeat_interleave(self.together, 0)
-        return operator, y
+        copied = self.is_grey(images[0]) and measuring.has_copies(y)
+        return operator, noise.of_copies(measuring.COPIES) if copied else noise, y
+
+    def _noise_of(self, image: int, operator: Operator, y: Tensor) -> Noise:
+        """The noise of a measurement ``[1, ...]``, estimated once if it is to be."""
+        assert self.config.measurement is not None and self.noise is not None
+        if not self.config.measurement.noise_is_estimated:
+            return self.noise
+        if image not in self.noise_levels:
+            channels = y[0, :1] if self.is_grey(image) else y[0]
+            self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
+        return GaussianNoise(self.noise_levels[image])
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -296,6 +346,7 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
         raise InputError("num_samples: is for measurements; an unconditional run makes num_images images")
     own = read_config(config.network.path) is not None
     source = None if config.data is None else open_images(config.data.path)
+    source = source.without_masks() if source is not None and config.masks_beside else source
     denoiser = load_denoiser(
         config.network.path,
         network=_described(config.network.architecture, own),
@@ -308,8 +359,10 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     schedule = make_schedule(config, denoiser)
     names = _names(config, source)
     sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
-    shape = _image_shape(config, denoiser, sizes)
+    shape = image_shape(config, denoiser, sizes)
     task = Task(config, device, denoiser, make_sampler(config, schedule), schedule, shape, source, names, sizes)
+    if sizes is not None and source is not None and denoiser.channels != 1:
+        task.greys = [size is not None and source.header(i).grey for i, size in enumerate(sizes)]
     _try(task)
     return task
 
@@ -345,20 +398,6 @@ def _names(config: SampleConfig, source: ImageSource | None) -> list[str]:
     if (config.data.num_images or 0) > len(source):
         raise InputError(f"data.num_images: {config.data.num_images} asked for, but {source.where} has {len(source)}")
     return source.names[: config.data.num_images]
-
-
-def _image_shape(config: SampleConfig, denoiser: Denoiser, sizes: Sequence[Size | None] | None) -> ImageShape:
-    if denoiser.channels is None:
-        raise InputError(f"{config.network.path}: does not say how many channels its images have")
-    if sizes is not None:
-        height, width = max((size for size in sizes if size is not None), key=math.prod)
-        return (denoiser.channels, height, width)
-    size = config.image_size
-    if size is None:
-        if denoiser.image_size is None:
-            raise InputError("image_size: is needed, since the network does not say what it was trained on")
-        size = [denoiser.image_size] * 2
-    return (denoiser.channels, size[0], size[1])
 
 
 def _try(task: Task) -> None:

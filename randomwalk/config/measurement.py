@@ -19,7 +19,8 @@ class InpaintingSettings(Settings):
     """A x = mask * x."""
 
     name: Literal["inpainting"]
-    mask: Literal["random", "box", "file"] = "random"
+    mask: Literal["random", "box", "file", "beside"] = "random"
+    """beside: that of photo.png is the image photo_mask.png next to it, whose bright pixels are kept."""
     missing: Annotated[float, Field(ge=0, lt=1)] = 0.75
     """Share of the pixels that is dropped (mask: random)."""
     box_size: Count | Annotated[list[Count], Pair] | None = None
@@ -207,6 +208,9 @@ class GaussianNoiseSettings(_AdditiveNoise):
     """Additive white Gaussian noise."""
 
     name: Literal["gaussian"] = "gaussian"
+    std: Positive | Literal["auto"]  # type: ignore[assignment]
+    """Standard deviation, in the units of `pixel_range`; auto estimates it from each measurement, if these are given
+    (`measurement.given`)."""
 
 
 class LaplaceNoiseSettings(_AdditiveNoise):
@@ -240,12 +244,67 @@ NoiseSettings = Annotated[
 ]
 
 
+PICTURES = ("denoising", "inpainting", "super_resolution", "gaussian_blur", "blur", "colorization", "hdr", "jpeg")
+"""Operators that make pictures of pictures, and of every one in the same way."""
+
+
+def parts_of(operator: OperatorSettings) -> list[SimpleOperatorSettings]:
+    """The operators that one is made of, in the order in which they act."""
+    return [operator.first, operator.second] if isinstance(operator, CompositionSettings) else [operator]
+
+
 class Measurement(Settings):
     """y = A x + e. Without this section the sampling is unconditional."""
 
     operator: OperatorSettings
     noise: NoiseSettings
     """Gaussian if it has no name."""
+    given: bool = False
+    """The images in `data.path` are the measurements themselves, as pictures, and nothing is known of the true ones."""
+    estimate_noise: bool = False
+    """The noise is as `noise` says, but the sampler is told what is estimated from each measurement: a test of
+    `std: auto`."""
+
+    @property
+    def noise_is_estimated(self) -> bool:
+        """Whether the sampler is told an estimate."""
+        return self.estimate_noise or getattr(self.noise, "std", None) == "auto"
+
+    @model_validator(mode="after")
+    def _pictures_can_be_given(self) -> Measurement:
+        for operator in parts_of(self.operator) if self.given else ():
+            if operator.name == "motion_blur":
+                raise ValueError("given: motion_blur draws its kernel; take blur, with a file of the kernel")
+            if operator.name not in PICTURES:
+                raise ValueError(
+                    f"given: {operator.name} measures no picture that could be given; allowed: "
+                    f"{', '.join(PICTURES)}, or a composition of these"
+                )
+            if isinstance(operator, InpaintingSettings) and operator.mask not in ("file", "beside"):
+                raise ValueError(f"given: found mask: {operator.mask}, which is drawn; allowed: file or beside")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_can_be_estimated(self) -> Measurement:
+        if not self.noise_is_estimated:
+            return self
+        key = "estimate_noise" if self.estimate_noise else "noise.std: auto"
+        if not isinstance(self.noise, GaussianNoiseSettings):
+            raise ValueError(f"{key}: is for gaussian noise, but the noise is {self.noise.name}; remove it")
+        if self.noise.std == "auto" and not self.given:
+            raise ValueError(
+                "noise.std: found auto, which is for measurements that are given (given: true); allowed: how much "
+                "noise is to be added, with estimate_noise: true if the sampler is not to be told"
+            )
+        if self.noise.std != "auto" and self.given:
+            raise ValueError(f"estimate_noise: noise.std is known, {self.noise.std:g}; remove it, or take std: auto")
+        for operator in parts_of(self.operator):
+            if operator.name not in (*PICTURES, "motion_blur") or operator.name in ("hdr", "jpeg"):
+                raise ValueError(
+                    f"{key}: is for measurements that are pictures with independent noise, but the operator is "
+                    f"{operator.name}; allowed with it: noise whose std is a number that is known"
+                )
+        return self
 
     @model_validator(mode="after")
     def _photons_come_from_pixels(self) -> Measurement:

@@ -8,7 +8,7 @@ from pydantic import PrivateAttr, model_validator
 
 from randomwalk.config.base import Count, Device, Natural, Pair, Positive, Precision, SampleFit, Settings, Text
 from randomwalk.config.labels import Guidance
-from randomwalk.config.measurement import Measurement
+from randomwalk.config.measurement import InpaintingSettings, Measurement, parts_of
 from randomwalk.config.networks import Weights
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
@@ -25,7 +25,8 @@ class Start(Settings):
 
 
 class SampleData(Settings):
-    """The true images, from which measurements are made (unconditional runs need none)."""
+    """The true images, from which measurements are made, or the measurements themselves if these are given
+    (`measurement.given`). Unconditional runs need none."""
 
     path: Text
     """A folder, a zip or one image file; any mode and size (see `fit`)."""
@@ -69,6 +70,17 @@ class SampleConfig(Settings):
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @property
+    def given(self) -> bool:
+        """Whether the images are the measurements."""
+        return self.measurement is not None and self.measurement.given
+
+    @property
+    def masks_beside(self) -> bool:
+        """Whether images come with masks next to them."""
+        parts = [] if self.measurement is None else parts_of(self.measurement.operator)
+        return any(isinstance(part, InpaintingSettings) and part.mask == "beside" for part in parts)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the reader of the file should know, one line each; set where the file was translated."""
         return self._notes
@@ -83,6 +95,20 @@ class SampleConfig(Settings):
             )
         if measured and self.sampler.name != "random_walk" and self.start != Start():
             raise ValueError(f"start: is for the sampler random_walk; {self.sampler.name} starts as it must; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _measurements_keep_their_size(self) -> SampleConfig:
+        if self.measurement is None or self.data is None:
+            return self
+        if self.measurement.given:
+            if "fit" in self.data.model_fields_set and self.data.fit != "keep":
+                raise ValueError(
+                    f"data.fit: found {self.data.fit}, but given measurements keep their size; allowed: keep, or no fit"
+                )
+            self.data.fit = "keep"
+        if self.masks_beside and self.data.fit != "keep":
+            raise ValueError(f"data.fit: found {self.data.fit}; allowed with mask: beside: keep, as the masks do")
         return self
 
     @model_validator(mode="after")
