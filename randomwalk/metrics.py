@@ -13,6 +13,9 @@ from torch import Tensor
 SSIM_SIDE = 11
 """Side of SSIM's window; images that are smaller have no SSIM."""
 
+SSIM_PIXELS = 2**18
+"""How many pixels SSIM is computed of at a time: it takes some 700 bytes for each."""
+
 QUALITIES = ("psnr", "ssim", "psnr_minmax")
 
 
@@ -43,12 +46,25 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
         x: images ``[B, C, H, W]``; values outside [-1, 1] are clipped.
         truth: the true images in [-1, 1].
     """
-    if min(x.shape[-2:]) < SSIM_SIDE:
+    height, width = x.shape[-2:]
+    if min(height, width) < SSIM_SIDE:
         return torch.full((len(x),), math.nan, device=x.device)
+    band = max(SSIM_SIDE, SSIM_PIXELS // (len(x) * width))
+    sums = [_ssim_rows(x, truth, top, min(top + band, height)) for top in range(0, height, band)]
+    return torch.stack(sums).sum(0) / height
+
+
+def _ssim_rows(x: Tensor, truth: Tensor, top: int, bottom: int) -> Tensor:
+    """Sum over some rows of the means of SSIM's map over each, ``[B]``, computed of these rows and those around."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    value = structural_similarity_index_measure(x.clamp(-1, 1), truth, data_range=2.0, reduction="none")
-    return torch.as_tensor(value).reshape(len(x))
+    reach = SSIM_SIDE // 2
+    first = max(0, top - reach)
+    rows = slice(first, bottom + reach)
+    _, found = structural_similarity_index_measure(
+        x[..., rows, :].clamp(-1, 1), truth[..., rows, :], data_range=2.0, reduction="none", return_full_image=True
+    )
+    return torch.as_tensor(found)[..., top - first : bottom - first, :].mean((1, 3)).sum(1)
 
 
 def psnr_minmax(x: Tensor, truth: Tensor) -> Tensor:

@@ -26,7 +26,11 @@ def test_psnr_is_that_of_each_image_on_the_true_range(images: tuple[torch.Tensor
     np.testing.assert_allclose(metrics.psnr(x, truth).numpy(), expected, rtol=1e-5)
 
 
-def test_ssim_agrees_with_scikit_image(images: tuple[torch.Tensor, torch.Tensor]) -> None:
+@pytest.mark.parametrize("at_a_time", [2**18, 14 * 60, 1])
+def test_ssim_agrees_with_scikit_image(
+    images: tuple[torch.Tensor, torch.Tensor], at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "SSIM_PIXELS", at_a_time)  # 24 rows at once, or 14 and 10, or 11, 11 and 2
     x, truth = images
     settings = {"channel_axis": 0, "data_range": 2, "gaussian_weights": True, "use_sample_covariance": False}
     expected = []
