@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,5 +126,5 @@ def boxes_mask(height: int, width: int, draws: np.random.Generator, count: int, 
     return mask
 
 
-MASKS = {"text": text_mask, "boxes": boxes_mask}
+MASKS: dict[str, Callable[..., Tensor]] = {"text": text_mask, "boxes": boxes_mask}
 """Masks that the library does not have, by their names in photo_restoration.yaml."""

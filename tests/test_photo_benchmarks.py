@@ -240,10 +240,14 @@ def test_lpips_is_left_out_without_its_weights(monkeypatch: pytest.MonkeyPatch, 
 # --- methods with a network ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "operator",
-    [{"name": "inpainting", "mask": "boxes", "count": 2, "size": 8}, {"name": "super_resolution", "factor": 2}],
-)
+SPLIT = [
+    {"name": "inpainting", "mask": "boxes", "count": 2, "size": 8},
+    {"name": "super_resolution", "factor": 2},
+    {"name": "gaussian_blur", "std": 1.0, "boundary": "zero"},  # A 1 is not 1 at the border
+]
+
+
+@pytest.mark.parametrize("operator", SPLIT, ids=lambda settings: settings["name"])
 def test_plug_and_play_is_half_quadratic_splitting(operator: Mapping[str, Any]) -> None:
     """Against the iteration in our own units: data with ``gamma = (level / eta)^2 / lambda``, then the denoiser."""
     pytest.importorskip("deepinv.optim")
