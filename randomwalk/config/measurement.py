@@ -288,9 +288,9 @@ class Measurement(Settings):
     def _noise_can_be_estimated(self) -> Measurement:
         if not self.noise_is_estimated:
             return self
-        key = "estimate_noise" if self.estimate_noise else "noise.std: auto"
+        what = "estimate_noise: this" if self.estimate_noise else "noise.std: found auto, which"
         if not isinstance(self.noise, GaussianNoiseSettings):
-            raise ValueError(f"{key}: is for gaussian noise, but the noise is {self.noise.name}; remove it")
+            raise ValueError(f"{what} is for gaussian noise, but the noise is {self.noise.name}; remove it")
         if self.noise.std == "auto" and not self.given:
             raise ValueError(
                 "noise.std: found auto, which is for measurements that are given (given: true); allowed: how much "
@@ -301,7 +301,7 @@ class Measurement(Settings):
         for operator in parts_of(self.operator):
             if operator.name not in (*PICTURES, "motion_blur") or operator.name in ("hdr", "jpeg"):
                 raise ValueError(
-                    f"{key}: is for measurements that are pictures with independent noise, but the operator is "
+                    f"{what} is for measurements that are pictures with independent noise, but the operator is "
                     f"{operator.name}; allowed with it: noise whose std is a number that is known"
                 )
         return self

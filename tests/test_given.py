@@ -1,0 +1,393 @@
+"""Pictures that are measurements themselves: restored without a truth, with masks beside them and noise estimated."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from any_size_tools import SAMPLER, photograph, save_photo_weights
+from config_examples import message_of
+from PIL import Image
+from sampling_tools import SIZE, arrays_of, read_metrics, save_images, save_weights, write_config
+
+from randomwalk import pictures, sampling
+from randomwalk.config import SampleConfig
+from randomwalk.configio import load_sample_config
+from randomwalk.data import open_images
+from randomwalk.errors import InputError
+from randomwalk.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
+from randomwalk.pictures import Picture
+from randomwalk.task import Task, load_task
+
+DENOISING = {"operator": {"name": "denoising"}, "noise": {"std": 25, "pixel_range": [0, 255]}, "given": True}
+BESIDE = {**DENOISING, "operator": {"name": "inpainting", "mask": "beside"}}
+AUTO = {"operator": {"name": "denoising"}, "noise": {"std": "auto"}, "given": True}
+
+
+def save_picture(path: Path, pixels: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
+    """A picture file, uint8 or uint16 ``[H, W, C]``; its pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Picture(pixels, alpha)
+    path.write_bytes(pictures.encode(picture.tensor(pixels.shape[2]), picture))
+    return pixels
+
+
+def noisy_photograph(height: int, width: int, of_255: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, of_255, (height, width, 3))
+    return (photograph(height, width, seed) * 0.5 + 64 + noise).round().clip(0, 255).astype(np.uint8)
+
+
+def config_for(folder: Path, path: Path, measurement: dict[str, Any], **changes: Any) -> SampleConfig:
+    task: dict[str, Any] = {
+        "network": {"path": str(save_photo_weights(folder / "photo.safetensors"))},
+        "data": {"path": str(path)},
+        "measurement": measurement,
+        "sampler": SAMPLER,
+        "animation_frames": 2,
+    }
+    return load_sample_config(write_config(folder, count=1, **{**task, **changes}))
+
+
+def task_for(folder: Path, path: Path, measurement: dict[str, Any], **changes: Any) -> Task:
+    return load_task(config_for(folder, path, measurement, **changes), torch.device("cpu"))
+
+
+def told(task: Task, monkeypatch: pytest.MonkeyPatch, image: int = 0) -> tuple[Noise, torch.Tensor]:
+    """The noise and the measurement that the sampler gets for an image."""
+    seen: list[Any] = []
+
+    def sample(self: Any, denoiser: Any, operator: Any, noise: Any, y: Any, *rest: Any) -> torch.Tensor:
+        seen.extend([noise, y])
+        return torch.zeros(1, 1, *operator.image_shape)
+
+    monkeypatch.setattr(type(task.sampler), "sample", sample)
+    [units] = [units for units in task.batches() if units[0].image == image]
+    task.sample(units, torch.stack([task.load_measurable(unit.image) for unit in units]))
+    return seen[0], seen[1]
+
+
+# --- what a run leaves ---------------------------------------------------------------------------------------
+
+
+def test_a_given_picture_is_restored_as_the_file_that_it_was(tmp_path: Path) -> None:
+    pixels = save_picture(
+        tmp_path / "in" / "photo.png",
+        np.random.default_rng(0).integers(0, 65536, (20, 26, 3), dtype=np.uint16),
+        np.random.default_rng(1).integers(0, 65536, (20, 26), dtype=np.uint16),
+    )
+    config = config_for(tmp_path, tmp_path / "in" / "photo.png", DENOISING)
+    assert sampling.run(config) == 0
+    run, arrays = Path(config.output), arrays_of(Path(config.output))
+    y, x = arrays["0000_photo_measurement"], arrays["0000_photo_sample0"]
+    np.testing.assert_allclose(y, pixels.transpose(2, 0, 1) / 32767.5 - 1, atol=1e-6)
+    written = pictures.read((run / "images" / "0000_photo_sample0.png").read_bytes(), "x")
+    np.testing.assert_array_equal(
+        written.pixels, np.rint((x.astype(float).clip(-1, 1).transpose(1, 2, 0) + 1) * 32767.5)
+    )
+    before = pictures.read((tmp_path / "in" / "photo.png").read_bytes(), "x")
+    assert written.alpha is not None and before.alpha is not None
+    np.testing.assert_array_equal(written.alpha, before.alpha)
+    [row] = read_metrics(run)
+    assert row["psnr"] == row["ssim"] == row["measurement_psnr"] == ""
+    assert float(row["residual"]) == pytest.approx(math.sqrt(((y - x) ** 2).mean()) / (50 / 255), rel=1e-3)
+    assert float(row["noise_of_255"]) == 25
+    names = {path.name for path in (run / "images").iterdir()}
+    kinds = ("measurement.png", "sample0.png", "walk.webp")
+    assert names == {f"0000_photo_{kind}" for kind in kinds}
+    assert (run / "overview.png").is_file()
+
+
+def test_the_summary_has_the_residual_and_no_psnr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_picture(tmp_path / "photo.png", photograph(20, 26))
+    assert sampling.run(config_for(tmp_path, tmp_path / "photo.png", DENOISING)) == 0
+    text = capsys.readouterr().out
+    assert "residual / noise" in text and "PSNR" not in text
+
+
+def test_a_small_picture_is_of_a_larger_one(tmp_path: Path) -> None:
+    save_picture(tmp_path / "photo.png", photograph(7, 9))
+    measurement = {**DENOISING, "operator": {"name": "super_resolution", "factor": 3}}
+    config = config_for(tmp_path, tmp_path / "photo.png", measurement)
+    assert sampling.run(config) == 0
+    arrays = arrays_of(Path(config.output))
+    assert arrays["0000_photo_measurement"].shape == (3, 7, 9)
+    assert arrays["0000_photo_sample0"].shape == (3, 21, 27)
+    shown = np.asarray(Image.open(Path(config.output) / "images" / "0000_photo_measurement.png"))
+    np.testing.assert_array_equal(shown, photograph(7, 9).repeat(3, 0).repeat(3, 1))
+
+
+def test_a_grey_picture_can_be_given_to_be_coloured(tmp_path: Path) -> None:
+    save_picture(tmp_path / "photo.png", photograph(8, 9)[..., :1])
+    task = task_for(tmp_path, tmp_path / "photo.png", {**DENOISING, "operator": {"name": "colorization"}})
+    assert task.load_image(0).shape == (1, 8, 9) and task.shape_of(0) == (3, 8, 9)
+
+
+def test_samples_of_a_given_picture_have_a_mean_and_no_calibration(tmp_path: Path) -> None:
+    save_picture(tmp_path / "photo.png", photograph(20, 26))
+    config = config_for(tmp_path, tmp_path / "photo.png", DENOISING, num_samples=2)
+    assert sampling.run(config) == 0
+    run = Path(config.output)
+    assert [row["sample"] for row in read_metrics(run)] == ["0", "1", "mean"]
+    assert (run / "images" / "0000_photo_mean.png").is_file() and not (run / "calibration.png").exists()
+
+
+def test_a_folder_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    for i, size in enumerate([(24, 30), (26, 26), (24, 30)]):
+        save_picture(tmp_path / "in" / f"{i}.png", noisy_photograph(*size, of_255=20, seed=i))
+    config = config_for(tmp_path, tmp_path / "in", AUTO)
+    assert sampling.run(config) == 0
+    run = Path(config.output)
+    from randomwalk.runs import RunFolder
+
+    first = arrays_of(run)
+    metrics = [{**row, "seconds": ""} for row in read_metrics(run)]
+    (run / "state" / "batch_00001.json").unlink()
+    (run / "arrays" / "0001_1_sample0.npy").unlink()
+    assert sampling.run(load_sample_config(run / "config.yaml"), RunFolder.resume(run)) == 0
+    second = arrays_of(run)
+    assert all(np.array_equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
+    assert [{**row, "seconds": ""} for row in read_metrics(run)] == metrics
+
+
+def test_a_network_of_one_size_takes_measurements_of_that(tmp_path: Path) -> None:
+    weights = {"path": str(save_weights(tmp_path / "weights.safetensors"))}
+    save_picture(tmp_path / "fits.png", photograph(SIZE // 2, SIZE // 2)[..., :1])
+    save_picture(tmp_path / "not.png", photograph(SIZE, SIZE)[..., :1])
+    sampler = {**SAMPLER, "schedule": {"name": "geometric", "num_steps": 3, "sigma_max": 20.0}}
+    measurement = {**DENOISING, "operator": {"name": "super_resolution", "factor": 2}}
+    task = task_for(tmp_path / "1", tmp_path / "fits.png", measurement, network=weights, sampler=sampler)
+    assert task.shape_of(0) == (1, SIZE, SIZE)
+    with pytest.raises(InputError, match=r"not\.png: is a measurement of 24x24 pixels, but the network .* takes 12x12"):
+        task_for(tmp_path / "2", tmp_path / "not.png", measurement, network=weights, sampler=sampler)
+
+
+# --- masks ---------------------------------------------------------------------------------------------------
+
+
+def save_masked(folder: Path, name: str = "photo.jpg", dark: tuple[int, int] = (5, 11)) -> np.ndarray:
+    """A photograph with a mask beside it that is dark in some rows; the mask."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photograph(20, 26)).save(folder / name)
+    mask = np.full((20, 26), 255, np.uint8)
+    mask[dark[0] : dark[1]] = 0
+    Image.fromarray(mask).save(folder / f"{Path(name).stem}_mask.png")
+    return (mask > 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("where", ["file", "folder", "zip"])
+def test_masks_are_those_beside_the_pictures(where: str, tmp_path: Path) -> None:
+    masks = [save_masked(tmp_path / "in" / "a", dark=(5, 11)), save_masked(tmp_path / "in" / "b", "x.png", (0, 9))]
+    path = tmp_path / "in"
+    if where == "file":
+        path, masks = tmp_path / "in" / "a" / "photo.jpg", masks[:1]
+    if where == "zip":
+        with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+            for file in sorted((tmp_path / "in").rglob("*.*")):
+                archive.write(file, str(file.relative_to(tmp_path / "in")))
+        path = tmp_path / "in.zip"
+    task = task_for(tmp_path, path, BESIDE)
+    assert len(task.names) == len(masks) and not any("mask" in name for name in task.names)
+    operator, _ = task.make_operator(range(len(masks)))
+    np.testing.assert_array_equal(operator.get_buffer("mask")[:, 0].numpy(), np.stack(masks))
+
+
+def test_painted_pixels_are_missing_and_do_not_matter(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    known = save_masked(tmp_path / "in", "photo.png")
+    config = config_for(tmp_path, tmp_path / "in", BESIDE)
+    assert sampling.run(config) == 0
+    assert "note: photo.png: 30.0% of the pixels are missing, where the mask is dark" in capfd.readouterr().err
+    first, [row] = arrays_of(Path(config.output)), read_metrics(Path(config.output))
+    y, x = first["0000_photo_measurement"], first["0000_photo_sample0"]
+    rms = math.sqrt((((y - x) * known) ** 2).sum() / (3 * known.sum()))
+    assert float(row["residual"]) == pytest.approx(rms / (50 / 255), rel=1e-3)
+    shown = np.asarray(Image.open(Path(config.output) / "images" / "0000_photo_measurement.png"))
+    assert set(shown[known == 0].flatten()) == {128}
+    painted = photograph(20, 26).copy()
+    painted[known == 0] = (255, 0, 0)
+    Image.fromarray(painted).save(tmp_path / "in" / "photo.png")
+    again = config.model_copy(update={"output": str(tmp_path / "again")})
+    assert sampling.run(again) == 0
+    np.testing.assert_array_equal(arrays_of(tmp_path / "again")["0000_photo_sample0"], x)
+
+
+def test_a_mask_beside_a_true_picture(tmp_path: Path) -> None:
+    known = save_masked(tmp_path / "in")
+    measurement = {**BESIDE, "given": False}
+    config = config_for(tmp_path, tmp_path / "in", measurement, data={"path": str(tmp_path / "in"), "fit": "keep"})
+    assert sampling.run(config) == 0
+    shown = np.asarray(Image.open(Path(config.output) / "images" / "0000_photo_measurement.png"))
+    np.testing.assert_array_equal((shown == 128).all(2), known == 0)
+    assert read_metrics(Path(config.output))[0]["psnr"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (None, "there is no photo_mask.png next to photo.png"),
+        (np.zeros((8, 9), np.uint8), "photo_mask.png has 8x9 pixels, but photo.png has 20x26"),
+        (np.zeros((20, 26), np.uint8), "photo_mask.png keeps no pixel; expected a mask that is dark where"),
+        (np.full((20, 26), 255, np.uint8), "photo_mask.png keeps all pixels"),
+    ],
+)
+def test_masks_that_will_not_do(mask: np.ndarray | None, message: str, tmp_path: Path) -> None:
+    save_picture(tmp_path / "in" / "photo.png", photograph(20, 26))
+    if mask is not None:
+        Image.fromarray(mask).save(tmp_path / "in" / "photo_mask.png")
+    with pytest.raises(InputError, match=message):
+        task_for(tmp_path, tmp_path / "in" / "photo.png", BESIDE)
+
+
+def test_a_picture_without_its_mask_is_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_masked(tmp_path / "in", "a.png")
+    save_picture(tmp_path / "in" / "b.png", photograph(20, 26))
+    assert sampling.run(config_for(tmp_path, tmp_path / "in", BESIDE)) == 1
+    assert "there is no b_mask.png next to b.png" in capfd.readouterr().err
+
+
+def test_a_mask_without_a_picture_is_a_picture(tmp_path: Path) -> None:
+    save_masked(tmp_path / "in", "a.png")
+    save_picture(tmp_path / "in" / "the_mask.png", photograph(20, 26))
+    assert open_images(tmp_path / "in").without_masks().names == ["a.png", "the_mask.png"]
+
+
+# --- noise ---------------------------------------------------------------------------------------------------
+
+
+def test_the_noise_is_estimated_stated_and_used(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_picture(tmp_path / "in" / "a.png", noisy_photograph(64, 64, of_255=8))
+    save_picture(tmp_path / "in" / "b.png", noisy_photograph(64, 64, of_255=20))
+    config = config_for(tmp_path, tmp_path / "in", AUTO)
+    assert sampling.run(config) == 0
+    rows, text = read_metrics(Path(config.output)), capfd.readouterr().err
+    for row, expected in zip(rows, (8, 20), strict=True):
+        assert float(row["noise_of_255"]) == pytest.approx(expected, rel=0.05)
+        assert f"note: {row['name']}: noise estimated as {float(row['noise_of_255']):.1f} of 255" in text
+    task = load_task(config, torch.device("cpu"))
+    assert len(task.batches()) == 2  # not together: each has noise of its own
+    noise, _ = told(task, monkeypatch, image=1)
+    assert noise.std == pytest.approx(2 * float(rows[1]["noise_of_255"]) / 255, rel=1e-4)
+
+
+def test_the_estimate_leaves_painted_pixels_out(tmp_path: Path) -> None:
+    pixels = noisy_photograph(64, 64, of_255=8)
+    pixels[20:40, 10:50] = np.random.default_rng(5).integers(0, 256, (20, 40, 3))
+    save_picture(tmp_path / "in" / "a.png", pixels)
+    mask = np.full((64, 64), 255, np.uint8)
+    mask[20:40, 10:50] = 0
+    Image.fromarray(mask).save(tmp_path / "in" / "a_mask.png")
+    task = task_for(tmp_path, tmp_path / "in", {**AUTO, "operator": {"name": "inpainting", "mask": "beside"}})
+    task.load_measurable(0)
+    assert task.noise_levels[0] == pytest.approx(16 / 255, rel=0.06)
+
+
+def test_a_test_with_the_truth_can_hide_the_noise_from_the_sampler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_picture(tmp_path / "in" / "a.png", (photograph(64, 64) * 0.5 + 64).astype(np.uint8))
+    measurement = {"operator": {"name": "denoising"}, "noise": {"std": 0.2}, "estimate_noise": True}
+    task = task_for(tmp_path, tmp_path / "in", measurement, data={"path": str(tmp_path / "in"), "fit": "keep"})
+    noise, y = told(task, monkeypatch)
+    assert float((y[0] - task.load_image(0)).std()) == pytest.approx(0.2, rel=0.02)
+    assert noise.std != 0.2 and noise.std == pytest.approx(0.2, rel=0.03)
+
+
+def test_a_picture_too_small_to_estimate_is_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_picture(tmp_path / "in" / "a.png", noisy_photograph(8, 8, of_255=8))
+    save_picture(tmp_path / "in" / "b.png", noisy_photograph(64, 64, of_255=8))
+    assert sampling.run(config_for(tmp_path, tmp_path / "in", AUTO)) == 1
+    assert "a.png: the noise can't be estimated from 16 patches" in capfd.readouterr().err
+
+
+# --- grey pictures -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "noise", [GaussianNoise(0.2), LaplaceNoise(0.2), PoissonNoise(40.0)], ids=["gaussian", "laplace", "poisson"]
+)
+def test_copies_of_a_measurement_weigh_as_much_as_one(noise: Noise) -> None:
+    draws = torch.Generator().manual_seed(0)
+    y, a, b = (0.5 * torch.rand(1, 1, 5, 5, generator=draws).double() for _ in range(3))
+    one = noise.log_prob(y, a) - noise.log_prob(y, b)
+    copies = [image.expand(1, 3, 5, 5) for image in (y, a, b)]
+    law = noise.of_copies(3)
+    torch.testing.assert_close(law.log_prob(copies[0], copies[1]) - law.log_prob(copies[0], copies[2]), one)
+    assert abs(noise.log_prob(copies[0], copies[1]) - noise.log_prob(copies[0], copies[2]) - one) > 1
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_grey_picture_is_three_equal_channels_and_stays_grey(
+    given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha = np.random.default_rng(2).integers(0, 256, (20, 26), dtype=np.uint8)
+    save_picture(tmp_path / "in" / "a.png", photograph(20, 26)[..., :1], alpha)
+    save_picture(tmp_path / "in" / "b.png", photograph(20, 26))
+    measurement = {**DENOISING, "given": given}
+    config = config_for(tmp_path, tmp_path / "in", measurement, data={"path": str(tmp_path / "in"), "fit": "keep"})
+    assert sampling.run(config) == 0
+    run, arrays = Path(config.output), arrays_of(Path(config.output))
+    for kind in ("measurement", "sample0"):
+        x = arrays[f"0000_a_{kind}"]
+        assert x.shape == (3, 20, 26) and np.array_equal(x[0], x[1]) and np.array_equal(x[0], x[2])
+        assert not np.array_equal(arrays[f"0001_b_{kind}"][0], arrays[f"0001_b_{kind}"][1])
+    written = pictures.read((run / "images" / "0000_a_sample0.png").read_bytes(), "x")
+    assert written.grey and written.alpha is not None and np.array_equal(written.alpha, alpha)
+    y, x, [row, other] = arrays["0000_a_measurement"][0], arrays["0000_a_sample0"][0], read_metrics(run)
+    assert float(row["noise_of_255"]) == float(other["noise_of_255"]) == 25
+    assert float(row["residual"]) == pytest.approx(math.sqrt(((y - x) ** 2).mean()) / (50 / 255), rel=1e-3)
+    task = load_task(config, torch.device("cpu"))
+    assert len(task.batches()) == 2  # not together: the noise is not the same to the sampler
+    assert told(task, monkeypatch, 0)[0].std == pytest.approx(math.sqrt(3) * 50 / 255)
+    assert told(task, monkeypatch, 1)[0].std == pytest.approx(50 / 255)
+
+
+# --- what is refused -----------------------------------------------------------------------------------------
+
+INPAINTING = "{name: inpainting, missing: 0.5}"
+REFUSED = [
+    (
+        "measurement={operator: {name: phase_retrieval}, noise: {std: 1}, given: true}",
+        ["measurement.given", "phase_retrieval"],
+    ),
+    ("measurement={operator: {name: motion_blur}, noise: {std: 1}, given: true}", ["motion_blur draws its kernel"]),
+    (f"measurement={{operator: {INPAINTING}, noise: {{std: 1}}, given: true}}", ["mask: random", "file or beside"]),
+    (f"measurement={{operator: {INPAINTING}, noise: {{std: auto}}}}", ["noise.std", "found auto", "estimate_noise"]),
+    ("measurement={operator: {name: hdr}, noise: {std: auto}, given: true}", ["noise.std", "found auto", "hdr"]),
+    (
+        "measurement={operator: {name: compressed_sensing}, noise: {std: 1}, estimate_noise: true}",
+        ["estimate_noise", "compressed_sensing"],
+    ),
+    (
+        "measurement={operator: {name: denoising}, noise: {name: poisson, peak: 9}, estimate_noise: true}",
+        ["estimate_noise", "poisson"],
+    ),
+    (
+        "measurement={operator: {name: denoising}, noise: {std: 1}, given: true, estimate_noise: true}",
+        ["noise.std is known", "std: auto"],
+    ),
+    ("measurement={operator: {name: denoising}, noise: {std: automatic}}", ["measurement.noise.std", "auto"]),
+    ("measurement={operator: {name: inpainting, mask: beside}, noise: {std: 1}}", ["data.fit", "beside", "keep"]),
+]
+
+
+@pytest.mark.parametrize(("override", "words"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_configs_that_contradict_themselves(override: str, words: list[str], tmp_path: Path) -> None:
+    save_images(tmp_path / "in", 1)
+    path = write_config(tmp_path / "task")
+    message = message_of(lambda: load_sample_config(path, [override]))
+    assert all(word in message for word in words), message
+
+
+def test_given_measurements_keep_their_size(tmp_path: Path) -> None:
+    path = write_config(tmp_path, measurement=DENOISING, data={"path": str(tmp_path), "fit": "crop"})
+    message = message_of(lambda: load_sample_config(path))
+    assert "found crop, but given measurements keep their size" in message
+    path = write_config(tmp_path / "2", measurement=DENOISING, data={"path": str(tmp_path)})
+    config = load_sample_config(path)
+    assert config.data is not None and config.data.fit == "keep"
