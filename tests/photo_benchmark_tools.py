@@ -1,0 +1,41 @@
+"""What the tests of the benchmarks on photographs share: made-up photographs, cases and a denoiser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import photo_plan  # noqa: E402
+from photo_problems import Case  # noqa: E402
+from photographs import VALIDATION, Photograph  # noqa: E402
+
+from randomwalk.denoisers import Denoiser  # noqa: E402
+
+PLAN = photo_plan.load_plan()
+
+
+class Shrink(Denoiser):
+    """Exact for pixels of Normal(0.2, 0.5^2)."""
+
+    sigma_min, sigma_max = 0.005, 12.0
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return 0.2 + (x - 0.2) * 0.25 / (0.25 + float(sigma) ** 2)
+
+
+def photograph(number: int = 0, side: int = 32) -> Photograph:
+    """Smooth colours."""
+    grid = torch.linspace(-1, 1, side)
+    waves = [torch.sin(3 * grid[:, None] + (c + 2) * grid[None] + number) for c in range(3)]
+    return Photograph(VALIDATION, f"made_up_{number}.png", number, 0.8 * torch.stack(waves))
+
+
+def case(noise: float = 2, **operator: Any) -> Case:
+    return Case("made_up", "made up", operator, noise)
