@@ -50,10 +50,8 @@ def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
             f"the noise can't be estimated from {len(patches)} patches of {side}x{side} known pixels; it takes "
             f"{fewest}: give measurement.noise.std a number"
         )
-    if channels > 1:
-        variance = _level(_variances(patches))
-    else:
-        variance = _variance_of_flat_patches(patches, side, fewest)
+    in_colour = channels > 1
+    variance = _level(_variances(patches)) if in_colour else _variance_of_flat_patches(patches, side, fewest)
     return max(math.sqrt(max(variance, 0.0)), ROUNDING)
 
 

@@ -149,7 +149,8 @@ def encode(x: Tensor, like: Picture) -> bytes:
     """
     grey = like.grey or x.shape[0] == 1
     x = x.detach().float().cpu().mean(0, keepdim=True) if grey else x.detach().float().cpu()
-    values = ((x.clamp(-1, 1).double() + 1) * (like.white / 2)).round().numpy()
+    x = x.double() if like.pixels.dtype == np.uint16 else x  # single precision is off by some of 65535
+    values = ((x.clamp(-1, 1) + 1) * (like.white / 2)).round().numpy()
     array = values.transpose(1, 2, 0).astype(like.pixels.dtype)
     if like.alpha is not None:
         array = np.concatenate([array, _alpha_of_size(like.alpha, *array.shape[:2])[..., None]], axis=2)
