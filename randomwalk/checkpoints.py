@@ -53,7 +53,8 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
     if (network["name"] == "ncsnpp") != (denoiser["name"] == "ve"):
         raise InputError(
             f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, as "
-            "denoiser ve expects; unet, photo_unet, ddpm_unet and mlp take a time and give what vp, edm, sde and score expect"
+            "denoiser ve expects; unet, photo_unet, ddpm_unet and mlp take a time and give what vp, edm, sde and score "
+            "expect"
         )
     settings = dict(denoiser)
     made = denoisers.make(settings.pop("name", None), build_network(network), **settings)

@@ -58,7 +58,7 @@ SAMPLING = [
     "posterior/tds",
     "posterior/tweedie_smc",
 ]
-TRAINING = ["vp_train", "ve_train"]
+TRAINING = ["vp_train", "ve_train", "photo/vp_train", "photo/ve_train"]
 SDES = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
 LESSONS = [f"{data}/{name}" for data in ("fashion", "cifar10") for name in SDES]
 SAMPLING += ["fashion/guided", *(f"{name}_sample" for name in LESSONS)]

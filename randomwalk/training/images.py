@@ -90,7 +90,7 @@ def rescaled_cut(pixels: np.ndarray, size: int, scales: list[float], draws: np.r
 
     The square is cut first, so that no more pixels are scaled than are used. It is at most as large as the image.
     """
-    side = min(round(size / draws.uniform(*scales)), *pixels.shape[:2])
+    side = min(round(size / draws.uniform(scales[0], scales[1])), *pixels.shape[:2])
     cut = fit_to(pixels, (side, side), "crop", draws)
     if side == size:
         return cut
