@@ -29,6 +29,12 @@ def parser() -> argparse.ArgumentParser:
         "--diffusion_config", "--config", metavar="YAML", help="the task, e.g. configs/vp_inpainting.yaml"
     )
     cli.add_run_options(made)
+    made.add_argument(
+        "--max-memory",
+        type=float,
+        metavar="GIB",
+        help="memory that a process takes at most: large images are denoised in tiles (short for --set max_memory=...)",
+    )
     return made
 
 

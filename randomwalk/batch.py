@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from randomwalk import samplers
+from randomwalk.config import SampleConfig
 from randomwalk.operators import Operator
+from randomwalk.posterior import PosteriorSampler
+
+BATCH_PIXELS = 2**20
+"""So many pixels make a batch of images that keep their own size: more at once is not faster, and takes memory."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +69,29 @@ def pictures_of(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None]:
     if inverse is None and operator.linear:
         inverse = operator.adjoint(y)
     return visible, inverse
+
+
+def batches_of(images: Sequence[int], num_samples: int, rows: int, together: int) -> list[list[Unit]]:
+    """The samples of images in batches of so many rows, at least of those that are made together."""
+    units = [Unit(image, sample) for image in images for sample in range(num_samples)]
+    size = max(1, rows // together) * together
+    return [units[start : start + size] for start in range(0, len(units), size)]
+
+
+def coupling_notes(config: SampleConfig, sampler: samplers.Sampler | PosteriorSampler, one_by_one: bool) -> list[str]:
+    """What the user should know of samples that depend on each other, one line each."""
+    name, count, size = config.sampler.name, config.num_samples, config.batch_size
+    if not isinstance(sampler, PosteriorSampler):
+        coupled = sampler.couples and not one_by_one and size > 1
+        return [f"{name} couples the images of a batch: each depends on those beside it"] if coupled else []
+    if not sampler.couples:
+        return []
+    found = []
+    if count == 1:
+        found.append(f"{name} is a particle method: with num_samples: 1 it is far from the posterior; raise it")
+    if count > size:
+        found.append(
+            f"{name} makes the {count} samples of an image together: a batch has {count} rows, although "
+            f"batch_size is {size}"
+        )
+    return found

@@ -44,7 +44,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 def overrides(args: argparse.Namespace) -> list[str]:
     """``KEY=VALUE`` for everything that the options of `add_run_options` override."""
     found = list(args.set)
-    found += [f"{key}={getattr(args, key)}" for key in ("device", "precision") if getattr(args, key) is not None]
+    options = ("device", "precision", "max_memory")
+    found += [f"{key}={value}" for key in options if (value := getattr(args, key, None)) is not None]
     return found + (["compile=true"] if args.compile else [])
 
 
@@ -64,10 +65,10 @@ def sample_config(args: argparse.Namespace) -> tuple[SampleConfig | BridgeSample
     path = folder.file("config.yaml")
     kept = load_sampling(path).model_dump(mode="json")
     config = load_sampling(args.diffusion_config or path, changes)
-    if changed := set(differences(kept, config.model_dump(mode="json"))) - {"device", "output"}:
+    if changed := set(differences(kept, config.model_dump(mode="json"))) - {"device", "output", "max_memory"}:
         raise InputError(
             f"--resume {args.resume}: the config differs from {path} in {', '.join(sorted(changed))}; "
-            "leave that as it was (only device may change), or start a new run"
+            "leave that as it was (only device and max_memory may change), or start a new run"
         )
     return config, folder
 

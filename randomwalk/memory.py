@@ -7,6 +7,7 @@ import math
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from randomwalk import distributed
+from randomwalk.config import SampleConfig
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.tiling import ALIGNMENT, Tiling
@@ -92,6 +95,61 @@ def _not_compiled(denoiser: Denoiser) -> contextlib.AbstractContextManager[objec
     if any(hasattr(module, "_orig_mod") for module in denoiser.modules()) and hasattr(torch.compiler, "set_stance"):
         return torch.compiler.set_stance("force_eager")
     return contextlib.nullcontext()
+
+
+@dataclass
+class Budget:
+    """The memory that a run may take, and what its network takes.
+
+    Attributes:
+        gib: the bound in GiB, of the whole process.
+        cause: where the bound comes from, for messages.
+        per_pixel: see `bytes_per_pixel`.
+    """
+
+    gib: float
+    cause: str
+    per_pixel: float
+
+    def tiling(self, shape: Sequence[int], rows: int) -> Tiling | None:
+        """See `choose_tiling`."""
+        return choose_tiling(shape, rows, self.per_pixel, self.gib * GIB, self.cause)
+
+    def notes(self, tiled: Sequence[tuple[str, Tiling]]) -> list[str]:
+        """What the user should know: one line, if there are images that are not taken whole (their names, and how)."""
+        cut = [(name, tiling) for name, tiling in tiled if tiling.at_once == 1]
+        if not cut:
+            return []
+        name, tiling = cut[0]
+        others = {1: "", 2: "; so is another image"}.get(len(cut), f"; so are {len(cut) - 1} other images")
+        return [
+            f"{name} is denoised in tiles of up to {tiling.height}x{tiling.width} pixels that overlap by "
+            f"{tiling.overlap}, to stay below {self.gib:g} GiB ({self.cause}){others}"
+        ]
+
+
+def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, gradient: bool) -> Budget | None:
+    """The budget that a config states, or one that the device has; None for a network that takes one size only.
+
+    Args:
+        config: of the run.
+        denoiser, device, gradient: see `bytes_per_pixel`.
+
+    Raises:
+        InputError: a bound for such a network.
+    """
+    if not denoiser.any_size:
+        if config.max_memory is not None:
+            raise InputError(
+                f"max_memory: is for networks that take images of any size, and so tiles of them, which that of "
+                f"{config.network.path} does not; lower batch_size instead"
+            )
+        return None
+    per_pixel = bytes_per_pixel(denoiser, device, gradient)
+    if config.max_memory is not None:
+        return Budget(config.max_memory, "max_memory", per_pixel)
+    free = free_memory(device, distributed.launch().local_size) / GIB
+    return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel)
 
 
 def choose_tiling(shape: Sequence[int], rows: int, per_pixel: float, bound: float, cause: str) -> Tiling | None:

@@ -36,10 +36,11 @@ class Progress:
 
     def __init__(self, context: Context, total: int) -> None:
         self.context = context
-        self._last_look = 0.0
+        self._last_look = self._last_tile = 0.0
+        self._state = ""
         self._done_before = 0
         self.truth: Tensor | None = None
-        interval = 0.1 if sys.stderr.isatty() else 15.0
+        self._interval = interval = 0.1 if sys.stderr.isatty() else 15.0
         self._bar = tqdm(
             total=total,
             disable=not context.is_main or total == 0,
@@ -66,8 +67,19 @@ class Progress:
         if self.truth is not None and self.context.is_main:
             error = (probe.denoised().clamp(-1, 1) - self.truth).square().mean().item()
             postfix += f", PSNR {10 * math.log10(4 / max(error, 1e-12)):.1f} dB"
+        self._state = postfix
         self._bar.set_postfix_str(postfix, refresh=False)
         self.refresh()
+
+    def tile(self, done: int, total: int) -> None:
+        """Show how far an evaluation over tiles is: of large images, a step takes long."""
+        now = time.monotonic()
+        if now - self._last_tile < max(REFRESH, self._interval):
+            return
+        self._last_tile = now
+        self.context.check()
+        state = f"{self._state}, " if self._state else ""
+        self._bar.set_postfix_str(f"{state}tile {done} of {total}")
 
     def skip(self, steps: int) -> None:
         """Count the steps of a batch that has nothing to do."""

@@ -49,11 +49,10 @@ def run(config: SampleConfig, folder: RunFolder | None = None) -> int:
         if context.is_main:
             _show_notes(config.notes)
         task = load_task(config, context.device)
+        folder = _open_folder(task, folder, context)
+        _go_on_as_begun(task, folder.read_json("run.json")["inputs"])
         if context.is_main:
             _show_notes(task.notes)
-        folder = _open_folder(task, folder, context)
-        if task.sizes is not None:
-            task.grouped_by = [size and tuple(size) for size in folder.read_json("run.json")["inputs"]["sizes"]]
         with _resumable(folder):
             results = PointResults(folder, task) if is_points(task) else Results(folder, task)
             batches = task.batches()
@@ -86,6 +85,8 @@ def dry_run(config: SampleConfig) -> int:
     low, high = float(task.sigmas[-1]), float(task.sigmas[0])
     print(f"# weights: {config.network.path} fits its network ({task.image_shape[0]} channels, {_sizes(task)} pixels)")
     print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, sigma {high:.4g} to {low:.4g}")
+    if task.budget is not None:
+        print(f"# memory: at most {task.budget.gib:g} GiB ({task.budget.cause})")
     units, batches = sum(map(len, task.batches())), len(task.batches())
     print(f"# work: {units} samples in {batches} batches, on {task.device}")
     unreadable = 0
@@ -98,6 +99,14 @@ def dry_run(config: SampleConfig) -> int:
     if task.source is not None:
         print(f"# images: {len(task.names) - unreadable} of {len(task.names)} in {task.source.where} can be read")
     return 1 if unreadable else 0
+
+
+def _go_on_as_begun(task: Task, inputs: Mapping[str, Any]) -> None:
+    """Form the batches, and choose the tiles, by the sizes and the memory that there were when the run began."""
+    if task.sizes is not None:
+        task.grouped_by = [size and tuple(size) for size in inputs["sizes"]]
+    if task.budget is not None and task.config.max_memory is None:
+        task.budget.gib = inputs.get("memory", task.budget.gib)
 
 
 def _sizes(task: Task) -> str:
@@ -150,7 +159,10 @@ def _inputs(task: Task) -> dict[str, Any]:
     path = Path(task.config.network.path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-    found = {"weights": path.name, "weights_sha256": digest, "images": task.names if task.source is not None else []}
+    found: dict[str, Any] = {"weights": path.name, "weights_sha256": digest}
+    found["images"] = task.names if task.source is not None else []
+    if task.budget is not None:
+        found["memory"] = task.budget.gib
     if task.sizes is None:
         return found
     return {**found, "sizes": [size and list(size) for size in task.sizes], "grey": task.greys}
@@ -269,7 +281,7 @@ def _do_batch(results: Results | PointResults, b: int, units: Sequence[Unit], pr
     known_later = task.config.measurement is not None and task.config.measurement.estimate_noise
     if not known_later:
         _remark(task, units, progress)
-    batch = task.sample(units, stacked, watch)
+    batch = task.sample(units, stacked, watch, progress.tile)
     if known_later:
         _remark(task, units, progress)
     results.write_batch(b, batch, skipped)

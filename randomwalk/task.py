@@ -10,14 +10,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from randomwalk import measuring, operators, posterior, samplers
-from randomwalk.batch import Batch, Unit, pictures_of
+from randomwalk import measuring, operators, samplers
+from randomwalk.batch import BATCH_PIXELS, Batch, Unit, batches_of, coupling_notes, pictures_of
 from randomwalk.checkpoints import load_denoiser, read_config
 from randomwalk.config import SampleConfig
 from randomwalk.data import ImageSource, Size, open_images
@@ -25,6 +24,7 @@ from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.guidance import guided
 from randomwalk.levels import make_schedule
+from randomwalk.memory import Budget, make_budget
 from randomwalk.noise import GaussianNoise, Likelihood, Noise
 from randomwalk.operators import Operator
 from randomwalk.operators.operator import ImageShape
@@ -32,7 +32,10 @@ from randomwalk.posterior import PosteriorSampler
 from randomwalk.posterior.random_walk import RandomWalk
 from randomwalk.probe import Probe
 from randomwalk.rng import ImageDraws, generator
+from randomwalk.sections import described, make_sampler, names_of, needs_gradient, settings_of
 from randomwalk.sizes import factor_of, image_shape, measured_size, own_sizes, trimming_notes
+from randomwalk.tiling import TiledDenoiser, Tiling
+from randomwalk.trial import try_out
 
 MEASUREMENT_STREAM = 0
 """Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
@@ -55,6 +58,7 @@ class Task:
         grouped_by: the sizes by which batches are formed: a resumed run is given those of its beginning.
         greys: whether images are grey pictures for a network of colours, if they keep their own size.
         noise_levels: standard deviations of the noise that have been estimated, by image.
+        budget: the memory for networks that take any size; None for others.
     """
 
     config: SampleConfig
@@ -69,6 +73,7 @@ class Task:
     grouped_by: list[Size | None] | None = None
     greys: list[bool] = field(default_factory=list)
     noise_levels: dict[int, float] = field(default_factory=dict, init=False)
+    budget: Budget | None = None
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -131,40 +136,47 @@ class Task:
         """What the user should know before it starts, one line each."""
         whole = self.sizes is None or self.config.given
         trimmed = [] if whole else trimming_notes(self.names, self.sizes or [], factor_of(self.config))
-        return [*self._notes_on_sampler(), *trimmed]
-
-    def _notes_on_sampler(self) -> list[str]:
-        name, count, size = self.config.sampler.name, self.config.num_samples, self.config.batch_size
-        if not isinstance(self.sampler, PosteriorSampler):
-            coupled = self.sampler.couples and not self.one_by_one and size > 1
-            return [f"{name} couples the images of a batch: each depends on those beside it"] if coupled else []
-        if not self.sampler.couples:
-            return []
-        found = []
-        if count == 1:
-            found.append(f"{name} is a particle method: with num_samples: 1 it is far from the posterior; raise it")
-        if count > size:
-            found.append(
-                f"{name} makes the {count} samples of an image together: a batch has {count} rows, although "
-                f"batch_size is {size}"
-            )
-        return found
+        tiled = [(self.names[units[0].image], tiling) for units in self.batches() if (tiling := self.tiling_of(units))]
+        coupled = coupling_notes(self.config, self.sampler, self.one_by_one)
+        return [*coupled, *trimmed, *([] if self.budget is None else self.budget.notes(tiled))]
 
     def batches(self) -> list[list[Unit]]:
         """All the work, in batches that depend on the config and the images alone: a resumed run meets the same ones.
 
         Samples that are made together are in one batch, even if that is larger than ``batch_size``. Images of different
-        sizes are not. Alone are images whose size was not known when the run began, and those with noise of their own:
-        estimated, or grey.
+        sizes are not, and neither are more large ones than have `BATCH_PIXELS`. Alone are images whose size was not
+        known when the run began, and those with noise of their own: estimated, or grey.
         """
         estimated = self.config.measurement is not None and self.config.measurement.noise_is_estimated
-        groups: dict[object, list[Unit]] = {}
+        groups: dict[object, list[int]] = {}
         for i in range(len(self.names)):
-            known = None if self.grouped_by is None else self.grouped_by[i] or i
-            alone = estimated or self.is_grey(i)
-            groups.setdefault(i if alone else known, []).extend(Unit(i, s) for s in range(self.config.num_samples))
-        size = 1 if self.one_by_one else max(1, self.config.batch_size // self.together) * self.together
-        return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+            known = None if self.grouped_by is None else self.grouped_by[i]
+            groups.setdefault(i if estimated or self.is_grey(i) else known, []).append(i)
+        return [
+            batch
+            for images in groups.values()
+            for batch in batches_of(images, self.config.num_samples, self._rows(images[0]), self.together)
+        ]
+
+    def _rows(self, image: int) -> int:
+        """How many samples of images like this one make a batch."""
+        if self.one_by_one:
+            return 1
+        if self.grouped_by is None:
+            return self.config.batch_size
+        size = self.grouped_by[image]
+        pixels = BATCH_PIXELS if size is None else math.prod(measured_size(self.config, size, self.names[image]))
+        return min(self.config.batch_size, BATCH_PIXELS // pixels)
+
+    def tiling_of(self, units: Sequence[Unit]) -> Tiling | None:
+        """How the network takes the images of a batch; None if it takes them whole.
+
+        Raises:
+            InputError: there is too little memory for them.
+        """
+        if self.budget is None or (self.sizes is not None and self.sizes[units[0].image] is None):
+            return None
+        return self.budget.tiling(self.shape_of(units[0].image), len(units))
 
     def shape_of(self, image: int) -> ImageShape:
         """``(C, H, W)`` of an image, see `sizes.measured_size` if it keeps its own size.
@@ -234,7 +246,7 @@ class Task:
         assert self.config.measurement is not None
         if self._measured is None or self._measured[0] != list(images):  # a decomposition can take seconds: keep one
             generators = [generator(self.config.seed, image, MEASUREMENT_STREAM) for image in images]
-            settings = _settings(self.config.measurement.operator)
+            settings = settings_of(self.config.measurement.operator)
             if self.config.masks_beside:
                 assert self.source is not None
                 masks = [measuring.mask_of(self.config, self.source, i, self.shape_of(i)) for i in images]
@@ -244,13 +256,20 @@ class Task:
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
 
-    def sample(self, units: Sequence[Unit], loaded: Tensor | None, watch: Watch | None = None) -> Batch:
+    def sample(
+        self,
+        units: Sequence[Unit],
+        loaded: Tensor | None,
+        watch: Watch | None = None,
+        watch_tiles: Callable[[int, int], object] | None = None,
+    ) -> Batch:
         """Make a batch.
 
         Args:
             units: which samples; all those of an image in turn if they are made together.
             loaded: of each, what `load_image` gives, ``[B, ...]``; None in an unconditional run.
             watch: called after every step.
+            watch_tiles: called as ``watch_tiles(done, total)`` after each tile of an evaluation, where there are any.
 
         Raises:
             RunError: the state is not finite, or memory runs out.
@@ -258,7 +277,8 @@ class Task:
         batch = Batch(list(units), torch.empty(0))
         streams = [generator(self.config.seed, unit.image, 1 + unit.sample) for unit in units]
         draws = ImageDraws(streams, self.device)
-        probe = Probe(self.denoiser_of([unit.image for unit in units]))
+        denoiser, tiling = self.denoiser_of([unit.image for unit in units]), self.tiling_of(units)
+        probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
         callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
         try:
             if loaded is None:
@@ -278,6 +298,7 @@ class Task:
                 raise RunError(
                     f"out of memory on {self.device}: lower batch_size (now {self.config.batch_size})"
                     + (f" or num_samples (now {self.together})" if self.together > 1 else "")
+                    + (f" or max_memory (now {self.budget.gib:g} GiB)" if self.budget is not None else "")
                 ) from error
             raise
         batch.evaluations, batch.vjps = probe.evaluations, probe.vjps
@@ -349,79 +370,20 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     source = source.without_masks() if source is not None and config.masks_beside else source
     denoiser = load_denoiser(
         config.network.path,
-        network=_described(config.network.architecture, own),
-        denoiser=_described(config.network.denoiser, own),
+        network=described(config.network.architecture, own),
+        denoiser=described(config.network.denoiser, own),
         weights=config.network.weights,
         device=device,
         precision=config.precision,
         compile=config.compile,
     )
     schedule = make_schedule(config, denoiser)
-    names = _names(config, source)
+    names = names_of(config, source)
     sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
     shape = image_shape(config, denoiser, sizes)
     task = Task(config, device, denoiser, make_sampler(config, schedule), schedule, shape, source, names, sizes)
     if sizes is not None and source is not None and denoiser.channels != 1:
         task.greys = [size is not None and source.header(i).grey for i, size in enumerate(sizes)]
-    _try(task)
+    task.budget = make_budget(config, denoiser, device, needs_gradient(task.sampler))
+    try_out(task)
     return task
-
-
-def make_sampler(config: SampleConfig, sigmas: Tensor) -> samplers.Sampler | PosteriorSampler:
-    """The sampler of a config: of the posterior if there is a measurement, else of the prior.
-
-    Raises:
-        InputError: an impossible setting.
-    """
-    settings = _settings(config.sampler, without={"schedule"})
-    if config.measurement is None:
-        return samplers.make(**settings)
-    if config.sampler.name == "random_walk":
-        settings |= {"start_mean": config.start.mean, "start_std": config.start.std}
-    return posterior.make(sigmas=sigmas, **settings)
-
-
-def _settings(section: Any, without: set[str] | None = None) -> dict[str, Any]:
-    """A section of the config as keyword arguments; what was left out keeps the default of the called."""
-    found: dict[str, Any] = section.model_dump(exclude_none=True, exclude=without)
-    return found
-
-
-def _described(section: Any, own: bool) -> dict[str, Any] | None:
-    """What the config says of the network; beside a file that describes itself only what was written, not defaults."""
-    return None if section is None else section.model_dump(exclude_none=True, exclude_unset=own)
-
-
-def _names(config: SampleConfig, source: ImageSource | None) -> list[str]:
-    if source is None or config.data is None:
-        return [""] * (config.num_images or 0)
-    if (config.data.num_images or 0) > len(source):
-        raise InputError(f"data.num_images: {config.data.num_images} asked for, but {source.where} has {len(source)}")
-    return source.names[: config.data.num_images]
-
-
-def _try(task: Task) -> None:
-    """Find out now whether classes, operator, noise, sampler and image size go together."""
-    task.denoiser_of(range(len(task.labels or [0])))
-    if isinstance(task.sampler, PosteriorSampler):
-        assert task.noise is not None
-        operator, _ = task.make_operator([task.largest])
-        x = torch.zeros((1, *operator.image_shape), device=task.device)
-        task.sampler.check(operator, task.noise)
-        with torch.no_grad():
-            operator(x)
-            if task.sampler.needs.spectral or (isinstance(task.sampler, RandomWalk) and task.sampler.preconditioned):
-                operator.spectral(torch.ones_like, x)
-    else:
-        task.sampler.check(task.denoiser, task.sigmas)
-    task.plan()
-    if task.config.image_size is not None and task.config.image_size != [task.denoiser.image_size] * 2:
-        x = torch.zeros((1, *task.image_shape), device=task.device)
-        try:
-            with torch.inference_mode():
-                task.denoiser_of([0])(x, float(task.sigmas[0]))
-        except RuntimeError as error:
-            raise InputError(
-                f"image_size: {task.config.image_size} does not go through the network, which was trained on "
-                f"{task.denoiser.image_size} ({error})"
-            ) from error

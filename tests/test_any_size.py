@@ -99,6 +99,16 @@ def test_an_image_does_not_depend_on_the_others(finished: tuple[SampleConfig, Pa
         np.testing.assert_allclose(value, arrays_of(run)[name], atol=1e-4)
 
 
+def test_every_sample_of_an_image_has_one_measurement(tmp_path: Path) -> None:
+    """Also where the operator of the batch before is used again."""
+    config = make_photo_config(tmp_path, SIZES[:1], num_samples=2, batch_size=1)
+    task = load_task(config, CPU)
+    first, second = (task.sample(units, task.load_image(0)[None]) for units in task.batches())
+    assert first.measurement is not None and second.measurement is not None
+    torch.testing.assert_close(first.measurement, second.measurement, rtol=0, atol=0)
+    assert not torch.equal(first.x, second.x)
+
+
 def test_a_file_alone(tmp_path: Path) -> None:
     config = make_photo_config(tmp_path)
     one = changed(config, data=changed(config.data, path=config.data.path + "/b.png"))  # type: ignore[arg-type, union-attr]

@@ -63,6 +63,9 @@ class SampleConfig(Settings):
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "fp32"
     """Of the network; the state of the walk is always float32."""
+    max_memory: Positive | None = None
+    """GiB that a process takes at most, for networks that take images of any size: large images are then denoised in
+    overlapping tiles. Without it, 60% of what is free on the device."""
     compile: bool = False
     """torch.compile the network."""
     animation_frames: Natural = 24
