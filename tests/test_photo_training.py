@@ -106,7 +106,6 @@ def test_the_examples_are_cuts_flipped_and_turned(tmp_path) -> None:
         ({"rescale": [1.0, 0.5]}, r"rescale: found \[1.0, 0.5\]; allowed: \[smallest, largest\]"),
         ({"dataset": "cifar10"}, "path: found a list; allowed with dataset cifar10: one path"),
         ({"dataset": "cifar10", "path": "x", "validation_path": "v"}, "validation_path: is for dataset: folder"),
-        ({"validation_path": "v", "num_validation": 3}, "num_validation: all images of validation_path are used"),
     ],
 )
 def test_settings_that_do_not_go_together(folders, data, message) -> None:

@@ -44,9 +44,9 @@ class TrainData(Settings):
     cache: bool = False
     """Decode all images at the start and keep them as bytes in memory."""
     num_validation: Natural = 256
-    """Images held out of the training for validation: the last ones, in a seeded order."""
+    """Images held out of the training for validation: the last ones, in a seeded order. Without validation_path."""
     validation_path: Text | None = None
-    """Folder or zip of the validation images; then none are held out."""
+    """Folder or zip of the validation images, all of which are used; then none are held out."""
     validation_size: Count | None = None
     """Side of the validation images, for networks that take any size; image_size without it."""
 
@@ -61,8 +61,6 @@ class TrainData(Settings):
             raise ValueError(f"path: found a list; allowed with dataset {self.dataset}: one path")
         if self.dataset != "folder" and self.validation_path is not None:
             raise ValueError(f"validation_path: is for dataset: folder, but dataset is {self.dataset}; remove it")
-        if self.validation_path is not None and "num_validation" in self.model_fields_set:
-            raise ValueError("num_validation: all images of validation_path are used; remove one of the two")
         return self
 
 
