@@ -427,7 +427,7 @@ def test_settings_that_make_no_network() -> None:
     message = complaint(UNET_FILE, network={**UNET, "model_channels": 48}, denoiser=VP)
     assert "model_channels: the file says 32, the config 48" in message
     assert "colour" in complaint(UNET_FILE, network={**UNET, "colour": 1}, denoiser=VP)
-    assert "known are unet, ncsnpp" in complaint(UNET_FILE, network={"name": "vgg"}, denoiser=VP)
+    assert "known are unet, photo_unet, ncsnpp" in complaint(UNET_FILE, network={"name": "vgg"}, denoiser=VP)
     assert "known are vp, ve, edm" in complaint(UNET_FILE, network=UNET, denoiser={"name": "vpx"})
     classes = complaint(UNET_FILE, network={**UNET, "num_classes": 5}, denoiser=VP)
     assert "num_classes: the file says null, the config 5" in classes

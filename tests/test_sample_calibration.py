@@ -64,7 +64,9 @@ def test_a_run_tells_right_samples_from_wrong_ones(
     def load_image(self: Task, image: int) -> torch.Tensor:
         return 0.3 * torch.from_numpy(generator(99, image).standard_normal((1, SIZE, SIZE), dtype=np.float32))
 
-    def posterior(self: Task, operator: Any, y: torch.Tensor, probe: Any, draws: Any, callback: Any) -> torch.Tensor:
+    def posterior(
+        self: Task, operator: Any, noise: Any, y: torch.Tensor, probe: Any, draws: Any, callback: Any
+    ) -> torch.Tensor:
         x = draws.normal(self.image_shape)
         for k in range(self.num_steps):
             probe(x, 1.0)

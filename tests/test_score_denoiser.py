@@ -138,7 +138,8 @@ def test_files_keep_it(tmp_path: Path) -> None:
 
 def test_what_does_not_go_together_is_refused() -> None:
     ncsnpp = {"name": "ncsnpp", "image_size": 8, "nf": 16, "ch_mult": [1], "num_res_blocks": 1}
-    with pytest.raises(InputError, match=r"denoiser score around network ncsnpp: .* unet, ddpm_unet and mlp"):
+    allowed = r"denoiser score around network ncsnpp: .* unet, photo_unet, ddpm_unet and mlp"
+    with pytest.raises(InputError, match=allowed):
         make_denoiser(ncsnpp, {"name": "score", "sde": SDES["power_ve"]})
     with pytest.raises(InputError, match="denoiser ve around network ddpm_unet"):
         make_denoiser(NETWORK, {"name": "ve"})
