@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def positional_code(t: Tensor, size: int) -> Tensor:
-    """Cosines and sines of t at ``size / 2`` frequencies from 1 to 1e-3, ``[B] -> [B, size]``, float32."""
-    frequencies = torch.logspace(0, -3, size // 2, device=t.device)
-    phase = t.float()[:, None] * frequencies
-    return torch.cat([phase.cos(), phase.sin()], 1)
+from guided_diffusion.blocks import timestep_embedding
 
 
 class ResidualBlock(nn.Module):
@@ -94,7 +88,7 @@ class PhotoUNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Output ``[B, C, H, W]`` of images ``x [B, C, H, W]`` at the times ``t [B]``, whatever their unit."""
         height, width = x.shape[-2:]
-        code = self.embed(positional_code(self.time_scale * t, self.code_size).to(self.last.weight.dtype))
+        code = self.embed(timestep_embedding(self.time_scale * t, self.code_size, 1000).to(self.last.weight.dtype))
         h = self.first(F.pixel_unshuffle(mirrored(x, self.multiple), 2))
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
