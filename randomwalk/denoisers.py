@@ -100,9 +100,7 @@ class NetworkDenoiser(Denoiser):
 
     num_classes: int | None = None
 
-    def __init__(
-        self, network: nn.Module, sigma_min: float, sigma_max: float, null_label: int | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, sigma_min: float, sigma_max: float, null_label: int | None = None) -> None:
         super().__init__()
         self.network = network
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
@@ -332,7 +330,18 @@ class EDMDenoiser(NetworkDenoiser):
         return x * (self.sigma_data**2 / total) + output * (s * self.sigma_data * total.rsqrt())
 
 
-class CountingDenoiser(Denoiser):
+class Wrapper(Denoiser):
+    """Base of denoisers around another one, ``inner``, whose noise levels, images and cost are theirs."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.inner = denoiser
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.channels, self.image_size, self.any_size = denoiser.channels, denoiser.image_size, denoiser.any_size
+        self.cost = denoiser.cost
+
+
+class CountingDenoiser(Wrapper):
     """Passes everything on to another denoiser and counts (one for a batch, or as much as the other's ``cost``).
 
     Attributes:
@@ -341,12 +350,7 @@ class CountingDenoiser(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.inner = denoiser
-        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
-        self.channels, self.image_size = denoiser.channels, denoiser.image_size
-        self.any_size = denoiser.any_size
-        self.cost = denoiser.cost
+        super().__init__(denoiser)
         self.evaluations = 0
         self.vjps = 0
 
@@ -360,7 +364,8 @@ class CountingDenoiser(Denoiser):
         return self.inner.score(x, sigma)
 
     def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        out, product = super().linearized(x, sigma)
+        self.evaluations += self.cost
+        out, product = self.inner.linearized(x, sigma)
 
         def counted(v: Tensor) -> Tensor:
             self.vjps += self.cost

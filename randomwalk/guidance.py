@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers import Denoiser, NetworkDenoiser
+from randomwalk.denoisers import Denoiser, NetworkDenoiser, Wrapper
 from randomwalk.errors import InputError
 
 
-class GuidedDenoiser(Denoiser):
+class GuidedDenoiser(Wrapper):
     """Denoiser of images of given classes, extrapolated from that of images of any class by the scale w:
 
         D(x, sigma) = D(x, sigma, none) + w (D(x, sigma, label) - D(x, sigma, none))
@@ -33,13 +33,12 @@ class GuidedDenoiser(Denoiser):
             where there is none.
     """
 
+    inner: NetworkDenoiser
+
     def __init__(self, denoiser: NetworkDenoiser, labels: Tensor, scale: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(denoiser)
         check_guidance(denoiser, labels.tolist(), scale)
-        self.inner, self.scale = denoiser, float(scale)
-        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
-        self.channels, self.image_size = denoiser.channels, denoiser.image_size
-        self.any_size = denoiser.any_size
+        self.scale = float(scale)
         self.cost = 1 if scale in (0, 1) else 2
         self.register_buffer("labels", labels.long(), persistent=False)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from randomwalk import schedules
 from randomwalk.config import PredictorCorrectorSettings, SampleConfig
-from randomwalk.denoisers import CountingDenoiser, Denoiser, SDEDenoiser, VPDenoiser
+from randomwalk.denoisers import Denoiser, SDEDenoiser, VPDenoiser
 from randomwalk.errors import InputError
 from score_sde import sdes
 
@@ -19,16 +19,15 @@ def make_schedule(config: SampleConfig, denoiser: Denoiser) -> Tensor:
         InputError: a level at which the denoiser cannot be used, or even_time without an SDE.
     """
     settings = config.sampler.schedule.model_dump(exclude_none=True)
-    inner = denoiser.inner if isinstance(denoiser, CountingDenoiser) else denoiser
     no_range = not {"beta_min", "sigma_min", "sigma_max"} & settings.keys()
-    if no_range and settings["name"] == "pretrained" and isinstance(inner, VPDenoiser):
+    if no_range and settings["name"] == "pretrained" and isinstance(denoiser, VPDenoiser):
         u = torch.linspace(0, 1, settings["num_steps"], dtype=torch.float64)
-        return schedules.pretrained(u, inner.table.cpu())
+        return schedules.pretrained(u, denoiser.table.cpu())
     if "beta_min" not in settings:
         for key in ("sigma_min", "sigma_max"):
             settings.setdefault(key, getattr(denoiser, key))
     if settings["name"] == "even_time":
-        settings["sde"] = _sde(config, inner)
+        settings["sde"] = _sde(config, denoiser)
     sigmas = schedules.make(**settings)
     try:
         for sigma in (float(sigmas[0]), float(sigmas[-1])):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from randomwalk.denoisers import Denoiser
+from randomwalk.denoisers import Denoiser, Wrapper
 
 ALIGNMENT = 32
 """Tiles begin at multiples of it, so that a network's coarse grids lie on a tile as they would on the whole image."""
@@ -83,14 +82,14 @@ def _rise(length: int) -> Tensor:
     return torch.sin((torch.arange(length, dtype=torch.float64) + 0.5) * (math.pi / 2 / length)) ** 2
 
 
-class TiledDenoiser(Denoiser):
+class TiledDenoiser(Wrapper):
     """Another denoiser, evaluated on overlapping tiles of the images and blended:
 
         D(x, sigma) = sum_t w_t D(x_t, sigma),    sum_t w_t = 1 at every pixel,
 
     with smooth weights w_t that are close to 0 where a tile ends inside the image, since there the network lacks what
-    it would see beyond. Where gradients are asked for, a tile is computed again for its backward pass and nothing of it
-    is kept until then (Chen et al. 2016, arXiv 1604.06174), so that memory stays that of one tile.
+    it would see beyond. A product with the transposed Jacobian is the sum of those of the tiles with ``w_t v_t``: each
+    tile is computed again for it and forgotten, so that memory stays that of one tile.
 
     Args:
         denoiser: of images of any size.
@@ -99,11 +98,8 @@ class TiledDenoiser(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, tiling: Tiling, watch: Callable[[int, int], object] | None = None) -> None:
-        super().__init__()
-        self.inner, self.tiling, self.watch = denoiser, tiling, watch
-        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
-        self.channels, self.image_size, self.any_size = denoiser.channels, denoiser.image_size, denoiser.any_size
-        self.cost = denoiser.cost
+        super().__init__(denoiser)
+        self.tiling, self.watch = tiling, watch
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return self._blended(self.inner, x, sigma)
@@ -111,25 +107,40 @@ class TiledDenoiser(Denoiser):
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return self._blended(self.inner.score, x, sigma)
 
+    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        if self._takes_whole(x):
+            return self.inner.linearized(x, sigma)
+        x = x.detach()
+
+        def transposed(v: Tensor) -> Tensor:
+            out = torch.zeros_like(x)
+            for at, levels, weights in self._tiles(x, sigma):
+                out[at] += self.inner.linearized(x[at], levels)[1](weights * v[at])
+            return out
+
+        with torch.no_grad():
+            return self(x, sigma), transposed
+
     def _blended(self, function: Evaluate, x: Tensor, sigma: float | Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        at_once = self.tiling.at_once
-        if self.tiling.is_whole(height, width) and len(x) <= at_once:
+        if self._takes_whole(x):
             return function(x, sigma)
-        down = spans(height, self.tiling.height, self.tiling.overlap)
-        across = spans(width, self.tiling.width, self.tiling.overlap)
-        tiles = product(zip(down, windows(down), strict=True), zip(across, windows(across), strict=True))
-        places = list(product(tiles, range(0, len(x), at_once)))
         out = torch.zeros_like(x)
-        for done, ((((top, bottom), w_down), ((left, right), w_across)), first) in enumerate(places, 1):
-            rows = slice(first, first + at_once)
+        for at, levels, weights in self._tiles(x, sigma):
+            out[at] += weights * function(x[at], levels)
+        return out
+
+    def _takes_whole(self, x: Tensor) -> bool:
+        return self.tiling.is_whole(x.shape[-2], x.shape[-1]) and len(x) <= self.tiling.at_once
+
+    def _tiles(self, x: Tensor, sigma: float | Tensor) -> Iterator[tuple[tuple[slice, ...], float | Tensor, Tensor]]:
+        """Of each tile: where it is in x, its noise levels, and its weights ``[H, W]``."""
+        down = spans(x.shape[-2], self.tiling.height, self.tiling.overlap)
+        across = spans(x.shape[-1], self.tiling.width, self.tiling.overlap)
+        tiles = product(zip(down, windows(down), strict=True), zip(across, windows(across), strict=True))
+        places = list(product(tiles, range(0, len(x), self.tiling.at_once)))
+        for done, (((vertical, w_down), (horizontal, w_across)), first) in enumerate(places, 1):
+            rows = slice(first, first + self.tiling.at_once)
             levels = sigma[rows] if isinstance(sigma, Tensor) and sigma.ndim else sigma
-            tile = x[rows, :, top:bottom, left:right]
-            if torch.is_grad_enabled() and x.requires_grad:
-                part = checkpoint(function, tile, levels, use_reentrant=False, preserve_rng_state=False)
-            else:
-                part = function(tile, levels)
-            out[rows, :, top:bottom, left:right] += torch.outer(w_down, w_across).to(x) * part
+            yield (rows, slice(None), slice(*vertical), slice(*horizontal)), levels, torch.outer(w_down, w_across).to(x)
             if self.watch is not None:
                 self.watch(done, len(places))
-        return out

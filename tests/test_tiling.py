@@ -11,7 +11,7 @@ import torch
 from any_size_tools import photograph, save_photo_weights
 from torch import Tensor
 
-from randomwalk import memory, operators, posterior, schedules, tiling
+from randomwalk import memory, operators, posterior, schedules
 from randomwalk.checkpoints import load_denoiser
 from randomwalk.data import to_tensor
 from randomwalk.denoisers import Denoiser
@@ -126,15 +126,20 @@ def test_a_walk_over_tiles_ends_where_the_whole_one_does(denoiser: Denoiser) -> 
     assert abs(psnr(whole.clamp(-1, 1) - truth) - psnr(tiled.clamp(-1, 1) - truth)) < 0.05
 
 
-def test_products_with_the_jacobian_over_tiles(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, v = noisy(0.5), torch.randn((1, 3, *SIZE), generator=torch.Generator().manual_seed(1))
-    _, whole = denoiser.linearized(x, 0.5)
-    _, tiled = TiledDenoiser(denoiser, TILING).linearized(x, 0.5)
+def test_products_with_the_jacobian_over_tiles(denoiser: Denoiser) -> None:
+    x, v = noisy(0.5, 2), torch.randn((2, 3, *SIZE), generator=torch.Generator().manual_seed(1))
+    sigma, seen = torch.tensor([0.5, 2.0]), []
+    over_tiles = TiledDenoiser(denoiser, TILING, lambda *at: seen.append(at))
+    _, whole = denoiser.linearized(x, sigma)
+    out, tiled = over_tiles.linearized(x, sigma)
     found, expected = tiled(v), whole(v)
     assert 0 < energy(found - expected) < 0.01 * energy(expected - v)
+    assert seen == 2 * [(i, 30) for i in range(1, 31)]
     torch.testing.assert_close(tiled(v), found)  # again, as solvers of linear systems ask for it
-    monkeypatch.setattr(tiling, "checkpoint", lambda function, tile, sigma, **_: function(tile, sigma))
-    torch.testing.assert_close(TiledDenoiser(denoiser, TILING).linearized(x, 0.5)[1](v), found)
+    differentiable = x.clone().requires_grad_()
+    blended = over_tiles(differentiable, sigma)
+    torch.testing.assert_close(out, blended.detach())
+    torch.testing.assert_close(found, torch.autograd.grad(blended, differentiable, v)[0])
 
 
 # --- the memory ------------------------------------------------------------------------------------------------
