@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from photographs import MODELS
 
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
+from randomwalk.runs import RunFolder
 
 PLAN = Path(__file__).with_name("photo_restoration.yaml")
 SETTINGS = Path(__file__).with_name("photo_restoration_settings.yaml")
@@ -126,12 +129,32 @@ def read_settings(model: str, path: Path | None = None) -> dict[str, dict[str, A
 
 
 def write_settings(model: str, case: str, title: str, found: Mapping[str, Any], path: Path | None = None) -> None:
-    """Write what was chosen for a method in a case, and leave the others as they are."""
+    """Write what was chosen for a method in a case, and leave the others as they are, also those that another process
+    writes meanwhile."""
     path = path or SETTINGS
-    data = _read(path)
     section = CLASSICAL_SECTION if title in CLASSICAL else MODELS[model]
-    data.setdefault(section, {}).setdefault(case, {})[title] = dict(found)
-    path.write_text(SETTINGS_HEAD + yaml.safe_dump(data, sort_keys=False, width=120), encoding="utf-8")
+    with _alone_in(path.parent):
+        data = _read(path)
+        data.setdefault(section, {}).setdefault(case, {})[title] = dict(found)
+        text = SETTINGS_HEAD + yaml.safe_dump(data, sort_keys=False, width=120)
+        RunFolder(path.parent).write_text(path.name, text)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this part of the program with the same folder, where the system has locks."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _read(path: Path) -> dict[str, Any]:

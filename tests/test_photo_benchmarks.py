@@ -6,6 +6,7 @@ import argparse
 import csv
 import math
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,26 @@ def test_what_was_chosen_is_read_again(tmp_path: Path) -> None:
     found = photo_plan.read_settings("vp", path)[name]
     assert found["ddrm"]["settings"] == {"num_steps": 4} and found["total variation"]["settings"] == {"weight": 0.1}
     assert path.read_text().startswith("# Written by photo_restoration.py --tune")
+
+
+def test_two_processes_may_choose_settings_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second writes between the first one's reading and writing, if it is let."""
+    path, name, read = tmp_path / "settings.yaml", PLAN.cases[0].name, photo_plan._read
+    entry = {"settings": {}, "psnr": 20.0}
+    second = threading.Thread(target=photo_plan.write_settings, args=("ve", name, "ddrm", entry, path))
+
+    def slow(found: Path) -> dict[str, Any]:
+        data = read(found)
+        if second.ident is None:
+            second.start()
+            second.join(0.3)
+        return data
+
+    monkeypatch.setattr(photo_plan, "_read", slow)
+    photo_plan.write_settings("ve", name, "biharmonic", entry, path)
+    second.join()
+    assert set(photo_plan.read_settings("ve", path)[name]) == {"biharmonic", "ddrm"}
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_the_best_sampler_is_that_of_the_validation_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
