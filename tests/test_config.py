@@ -33,6 +33,10 @@ SAMPLING = [
     "vp_inpainting",
     "vp_super_resolution",
     "vp_posterior",
+    "photo_denoise",
+    "photo_inpainting",
+    "photo_super_resolution",
+    "photo_deblur",
     "vp_uncond_sigmoidSchedule",
     "vp_uncond_pretrainedSchedule",
     "ve_inpainting",
@@ -61,7 +65,8 @@ SAMPLING = [
 TRAINING = ["vp_train", "ve_train", "photo/vp_train", "photo/ve_train"]
 SDES = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
 LESSONS = [f"{data}/{name}" for data in ("fashion", "cifar10") for name in SDES]
-SAMPLING += ["fashion/guided", *(f"{name}_sample" for name in LESSONS)]
+SAMPLING += ["fashion/guided", "fashion/vp_inpainting", "fashion/ve_inpainting"]
+SAMPLING += [f"{name}_sample" for name in LESSONS]
 TRAINING += [f"{name}_train" for name in LESSONS]
 TOYS = ["swiss_roll", "moons", "circles", "s_curve", "checkerboard", "eight_gaussians", "pinwheel", "mixture"]
 SAMPLING += [f"toy/{name}_sample" for name in TOYS]
@@ -318,7 +323,7 @@ def test_missing_weights(path: str, parts: list[str]) -> None:
         assert part in message, message
 
 
-@pytest.mark.parametrize("name", ["ve_inpainting", "ve_super_resolution", "ve_uncond"])
+@pytest.mark.parametrize("name", ["fashion/ve_inpainting", "ve_super_resolution", "ve_uncond"])
 def test_tasks_of_the_bundled_ve_network_stay_in_its_range(name: str) -> None:
     """The range that it is trained on doubles in our units; without one of its own, a schedule takes it."""
     denoiser = load_train_config(CONFIGS / "ve_train.yaml").denoiser.model_dump()
