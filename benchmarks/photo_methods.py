@@ -19,6 +19,7 @@ from torch import Tensor
 from randomwalk import metrics, posterior, schedules
 from randomwalk.deepinv_adapter import to_deepinv
 from randomwalk.denoisers import CountingDenoiser, Denoiser
+from randomwalk.errors import RunError
 from randomwalk.rng import ImageDraws
 
 NETWORK_FACTS = ("weights", "precision")
@@ -150,15 +151,23 @@ def restore(
     Args:
         denoiser: None if the method is classical.
         draws: of the sampler.
+
+    Raises:
+        InputError: a setting that the method can't do with.
+        RunError: the result is not finite.
     """
     if title in CLASSICAL:
         clock = Clock(torch.device("cpu"))
-        x = CLASSICAL[title](problem, **settings)
-        return Outcome(x, 0, 0, clock.seconds())
-    assert denoiser is not None
-    if title == PLUG_AND_PLAY:
-        return plug_and_play(problem, denoiser, **settings)
-    return sampled(problem, denoiser, {"name": title, **settings}, draws)
+        outcome = Outcome(CLASSICAL[title](problem, **settings), 0, 0, clock.seconds())
+    else:
+        assert denoiser is not None
+        if title == PLUG_AND_PLAY:
+            outcome = plug_and_play(problem, denoiser, **settings)
+        else:
+            outcome = sampled(problem, denoiser, {"name": title, **settings}, draws)
+    if not outcome.x.isfinite().all():
+        raise RunError(f"{title}: the restored image is not finite")
+    return outcome
 
 
 def judge(outcome: Outcome, truth: Tensor, perceptual: bool) -> Record:

@@ -190,7 +190,7 @@ def draw(pictures: Pictures, rows: Sequence[Shown], side: int) -> Image.Image:
         restored = [None if t is None else pictures.read(result.case, row.photo, t) for t in found]
         tiles = [row.truth, enlarged(row.measured, row.truth), *restored]
         psnr = ["" if t is None else f"{t}: {result.images[t][row.photo]['psnr']:.2f} dB" for t in found]
-        captions = [Path(row.photo).name, f"noise {result.case.noise:g} of 255", *psnr]
+        captions = [Path(row.photo).stem, f"noise {result.case.noise:g} of 255", *psnr]
         lines.append(Row(result.case.title, [None if tile is None else middle(tile, side) for tile in tiles], captions))
     headings = ("photograph", "measurement", "best classical method", "random walk", "best posterior sampler")
     return overview(lines, headings, side)

@@ -168,6 +168,10 @@ def check(chosen: argparse.Namespace) -> None:
             "--tune: needs --validation FOLDER, photographs to choose the settings on, and --data FOLDER, to leave out "
             "those that are measured"
         )
+    if chosen.tune and chosen.quick:
+        raise InputError("--tune: has no --quick version; --tune-images and --tune-crop make it smaller")
+    if chosen.validation is not None and not chosen.tune:
+        raise InputError(f"--validation {chosen.validation}: is for --tune, which chooses the settings on it")
     for name, low in (("tune_images", 1), ("tune_crop", 64)):
         if getattr(chosen, name) < low:
             raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")

@@ -15,7 +15,7 @@ from common import bar
 from photo_methods import facts_of, judge, restore
 from photo_plan import Plan, Settings, write_settings
 from photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
-from photographs import VALIDATION, Photograph, open_set, photographs, spread
+from photographs import SETS, VALIDATION, Photograph, open_set, photographs, spread
 from records import Records
 
 from randomwalk.data import open_images
@@ -27,16 +27,16 @@ FIRST, FINALISTS = 2, 2
 
 
 def validation_photographs(folder: Path, data: Path, count: int, crop: int) -> list[Photograph]:
-    """Some photographs of a folder, evenly spaced, none of which has the name of one in CBSD68.
+    """Some photographs of a folder, evenly spaced, none of which has the name of one of the test images.
 
     Raises:
         InputError: there are too few of them.
     """
-    test = {Path(name).stem for name in open_set(data, "cbsd68").names}
+    test = {Path(name).stem for folder_of_set in SETS for name in open_set(data, folder_of_set).names}
     source = open_images(folder)
     allowed = [number for number, name in enumerate(source.names) if Path(name).stem not in test]
     if len(allowed) < count:
-        raise InputError(f"--validation {folder}: has {len(allowed)} images that are not in cbsd68; expected {count}")
+        raise InputError(f"--validation {folder}: has {len(allowed)} images that are not tested on; expected {count}")
     chosen = [allowed[k] for k in spread(len(allowed), count)]
     return photographs(source, VALIDATION, chosen, crop, MULTIPLE)
 
@@ -70,7 +70,6 @@ class Tuning:
                 for title, candidates in tries[case.name].items():
                     best, psnr = self.best(case, title, candidates, problems)
                     write_settings(self.model, case.name, title, {"settings": best, "psnr": round(psnr, 3)})
-                    self.records.save()
                     tick(len(candidates), f"{case.name}: {title} {psnr:.2f} dB")
 
     def best(
@@ -104,5 +103,6 @@ class Tuning:
                 done[photo.key] = judge(outcome, problem.truth.cpu(), perceptual=False)
             except RunError:
                 done[photo.key] = {"psnr": -math.inf}
+            self.records.save()
         keys = [photo.key for photo, _ in zip(self.photos, problems, strict=False)]
         return statistics.fmean(done[key]["psnr"] for key in keys)

@@ -47,8 +47,8 @@ class Photograph:
 
     @property
     def key(self) -> str:
-        """Its name in records and pictures."""
-        return f"{self.folder}/{Path(self.name).stem}"
+        """Its name in records and pictures, not shared with another of the set."""
+        return f"{self.folder}/{Path(self.name).as_posix()}"
 
     def draws(self, *stream: int) -> ImageDraws:
         """Random numbers of this photograph's own, from the stream of these integers."""

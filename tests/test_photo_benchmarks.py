@@ -78,6 +78,19 @@ def test_bad_options_are_told_before_anything_starts(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tune"], "--tune: needs --validation FOLDER"),
+        (["--tune", "--quick", "--validation", "v"], "--tune: has no --quick version"),
+        (["--quick", "--validation", "v"], "--validation v: is for --tune"),
+    ],
+)
+def test_options_of_the_search_are_checked(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        photo_restoration.check(photo_restoration.options().parse_args(["--data", "d", *arguments]))
+
+
 def test_a_network_of_a_fixed_size_is_refused() -> None:
     path = BENCHMARKS.parent / "pretrained_models" / "fashion_vp.safetensors"
     with pytest.raises(InputError, match="takes images of 1 channels and 32 pixels"):
@@ -162,14 +175,16 @@ def test_the_best_sampler_is_that_of_the_validation_images(tmp_path: Path, monke
 
 
 def test_no_test_image_is_tuned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(photographs.SETS, "cbsd68", 2)
-    for folder, names in (("data/cbsd68", ("a.png", "c.png")), ("val", ("a.jpg", "b.jpg", "c.jpg", "d.jpg"))):
+    monkeypatch.setattr(photographs, "SETS", {"cbsd68": 2, "set5": 1})
+    monkeypatch.setattr(photo_tuning, "SETS", photographs.SETS)
+    sets = {"data/cbsd68": ("a.png", "c.png"), "data/set5": ("e.bmp",)}
+    for folder, names in {**sets, "val": ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.png")}.items():
         (tmp_path / folder).mkdir(parents=True)
         for name in names:
             Image.new("RGB", (16, 12)).save(tmp_path / folder / name)
     found = photo_tuning.validation_photographs(tmp_path / "val", tmp_path / "data", 2, 8)
     assert [photo.name for photo in found] == ["b.jpg", "d.jpg"] and found[0].pixels.shape == (3, 8, 8)
-    with pytest.raises(InputError, match="has 2 images that are not in cbsd68; expected 3"):
+    with pytest.raises(InputError, match="has 2 images that are not tested on; expected 3"):
         photo_tuning.validation_photographs(tmp_path / "val", tmp_path / "data", 3, 8)
     (tmp_path / "data" / "cbsd68" / "c.png").unlink()
     with pytest.raises(InputError, match="has 1 images; expected the 2"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import types
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from photo_benchmark_tools import PLAN, Shrink, case, photograph  # noqa: E402
 from photo_problems import Problem, make_problem  # noqa: E402
 
 from randomwalk import metrics, operators  # noqa: E402
-from randomwalk.errors import InputError  # noqa: E402
+from randomwalk.errors import InputError, RunError  # noqa: E402
 from randomwalk.noise import GaussianNoise  # noqa: E402
 from randomwalk.posterior import POSTERIOR_SAMPLERS  # noqa: E402
 from randomwalk.rng import generator  # noqa: E402
@@ -43,6 +44,11 @@ def test_images_are_cut_at_the_centre_to_multiples() -> None:
     with pytest.raises(InputError, match="too small"):
         photographs.cut(x, 3, 4)
     assert photographs.spread(68, 4) == [0, 17, 34, 51] and photographs.spread(2, 5) == [0, 1]
+
+
+def test_photographs_of_one_name_in_two_folders_are_two() -> None:
+    keys = [replace(photograph(), name=name).key for name in ("a/1.png", "b/1.png", "b/1.jpg")]
+    assert keys == ["validation/a/1.png", "validation/b/1.png", "validation/b/1.jpg"]
 
 
 def test_the_draws_belong_to_the_photograph_and_not_to_the_others_of_a_run() -> None:
@@ -180,6 +186,17 @@ def test_plug_and_play_is_half_quadratic_splitting(operator: Mapping[str, Any]) 
         gamma = (level / (10 / 255)) ** 2 / 0.3
         x = Shrink()(problem.operator.proximal(x, problem.y, gamma**-0.5, 1.0), 2 * level)
     torch.testing.assert_close(found.x, x, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("title", [photo_methods.PLUG_AND_PLAY, "total variation"])
+def test_no_method_gives_an_image_that_is_not_finite(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its PSNR, NaN, would upset the choice of the best settings."""
+    photo, broken = photograph(side=16), torch.full((1, 3, 16, 16), math.nan)
+    monkeypatch.setattr(photo_methods, "plug_and_play", lambda *_: photo_methods.Outcome(broken, 1, 0, 0.0))
+    monkeypatch.setitem(photo_methods.CLASSICAL, "total variation", lambda _: broken)
+    problem = make_problem(case(10, name="gaussian_blur", std=1.0), photo, 0)
+    with pytest.raises(RunError, match=f"{re.escape(title)}: the restored image is not finite"):
+        photo_methods.restore(title, {}, problem, Shrink(), photo.draws(0, 1))
 
 
 @pytest.mark.parametrize("name", list(PLAN.samplers))
