@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from randomwalk.config import TrainConfig, TrainData
 from randomwalk.data import open_images
+from randomwalk.errors import InputError
+from randomwalk.training import images
 from randomwalk.training.examples import split_images
 from randomwalk.training.images import TrainingImages, cached, joined, rescaled_cut
 
@@ -47,6 +49,23 @@ def test_several_folders_are_one_and_a_folder_of_its_own_is_for_validation(folde
     split = split_images(config(folders[:1], validation_path=str(folders[1]), cache=True))
     assert values(split.source, split.training) == [10, 20, 30]
     assert values(split.source, split.validation) == [40, 50]
+
+
+def test_images_to_validate_on_are_not_trained_on(folders) -> None:
+    """Folders are opened with their subfolders, so that the one of validation may be inside."""
+    for path in (folders[0].parent, folders[0].parent / "a" / ".." / "b"):
+        with pytest.raises(InputError, match=r"validation_path: 2 of the 2 .*/b are in data.path too, such as .*40"):
+            split_images(config([path], validation_path=str(folders[1])))
+
+
+def test_decoding_shows_how_far_it_is(folders, capsys, monkeypatch) -> None:
+    shown = images.tqdm
+    monkeypatch.setattr(images, "tqdm", lambda *args, delay, **rest: shown(*args, **rest))
+    source = open_images(folders[0])
+    cached(source, 3, bar=False)
+    assert capsys.readouterr().err == ""
+    cached(source, 3)
+    assert "decoding" in capsys.readouterr().err
 
 
 def test_cached_images_are_those_of_the_files_and_are_read_once(folders) -> None:

@@ -14,7 +14,7 @@ from randomwalk.config import TrainConfig, TrainData
 from randomwalk.data import ImageSource, open_dataset, open_images
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
-from randomwalk.training.images import TrainingImages, cached, joined
+from randomwalk.training.images import TrainingImages, cached, check_apart, joined
 from randomwalk.training.labels import TrainingLabels, check_classes, make_labels
 
 GOLDEN = 0.6180339887498949
@@ -29,23 +29,29 @@ class Split:
     validation: np.ndarray
 
 
-def split_images(config: TrainConfig) -> Split:
+def split_images(config: TrainConfig, bar: bool = True) -> Split:
     """Open the data and set the validation images aside: those of a folder of their own, or the first ones of an order
-    drawn from the seed."""
+    drawn from the seed.
+
+    Args:
+        bar: show how far it is, if it takes long.
+    """
     data = config.data
     assert isinstance(data, TrainData)
     paths = [data.path] if isinstance(data.path, str) else data.path
-    source = joined([open_dataset(data.dataset, path) for path in paths], data.channels)
+    sources = [open_dataset(data.dataset, path) for path in paths]
+    source = joined(sources, data.channels)
     order, held_out = generator(config.seed, 3).permutation(len(source)), data.num_validation
     if data.validation_path is not None:
         own = open_images(data.validation_path)
+        check_apart(sources, own)
         order = np.r_[len(source) + np.arange(len(own)), order]
         source, held_out = joined([source, own], data.channels), len(own)
     if held_out >= len(order):
         raise InputError(f"data.num_validation is {held_out}, but {source.where} has {len(source)} images in all")
     check_classes(config, source)
     if data.cache:
-        source = cached(source, data.channels)
+        source = cached(source, data.channels, bar)
     return Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]))
 
 
@@ -105,5 +111,3 @@ class Examples:
     def next(self) -> tuple[Tensor, ...]:
         """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``, and labels ``[b]`` if there are any."""
         return next(self._batches)
-
-

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from randomwalk.config import TrainData
 from randomwalk.data import ImageSource, fit_to, to_tensor
+from randomwalk.errors import InputError
 from randomwalk.rng import generator
 
 
@@ -32,14 +35,32 @@ def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
     return ImageSource(names, read, ", ".join(source.where for source in sources), labels, classes)
 
 
-def cached(source: ImageSource, channels: int) -> ImageSource:
-    """The images decoded now and kept as bytes.
+def cached(source: ImageSource, channels: int, bar: bool = True) -> ImageSource:
+    """The images decoded now and kept as bytes; with a progress bar if that takes long.
 
     Raises:
         InputError: one of them does not decode.
     """
-    decoded = [_plain(source.pixels(i, channels)) for i in range(len(source))]
+    numbers = tqdm(
+        range(len(source)), desc="decoding", unit="img", disable=not bar, delay=2, leave=False, dynamic_ncols=True
+    )
+    decoded = [_plain(source.pixels(i, channels)) for i in numbers]
     return ImageSource(source.names, lambda i: decoded[i], source.where, source.labels, source.classes)
+
+
+def check_apart(training: Sequence[ImageSource], validation: ImageSource) -> None:
+    """Raise InputError if images to validate on are also trained on, as when their folder is inside the other one."""
+    both = _files(validation) & set().union(*map(_files, training))
+    if both:
+        raise InputError(
+            f"data.validation_path: {len(both)} of the {len(validation)} images of {validation.where} are in data.path "
+            f"too, such as {min(both)}; expected images that are not trained on"
+        )
+
+
+def _files(source: ImageSource) -> set[Path]:
+    """Of a source of files: which they are, whatever the path to them was."""
+    return {(Path(source.where) / name).resolve() for name in source.names}
 
 
 def _plain(pixels: np.ndarray) -> np.ndarray:

@@ -41,8 +41,8 @@ class TrainingSet(Protocol):
 class ImageSet:
     """Images from files."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.split = config, split_images(config)
+    def __init__(self, config: TrainConfig, bar: bool = True) -> None:
+        self.config, self.split = config, split_images(config, bar)
 
     @property
     def description(self) -> str:
@@ -67,8 +67,11 @@ class ImageSet:
         return Validation(values, "denoising PSNR on held-out images (dB)", picture)
 
 
-def open_training_set(config: TrainConfig) -> TrainingSet:
+def open_training_set(config: TrainConfig, bar: bool = True) -> TrainingSet:
     """What a config learns.
+
+    Args:
+        bar: show how far it is, if it takes long.
 
     Raises:
         InputError: it is not there.
@@ -77,4 +80,4 @@ def open_training_set(config: TrainConfig) -> TrainingSet:
         from randomwalk.points.training import PointTrainingSet
 
         return PointTrainingSet(config)
-    return ImageSet(config)
+    return ImageSet(config, bar)

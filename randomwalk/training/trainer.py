@@ -82,7 +82,7 @@ class Trainer:
             )
         self.config, self.context, self.folder = config, context, folder
         self.micro_batch = int(share)
-        self.data: TrainingSet = open_training_set(config)
+        self.data: TrainingSet = open_training_set(config, bar=context.is_main)
         self.denoiser = build_denoiser(config).to(context.device)
         self.denoiser.network.to(memory_format=torch.channels_last)
         if config.precision == "bf16":
