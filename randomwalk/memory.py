@@ -19,6 +19,7 @@ from randomwalk import distributed
 from randomwalk.config import SampleConfig
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError
+from randomwalk.sizes import and_others
 from randomwalk.tiling import ALIGNMENT, Tiling
 
 GIB = 2**30
@@ -115,16 +116,14 @@ class Budget:
         """See `choose_tiling`."""
         return choose_tiling(shape, rows, self.per_pixel, self.gib * GIB, self.cause)
 
-    def notes(self, tiled: Sequence[tuple[str, Tiling]]) -> list[str]:
+    def notes(self, tiled: Mapping[str, Tiling]) -> list[str]:
         """What the user should know: one line, if there are images that are not taken whole (their names, and how)."""
-        cut = [(name, tiling) for name, tiling in tiled if tiling.at_once == 1]
-        if not cut:
+        if not tiled:
             return []
-        name, tiling = cut[0]
-        others = {1: "", 2: "; so is another image"}.get(len(cut), f"; so are {len(cut) - 1} other images")
+        name, tiling = next(iter(tiled.items()))
         return [
             f"{name} is denoised in tiles of up to {tiling.height}x{tiling.width} pixels that overlap by "
-            f"{tiling.overlap}, to stay below {self.gib:g} GiB ({self.cause}){others}"
+            f"{tiling.overlap}, to stay below {self.gib:g} GiB ({self.cause}){and_others(len(tiled) - 1)}"
         ]
 
 

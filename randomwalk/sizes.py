@@ -113,5 +113,10 @@ def trimming_notes(names: Sequence[str], sizes: Sequence[Size | None], factor: i
         return []
     name, size = cut[0]
     was, kept = ("{}x{}".format(*sides) for sides in (size, trimmed(size, factor, name)))
-    others = {1: "", 2: "; so is another image"}.get(len(cut), f"; so are {len(cut) - 1} other images")
-    return [f"{name} is cut from {was} to {kept} pixels, right and bottom, which the factor {factor} divides{others}"]
+    how = f"cut from {was} to {kept} pixels, right and bottom, which the factor {factor} divides"
+    return [f"{name} is {how}{and_others(len(cut) - 1)}"]
+
+
+def and_others(count: int) -> str:
+    """The end of a note on one image, that holds for so many others."""
+    return {0: "", 1: "; so is another image"}.get(count, f"; so are {count} other images")

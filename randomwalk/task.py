@@ -35,7 +35,7 @@ from randomwalk.rng import ImageDraws, generator
 from randomwalk.sections import described, make_sampler, names_of, needs_gradient, settings_of
 from randomwalk.sizes import factor_of, image_shape, measured_size, own_sizes, trimming_notes
 from randomwalk.tiling import TiledDenoiser, Tiling
-from randomwalk.trial import try_out
+from randomwalk.trial import trial_operator, try_out
 
 MEASUREMENT_STREAM = 0
 """Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
@@ -100,12 +100,6 @@ class Task:
         return isinstance(self.sampler, samplers.ODE) and not self.sampler.shared_steps
 
     @property
-    def largest(self) -> int:
-        """The image that the operator is tried with."""
-        areas = [math.prod(size or (0,)) for size in self.sizes or []]
-        return areas.index(max(areas)) if areas else 0
-
-    @property
     def noise(self) -> Noise | None:
         """The measurement's noise, before anything is estimated of it; None in an unconditional run."""
         return None if self.config.measurement is None else measuring.make_noise(self.config.measurement)
@@ -136,9 +130,18 @@ class Task:
         """What the user should know before it starts, one line each."""
         whole = self.sizes is None or self.config.given
         trimmed = [] if whole else trimming_notes(self.names, self.sizes or [], factor_of(self.config))
-        tiled = [(self.names[units[0].image], tiling) for units in self.batches() if (tiling := self.tiling_of(units))]
+        tiled = [] if self.budget is None else self.budget.notes(self._tiled())
         coupled = coupling_notes(self.config, self.sampler, self.one_by_one)
-        return [*coupled, *trimmed, *([] if self.budget is None else self.budget.notes(tiled))]
+        return [*coupled, *trimmed, *tiled]
+
+    def _tiled(self) -> dict[str, Tiling]:
+        """The images that the network does not take whole, by what to call them."""
+        found: dict[str, Tiling] = {}
+        for units in self.batches():
+            tiling = self.tiling_of(units)
+            if tiling is not None and not tiling.is_whole(*self.shape_of(units[0].image)[1:]):
+                found |= {self.names[unit.image] or f"image {unit.image}": tiling for unit in units}
+        return found
 
     def batches(self) -> list[list[Unit]]:
         """All the work, in batches that depend on the config and the images alone: a resumed run meets the same ones.
@@ -150,8 +153,8 @@ class Task:
         estimated = self.config.measurement is not None and self.config.measurement.noise_is_estimated
         groups: dict[object, list[int]] = {}
         for i in range(len(self.names)):
-            known = None if self.grouped_by is None else self.grouped_by[i]
-            groups.setdefault(i if estimated or self.is_grey(i) else known, []).append(i)
+            size = () if self.grouped_by is None else self.grouped_by[i]
+            groups.setdefault(i if estimated or self.is_grey(i) or size is None else size, []).append(i)
         return [
             batch
             for images in groups.values()
@@ -201,7 +204,7 @@ class Task:
         if not isinstance(self.sampler, RandomWalk):
             return None
         assert self.noise is not None
-        operator, _ = self.make_operator([self.largest])
+        operator = trial_operator(self)
         y = torch.zeros((1, *operator.measurement_shape), device=self.device)
         walk = samplers.RandomWalk(**{f.name: getattr(self.sampler, f.name) for f in fields(samplers.RandomWalk)})
         return walk.plan(self.sigmas, Likelihood(operator, y, self.noise))
@@ -383,7 +386,7 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     shape = image_shape(config, denoiser, sizes)
     task = Task(config, device, denoiser, make_sampler(config, schedule), schedule, shape, source, names, sizes)
     if sizes is not None and source is not None and denoiser.channels != 1:
-        task.greys = [size is not None and source.header(i).grey for i, size in enumerate(sizes)]
+        task.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
     task.budget = make_budget(config, denoiser, device, needs_gradient(task.sampler))
     try_out(task)
     return task

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from randomwalk.errors import InputError
+from randomwalk.operators import Operator
 from randomwalk.posterior import PosteriorSampler
 from randomwalk.posterior.random_walk import RandomWalk
 
@@ -19,7 +21,7 @@ def try_out(task: Task) -> None:
     task.denoiser_of(range(len(task.labels or [0])))
     if isinstance(task.sampler, PosteriorSampler):
         assert task.noise is not None
-        operator, _ = task.make_operator([task.largest])
+        operator = trial_operator(task)
         x = torch.zeros((1, *operator.image_shape), device=task.device)
         task.sampler.check(operator, task.noise)
         with torch.no_grad():
@@ -29,8 +31,9 @@ def try_out(task: Task) -> None:
     else:
         task.sampler.check(task.denoiser, task.sigmas)
     task.plan()
-    for units in task.batches():
-        task.tiling_of(units)
+    known = [units for units in task.batches() if task.sizes is None or task.sizes[units[0].image] is not None]
+    for units in sorted(known, key=lambda units: -len(units) * math.prod(task.shape_of(units[0].image))):
+        task.tiling_of(units)  # the one that takes most first, so that the message is of that
     trained_on = [task.denoiser.image_size] * 2
     if task.config.image_size not in (None, trained_on) and not task.denoiser.any_size:
         x = torch.zeros((1, *task.image_shape), device=task.device)
@@ -42,3 +45,19 @@ def try_out(task: Task) -> None:
                 f"image_size: {task.config.image_size} does not go through the network, which was trained on "
                 f"{task.denoiser.image_size} ({error})"
             ) from error
+
+
+def trial_operator(task: Task) -> Operator:
+    """The operator to try settings with: that of the largest image that one can be made for.
+
+    Raises:
+        InputError: there is no such image; says why for the largest.
+    """
+    areas = [math.prod(size) if size else 0 for size in task.sizes or ()]
+    failed: list[InputError] = []
+    for image in sorted((i for i, area in enumerate(areas) if area), key=lambda i: -areas[i]) or [0]:
+        try:
+            return task.make_operator([image])[0]
+        except InputError as error:
+            failed.append(error)
+    raise failed[0]

@@ -135,12 +135,18 @@ def test_a_size_cannot_be_asked_for_as_well(tmp_path: Path) -> None:
 
 def test_sizes_that_the_operator_cannot_take_are_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     measurement = {"operator": {"name": "inpainting", "mask": "box", "box_size": 18}, "noise": {"std": 0.1}}
-    config = make_photo_config(tmp_path, measurement=measurement)
+    config = make_photo_config(tmp_path, (*SIZES[:4], (17, 60)), measurement=measurement)  # the last is the largest
     assert sampling.run(config) == 1
     text = capfd.readouterr().err
-    assert "1 of 5 images" in text and "does not fit 33x17" in text
-    assert [row["image"] for row in read_metrics(Path(config.output))] == list("0234")
+    assert "2 of 5 images" in text and "does not fit 33x17" in text and "does not fit 17x60" in text
+    assert [row["image"] for row in read_metrics(Path(config.output))] == list("023")
     assert sampling.dry_run(config) == 1
+
+
+def test_an_operator_that_fits_no_image_is_one_message(tmp_path: Path) -> None:
+    measurement = {"operator": {"name": "inpainting", "mask": "box", "box_size": 30}, "noise": {"std": 0.1}}
+    with pytest.raises(InputError, match="does not fit 24x24"):
+        load_task(make_photo_config(tmp_path, measurement=measurement), CPU)
 
 
 @pytest.mark.parametrize("when", ["broken at first", "broken later"])
@@ -170,6 +176,21 @@ def test_a_mended_image_changes_no_other_batch(
         ours, whole = files_of(Path(config.output)), files_of(finished[1])
         ours.pop("config.yaml"), whole.pop("config.yaml")
         assert ours == whole
+
+
+def test_mended_images_keep_their_batches_if_they_are_grey(tmp_path: Path) -> None:
+    """Grey images are alone, as are those of an unknown size: batches stay in their order."""
+    config = make_photo_config(tmp_path)
+    folder = Path(config.data.path)  # type: ignore[union-attr]
+    for name in ("a.png", "d.png"):
+        (folder / name).write_bytes(b"not an image")
+    begun = load_task(config, CPU)
+    assert images_of(begun) == [[0], [1], [2], [3], [4]]
+    for name in ("a.png", "d.png"):
+        Image.fromarray(photograph(20, 26)).convert("L" if name == "d.png" else "RGB").save(folder / name)
+    resumed = load_task(config, CPU)
+    sampling._go_on_as_begun(resumed, {"sizes": begun.sizes})
+    assert images_of(resumed) == images_of(begun)
 
 
 def test_a_resumed_run_refuses_other_sizes(tmp_path: Path) -> None:

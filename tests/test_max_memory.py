@@ -78,7 +78,9 @@ def test_images_made_from_nothing_are_tiled_too(tmp_path: Path) -> None:
     config = make_photo_config(tmp_path, SIZES, num_images=1, image_size=list(SIZES[0]), **changes)
     assert sampling.run(config) == 0
     tiled = changed(config, output=str(tmp_path / "tiled"), max_memory=gib_for_a_tile(config))
-    assert load_task(tiled, CPU).tiling_of(load_task(tiled, CPU).batches()[0]) == Tiling(128, 128, 64)
+    made = load_task(tiled, CPU)
+    assert made.tiling_of(made.batches()[0]) == Tiling(128, 128, 64)
+    assert made.notes[0].startswith(TILED.replace("a.png", "image 0"))
     assert sampling.run(tiled) == 0
     (whole,), (ours,) = (arrays_of(Path(c.output)).values() for c in (config, tiled))
     assert 0 < ((ours - whole) ** 2).mean() < 0.01 * whole.var()
@@ -90,6 +92,21 @@ def test_large_images_are_made_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [[unit.image for unit in batch] for batch in made.batches()] == [[0, 1, 3], [2, 4]]
     monkeypatch.setattr(task, "BATCH_PIXELS", 2 * 20 * 26)
     assert [[unit.image for unit in batch] for batch in made.batches()] == [[0, 1], [3], [2], [4]]
+
+
+def test_each_image_in_tiles_is_named_once(tmp_path: Path) -> None:
+    """However many batches its samples make, and not where only the rows of a batch go through in turn."""
+    sizes = (*SIZES, SIZES[0])
+    config = make_photo_config(tmp_path, sizes, num_samples=2, batch_size=1)
+    made = load_task(changed(config, max_memory=gib_for_a_tile(config)), CPU)
+    (note,) = made.notes
+    assert note.startswith(TILED) and note.endswith("(max_memory); so is another image")
+    together = load_task(changed(config, batch_size=2), CPU)
+    assert together.budget is not None
+    pixels = SIZES[0][0] * SIZES[0][1]
+    together.budget.gib = (memory.PROGRAM + memory.STATE * 24 * pixels + together.budget.per_pixel * pixels * 1.1) / GIB
+    tiling = together.tiling_of(together.batches()[0])
+    assert tiling is not None and tiling.at_once == 1 and together.notes == []
 
 
 # --- the bound -------------------------------------------------------------------------------------------------
@@ -118,9 +135,10 @@ def test_a_run_stays_below_the_bound(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_one_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = changed(make_photo_config(tmp_path, SIZES), max_memory=0.7)
+    config = changed(make_photo_config(tmp_path, SIZES[::-1]), max_memory=0.7)
     assert cli.run(lambda: sampling.run(config)) == 2
     text = capfd.readouterr().err
+    # Of the image that takes most, so that a bound that is enough for it is enough for all.
     assert text.startswith("error: max_memory is 0.7 GiB, but images of 150x200 pixels take 1.2") and "raise" in text
     assert not Path(config.output).exists()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from any_size_tools import photograph, save_photo_weights
+from sampling_tools import ROOT
 from torch import Tensor
 
 from randomwalk import memory, operators, posterior, schedules
@@ -178,6 +181,33 @@ def test_tiles_take_the_memory_of_one(denoiser: Denoiser, gradient: bool) -> Non
     assert peak(TiledDenoiser(denoiser, TILING)) < images + tile
     if gradient:
         assert peak(denoiser) > 2.5 * (images + tile)
+
+
+PRODUCT = """
+import torch
+from randomwalk.denoisers import Denoiser
+from randomwalk.tiling import TiledDenoiser, Tiling
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+class Doubling(Denoiser):
+    def forward(self, x, sigma):
+        return 2 * x
+
+for side in (160, 1024):  # the first loads what PyTorch needs for it
+    x = torch.ones(1, 3, side, side)
+    before = peak()
+    _, product = TiledDenoiser(Doubling(), Tiling(128, 128, 64)).linearized(x, 0.5)
+    assert torch.allclose(product(x), 2 * x)
+print((peak() - before) * 1024 / x.nbytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's record of the peak")
+def test_products_over_many_tiles_take_a_few_images() -> None:
+    done = subprocess.run([sys.executable, "-c", PRODUCT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 10
 
 
 def test_more_images_than_fit_go_through_in_turn(denoiser: Denoiser) -> None:
