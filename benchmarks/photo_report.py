@@ -143,18 +143,19 @@ class Pictures:
 
     Args:
         folder: of the run.
-        earlier: folder of the run that it goes on with.
+        earlier: folders of the runs that it goes on with.
     """
 
-    def __init__(self, folder: RunFolder, earlier: str | None) -> None:
+    def __init__(self, folder: RunFolder, earlier: Sequence[str] | None) -> None:
         self.folder = folder
-        self.earlier = None if earlier is None else Path(earlier)
+        self.earlier = [Path(left) for left in earlier or []]
 
     def has(self, case: Case, photo: str, title: str) -> bool:
-        """Whether there is one, of this run or the earlier one (whose file is copied)."""
+        """Whether there is one, of this run or an earlier one (whose file is copied)."""
         name = self._name(case, photo, title)
-        if not self.folder.has(name) and self.earlier is not None and (self.earlier / name).is_file():
-            self.folder.write_bytes(name, (self.earlier / name).read_bytes())
+        found = next((left / name for left in self.earlier if (left / name).is_file()), None)
+        if not self.folder.has(name) and found is not None:
+            self.folder.write_bytes(name, found.read_bytes())
         return self.folder.has(name)
 
     def write(self, case: Case, photo: str, title: str, pixels: np.ndarray) -> None:

@@ -73,7 +73,9 @@ def add_options(made: argparse.ArgumentParser, crop: int) -> None:
     )
     made.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the networks (fp32)")
     made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
-    made.add_argument("--resume", metavar="FOLDER", help="of an earlier run: what is there is not done again")
+    made.add_argument(
+        "--resume", nargs="+", metavar="FOLDER", help="of an earlier run, or several: what is there is not done again"
+    )
     for name, stem in MODELS.items():
         default = ROOT / "pretrained_models" / f"{stem}.safetensors"
         made.add_argument(f"--{name}", type=Path, default=default, metavar="FILE", help=f"weights of {stem}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,26 @@ class Records:
 
     Args:
         folder: where records.json is written.
-        earlier: a folder that an earlier run with the same settings left; what it has is not done again.
+        earlier: a folder that an earlier run with the same settings left, or several; what they have is not done again.
     """
 
-    def __init__(self, folder: RunFolder, earlier: str | None) -> None:
+    def __init__(self, folder: RunFolder, earlier: str | Sequence[str] | None) -> None:
         self.folder = folder
         self.found: dict[str, dict[str, dict[str, Any]]] = {}
-        if earlier is not None:
-            path = Path(earlier) / "records.json"
+        for left in [earlier] if isinstance(earlier, str) else earlier or []:
+            path = Path(left) / "records.json"
             try:
-                self.found = json.loads(path.read_text(encoding="utf-8"))
+                self._add(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError) as error:
-                raise InputError(f"--resume {earlier}: {path} cannot be read ({error})") from error
+                raise InputError(f"--resume {left}: {path} cannot be read ({error})") from error
+
+    def _add(self, records: dict[str, dict[str, dict[str, Any]]]) -> None:
+        """Join with those of another run; where a method had another config there, those that came first stay."""
+        for task, methods in records.items():
+            for method, other in methods.items():
+                own = self.found.setdefault(task, {}).setdefault(method, other)
+                if own["config"] == other["config"]:
+                    own["images"] = {**other["images"], **own["images"]}
 
     def of(self, task: str, method: str, config: Mapping[str, Any]) -> dict[str, Record]:
         """Records by image, those of an earlier run only if it had the same config."""

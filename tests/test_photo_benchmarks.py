@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -126,6 +127,32 @@ def test_the_search_takes_the_best_and_no_divergent_one(tmp_path: Path, monkeypa
     assert sorted(tried.values()) == [2, 2, 3, 3]
     with pytest.raises(RunError, match=r"every setting of total variation .* diverges"):
         tuning.best(law, "total variation", [{"shift": 9}], problems)
+
+
+def test_a_run_goes_on_with_several(tmp_path: Path) -> None:
+    kept = {}
+    for run_name, task, config, image, psnr in (
+        ("a", "blur", {"seed": 0}, "set5/1", 21.0),
+        ("b", "blur", {"seed": 0}, "set5/2", 22.0),
+        ("b", "masks", {"seed": 0}, "set5/1", 23.0),
+        ("c", "blur", {"seed": 1}, "set5/3", 24.0),
+    ):
+        if run_name not in kept:
+            kept[run_name] = Records(RunFolder.create(tmp_path / run_name), None)
+        kept[run_name].of(task, "walk", config)[image] = {"psnr": psnr}
+        kept[run_name].save()
+    found = Records(RunFolder.create(tmp_path / "d"), [str(tmp_path / name) for name in "abc"])
+    assert found.of("blur", "walk", {"seed": 0}) == {"set5/1": {"psnr": 21.0}, "set5/2": {"psnr": 22.0}}
+    assert found.of("masks", "walk", {"seed": 0}) == {"set5/1": {"psnr": 23.0}}
+
+
+def test_the_picture_of_a_run_that_goes_on_with_several(tmp_path: Path) -> None:
+    of, pixels = PLAN.cases[0], np.zeros((4, 4, 3), np.uint8)
+    folders = [RunFolder.create(tmp_path / name) for name in ("a", "b", "c")]
+    photo_report.Pictures(folders[1], None).write(of, "set5/1", "walk", pixels + 7)
+    pictures = photo_report.Pictures(folders[2], [str(folder.path) for folder in folders[:2]])
+    assert pictures.has(of, "set5/1", "walk") and not pictures.has(of, "set5/1", "ddrm")
+    assert (pictures.read(of, "set5/1", "walk") == 7).all()
 
 
 def test_what_was_chosen_is_read_again(tmp_path: Path) -> None:
