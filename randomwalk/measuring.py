@@ -11,7 +11,7 @@ from torch import Tensor
 from randomwalk import noise as noises
 from randomwalk.batch import Batch
 from randomwalk.config import SampleConfig
-from randomwalk.config.measurement import Measurement
+from randomwalk.config.measurement import Measurement, parts_of
 from randomwalk.data import ImageSource
 from randomwalk.errors import InputError
 from randomwalk.noise import GaussianNoise, Noise
@@ -48,6 +48,22 @@ def with_masks(settings: Mapping[str, Any], masks: Sequence[Tensor]) -> dict[str
     if settings["name"] == "composition":
         return {**settings, **{part: with_masks(settings[part], masks) for part in ("first", "second")}}
     return {**settings, "masks": masks} if settings.get("mask") == "beside" else dict(settings)
+
+
+def stays_grey(config: SampleConfig, source: ImageSource, image: int) -> bool:
+    """Whether an image is a grey picture, and is not there to be coloured.
+
+    A given one is decoded to know: the noise of a grey picture that a file keeps as three equal channels is one, and
+    not three.
+    """
+    if not config.given or config.measurement is None:
+        return source.header(image).grey
+    if any(part.name == "colorization" for part in parts_of(config.measurement.operator)):
+        return False
+    try:
+        return source.picture(image).colourless
+    except InputError:  # it will be skipped, with a message
+        return source.header(image).grey
 
 
 def known_part(operator: Operator) -> Tensor | None:

@@ -63,6 +63,11 @@ class Picture:
         """The value of white: 255 or 65535."""
         return int(np.iinfo(self.pixels.dtype).max)
 
+    @property
+    def colourless(self) -> bool:
+        """Whether all is grey, in a file with colours too: lossy formats make channels differ by one of 255."""
+        return self.grey or int(np.ptp(self.pixels, axis=2).max()) <= self.white // 255
+
     def tensor(self, channels: int) -> Tensor:
         """float32 ``[channels, H, W]`` in [-1, 1] at full precision, what lies under transparent pixels included.
 
@@ -137,17 +142,18 @@ def read_header(file: IO[bytes], name: str) -> Header:
         raise InputError(f"{name} does not decode as an image ({error})") from error
 
 
-def encode(x: Tensor, like: Picture) -> bytes:
+def encode(x: Tensor, like: Picture, coloured: bool = False) -> bytes:
     """A PNG file of an image that was made from the picture ``like``, with all that belongs to that.
 
-    Grey stays grey (the channels are averaged) and 16 bits stay 16; transparency and profile are written back. If x
+    Grey stays grey (the channels are averaged) unless it has been coloured, and 16 bits stay 16; transparency and profile are written back. If x
     has another size, transparency is cut at the right and the bottom or, where x is larger, scaled.
 
     Args:
         x: ``[C, H, W]`` in [-1, 1]; clipped and rounded, never stretched. With C = 1 it is grey in any case.
         like: where bits, transparency, kind and profile come from.
+        coloured: whether x has colours although ``like`` has none.
     """
-    grey = like.grey or x.shape[0] == 1
+    grey = (like.grey and not coloured) or x.shape[0] == 1
     x = x.detach().float().cpu().mean(0, keepdim=True) if grey else x.detach().float().cpu()
     x = x.double() if like.pixels.dtype == np.uint16 else x  # single precision is off by some of 65535
     values = ((x.clamp(-1, 1) + 1) * (like.white / 2)).round().numpy()

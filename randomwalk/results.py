@@ -159,9 +159,9 @@ class Results:
             for name, x in shown.items():
                 self.folder.write_image(f"images/{name}.png", to_pixels(x))
             return
-        like = self.task.source.picture(image)
+        like, coloured = self.task.source.picture(image), not self.task.is_grey(image)
         for name, x in shown.items():
-            self.folder.write_bytes(f"images/{name}.png", pictures.encode(x, like))
+            self.folder.write_bytes(f"images/{name}.png", pictures.encode(x, like, coloured))
 
     def _write_animations(self, batch: Batch, snapshots: Sequence[Snapshot]) -> list[str]:
         if not snapshots:

@@ -18,7 +18,7 @@ from sampling_tools import SIZE, arrays_of, read_metrics, save_images, save_weig
 from randomwalk import pictures, sampling
 from randomwalk.config import SampleConfig
 from randomwalk.configio import load_sample_config
-from randomwalk.data import open_images
+from randomwalk.data import open_images, to_pixels
 from randomwalk.errors import InputError
 from randomwalk.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
 from randomwalk.pictures import Picture
@@ -123,8 +123,14 @@ def test_a_small_picture_is_of_a_larger_one(tmp_path: Path) -> None:
 
 def test_a_grey_picture_can_be_given_to_be_coloured(tmp_path: Path) -> None:
     save_picture(tmp_path / "photo.png", photograph(8, 9)[..., :1])
-    task = task_for(tmp_path, tmp_path / "photo.png", {**DENOISING, "operator": {"name": "colorization"}})
+    config = config_for(tmp_path, tmp_path / "photo.png", {**DENOISING, "operator": {"name": "colorization"}})
+    task = load_task(config, torch.device("cpu"))
     assert task.load_image(0).shape == (1, 8, 9) and task.shape_of(0) == (3, 8, 9)
+    assert sampling.run(config) == 0
+    x = arrays_of(Path(config.output))["0000_photo_sample0"]
+    assert np.ptp(x, axis=0).max() > 0.1
+    written = np.asarray(Image.open(Path(config.output) / "images" / "0000_photo_sample0.png"))
+    np.testing.assert_array_equal(written, to_pixels(torch.from_numpy(x)))
 
 
 def test_samples_of_a_given_picture_have_a_mean_and_no_calibration(tmp_path: Path) -> None:
@@ -345,6 +351,20 @@ def test_a_grey_picture_is_three_equal_channels_and_stays_grey(
     assert len(task.batches()) == 2  # not together: the noise is not the same to the sampler
     assert told(task, monkeypatch, 0)[0].std == pytest.approx(math.sqrt(3) * 50 / 255)
     assert told(task, monkeypatch, 1)[0].std == pytest.approx(50 / 255)
+
+
+def test_a_grey_picture_in_a_file_with_colours_has_one_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = noisy_photograph(64, 64, of_255=8)[..., :1].repeat(3, axis=2)
+    save_picture(tmp_path / "in" / "a.png", grey)
+    Image.fromarray(grey).save(tmp_path / "in" / "b.webp", quality=100)  # lossy: its channels are not quite equal
+    save_picture(tmp_path / "in" / "c.png", grey[..., :1])
+    save_picture(tmp_path / "in" / "d.png", noisy_photograph(64, 64, of_255=8))
+    task = task_for(tmp_path, tmp_path / "in", AUTO)
+    assert task.greys == [True, True, True, False]
+    as_colours, as_grey = told(task, monkeypatch, 0), told(task, monkeypatch, 2)
+    assert as_colours[0].std == as_grey[0].std > 12 / 255 and torch.equal(as_colours[1], as_grey[1])
+    (tmp_path / "in" / "a.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:200])
+    assert task_for(tmp_path / "again", tmp_path / "in", AUTO).greys == [False, True, True, False]
 
 
 # --- what is refused -----------------------------------------------------------------------------------------
