@@ -1,7 +1,7 @@
 """How good a restoration is after few network evaluations: PSNR of four samplers, beside the paper's 750 steps.
 
-The walk has the settings of configs/fashion/vp_inpainting.yaml and configs/vp_super_resolution.yaml, the others those of
-configs/posterior/NAME.yaml; only the number of steps changes. Evaluations are counted in forward passes: one for each
+The walk has the settings of configs/fashion/vp_inpainting.yaml and configs/vp_super_resolution.yaml, the others those
+of configs/posterior/NAME.yaml; only the number of steps changes. Evaluations are counted in forward passes: one for each
 of the denoiser, and two for each vector-Jacobian product, which is what its backward pass takes.
 """
 
