@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Literal
@@ -26,6 +27,8 @@ FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
+"""What zips raise that are damaged, encrypted or packed in a way that Python does not know."""
 MASK = "_mask"
 """What the name of an image's mask has more than its own."""
 
@@ -94,7 +97,7 @@ class ImageSource:
         return (header.height, header.width)
 
     def mask(self, i: int) -> Tensor:
-        """The mask next to image ``i``, ``[H, W]``: that of photo.jpg is photo_mask.png, or one of another suffix.
+        """The mask next to image ``i``, ``[H, W]``: that of photo.jpg is photo_mask.png, or of another suffix.
 
         Where it is brighter than half, or transparent, it is 1 (known), and else 0 (missing).
 
@@ -102,7 +105,7 @@ class ImageSource:
             InputError: there is none, it does not decode, is of another size, or keeps all pixels or none.
         """
         name = PurePath(self.names[i])
-        candidates = [f"{name.stem}{MASK}{suffix}" for suffix in IMAGE_SUFFIXES]
+        candidates = [f"{name.stem}{MASK}{case}" for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper())]
         found = ((mask, self._beside(i, mask)) for mask in candidates if self._beside is not None)
         mask, data = next(((mask, data) for mask, data in found if data is not None), (candidates[0], None))
         if data is None:
@@ -202,11 +205,12 @@ def to_pixels(x: Tensor) -> np.ndarray:
 def open_images(path: str | Path) -> ImageSource:
     """The images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names.
 
+    Hidden files are left out: macOS puts one called ._photo.jpg beside photo.jpg in its zips.
     If all of them are in subfolders, the outermost of these are the classes, in the order of their names.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files = sorted(p for p in path.rglob("*") if _is_image(p) and p.is_file())
         names = [str(p.relative_to(path)) for p in files]
         source = _of_files(files, names, str(path))
     elif zipfile.is_zipfile(path):
@@ -218,6 +222,10 @@ def open_images(path: str | Path) -> ImageSource:
     if not len(source):
         raise InputError(f"{path}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
     return source
+
+
+def _is_image(path: PurePath) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageSource:
@@ -242,14 +250,14 @@ def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageS
 def _open_zip(path: Path) -> ImageSource:
     with zipfile.ZipFile(path) as archive:
         everything = frozenset(archive.namelist())
-    names = sorted(name for name in everything if name.lower().endswith(IMAGE_SUFFIXES))
+    names = sorted(name for name in everything if _is_image(PurePosixPath(name)))
 
     def read(name: str) -> bytes:
         # Opened anew each time, so that worker processes do not share a file position.
         try:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(name)
-        except (zipfile.BadZipFile, OSError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: {name} cannot be read ({error})") from error
 
     def beside(i: int, name: str) -> bytes | None:

@@ -104,7 +104,7 @@ def read(data: bytes, name: str) -> Picture:
         name: what to call it in messages.
 
     Raises:
-        InputError: it is damaged, or no picture.
+        InputError: it is damaged, or no picture, or its numbers are beyond 16 bits.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -145,8 +145,9 @@ def read_header(file: IO[bytes], name: str) -> Header:
 def encode(x: Tensor, like: Picture, coloured: bool = False) -> bytes:
     """A PNG file of an image that was made from the picture ``like``, with all that belongs to that.
 
-    Grey stays grey (the channels are averaged) unless it has been coloured, and 16 bits stay 16; transparency and profile are written back. If x
-    has another size, transparency is cut at the right and the bottom or, where x is larger, scaled.
+    Grey stays grey (the channels are averaged) unless it has been coloured, and 16 bits stay 16; transparency and
+    profile are written back. If x has another size, transparency is cut at the right and the bottom or, where x is
+    larger, scaled.
 
     Args:
         x: ``[C, H, W]`` in [-1, 1]; clipped and rounded, never stretched. With C = 1 it is grey in any case.
@@ -173,8 +174,13 @@ def encode(x: Tensor, like: Picture, coloured: bool = False) -> bytes:
 
 def _to_array(image: Image.Image, profile: bytes | None) -> np.ndarray:
     """``[H, W, C]``, alpha last: uint16 where Pillow has more than 8 bits, else uint8."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose white is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        return np.asarray(image).clip(0, 65535).astype(np.uint16)[..., None]
+        array = np.asarray(image)
+        if array.min() < 0 or array.max() > 65535:
+            raise ValueError("its pixels are numbers outside 0 to 65535; save it with 8 or 16 bits")
+        return array.astype(np.uint16)[..., None]
     if image.mode in ("CMYK", "LAB"):
         image = _to_srgb(image, profile)
     see_through = image.getbands()[-1] in ("A", "a") or "transparency" in image.info

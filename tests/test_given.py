@@ -248,6 +248,14 @@ def test_masks_that_will_not_do(mask: np.ndarray | None, message: str, tmp_path:
         task_for(tmp_path, tmp_path / "in" / "photo.png", BESIDE)
 
 
+def test_a_mask_may_have_a_suffix_in_capitals(tmp_path: Path) -> None:
+    known = save_masked(tmp_path / "in", "photo.png")
+    (tmp_path / "in" / "photo_mask.png").rename(tmp_path / "in" / "photo_mask.PNG")
+    source = open_images(tmp_path / "in").without_masks()
+    assert source.names == ["photo.png"]
+    np.testing.assert_array_equal(source.mask(0).numpy(), known)
+
+
 def test_a_picture_without_its_mask_is_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save_masked(tmp_path / "in", "a.png")
     save_picture(tmp_path / "in" / "b.png", photograph(20, 26))

@@ -305,6 +305,19 @@ def test_transparency_follows_the_size() -> None:
     np.testing.assert_array_equal(larger.alpha[:, [0, 4, 11, 15]], [[0, 0, 65535, 65535]] * 12)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.linspace(0, 1, 35, dtype=np.float32), "are floating-point numbers, whose white is not known"),
+        (np.arange(35, dtype=np.int32) * 2000, "are numbers outside 0 to 65535"),
+        (np.arange(35, dtype=np.int32) - 1, "are numbers outside 0 to 65535"),
+    ],
+)
+def test_numbers_whose_white_nobody_knows_are_refused(pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=f"photo: does not decode as an image .*{message}"):
+        pictures.read(saved(Image.fromarray(pixels.reshape(5, 7)), "TIFF"), "photo:")
+
+
 @pytest.mark.parametrize("broken", ["cut", "cut deep", "text", "empty", "deep without pixels"])
 def test_a_broken_file_is_one_message(broken: str, tmp_path: Path) -> None:
     data = {
@@ -318,6 +331,27 @@ def test_a_broken_file_is_one_message(broken: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"broken\.png does not decode as an image \(.+\)") as caught:
         open_images(tmp_path / "broken.png").picture(0)
     assert "\n" not in str(caught.value)
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "._a.png"):
+        (tmp_path / "in" / name).write_bytes(KINDS["colour"][0])
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "in" / "a.png", "a.png")
+        archive.write(tmp_path / "in" / "a.png", "__MACOSX/._a.png")
+    assert open_images(tmp_path / "in").names == open_images(tmp_path / "all.zip").names == ["a.png"]
+
+
+def test_an_encrypted_zip_is_one_message(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("a.png", KINDS["colour"][0])
+    data = bytearray((tmp_path / "all.zip").read_bytes())
+    for start, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(start) + offset] |= 1  # the flag of encryption
+    (tmp_path / "all.zip").write_bytes(data)
+    with pytest.raises(InputError, match=r"all\.zip: a\.png cannot be read \(.*encrypted"):
+        open_images(tmp_path / "all.zip").picture(0)
 
 
 def test_sizes_are_known_without_decoding(tmp_path: Path) -> None:
