@@ -177,13 +177,13 @@ def load_config(setup: Setup, name: str, network: str, **changes: Any) -> Sample
 
 
 def best_setting(setup: Setup, network: str, problem: str) -> SampleConfig:
-    """The walk as configs/{network}_{problem}.yaml has it."""
-    return load_config(setup, f"{network}_{problem}", network, num_samples=2 if setup.quick else 4)
+    """The walk as configs/fashion/{network}_{problem}.yaml has it."""
+    return load_config(setup, f"fashion/{network}_{problem}", network, num_samples=2 if setup.quick else 4)
 
 
 def papers_setting(setup: Setup, network: str, problem: str) -> SampleConfig:
     """The same measurement with the sampler and the start of the paper, within the range of our network."""
-    config = load_config(setup, f"{network}_{problem}", network)
+    config = load_config(setup, f"fashion/{network}_{problem}", network)
     paper = load_config(setup, f"ffhq256/{network}_{problem}", network)
     schedule: dict[str, Any] = {"sigma_min": None, "sigma_max": None}
     if setup.quick:
@@ -222,7 +222,7 @@ def restoration(setup: Setup, problem: str) -> None:
         for name, task in tasks.items():
             restored, truth, y = run_task(task, tick)
             if len(measurement) and not torch.equal(y, measurement):
-                raise InputError(f"configs/*_{problem}.yaml: differ in measurement; expected the same in both")
+                raise InputError(f"configs/fashion/*_{problem}.yaml: differ in measurement; expected the same in both")
             measurement = y
             methods[name] = restored
             if (count := restored.x.shape[1]) > 1:
@@ -277,8 +277,8 @@ def _restoration_table(
         [
             f"mean over {len(truth)} test images ± standard error; the gain is over {baseline}; `mean of n` is the "
             "mean image of n samples, the row above it the mean quality of single samples",
-            f"best setting: configs/*_{problem}.yaml; the paper's: configs/ffhq256/*_{problem}.yaml with the same "
-            f"measurement{', with 50 steps only' if setup.quick else ''}; networks in {setup.precision}",
+            f"best setting: configs/fashion/*_{problem}.yaml; the paper's: configs/ffhq256/*_{problem}.yaml with the "
+            f"same measurement{', with 50 steps only' if setup.quick else ''}; networks in {setup.precision}",
             f"total variation has the weight that is best on these very images ({tv_weight})",
             *verdicts,
             "the target is for single samples of the best setting",

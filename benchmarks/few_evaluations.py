@@ -1,8 +1,8 @@
 """How good a restoration is after few network evaluations: PSNR of four samplers, beside the paper's 750 steps.
 
-The walk has the settings of configs/fashion/vp_inpainting.yaml and configs/vp_super_resolution.yaml, the others those
-of configs/posterior/NAME.yaml; only the number of steps changes. Evaluations are counted in forward passes: one for each
-of the denoiser, and two for each vector-Jacobian product, which is what its backward pass takes.
+The walk has the settings of configs/fashion/vp_inpainting.yaml and vp_super_resolution.yaml beside it, the others
+those of configs/posterior/NAME.yaml; only the number of steps changes. Evaluations are counted in forward passes: one
+for each of the denoiser, and two for each vector-Jacobian product, which is what its backward pass takes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def config_of(setup: bundled_weights.Setup, sampler: str, problem: str) -> Sampl
     if sampler == PAPER:
         return bundled_weights.papers_setting(setup, "vp", problem)
     if sampler == WALK:
-        return bundled_weights.load_config(setup, f"vp_{problem}", "vp")
+        return bundled_weights.load_config(setup, f"fashion/vp_{problem}", "vp")
     changes = {
         "network.path": str(setup.weights["vp"]),
         "data.path": str(ROOT / "data" / "fashion_mnist"),

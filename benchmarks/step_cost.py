@@ -122,9 +122,10 @@ def shortened(config: SampleConfig, steps: int) -> SampleConfig:
 
 
 def bundled_case(weights: Path, network: str, device: torch.device, steps: int, turns: int) -> Case:
-    """configs/{network}_inpainting.yaml: 16 images of 32x32, with a measurement and preconditioned steps."""
+    """configs/fashion/{network}_inpainting.yaml: 16 images of 32x32, with a measurement and preconditioned steps."""
     changes = [f"network.path={weights}", f"data.path={ROOT / 'data' / 'fashion_mnist'}", "batch_size=16"]
-    config = load_sample_config(ROOT / "configs" / f"{network}_inpainting.yaml", [*changes, "data.num_images=16"])
+    path = ROOT / "configs" / "fashion" / f"{network}_inpainting.yaml"
+    config = load_sample_config(path, [*changes, "data.num_images=16"])
     return Case(f"{weights.name}, 32x32, batch 16", load_task(shortened(config, steps), device), steps, turns)
 
 

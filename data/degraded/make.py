@@ -35,7 +35,8 @@ def paint(truth: str, made: str, mask: str) -> None:
     pen = ImageDraw.Draw(paint)
     for top, text in ((20, "Chelsea the cat"), (118, "write on me"), (205, "all will be well")):
         pen.text((14, top), text, font=ImageFont.load_default(27), fill=0)
-    for points in ([(0, 170), (90, 150), (256, 98)], [(190, 0), (205, 120), (180, 256)], [(30, 256), (110, 60), (130, 0)]):
+    scratches = [(0, 170), (90, 150), (256, 98)], [(190, 0), (205, 120), (180, 256)], [(30, 256), (110, 60), (130, 0)]
+    for points in scratches:
         pen.line(points, fill=0, width=3)
     paint = paint.point(lambda value: 255 * (value > 250))  # the soft rims of the letters are paint too
     picture.paste(PAINT, mask=paint.point(lambda value: 255 - value))
