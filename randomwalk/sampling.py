@@ -93,6 +93,7 @@ def dry_run(config: SampleConfig) -> int:
     for image, name in enumerate(task.names if task.source is not None else []):
         try:
             task.load_measurable(image)
+            _show_notes(task.remarks(image))
         except InputError as error:
             unreadable += 1
             print(f"error: image {image} ({name}): {error}", file=sys.stderr)

@@ -131,11 +131,14 @@ def test_the_noise_is_estimated_stated_and_used(
     save_picture(tmp_path / "in" / "a.png", noisy_photograph(64, 64, of_255=8))
     save_picture(tmp_path / "in" / "b.png", noisy_photograph(64, 64, of_255=20))
     config = config_for(tmp_path, tmp_path / "in", AUTO)
+    assert sampling.dry_run(config) == 0
+    foretold = capfd.readouterr().err
     assert sampling.run(config) == 0
     rows, text = read_metrics(Path(config.output)), capfd.readouterr().err
     for row, expected in zip(rows, (8, 20), strict=True):
         assert float(row["noise_of_255"]) == pytest.approx(expected, rel=0.05)
-        assert f"note: {row['name']}: noise estimated as {float(row['noise_of_255']):.1f} of 255" in text
+        note = f"note: {row['name']}: noise estimated as {float(row['noise_of_255']):.1f} of 255"
+        assert note in text and note in foretold
     task = load_task(config, torch.device("cpu"))
     assert len(task.batches()) == 2  # not together: each has noise of its own
     noise, _ = told(task, monkeypatch, image=1)
