@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from randomwalk.errors import InputError
 from randomwalk.schedules import ddpm_sigmas
 from score_sde import sdes
-from score_sde.times import ContinuousTime, DiscreteTime, Time
+from score_sde.times import ContinuousTime, DiscreteTime, LogSigma, Time
 
 # A float32 sigma may miss the end of the range that it was computed from by rounding.
 _RANGE_SLACK = 1e-5
@@ -143,7 +143,8 @@ class SDEDenoiser(NetworkDenoiser):
         network: ``network(z, label) -> F``.
         sde: name and settings for `score_sde.sdes.make`.
         prediction: epsilon, x0, v or score.
-        time: continuous, ``label = 999 t / T``; or discrete, the index in the SDE's table of ``num_levels`` levels.
+        time: continuous, ``label = 999 t / T``; log_sigma, ``ln(sigma) / 4``; or discrete, the index in the SDE's table
+            of ``num_levels`` levels.
         num_levels: of the discrete table.
         null_label: see `NetworkDenoiser`.
     """
@@ -165,10 +166,14 @@ class SDEDenoiser(NetworkDenoiser):
     def _init(
         self, network: nn.Module, sde: sdes.SDE, prediction: str, time: str, num_levels: int, null_label: int | None
     ) -> None:
-        for value, known in ((prediction, tuple(PREDICTIONS)), (time, ("continuous", "discrete"))):
+        for value, known in ((prediction, tuple(PREDICTIONS)), (time, ("continuous", "log_sigma", "discrete"))):
             if value not in known:
                 raise ValueError(f"{value!r} is unknown; known are {', '.join(known)}")
-        times: Time = ContinuousTime(sde) if time == "continuous" else DiscreteTime(sde.levels(num_levels).sigma)
+        times: Time
+        if time == "discrete":
+            times = DiscreteTime(sde.levels(num_levels).sigma)
+        else:
+            times = ContinuousTime(sde) if time == "continuous" else LogSigma(sde)
         super().__init__(network, times.sigma_min, times.sigma_max, null_label)
         self.sde, self.times, self.prediction = sde, times, prediction
 

@@ -1,4 +1,4 @@
-"""How a network is told the noise level: in the continuous time of an SDE, or by its place in a table of levels."""
+"""How a network is told the noise level: by the time of an SDE, by its logarithm, or by its place in a table."""
 
 from __future__ import annotations
 
@@ -60,6 +60,19 @@ class ContinuousTime:
     def levels(self, u: Tensor) -> Tensor:
         """sigma at ``t / T = start + u (1 - start)``."""
         return self.sde.sigma(self.sde.T * (self.start + u.double() * (1 - self.start)))
+
+
+@dataclass(frozen=True)
+class LogSigma(ContinuousTime):
+    """The same noise levels, but the network sees ``ln(sigma) / 4``, as in EDM (Karras et al. 2022, arXiv 2206.00364).
+
+    In the time of the VP SDE all low levels are next to 0: with betas of 0.1 and 9.9, sigma from 0.005 to 0.02, over
+    which an epsilon network's gain falls to a quarter, is 0.3 to 3.4 of 999.
+    """
+
+    def label(self, sigma: Tensor) -> Tensor:
+        """``ln(sigma) / 4``."""
+        return sigma.log() / 4
 
 
 class DiscreteTime(nn.Module):

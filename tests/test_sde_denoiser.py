@@ -49,6 +49,8 @@ class Written(nn.Module):
     def coefficients(self, label: Tensor) -> tuple[Tensor, Tensor]:
         if self.time == "continuous":
             a, s = coefficients(self.name, ALL[self.name].T * label / 999)
+        elif self.time == "log_sigma":
+            a, s = coefficients(self.name, ALL[self.name].time((4 * label).exp()))
         else:  # a fractional index: sigma is linear between the levels
             table = ALL[self.name].levels(1000).sigma
             left = label.floor().long().clamp(0, 998)
@@ -101,7 +103,7 @@ def misses(network: Written, sde: str, time: str, prediction: str) -> float:
     return worst
 
 
-TIMES = pytest.mark.parametrize("time", ["continuous", "discrete"])
+TIMES = pytest.mark.parametrize("time", ["continuous", "log_sigma", "discrete"])
 
 
 @pytest.mark.parametrize("data", MIXTURES)
@@ -127,6 +129,7 @@ def test_a_network_of_another_prediction_or_time_does_not() -> None:
             assert misses(Written("vp", "continuous", prediction, MIXTURES["mixture"]), "vp", "continuous", other) > 0.1
     assert misses(Written("ou", "discrete", "epsilon", MIXTURES["mixture"]), "ou", "continuous", "epsilon") > 1e-2
     assert misses(Written("ou", "continuous", "epsilon", MIXTURES["mixture"]), "vp", "continuous", "epsilon") > 1e-2
+    assert misses(Written("vp", "continuous", "epsilon", MIXTURES["mixture"]), "vp", "log_sigma", "epsilon") > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_a_network_of_another_prediction_or_time_does_not() -> None:
         ({"sde": {"name": "power_ve", "base": 0.5}}, "base=0.5: expected a number of at least 1"),
         ({"sde": {"name": "edm", "sigma_max": -1.0}}, "sigma_max=-1.0: expected a positive number"),
         ({"sde": {"name": "vp"}, "prediction": "noise"}, "'noise' is unknown; known are epsilon, x0, v, score"),
-        ({"sde": {"name": "vp"}, "time": "integer"}, "'integer' is unknown; known are continuous, discrete"),
+        ({"sde": {"name": "vp"}, "time": "integer"}, "'integer' is unknown; known are continuous, log_sigma, discrete"),
         ({"sde": {"name": "ou"}, "time": "discrete", "num_levels": 1}, "at least two"),
         ({"sde": {"name": "vp"}, "time": "discrete", "num_levels": 20}, r"20 levels: .* needs more than 20"),
     ],

@@ -317,8 +317,8 @@ class SDEDenoiserSettings(Settings):
     sde: SDESettings
     prediction: Literal["epsilon", "x0", "v", "score"] = "epsilon"
     """What the network gives: the noise, the image, v = alpha N - beta X, or the score."""
-    time: Literal["continuous", "discrete"] = "continuous"
-    """The network sees 999 t / T, or the index in a table of noise levels."""
+    time: Literal["continuous", "log_sigma", "discrete"] = "continuous"
+    """The network sees 999 t / T, ln(sigma) / 4, or the index in a table of noise levels."""
     num_levels: TwoOrMore = 1000
     """Of the discrete table."""
     null_label: Natural | None = None
