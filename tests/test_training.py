@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,6 +238,34 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(images
     with pytest.raises(RunError, match="not finite at step 1"):
         trainer.run()
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_network_that_comes_apart_stops_the_run_where_it_was_good(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss stays finite: only the validation sees it. Resumed, the run ends as one that went well."""
+    whole = in_process(images, tmp_path / "whole")
+    config = TrainConfig.model_validate(settings(images, tmp_path / "run"))
+    trainer = Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder.create(tmp_path / "run"))
+    step = Trainer.train_step
+
+    def apart(self: Trainer, *given: Any) -> Any:
+        if self.step == 5:
+            with torch.no_grad():
+                for parameter in self.parameters:
+                    parameter.normal_()
+        return step(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", apart)
+        with pytest.raises(RunError, match=r"come apart: at step 8 .* dB below .* back at step 4\. .*learning_rate="):
+            trainer.run()
+    again = Trainer(config, trainer.context, trainer.folder)
+    again.resume()
+    assert again.step == 4
+    again.run()
+    for name, value in weights(whole.folder.path).items():
+        assert torch.equal(value, weights(trainer.folder.path)[name])
 
 
 def test_a_missing_folder_is_named(images: Path, tmp_path: Path) -> None:

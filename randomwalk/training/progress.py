@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 import time
 from typing import Any
 
@@ -54,6 +55,15 @@ class Progress:
         self.folder.write_image(f"samples/{images:09d}.png", found.picture)
         self.folder.write_image("samples.png", found.picture)
         self.folder.write_bytes("curves.png", curves(self.rows["log.csv"], self.rows["validation.csv"], found))
+
+    def fall(self) -> float:
+        """How far the mean PSNR of the last validation is below the best before it, in dB; 0 where there is no PSNR."""
+        means = [
+            statistics.fmean(psnr)
+            for row in self.rows["validation.csv"]
+            if (psnr := [float(value) for name, value in row.items() if name.startswith("psnr_at_")])
+        ]
+        return max(means) - means[-1] if means else 0.0
 
     def _add(self, name: str, step: int, values: dict[str, Any]) -> None:
         rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}

@@ -34,6 +34,10 @@ from randomwalk.training.sets import ExampleStream, TrainingSet, open_training_s
 from randomwalk.weightfiles import read_weights
 
 CHECKPOINT = "checkpoint.pt"
+VALIDATED = "validated.pt"
+"""The checkpoint of the last validation, to go back to."""
+FALL = 3.0
+"""dB that the validation's mean PSNR may fall below its best; a network that has come apart falls by ten and more."""
 MODEL = "model.safetensors"
 
 
@@ -190,7 +194,8 @@ class Trainer:
         """Train to the end, or go on from where the run is.
 
         Raises:
-            RunError: the loss is no longer finite; the last checkpoint stays.
+            RunError: the loss is no longer finite, and the last checkpoint stays; or PSNR has fallen by more than
+                `FALL`, and the checkpoint is that of the validation before.
         """
         distributed.init_process_group(self.context)
         model: nn.Module = self.denoiser
@@ -229,6 +234,7 @@ class Trainer:
         bar.update(config.batch_size)
         if self._due(config.validate_images) or end:
             self.validate(progress)
+            self._check_validation(progress)
         if self._due(config.checkpoint_images) or end:
             self._check(loss, norm)
             self.save()
@@ -239,6 +245,22 @@ class Trainer:
                 f"the loss or its gradient is not finite at step {self.step} (loss {float(loss)}, norm {float(norm)}); "
                 f"the last checkpoint in {self.folder.path} is from before. Lower optimizer.learning_rate"
             )
+
+    def _check_validation(self, progress: Progress) -> None:
+        """Keep what is good, or go back to it and stop: a network can come apart while its loss stays finite."""
+        if not self.context.is_main:
+            return
+        if (fall := progress.fall()) <= FALL:
+            self.folder.write_torch(VALIDATED, self.state())
+            return
+        step = self.step
+        self.folder.read_torch(VALIDATED, self.context.device, self.load_state)
+        self.save()
+        raise RunError(
+            f"the network has come apart: at step {step} PSNR on the validation images is {fall:.1f} dB below its "
+            f"best. {self.folder.path} is back at step {self.step}. Lower the learning rate: python train.py --resume "
+            f"{self.folder.path} --set optimizer.learning_rate={self.config.optimizer.learning_rate / 2:g}"
+        )
 
     def _due(self, every: int) -> bool:
         """Whether the last step passed a multiple of ``every`` images."""
