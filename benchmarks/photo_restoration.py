@@ -155,6 +155,7 @@ def options() -> argparse.ArgumentParser:
     )
     made.add_argument("--tune", action="store_true", help="choose the settings anew, and write them")
     made.add_argument("--validation", type=Path, metavar="FOLDER", help="photographs to choose the settings on")
+    made.add_argument("--methods", nargs="+", metavar="NAME", help="of --tune: only for these")
     made.add_argument("--tune-images", type=int, default=4, metavar="N", help="of --tune (4)")
     made.add_argument("--tune-crop", type=int, default=128, metavar="N", help="of --tune, in pixels (128)")
     return made
@@ -170,6 +171,8 @@ def check(chosen: argparse.Namespace) -> None:
         )
     if chosen.tune and chosen.quick:
         raise InputError("--tune: has no --quick version; --tune-images and --tune-crop make it smaller")
+    if chosen.methods is not None and not chosen.tune:
+        raise InputError("--methods: is for --tune; all methods are measured, so that they can be compared")
     if chosen.validation is not None and not chosen.tune:
         raise InputError(f"--validation {chosen.validation}: is for --tune, which chooses the settings on it")
     for name, low in (("tune_images", 1), ("tune_crop", 64)):
@@ -194,7 +197,7 @@ def tune(chosen: argparse.Namespace, plan: Plan, cases: Sequence[Case], denoiser
     search = Tuning(plan, chosen.model, denoiser, device, photos, chosen.seed, facts, records)
     if (missing := photo_methods.deepinv_missing()) is not None and denoiser is not None:
         print(missing)
-    search.run(cases, deepinv=missing is None)
+    search.run(cases, missing is None, chosen.methods)
     print(f"every try: {folder.file('records.json')}")
     return 0
 

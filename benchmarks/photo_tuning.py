@@ -22,7 +22,7 @@ from randomwalk.data import open_images
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError, RunError
 
-FIRST, FINALISTS = 2, 2
+FIRST, FINALISTS = 2, 4
 """All candidates are tried on the first photographs, and so many of the best on all of them."""
 
 
@@ -61,9 +61,22 @@ class Tuning:
     facts: dict[str, Any]
     records: Records
 
-    def run(self, cases: Sequence[Case], deepinv: bool) -> None:
-        """Search in all cases; what is chosen for a method is written when it is."""
+    def run(self, cases: Sequence[Case], deepinv: bool, only: Sequence[str] | None = None) -> None:
+        """Search in all cases; what is chosen for a method is written when it is.
+
+        Args:
+            deepinv: whether the library is there.
+            only: for these methods; None for all.
+
+        Raises:
+            InputError: none of the cases has such a method.
+        """
         tries = {case.name: self.plan.candidates(case, self.denoiser is not None, deepinv) for case in cases}
+        if only is not None:
+            known = {title for methods in tries.values() for title in methods}
+            if unknown := sorted(set(only) - known):
+                raise InputError(f"--methods {', '.join(unknown)}: known here are {', '.join(sorted(known))}")
+            tries = {name: {t: s for t, s in methods.items() if t in only} for name, methods in tries.items()}
         with bar(sum(len(s) for methods in tries.values() for s in methods.values()), "tuning", "tries") as tick:
             for case in cases:
                 problems = [make_problem(case, photo, self.seed).to(self.device) for photo in self.photos]

@@ -85,6 +85,7 @@ def test_bad_options_are_told_before_anything_starts(
         (["--tune"], "--tune: needs --validation FOLDER"),
         (["--tune", "--quick", "--validation", "v"], "--tune: has no --quick version"),
         (["--quick", "--validation", "v"], "--validation v: is for --tune"),
+        (["--methods", "ddrm"], "--methods: is for --tune"),
     ],
 )
 def test_options_of_the_search_are_checked(arguments: list[str], message: str) -> None:
@@ -119,14 +120,23 @@ def make_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> photo_tuning
 def test_the_search_takes_the_best_and_no_divergent_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuning, law = make_tuning(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
     problems = [make_problem(law, photo, 0) for photo in tuning.photos]
-    tries = [{"shift": shift} for shift in (0.0, 9, 0.31, 0.5)]
+    tries = [{"shift": shift} for shift in (0.0, 9, 0.31, 0.5, 0.6, 0.7)]
     best, psnr = tuning.best(law, "total variation", tries, problems)
     # The pixels are at most 0.8, so that nothing is clipped.
     assert best == {"shift": 0.31} and psnr == pytest.approx(20 * math.log10(2 / 0.01), abs=1e-2)
     tried = {method: len(entry["images"]) for method, entry in tuning.records.found[law.name].items()}
-    assert sorted(tried.values()) == [2, 2, 3, 3]
+    assert sorted(tried.values()) == [2, 2, 3, 3, 3, 3]
     with pytest.raises(RunError, match=r"every setting of total variation .* diverges"):
         tuning.best(law, "total variation", [{"shift": 9}], problems)
+
+
+def test_the_search_may_be_for_some_methods_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photo_tuning.Tuning, "best", lambda *arguments: ({}, 20.0))
+    tuning, law = make_tuning(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
+    with pytest.raises(InputError, match="--methods ddrm: known here are Richardson-Lucy"):  # there is no network
+        tuning.run([law], False, ["ddrm", "Wiener filter"])
+    tuning.run([law], False, ["Wiener filter"])
+    assert set(photo_plan.read_settings("ve")[law.name]) == {"Wiener filter"}
 
 
 def test_a_run_goes_on_with_several(tmp_path: Path) -> None:
