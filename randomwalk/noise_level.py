@@ -17,6 +17,10 @@ COLOUR_SIDE, GREY_SIDE = 5, 7
 MOST_PATCHES = 200_000
 FEWEST = 5
 """Patches for each number in one, below which nothing is estimated."""
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Of red, green and blue, in JPEG files."""
+SUBSAMPLED = 5.0
+"""From so many times the noise of the colours on, that of the luminance is believed."""
 FLAT = 3.72
 """Standard deviations above the mean energy of noise alone, up to which a grey patch is taken to be flat."""
 
@@ -34,6 +38,12 @@ def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
     Level Estimation for Blind Denoising"). If the picture was clipped to [-1, 1], patches with clipped pixels are
     left out while a quarter of all remains, since noise is smaller there.
 
+    JPEG files mostly keep colours at half the resolution, and the noise of these at low frequencies only: some of the
+    variances are then nearly nothing. Where the luminance has far more noise than that, its noise, which is
+    ``sqrt(0.299^2 + 0.587^2 + 0.114^2)`` of what each channel had, tells the level before the colours were smoothed.
+
+    Channels that are all equal count as one.
+
     Args:
         y: ``[C, H, W]`` with pixels in [-1, 1].
         known: ``[H, W]``, 1 where y has been measured; patches that are not wholly known are left out.
@@ -41,17 +51,20 @@ def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
     Raises:
         InputError: there are too few patches.
     """
-    channels = y.shape[0]
-    side = GREY_SIDE if channels == 1 else COLOUR_SIDE
-    patches = _patches(y.detach().float().cpu(), side, None if known is None else known.cpu())
-    fewest = FEWEST * channels * side**2
+    y, known = y.detach().float().cpu(), None if known is None else known.cpu()
+    if (y == y[:1]).all():
+        y = y[:1]
+    side = GREY_SIDE if len(y) == 1 else COLOUR_SIDE
+    patches, fewest = _patches(y, side, known), FEWEST * len(y) * side**2
     if len(patches) < fewest:
         raise InputError(
             f"the noise can't be estimated from {len(patches)} patches of {side}x{side} known pixels; it takes "
             f"{fewest}: give measurement.noise.std a number"
         )
-    in_colour = channels > 1
-    variance = _level(_variances(patches)) if in_colour else _variance_of_flat_patches(patches, side, fewest)
+    variance = _variance_of_flat_patches(patches) if len(y) == 1 else _level(_variances(patches))
+    if len(y) == len(LUMINANCE):
+        before = _variance_before_subsampling(y, known)
+        variance = before if before > SUBSAMPLED**2 * variance else variance
     return max(math.sqrt(max(variance, 0.0)), ROUNDING)
 
 
@@ -89,11 +102,21 @@ def _level(variances: np.ndarray) -> float:
     return float(mean)
 
 
-def _variance_of_flat_patches(patches: Tensor, side: int, fewest: int) -> float:
+def _variance_before_subsampling(y: Tensor, known: Tensor | None) -> float:
+    """What the luminance says of the variance in each channel; 0 if there are too few patches."""
+    weights = torch.tensor(LUMINANCE)
+    patches = _patches((weights[:, None, None] * y).sum(0, keepdim=True), GREY_SIDE, known)
+    if len(patches) < FEWEST * GREY_SIDE**2:
+        return 0.0
+    return _variance_of_flat_patches(patches) / float(weights.square().sum())
+
+
+def _variance_of_flat_patches(patches: Tensor) -> float:
     """Mean of the smallest eighth of the variances, of the patches whose differences noise alone could make.
 
     The very smallest one is too small by chance, as patches are few and chosen by their energy.
     """
+    side = GREY_SIDE
     across = patches.reshape(-1, side, side)
     differences = [across[:, :, 2:] - across[:, :, :-2], across[:, 2:] - across[:, :-2]]
     energy = sum((d.square().sum((1, 2)) for d in differences), torch.zeros(len(patches))) / 4
@@ -101,7 +124,7 @@ def _variance_of_flat_patches(patches: Tensor, side: int, fewest: int) -> float:
     variance = _variances(patches)[:lowest].mean()
     for _ in range(4):
         flat = energy <= _most_energy(side) * variance
-        if flat.sum() < fewest:
+        if flat.sum() < FEWEST * side**2:
             break
         variance = _variances(patches[flat])[:lowest].mean()
     return float(variance)

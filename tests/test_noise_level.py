@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from randomwalk import noise_level
@@ -53,6 +55,32 @@ def test_pictures_of_eight_bits_whose_noise_is_clipped() -> None:
     x[:, :40], x[:, 80:] = -1, 1
     y = ((noisy(x, 0.1).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     assert estimate_noise(y) == pytest.approx(0.1, rel=0.05)
+
+
+def as_jpeg(y: Tensor, quality: int, subsampling: int) -> Tensor:
+    """Through a file of 8 bits; subsampling 0 keeps the colours, 2 halves their resolution."""
+    file, pixels = io.BytesIO(), ((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=quality, subsampling=subsampling)
+    with Image.open(file) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+@pytest.mark.parametrize("of_255", [10, 25])
+@pytest.mark.parametrize(("quality", "subsampling"), [(97, 0), (97, 2), (90, 2)])
+def test_noise_of_a_jpeg_file_whose_colours_are_subsampled(
+    of_255: int, quality: int, subsampling: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    std = 2 * of_255 / 255
+    y = as_jpeg(noisy(scene(3), std), quality, subsampling)
+    assert estimate_noise(y) == pytest.approx(std, rel=0.2)
+    monkeypatch.setattr(noise_level, "SUBSAMPLED", float("inf"))
+    in_colours = estimate_noise(y)
+    assert in_colours < 0.2 * std if subsampling else in_colours == pytest.approx(std, rel=0.1)
+
+
+def test_grey_channels_that_are_equal() -> None:
+    y = noisy(scene(1), 0.1)
+    assert estimate_noise(y.expand(3, -1, -1)) == estimate_noise(y) == pytest.approx(0.1, rel=0.15)
 
 
 def test_only_known_pixels_count() -> None:
