@@ -6,9 +6,10 @@ First `python sample.py --diffusion_config configs/photo_TASK.yaml` for the four
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from torch import Tensor
 
+from randomwalk import metrics
+from randomwalk.data import open_images, to_pixels
 from randomwalk.report import Row, overview
 
 FOLDER = Path(__file__).parent
@@ -22,27 +23,26 @@ TASKS = {
 """Degraded picture and truth."""
 
 
-def pixels(path: Path) -> np.ndarray:
-    """uint8 ``[H, W, 3]``."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+def picture(path: Path) -> Tensor:
+    """``[3, H, W]`` in [-1, 1]."""
+    source = open_images(path)
+    return source.load(0, 3, source.size(0), "keep")
 
 
 def main() -> None:
     """One column for each task."""
     given, restored, captions = [], [], []
     for task, (degraded, name) in TASKS.items():
-        truth = pixels(ROOT / "data" / "photographs" / f"{name}.png")
-        y = pixels(FOLDER / f"{degraded}.png")
-        x = pixels(ROOT / "results" / f"photo_{task}" / "images" / f"0000_{degraded}_sample0.png")
-        error = np.square(x.astype(float) - truth).mean()
-        factor = len(truth) // len(y)
-        given.append(y.repeat(factor, axis=0).repeat(factor, axis=1))
-        restored.append(x)
-        captions.append(f"{10 * np.log10(255**2 / error):.1f} dB")
+        truth = picture(ROOT / "data" / "photographs" / f"{name}.png")
+        y = picture(FOLDER / f"{degraded}.png")
+        x = picture(ROOT / "results" / f"photo_{task}" / "images" / f"0000_{degraded}_sample0.png")
+        factor = truth.shape[1] // y.shape[1]
+        given.append(to_pixels(y.repeat_interleave(factor, 1).repeat_interleave(factor, 2)))
+        restored.append(to_pixels(x))
+        captions.append(f"{float(metrics.psnr(x[None], truth[None])):.1f} dB")
     titles = [f"photo_{task}.yaml" for task in TASKS]
-    picture = overview([Row("given", given), Row("restored", restored, captions)], titles, side=256)
-    picture.convert("RGB").save(ROOT / "docs" / "photographs.webp", quality=90, method=6)
+    drawn = overview([Row("given", given), Row("restored", restored, captions)], titles, side=256)
+    drawn.convert("RGB").save(ROOT / "docs" / "photographs.webp", quality=90, method=6)
 
 
 if __name__ == "__main__":
