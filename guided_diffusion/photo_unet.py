@@ -31,6 +31,28 @@ class ResidualBlock(nn.Module):
         return out
 
 
+class GatedBlock(nn.Module):
+    """``h + conv(relu(conv(h)) (1 + gain))``, the gain from the code of the noise level.
+
+    Nothing acts on the trunk but sums. The second convolution and the gain start at 0, so that the block starts as the
+    identity.
+    """
+
+    def __init__(self, width: int, code_size: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.gain = nn.Linear(code_size, width)
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        for parameter in (self.first.bias, self.second.weight, *self.gain.parameters()):
+            nn.init.zeros_(parameter)  # type: ignore[arg-type]
+
+    def forward(self, h: Tensor, code: Tensor) -> Tensor:
+        gain = self.gain(code)[:, :, None, None]
+        out: Tensor = h + self.second(F.relu(self.first(h)) * (1 + gain))
+        return out
+
+
 class PhotoUNet(nn.Module):
     """Residual blocks at several resolutions, of which the highest is half that of the image.
 
@@ -47,6 +69,10 @@ class PhotoUNet(nn.Module):
         num_blocks: of each level on the way down, and again on the way up; the lowest level has them once.
         code_size: of the positional code of the noise level; even.
         time_scale: factor of the network's time before the code, which is made for times up to about 1000.
+        block: "modulated" (`ResidualBlock`, and a SiLU before the last convolution) or "gated" (`GatedBlock`).
+
+    Raises:
+        ValueError: settings that do not go together.
     """
 
     any_size = True
@@ -59,12 +85,16 @@ class PhotoUNet(nn.Module):
         num_blocks: Sequence[int] = (3, 2, 1, 2),
         code_size: int = 128,
         time_scale: float = 1.0,
+        block: str = "modulated",
     ) -> None:
         super().__init__()
         if len(widths) != len(num_blocks):
             raise ValueError(f"num_blocks: {len(num_blocks)} of them; expected one for each of {len(widths)} widths")
         if code_size % 2:
             raise ValueError(f"code_size={code_size}: expected an even number")
+        kinds: dict[str, type[nn.Module]] = {"modulated": ResidualBlock, "gated": GatedBlock}
+        if block not in kinds:
+            raise ValueError(f"block={block!r}: expected one of {', '.join(kinds)}")
         self.multiple = 2 ** len(widths)
         self.code_size, self.time_scale = code_size, time_scale
         self.embed = nn.Sequential(
@@ -72,7 +102,7 @@ class PhotoUNet(nn.Module):
         )
 
         def blocks(k: int) -> nn.ModuleList:
-            return nn.ModuleList(ResidualBlock(widths[k], code_size) for _ in range(num_blocks[k]))
+            return nn.ModuleList(kinds[block](widths[k], code_size) for _ in range(num_blocks[k]))
 
         steps = range(len(widths) - 1)
         self.first = nn.Conv2d(4 * num_channels, widths[0], 3, padding=1)
@@ -81,6 +111,7 @@ class PhotoUNet(nn.Module):
         self.middle = blocks(len(widths) - 1)
         self.grow = nn.ModuleList(nn.Conv2d(widths[k + 1], 4 * widths[k], 1) for k in steps)
         self.up = nn.ModuleList(blocks(k) for k in steps)
+        self.last_activation = nn.SiLU() if block == "modulated" else nn.Identity()
         self.last = nn.Conv2d(widths[0], 4 * num_channels, 3, padding=1)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
@@ -102,7 +133,7 @@ class PhotoUNet(nn.Module):
             h = skips.pop() + F.pixel_shuffle(grow(h), 2)
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, code)
-        return F.pixel_shuffle(self.last(F.silu(h)), 2)[..., :height, :width]
+        return F.pixel_shuffle(self.last(self.last_activation(h)), 2)[..., :height, :width]
 
 
 def mirrored(x: Tensor, multiple: int) -> Tensor:

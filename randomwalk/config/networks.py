@@ -169,6 +169,8 @@ class PhotoUNetSettings(Settings):
     """Of the positional code of the noise level."""
     time_scale: Positive = 1.0
     """Factor of time before the code, which is made for times up to about 1000: some 250 for denoiser edm."""
+    block: Literal["modulated", "gated"] = "modulated"
+    """Residual block: SiLU with scale and shift by the noise level, or ReLU with a gain."""
 
     @model_validator(mode="after")
     def _blocks_of_each_level(self) -> PhotoUNetSettings:

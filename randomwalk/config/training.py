@@ -93,15 +93,20 @@ TrainingData = Annotated[TrainData | PointData, Field(discriminator="dataset"), 
 
 
 class Optimizer(Settings):
-    """Adam."""
+    """Adam, or Muon for convolution kernels beside Adam for the rest."""
 
+    name: Literal["adam", "muon"] = "adam"
     learning_rate: Positive = 2e-4
     warmup_images: Natural = 10_000
     """Images over which the learning rate rises linearly from 0."""
-    decay: Literal["none", "cosine"] = "none"
-    """Of the learning rate, after the warm-up, to 0 at the end."""
+    decay: Literal["none", "cosine", "linear"] = "none"
+    """Of the learning rate, after the warm-up, to 0 at the end: along half a cosine, or constant and then a line."""
+    cooldown: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of the training over which the line of `decay: linear` falls."""
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
-    """Decay of the averages of the gradient and of its square."""
+    """Decay of Adam's averages of the gradient and of its square."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of Muon's average of the gradient."""
     weight_decay: NonNegative = 0.0
     gradient_clip: Positive | None = 1.0
     """Largest norm of the gradient."""
@@ -137,6 +142,8 @@ class TrainConfig(Settings):
     """Parts in which a process computes its share of the batch, to save memory."""
     num_images: Count
     """Length of the training: images seen, repeats counted."""
+    max_minutes: Positive | None = None
+    """End after so many minutes of training, with the learning rate's decay stretched or shortened to that."""
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
     compile: bool = False

@@ -96,6 +96,7 @@ class Trainer:
         self.optimizer = make_optimizer(config.optimizer, self.parameters)
         self.ema = EMA(self.denoiser.network, config.ema.half_life_images, config.ema.warmup_ratio)
         self.step, self.seconds = 0, 0.0
+        self.done, self.rate = 0.0, 0.0
         self.total_steps = math.ceil(config.num_images / config.batch_size)
 
     def description(self) -> str:
@@ -153,9 +154,19 @@ class Trainer:
 
     # --- one step ------------------------------------------------------------------------------------------------
 
-    def learning_rate(self, step: int) -> float:
-        """Of a step."""
-        return learning_rate(self.config.optimizer, step, self.total_steps, self.config.batch_size)
+    def share_done(self) -> float:
+        """Share of the training that lies behind, by images or, with ``max_minutes``, by time, whichever is more.
+
+        The time is that of the main process, which tells the others, so that all take the same steps.
+        """
+        share = self.step / self.total_steps
+        if self.config.max_minutes is None:
+            return share
+        seconds = torch.tensor(self.seconds, dtype=torch.float64)
+        if self.context.size > 1:
+            seconds = seconds.float().to(self.context.device)  # some devices have no float64
+            torch.distributed.broadcast(seconds, 0)
+        return max(share, float(seconds) / (60 * self.config.max_minutes))
 
     def _normal(self, part: int, shape: tuple[int, ...]) -> Tensor:
         """Normal(0, 1) ``[b, *shape]`` for a part of this step's batch: rows of draws for the whole batch, so that
@@ -168,8 +179,10 @@ class Trainer:
     def train_step(self, model: nn.Module, examples: ExampleStream) -> tuple[Tensor, Tensor]:
         """One optimizer step on the next batch; the mean loss over this process's share and the gradient's norm."""
         seed_dropout(self.context.device, self.config.seed, 4, self.step, self.context.rank)
+        config = self.config
+        self.rate = learning_rate(config.optimizer, self.step, self.total_steps, config.batch_size, self.done)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            group["lr"] = self.rate
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.context.device)
         for part in range(self.config.accumulate):
@@ -214,7 +227,8 @@ class Trainer:
             desc="training", disable=not self.context.is_main, smoothing=0.05, dynamic_ncols=True,
         )  # fmt: skip
         with bar:
-            while self.step < self.total_steps:
+            self.done = self.share_done()
+            while self.done < 1:
                 self._advance(model, examples, progress, bar)
         progress.close()
         self.context.barrier()
@@ -225,12 +239,13 @@ class Trainer:
         started = time.perf_counter()
         model.train()
         loss, norm = self.train_step(model, examples)
-        end = self.step == self.total_steps
+        self.seconds += time.perf_counter() - started
+        self.done = self.share_done()
+        end = self.done >= 1
         if self.step % config.log_every == 0 or end:
             self._check(loss, norm)
-            progress.log(self.step, loss, norm, self.learning_rate(self.step - 1), self.seconds)
+            progress.log(self.step, loss, norm, self.rate, self.seconds)
             bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)
-        self.seconds += time.perf_counter() - started
         bar.update(config.batch_size)
         if self._due(config.validate_images) or end:
             self.validate(progress)
