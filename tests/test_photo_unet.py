@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from guided_diffusion import PhotoUNet
-from guided_diffusion.photo_unet import mirrored
+from guided_diffusion.photo_unet import GatedBlock, mirrored
 from randomwalk.checkpoints import load_denoiser, make_denoiser, save_denoiser
 from randomwalk.errors import InputError
 
 SMALL = {"widths": [8, 12, 16], "num_blocks": [1, 1, 1], "code_size": 16}
 
 
-def lively(seed: int = 0) -> PhotoUNet:
+def lively(seed: int = 0, block: str = "modulated") -> PhotoUNet:
     """A network whose layers that start at zero don't."""
     torch.manual_seed(seed)
-    network = PhotoUNet(**SMALL)
+    network = PhotoUNet(**SMALL, block=block)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -40,9 +41,10 @@ def test_an_image_is_mirrored_to_a_multiple_and_cut_again() -> None:
         assert torch.equal(network(x, t), network(whole, t)[..., :21, :30])
 
 
-def test_far_pixels_do_not_matter() -> None:
+@pytest.mark.parametrize("block", ["modulated", "gated"])
+def test_far_pixels_do_not_matter(block: str) -> None:
     """Three levels of few blocks see some 60 pixels around; attention or a normalisation would see all."""
-    network, x = lively(), torch.randn(1, 3, 64, 256)
+    network, x = lively(block=block), torch.randn(1, 3, 64, 256)
     other = x.clone()
     other[..., 128:] = torch.randn(1, 3, 64, 128)
     t = torch.tensor([5.0])
@@ -52,17 +54,19 @@ def test_far_pixels_do_not_matter() -> None:
     assert difference[128:].min() > 0
 
 
-def test_the_noise_level_matters_and_images_do_not_meet() -> None:
-    network, x, t = lively(), torch.randn(2, 3, 16, 16), torch.tensor([1.0, 300.0])
+@pytest.mark.parametrize("block", ["modulated", "gated"])
+def test_the_noise_level_matters_and_images_do_not_meet(block: str) -> None:
+    network, x, t = lively(block=block), torch.randn(2, 3, 16, 16), torch.tensor([1.0, 300.0])
     with torch.no_grad():
         both = network(x, t)
         assert torch.allclose(both[1:], network(x[1:], t[1:]), atol=1e-6)
         assert (both[1:] - network(x[1:], t[:1])).abs().max() > 1e-3
 
 
-def test_it_starts_as_zero_and_every_parameter_learns() -> None:
+@pytest.mark.parametrize("block", ["modulated", "gated"])
+def test_it_starts_as_zero_and_every_parameter_learns(block: str) -> None:
     torch.manual_seed(0)
-    network, x, t = PhotoUNet(**SMALL), torch.randn(4, 3, 16, 16), torch.rand(4) * 100
+    network, x, t = PhotoUNet(**SMALL, block=block), torch.randn(4, 3, 16, 16), torch.rand(4) * 100
     assert not network(x, t).any()
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     for _ in range(5):  # layers behind those that start at zero get their gradient after the first step
@@ -85,7 +89,22 @@ def test_its_file_says_what_it_is(tmp_path) -> None:
         assert torch.equal(loaded(x, 0.3), made(x, 0.3))
 
 
+def test_a_gated_block_is_its_formula() -> None:
+    torch.manual_seed(0)
+    block = GatedBlock(8, 16)
+    h, code = torch.randn(2, 8, 5, 7), torch.randn(2, 16)
+    assert torch.equal(block(h, code), h)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_()
+    gain = code @ block.gain.weight.T + block.gain.bias
+    inner = torch.relu(F.conv2d(h, block.first.weight, block.first.bias, padding=1)) * (1 + gain)[:, :, None, None]
+    assert torch.allclose(block(h, code), h + F.conv2d(inner, block.second.weight, padding=1), rtol=1e-4, atol=1e-3)
+
+
 def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="expected one of modulated, gated"):
+        make_denoiser({"name": "photo_unet", **SMALL, "block": "other"}, {"name": "edm"})
     with pytest.raises(InputError, match="num_blocks: 2 of them; expected one for each of 3 widths"):
         make_denoiser({"name": "photo_unet", **SMALL, "num_blocks": [1, 1]}, {"name": "edm"})
     with pytest.raises(InputError, match="an even number"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
 import signal
@@ -266,6 +267,25 @@ def test_a_network_that_comes_apart_stops_the_run_where_it_was_good(
     again.run()
     for name, value in weights(whole.folder.path).items():
         assert torch.equal(value, weights(trainer.folder.path)[name])
+
+
+def test_a_training_ends_after_given_minutes_with_its_decay_stretched_to_them(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step takes 2 s of a clock that ticks when it is read: 10 s are five steps of the eight, and the cosine is
+    at their share of the time. The finished run has nothing left to do."""
+    ticks = itertools.count()
+    monkeypatch.setattr("randomwalk.training.trainer.time.perf_counter", lambda: 2.0 * next(ticks))
+    optimizer = {"learning_rate": 1.0, "warmup_images": 0, "decay": "cosine"}
+    run = in_process(images, tmp_path / "run", max_minutes=10 / 60, optimizer=optimizer)
+    rows = RunFolder(tmp_path / "run").read_csv("log.csv")
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5]
+    expected = [0.5 * (1 + math.cos(math.pi * k / 5)) for k in range(5)]
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(expected, rel=1e-5)
+    again = Trainer(run.config, run.context, run.folder)
+    again.resume()
+    again.run()
+    assert again.step == 5
 
 
 def test_a_missing_folder_is_named(images: Path, tmp_path: Path) -> None:

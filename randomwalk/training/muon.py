@@ -1,4 +1,4 @@
-"""Muon: gradient steps of convolution kernels, made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon)."""
+"""Muon: orthogonal steps for convolution kernels (Jordan et al. 2024, kellerjordan.github.io/posts/muon)."""
 
 from __future__ import annotations
 
