@@ -12,6 +12,7 @@ from randomwalk.config.base import (
     Fit,
     Fraction,
     Natural,
+    PathText,
     Positive,
     Precision,
     Settings,
@@ -30,7 +31,7 @@ class EmbeddingData(Settings):
 
     dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
     """A folder, a zip or one file of images, the Fashion-MNIST .gz files, or a standard set through torchvision."""
-    path: Text
+    path: PathText
     """The folder, zip or file; for torchvision's sets the folder they are kept in (downloaded if absent)."""
     image_size: Count
     channels: Literal[1, 3] = 3
@@ -223,7 +224,7 @@ class ScoreEmbeddingConfig(Settings):
     """One training of few images: `python train.py --config FILE [--profile] [--no-train]`."""
 
     seed: Natural = 0
-    output: Text
+    output: PathText
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     data: EmbeddingData
     method: Method

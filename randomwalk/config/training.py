@@ -13,10 +13,10 @@ from randomwalk.config.base import (
     Natural,
     NonNegative,
     Pair,
+    PathText,
     Positive,
     Precision,
     Settings,
-    Text,
 )
 from randomwalk.config.labels import Labels, check_labels
 from randomwalk.config.networks import DenoiserSettings, NetworkSettings, UNetSettings
@@ -28,7 +28,7 @@ class TrainData(Settings):
 
     dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
     """A folder or zip of images, the four Fashion-MNIST .gz files, or a standard set through torchvision."""
-    path: Text | Annotated[list[Text], Field(min_length=1)]
+    path: PathText | Annotated[list[PathText], Field(min_length=1)]
     """The folder or zip, or a list of them; for torchvision's sets the folder they are kept in (downloaded if
     absent)."""
     image_size: Count
@@ -45,7 +45,7 @@ class TrainData(Settings):
     """Decode all images at the start and keep them as bytes in memory."""
     num_validation: Natural = 256
     """Images held out of the training for validation: the last ones, in a seeded order. Without validation_path."""
-    validation_path: Text | None = None
+    validation_path: PathText | None = None
     """Folder or zip of the validation images, all of which are used; then none are held out."""
     validation_size: Count | None = None
     """Side of the validation images, for networks that take any size; image_size without it."""
@@ -119,14 +119,14 @@ class TrainConfig(Settings):
     """One training: `python train.py --config FILE`."""
 
     seed: Natural = 0
-    output: Text
+    output: PathText
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     data: TrainingData
     network: NetworkSettings
     denoiser: DenoiserSettings
     labels: Labels | None = None
     """Without this section the network is not told classes."""
-    initial_weights: Text | None = None
+    initial_weights: PathText | None = None
     """Weights file of an earlier training of the same network, to start from."""
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
