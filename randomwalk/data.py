@@ -1,8 +1,7 @@
-"""Images in: folders, zips, Fashion-MNIST's files and torchvision's sets, as tensors in [-1, 1]."""
+"""Images in: folders, zips and standard sets, as tensors in [-1, 1]."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import zipfile
 import zlib
@@ -19,13 +18,11 @@ from torch import Tensor
 from randomwalk import pictures
 from randomwalk.errors import InputError
 from randomwalk.pictures import Header, Picture
+from randomwalk.standard_sets import Split, StandardSet, load_standard_set
 
 Fit = Literal["resize", "crop", "pad"]
 Size = tuple[int, int]
 """Height and width."""
-FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 """What zips raise that are damaged, encrypted or packed in a way that Python does not know."""
@@ -278,60 +275,21 @@ def _classes_of(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
     return np.array([numbers[of_one[0]] for of_one in parts], dtype=np.int64), classes
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Array in an IDX file (the format of MNIST and Fashion-MNIST), gzipped or not; uint8 values only."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            raw = file.read()
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    ndim = raw[3] if len(raw) > 3 else 0
-    if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * ndim:
-        raise InputError(f"{path}: is not an IDX file of bytes")
-    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", ndim, 4))
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim)
-    if values.size != int(np.prod(shape)):
-        raise InputError(f"{path}: is cut short: it promises {shape} and holds {values.size} bytes")
-    return values.reshape(shape)
+def open_dataset(dataset: str, path: str | Path, split: Split = "train") -> ImageSource:
+    """A data set by the name that YAML gives it: the images of a folder, or a split of a standard set.
 
-
-def open_fashion_mnist(path: str | Path, split: Literal["train", "test"]) -> tuple[ImageSource, np.ndarray]:
-    """Images and labels of the Fashion-MNIST files in a folder (Xiao et al. 2017, arXiv 1708.07747)."""
-    prefix = {"train": "train", "test": "t10k"}[split]
-    arrays = []
-    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-        found = [p for p in (Path(path) / f"{prefix}-{kind}.gz", Path(path) / f"{prefix}-{kind}") if p.is_file()]
-        if not found:
-            raise InputError(
-                f"{path}: no {prefix}-{kind}.gz in it. The four files are Debian's package dataset-fashion-mnist "
-                "(in /usr/share/datasets/fashion-mnist); dataset: fashion_mnist downloads them instead"
-            )
-        arrays.append(read_idx(found[0]))
-    images, labels = arrays
-    names = [f"{split}{i:05d}" for i in range(len(images))]
-    return ImageSource(names, lambda i: images[i], str(path), labels, FASHION_CLASSES), labels
-
-
-def _open_torchvision(dataset: str, path: str | Path, split: Literal["train", "test"]) -> ImageSource:
-    from torchvision import datasets
-
-    kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[dataset]
-    try:
-        images = kind(str(path), train=split == "train", download=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{dataset}: cannot be read from or downloaded to {path} ({error})") from error
-    array, names = np.asarray(images.data), [f"{split}{i:05d}" for i in range(len(images.data))]
-    return ImageSource(names, lambda i: array[i], f"{dataset} in {path}", np.asarray(images.targets), images.classes)
-
-
-def open_dataset(dataset: str, path: str | Path) -> ImageSource:
-    """The training images of a data set by the name that YAML gives it."""
+    Raises:
+        InputError: it is not there; see `load_standard_set`.
+    """
     if dataset == "folder":
         return open_images(path)
-    if dataset == "fashion_mnist_files":
-        return open_fashion_mnist(path, "train")[0]
-    return _open_torchvision(dataset, path, "train")
+    return of_standard_set(load_standard_set(dataset, path, split), split)
+
+
+def of_standard_set(found: StandardSet, split: Split) -> ImageSource:
+    """The images of a standard set; their names are numbers."""
+    names = [f"{split}{i:05d}" for i in range(len(found.images))]
+    return ImageSource(names, lambda i: found.images[i], str(found.where), found.labels, found.classes)
 
 
 def upscale(x: Tensor, factor: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from randomwalk.config.base import (
     Count,
@@ -21,7 +21,7 @@ from randomwalk.config.base import (
     check_order,
 )
 from randomwalk.config.networks import DDPMUNetSettings
-from randomwalk.config.training import EMASettings, Optimizer
+from randomwalk.config.training import EMASettings, Optimizer, renamed
 
 Boundary = Literal["neumann", "dirichlet", "periodic"]
 
@@ -29,10 +29,10 @@ Boundary = Literal["neumann", "dirichlet", "periodic"]
 class EmbeddingData(Settings):
     """The few images that a network is to learn by heart, or a set of them."""
 
-    dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
-    """A folder, a zip or one file of images, the Fashion-MNIST .gz files, or a standard set through torchvision."""
+    dataset: Annotated[Literal["folder", "mnist", "fashion_mnist", "cifar10"], BeforeValidator(renamed)] = "folder"
+    """A folder, a zip or one file of images, or a standard set."""
     path: PathText
-    """The folder, zip or file; for torchvision's sets the folder they are kept in (downloaded if absent)."""
+    """The folder, zip or file; for standard sets the folder they are kept in, or downloaded into."""
     image_size: Count
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"

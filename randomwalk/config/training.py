@@ -26,11 +26,10 @@ from randomwalk.config.objective import Objective, check_objective
 class TrainData(Settings):
     """The training images."""
 
-    dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
-    """A folder or zip of images, the four Fashion-MNIST .gz files, or a standard set through torchvision."""
+    dataset: Literal["folder", "mnist", "fashion_mnist", "cifar10"] = "folder"
+    """A folder or zip of images, or a standard set."""
     path: PathText | Annotated[list[PathText], Field(min_length=1)]
-    """The folder or zip, or a list of them; for torchvision's sets the folder they are kept in (downloaded if
-    absent)."""
+    """The folder or zip, or a list of them; for standard sets the folder they are kept in, or downloaded into."""
     image_size: Count
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"
@@ -86,7 +85,14 @@ class PointData(Settings):
 
 
 def _folder_by_default(data: Any) -> Any:
-    return {"dataset": "folder", **data} if isinstance(data, dict) else data
+    if not isinstance(data, dict):
+        return data
+    return {**data, "dataset": renamed(data.get("dataset", "folder"))}
+
+
+def renamed(dataset: Any) -> Any:
+    """The present name of a set: Fashion-MNIST's own files once had one of their own."""
+    return "fashion_mnist" if dataset == "fashion_mnist_files" else dataset
 
 
 TrainingData = Annotated[TrainData | PointData, Field(discriminator="dataset"), BeforeValidator(_folder_by_default)]
