@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Literal
 
@@ -202,12 +204,15 @@ def to_pixels(x: Tensor) -> np.ndarray:
 def open_images(path: str | Path) -> ImageSource:
     """The images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names.
 
-    Hidden files are left out: macOS puts one called ._photo.jpg beside photo.jpg in its zips.
-    If all of them are in subfolders, the outermost of these are the classes, in the order of their names.
+    Hidden files are left out: macOS puts one called ._photo.jpg beside photo.jpg in its zips. Links are followed.
+    If all of them are in subfolders, the outermost of these are the classes, in the order of `in_order`.
+
+    Raises:
+        InputError: there are none, or a link leads back to a folder that it is in.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if _is_image(p) and p.is_file())
+        files = sorted(p for p in _files_in(path) if _is_image(p) and p.is_file())
         names = [str(p.relative_to(path)) for p in files]
         source = _of_files(files, names, str(path))
     elif zipfile.is_zipfile(path):
@@ -219,6 +224,30 @@ def open_images(path: str | Path) -> ImageSource:
     if not len(source):
         raise InputError(f"{path}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
     return source
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """All files below a folder, links to folders followed."""
+    above: dict[Path, frozenset[str]] = {folder: frozenset()}  # of each folder to come, those that it is in
+    for name, folders, files in os.walk(folder, followlinks=True):
+        where = Path(name)
+        inside = above.pop(where) | {os.path.realpath(where)}
+        for path in (where / name for name in folders):
+            if os.path.realpath(path) in inside:
+                raise InputError(f"{path}: is a link to a folder that it is in, and so without end; remove it")
+            above[path] = inside
+        for path in (where / name for name in files):
+            if path.is_symlink() and _is_loop(path):
+                raise InputError(f"{path}: is a link that leads to itself; remove it")
+            yield path
+
+
+def _is_loop(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _is_image(path: PurePath) -> bool:
@@ -270,7 +299,7 @@ def _classes_of(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
     parts = [Path(name).parts for name in names]
     if not all(len(of_one) > 1 for of_one in parts):
         return None, []
-    classes = sorted({of_one[0] for of_one in parts})
+    classes = in_order({of_one[0] for of_one in parts})
     numbers = {name: k for k, name in enumerate(classes)}
     return np.array([numbers[of_one[0]] for of_one in parts], dtype=np.int64), classes
 
@@ -290,6 +319,11 @@ def of_standard_set(found: StandardSet, split: Split) -> ImageSource:
     """The images of a standard set; their names are numbers."""
     names = [f"{split}{i:05d}" for i in range(len(found.images))]
     return ImageSource(names, lambda i: found.images[i], str(found.where), found.labels, found.classes)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of classes in order: numbers by their value (2 before 10), before all others by the alphabet."""
+    return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
 
 
 def upscale(x: Tensor, factor: int) -> Tensor:

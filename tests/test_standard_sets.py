@@ -180,7 +180,7 @@ def test_what_is_downloaded_is_not_downloaded_again(
 @pytest.mark.parametrize("broken", range(4))
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, mirror: Server, broken: int) -> None:
     mirror.breaks = f"{NAMES[broken]}.gz"
-    with pytest.raises(InputError, match="there is no mnist in .*, and it cannot be downloaded"):
+    with pytest.raises(InputError, match="it cannot be downloaded"):
         open_dataset("mnist", tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
     mirror.breaks = ""

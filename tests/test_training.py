@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import randomwalk
 from randomwalk import configio
 from randomwalk.config import TrainConfig
-from randomwalk.data import fit_to, open_dataset, open_images, to_pixels, to_tensor
+from randomwalk.data import fit_to, open_images, to_pixels, to_tensor
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError, RunError
 from randomwalk.runs import RunFolder
