@@ -228,7 +228,8 @@ def open_images(path: str | Path) -> ImageSource:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     """All files below a folder, links to folders followed."""
-    above: dict[Path, frozenset[str]] = {folder: frozenset()}  # of each folder to come, those that it is in
+    outside = frozenset(str(path) for path in Path(os.path.realpath(folder)).parents)
+    above = {folder: outside}  # of each folder to come, those that it is in
     for name, folders, files in os.walk(folder, followlinks=True):
         where = Path(name)
         inside = above.pop(where) | {os.path.realpath(where)}
