@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 import numpy as np
 import torch
@@ -138,6 +137,8 @@ class Examples:
         """
         *part, taken = next(self._batches)
         for position, image in zip(next(self._positions), taken.tolist(), strict=True):
-            for damaged in takewhile(lambda k, image=image: k != image, self._images.candidates(position)):
-                self._split.skip(damaged)
+            for candidate in self._images.candidates(position):
+                if candidate == image:
+                    break
+                self._split.skip(candidate)
         return tuple(part)
