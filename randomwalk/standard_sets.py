@@ -27,11 +27,11 @@ FASHION_CLASSES = (
 )  # fmt: skip
 CIFAR_FOLDER, CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist has its files."""
+"""Folder of Debian's package dataset-fashion-mnist."""
 TIMEOUT = 30.0
 """Seconds without an answer after which a server is given up."""
 FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
-"""What a download raises that does not come to its end."""
+"""Errors of a download that does not come to its end."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _download(name: str, path: Path) -> None:
 
 
 def _advice(name: str, path: Path) -> str:
-    """What to do to get a set, the command on a line of its own."""
+    """Advice on how to get a set, the command on a line of its own."""
     kind, kept = KINDS[name], f"'{path}'" if set(str(path)) & set(" '\"$&;()") else str(path)
     if name == "cifar10":
         command = f"mkdir -p {kept} && curl -fL {kind.address} | tar xz -C {kept}"

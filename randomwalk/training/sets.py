@@ -40,7 +40,7 @@ class TrainingSet(Protocol):
         """Names of the classes that the network is told; empty if it is told none."""
 
     def check(self) -> list[str]:
-        """What is wrong with it and does not stop a training, one line each."""
+        """Problems that do not stop a training, one line each."""
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
         """The examples of a process from a step on; see `randomwalk.training.examples.Examples`."""
