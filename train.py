@@ -29,9 +29,10 @@ def main() -> int:
         from randomwalk.config.score_embedding import ScoreEmbeddingConfig
         from randomwalk.configio import load_training
         from randomwalk.errors import InputError
+        from randomwalk.paths import expand
         from randomwalk.runs import RunFolder
 
-        source = args.config or RunFolder.resume(args.resume).file("config.yaml")
+        source = expand(args.config) if args.config else RunFolder.resume(args.resume).file("config.yaml")
         changes = cli.overrides(args) + (["profile.enabled=true"] if args.profile else [])
         config = load_training(source, changes)
         if isinstance(config, ScoreEmbeddingConfig):

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # the library is used from its checkout, whatever
 
 from randomwalk import cli  # noqa: E402
 from randomwalk.runs import RunFolder, environment, write_csv  # noqa: E402
+from randomwalk.standard_sets import find_standard_set  # noqa: E402
 
 NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
 """The bundled ones."""
@@ -45,9 +46,9 @@ def add_fashion_mnist(made: argparse.ArgumentParser, purpose: str = "") -> None:
     made.add_argument(
         "--fashion-mnist",
         type=Path,
-        default=Path("/usr/share/datasets/fashion-mnist"),
+        default=find_standard_set("fashion_mnist", ROOT / "data") or ROOT / "data",
         metavar="FOLDER",
-        help=f"{what} (default: those of Debian's dataset-fashion-mnist)",
+        help=f"{what} (default: those that a training has downloaded into data/, or Debian's dataset-fashion-mnist)",
     )
 
 

@@ -6,25 +6,23 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from randomwalk.data import open_fashion_mnist
 from randomwalk.rng import generator
+from randomwalk.standard_sets import Split, load_standard_set
 
 FEATURES = 64
 
 
-def load_split(path: str | Path, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+def load_split(path: str | Path, split: Split) -> tuple[Tensor, Tensor]:
     """All images of a split as float32 ``[N, 1, 32, 32]`` in [-1, 1], in a black border of 2; labels ``[N]``."""
-    source, labels = open_fashion_mnist(path, split)
-    pixels = torch.from_numpy(np.stack([source.pixels(i, 1)[..., 0] for i in range(len(source))]))
-    images = F.pad(pixels[:, None].float() / 127.5 - 1, (2, 2, 2, 2), value=-1.0)
-    return images, torch.from_numpy(labels.astype(np.int64))
+    found = load_standard_set("fashion_mnist", path, split, anywhere=False)
+    images = F.pad(torch.from_numpy(found.images.copy())[:, None].float() / 127.5 - 1, (2, 2, 2, 2), value=-1.0)
+    return images, torch.from_numpy(found.labels.astype(np.int64))
 
 
 class Classifier(nn.Module):

@@ -3,7 +3,7 @@
 Our own format is safetensors whose metadata describe the network and how it denoises:
 
     metadata  {"format": "randomwalk", "config": JSON of {"network": {"name": ..., **settings},
-              "denoiser": {"name": ..., **settings}, "training": {...}}}
+              "denoiser": {"name": ..., **settings}, "training": {...}, "classes": [names, if there are any]}}
     tensors   "ema.<name>" and optionally "raw.<name>", <name> as in the state dict of the network
 """
 
@@ -80,7 +80,7 @@ def save_denoiser(
     Args:
         path: the file.
         config: ``{"network": {"name": ..., **settings}, "denoiser": {"name": ..., **settings}, "training": {...}}``,
-            all of it JSON; "training" is free.
+            all of it JSON; "training" is free. Where labels are of classes with names, also "classes": [...].
         ema: state dict of the network (all of it, buffers too) with averaged parameters.
         raw: the same with the parameters that were not averaged.
         dtype: float32 or float16, for floating-point tensors; float64 ones (tables) stay float64.
@@ -105,6 +105,8 @@ def save_denoiser(
                 raise RunError(f"{path} was not written: {prefix}{key} has values that are not finite in {dtype}")
             tensors[prefix + key] = stored
     description = {key: config.get(key, {}) for key in ("network", "denoiser", "training")}
+    if config.get("classes"):
+        description["classes"] = list(config["classes"])
     data = save(tensors, {"format": "randomwalk", "config": json.dumps(description)})
     RunFolder(path.parent).write(path.name, lambda file: file.write(data), sync=True)
 
@@ -158,6 +160,7 @@ def load_denoiser(
     network, denoiser = _settings(file, network, denoiser)
     made = _built(file, network, denoiser)
     made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
+    made.classes = tuple((file.config or {}).get("classes", ()))
     made.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
     made.eval().requires_grad_(False).to(target)
     made.network.to(memory_format=torch.channels_last)

@@ -56,15 +56,18 @@ def sample_config(args: argparse.Namespace) -> tuple[SampleConfig | BridgeSample
         InputError: the config is not valid, or is not that of the run.
     """
     from randomwalk.configio import load_sampling
+    from randomwalk.paths import expand
     from randomwalk.runs import RunFolder, differences
 
     changes = overrides(args)
+    source = expand(args.diffusion_config) if args.diffusion_config else None
     if args.resume is None:
-        return load_sampling(args.diffusion_config, changes), None
+        assert source is not None
+        return load_sampling(source, changes), None
     folder = RunFolder.resume(args.resume)
     path = folder.file("config.yaml")
     kept = load_sampling(path).model_dump(mode="json")
-    config = load_sampling(args.diffusion_config or path, changes)
+    config = load_sampling(source or path, changes)
     if changed := set(differences(kept, config.model_dump(mode="json"))) - {"device", "output", "max_memory"}:
         raise InputError(
             f"--resume {args.resume}: the config differs from {path} in {', '.join(sorted(changed))}; "

@@ -1,12 +1,13 @@
-"""Images in: folders, zips, Fashion-MNIST's files and torchvision's sets, as tensors in [-1, 1]."""
+"""Images in: folders, zips and standard sets, as tensors in [-1, 1]."""
 
 from __future__ import annotations
 
-import gzip
+import errno
 import io
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Literal
 
@@ -19,13 +20,11 @@ from torch import Tensor
 from randomwalk import pictures
 from randomwalk.errors import InputError
 from randomwalk.pictures import Header, Picture
+from randomwalk.standard_sets import Split, StandardSet, load_standard_set
 
 Fit = Literal["resize", "crop", "pad"]
 Size = tuple[int, int]
 """Height and width."""
-FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 """What zips raise that are damaged, encrypted or packed in a way that Python does not know."""
@@ -205,12 +204,15 @@ def to_pixels(x: Tensor) -> np.ndarray:
 def open_images(path: str | Path) -> ImageSource:
     """The images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names.
 
-    Hidden files are left out: macOS puts one called ._photo.jpg beside photo.jpg in its zips.
-    If all of them are in subfolders, the outermost of these are the classes, in the order of their names.
+    Hidden files are left out: macOS puts one called ._photo.jpg beside photo.jpg in its zips. Links are followed.
+    If all of them are in subfolders, the outermost of these are the classes, in the order of `in_order`.
+
+    Raises:
+        InputError: there are none, or a link leads back to a folder that it is in.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if _is_image(p) and p.is_file())
+        files = sorted(p for p in _files_in(path) if _is_image(p) and p.is_file())
         names = [str(p.relative_to(path)) for p in files]
         source = _of_files(files, names, str(path))
     elif zipfile.is_zipfile(path):
@@ -222,6 +224,31 @@ def open_images(path: str | Path) -> ImageSource:
     if not len(source):
         raise InputError(f"{path}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
     return source
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """All files below a folder, links to folders followed."""
+    outside = frozenset(str(path) for path in Path(os.path.realpath(folder)).parents)
+    above = {folder: outside}  # of each folder to come, those that it is in
+    for name, folders, files in os.walk(folder, followlinks=True):
+        where = Path(name)
+        inside = above.pop(where) | {os.path.realpath(where)}
+        for path in (where / name for name in folders):
+            if os.path.realpath(path) in inside:
+                raise InputError(f"{path}: is a link to a folder that it is in, and so without end; remove it")
+            above[path] = inside
+        for path in (where / name for name in files):
+            if path.is_symlink() and _is_loop(path):
+                raise InputError(f"{path}: is a link that leads to itself; remove it")
+            yield path
+
+
+def _is_loop(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _is_image(path: PurePath) -> bool:
@@ -273,65 +300,31 @@ def _classes_of(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
     parts = [Path(name).parts for name in names]
     if not all(len(of_one) > 1 for of_one in parts):
         return None, []
-    classes = sorted({of_one[0] for of_one in parts})
+    classes = in_order({of_one[0] for of_one in parts})
     numbers = {name: k for k, name in enumerate(classes)}
     return np.array([numbers[of_one[0]] for of_one in parts], dtype=np.int64), classes
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Array in an IDX file (the format of MNIST and Fashion-MNIST), gzipped or not; uint8 values only."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            raw = file.read()
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    ndim = raw[3] if len(raw) > 3 else 0
-    if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * ndim:
-        raise InputError(f"{path}: is not an IDX file of bytes")
-    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", ndim, 4))
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim)
-    if values.size != int(np.prod(shape)):
-        raise InputError(f"{path}: is cut short: it promises {shape} and holds {values.size} bytes")
-    return values.reshape(shape)
+def open_dataset(dataset: str, path: str | Path, split: Split = "train") -> ImageSource:
+    """A data set by the name that YAML gives it: the images of a folder, or a split of a standard set.
 
-
-def open_fashion_mnist(path: str | Path, split: Literal["train", "test"]) -> tuple[ImageSource, np.ndarray]:
-    """Images and labels of the Fashion-MNIST files in a folder (Xiao et al. 2017, arXiv 1708.07747)."""
-    prefix = {"train": "train", "test": "t10k"}[split]
-    arrays = []
-    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-        found = [p for p in (Path(path) / f"{prefix}-{kind}.gz", Path(path) / f"{prefix}-{kind}") if p.is_file()]
-        if not found:
-            raise InputError(
-                f"{path}: no {prefix}-{kind}.gz in it. The four files are Debian's package dataset-fashion-mnist "
-                "(in /usr/share/datasets/fashion-mnist); dataset: fashion_mnist downloads them instead"
-            )
-        arrays.append(read_idx(found[0]))
-    images, labels = arrays
-    names = [f"{split}{i:05d}" for i in range(len(images))]
-    return ImageSource(names, lambda i: images[i], str(path), labels, FASHION_CLASSES), labels
-
-
-def _open_torchvision(dataset: str, path: str | Path, split: Literal["train", "test"]) -> ImageSource:
-    from torchvision import datasets
-
-    kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[dataset]
-    try:
-        images = kind(str(path), train=split == "train", download=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{dataset}: cannot be read from or downloaded to {path} ({error})") from error
-    array, names = np.asarray(images.data), [f"{split}{i:05d}" for i in range(len(images.data))]
-    return ImageSource(names, lambda i: array[i], f"{dataset} in {path}", np.asarray(images.targets), images.classes)
-
-
-def open_dataset(dataset: str, path: str | Path) -> ImageSource:
-    """The training images of a data set by the name that YAML gives it."""
+    Raises:
+        InputError: it is not there; see `load_standard_set`.
+    """
     if dataset == "folder":
         return open_images(path)
-    if dataset == "fashion_mnist_files":
-        return open_fashion_mnist(path, "train")[0]
-    return _open_torchvision(dataset, path, "train")
+    return of_standard_set(load_standard_set(dataset, path, split), split)
+
+
+def of_standard_set(found: StandardSet, split: Split) -> ImageSource:
+    """The images of a standard set; their names are numbers."""
+    names = [f"{split}{i:05d}" for i in range(len(found.images))]
+    return ImageSource(names, lambda i: found.images[i], str(found.where), found.labels, found.classes)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of classes in order: numbers by their value (2 before 10), before all others by the alphabet."""
+    return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
 
 
 def upscale(x: Tensor, factor: int) -> Tensor:

@@ -6,7 +6,7 @@ in [-1, 1] and sigma is in those units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,9 +96,11 @@ class NetworkDenoiser(Denoiser):
 
     Attributes:
         num_classes: how many classes the network knows; None if it takes no labels.
+        classes: their names, as far as its file tells them: label k is ``classes[k]``.
     """
 
     num_classes: int | None = None
+    classes: Sequence[str] = ()
 
     def __init__(self, network: nn.Module, sigma_min: float, sigma_max: float, null_label: int | None = None) -> None:
         super().__init__()

@@ -69,27 +69,60 @@ class GuidedDenoiser(Wrapper):
         return labels.to(x.device).repeat_interleave(times)
 
 
-def guided(denoiser: Denoiser, labels: Sequence[int] | None, scale: float = 1.0) -> Denoiser:
+def guided(denoiser: Denoiser, labels: Sequence[int | str] | None, scale: float = 1.0) -> Denoiser:
     """The denoiser of images of these classes, or without labels of images of any class.
 
     Args:
         denoiser: of any network.
-        labels: of the rows, as for `GuidedDenoiser`.
+        labels: of the rows, as for `GuidedDenoiser`; or names of classes.
         scale: of the guidance.
 
     Raises:
         InputError: the network does not know these classes, or must be told some.
     """
-    if labels is not None:
-        check_guidance(denoiser, labels, scale)
+    numbers = None if labels is None else [number_of_class(denoiser, label) for label in labels]
+    if numbers is not None:
+        check_guidance(denoiser, numbers, scale)
     elif getattr(denoiser, "num_classes", None) is None:
         return denoiser
     else:
         check_unguided(denoiser)
     assert isinstance(denoiser, NetworkDenoiser)
-    if labels is None:
+    if numbers is None:
         return GuidedDenoiser(denoiser, torch.tensor(_classes(denoiser)[:1]), 0.0)
-    return GuidedDenoiser(denoiser, torch.tensor(labels), scale)
+    return GuidedDenoiser(denoiser, torch.tensor(numbers), scale)
+
+
+def number_of_class(denoiser: Denoiser, label: int | str) -> int:
+    """The label of the class of this name; a number is itself, unless all names are numbers: then it is a name.
+
+    Raises:
+        InputError: no class of the denoiser's network has this name.
+    """
+    names = list(getattr(denoiser, "classes", ()))
+    if isinstance(label, int) and not (names and all(name.isdecimal() for name in names)):
+        return label
+    found = [k for k, name in enumerate(names) if name == label or (isinstance(label, int) and int(name) == label)]
+    if found:
+        return found[0]
+    check_guidance(denoiser, [], 1.0)
+    if not names:
+        raise InputError(
+            f"guidance.labels: found {label!r}, but the file with the weights does not name its classes; give numbers "
+            f"from {_classes(denoiser)[0]} to {_classes(denoiser)[-1]}"
+        )
+    raise InputError(f"guidance.labels: found {label!r}; known are {_listed(names)}")
+
+
+def name_of_class(denoiser: Denoiser, label: int) -> str:
+    """The name of a class in words for people; a number where none is known."""
+    names = getattr(denoiser, "classes", ())
+    return names[label] if label < len(names) else f"class {label}"
+
+
+def _listed(names: Sequence[str], most: int = 30) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _classes(denoiser: Denoiser) -> list[int]:
@@ -106,8 +139,10 @@ def check_guidance(denoiser: Denoiser, labels: Sequence[int], scale: float) -> N
     for label in labels:
         if label not in classes:
             gap = f" but {null}" if null is not None and classes[0] < null < classes[-1] else ""
+            names = list(getattr(denoiser, "classes", ()))
             raise InputError(
                 f"guidance.labels: found {label}; allowed: {classes[0]} to {classes[-1]}{gap}, the network's classes"
+                + (f": {_listed(names)}" if names else "")
             )
     if scale != 1 and null is None:
         raise InputError(

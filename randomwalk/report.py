@@ -19,6 +19,7 @@ INK, FAINT, PAPER, BAR = (35, 35, 40), (120, 120, 128), (255, 255, 255), (42, 11
 THUMBNAIL = 320
 """Longest side in pixels of an image in an overview."""
 STD_WHITE = 0.5
+LABEL_WIDTH = 160  # of the label of a row, in pixels
 """Standard deviation, in [-1, 1] units, that the pictures of it show as the brightest colour."""
 
 
@@ -93,7 +94,8 @@ def overview(rows: Sequence[Row], headings: Sequence[str] = (), side: int = 128)
     sizes = [image.shape[:2] for row in rows for image in row.images if image is not None]
     tiles = [_tile(row, max(side, min(THUMBNAIL, *(max(size) for size in sizes)))) for row in rows]
     width, height = (max(getattr(t, k) for ts in tiles for t in ts if t is not None) for k in ("width", "height"))
-    left = gap + round(max((_font(label_size).getlength(row.label) for row in rows), default=0))
+    labels = [_shorten(row.label, LABEL_WIDTH, _font(label_size)) for row in rows]
+    left = gap + round(max((_font(label_size).getlength(label) for label in labels), default=0))
     left += gap if left > gap else 0
     top = gap + (caption if headings else 0)
     heights = [height + gap + (caption if row.captions else 0) for row in rows]
@@ -104,8 +106,8 @@ def overview(rows: Sequence[Row], headings: Sequence[str] = (), side: int = 128)
         x = left + c * (width + gap) + width / 2
         _write(draw, (x, gap), _shorten(heading, width, _font(13)), 13, FAINT, "mt")
     y = top
-    for row, images, row_height in zip(rows, tiles, heights, strict=True):
-        _write(draw, (left - gap, y + height / 2), row.label, label_size, INK, "rm")
+    for row, label, images, row_height in zip(rows, labels, tiles, heights, strict=True):
+        _write(draw, (left - gap, y + height / 2), label, label_size, INK, "rm")
         for c, tile in enumerate(images):
             x0 = left + c * (width + gap)
             if tile is not None:

@@ -22,7 +22,7 @@ from randomwalk.runs import RunFolder, write_csv
 from randomwalk.task import TIES_STREAM, Task, Watch
 
 COLUMNS = [
-    "image", "name", "label", "sample",
+    "image", "name", "label", "class", "sample",
     *metrics.QUALITIES, *(f"measurement_{quality}" for quality in metrics.QUALITIES),
     "residual", "noise_of_255", "evaluations", "vjps", "seconds",
 ]  # fmt: skip
@@ -120,6 +120,7 @@ class Results:
                 "image": unit.image,
                 "name": self.task.names[unit.image],
                 "label": self.task.label_of(unit.image),
+                "class": self.task.class_of(unit.image),
                 "sample": unit.sample,
                 **restored[row],
                 **{f"measurement_{key}": value for key, value in baseline[row].items()},
@@ -250,7 +251,8 @@ class Results:
         self.folder.write_array(f"arrays/{stem}_std.npy", std)
         self._write_images(image, {f"{stem}_mean": torch.from_numpy(mean)})
         self.folder.write_image(f"images/{stem}_std.png", report.std_map(np.sqrt((std**2).mean(0))))
-        facts = {"image": image, "name": self.task.names[image], "label": self.task.label_of(image), "sample": MEAN}
+        facts = {"image": image, "name": self.task.names[image], "sample": MEAN}
+        facts |= {"label": self.task.label_of(image), "class": self.task.class_of(image)}
         if self.task.config.given:
             return facts
         truth = self.task.load_image(image)[None]
@@ -285,9 +287,12 @@ class Results:
         classes = sorted({label for image in images if (label := self.task.label_of(image)) is not None})
         if len(classes) < 2:
             return report.grid([self._picture(self.stem(image)) for image in images[:OVERVIEW_GRID]])
-        shown = {k: [i for i in images if self.task.label_of(i) == k][:OVERVIEW_COLUMNS] for k in classes}
-        rows = [report.Row(f"class {k}", [self._picture(self.stem(i)) for i in shown[k]]) for k in classes]
-        return report.overview(rows[:OVERVIEW_CLASSES], side=96)
+        shown = {k: [i for i in images if self.task.label_of(i) == k] for k in classes[:OVERVIEW_CLASSES]}
+        rows = [
+            report.Row(str(self.task.class_of(of_one[0])), [self._picture(self.stem(i)) for i in of_one])
+            for of_one in (found[:OVERVIEW_COLUMNS] for found in shown.values())
+        ]
+        return report.overview(rows, side=96)
 
     def _picture(self, name: str) -> np.ndarray:
         """A picture of the folder as it looks on paper, ``[H, W]`` or ``[H, W, 3]``."""

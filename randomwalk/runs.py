@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from randomwalk.errors import InputError
+from randomwalk.paths import expand
 
 _counter = itertools.count()
 
@@ -68,7 +69,7 @@ class RunFolder:
         Raises:
             InputError: it is not one, for want of a config.yaml.
         """
-        folder = cls(path)
+        folder = cls(expand(path))
         if not (folder.path / "config.yaml").is_file():
             raise InputError(f"--resume {path}: there is no config.yaml in it, so it is not the folder of a run")
         return folder

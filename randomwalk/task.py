@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from randomwalk.config import SampleConfig
 from randomwalk.data import ImageSource, Size, open_images
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError, RunError
-from randomwalk.guidance import guided
+from randomwalk.guidance import guided, name_of_class, number_of_class
 from randomwalk.levels import make_schedule
 from randomwalk.memory import Budget, make_budget
 from randomwalk.noise import GaussianNoise, Likelihood, Noise
@@ -104,17 +105,26 @@ class Task:
         """The measurement's noise, before anything is estimated of it; None in an unconditional run."""
         return None if self.config.measurement is None else measuring.make_noise(self.config.measurement)
 
-    @property
+    @cached_property
     def labels(self) -> list[int] | None:
-        """The classes that the config names: image i gets the i-th, and they begin again where they end."""
+        """The classes that the config names: image i gets the i-th, and they begin again where they end.
+
+        Raises:
+            InputError: the network knows no class of that name.
+        """
         if self.config.guidance is None:
             return None
         labels = self.config.guidance.labels
-        return labels if isinstance(labels, list) else [labels]
+        return [number_of_class(self.denoiser, k) for k in (labels if isinstance(labels, list) else [labels])]
 
     def label_of(self, image: int) -> int | None:
         """The class of an image; None if the config names none."""
         return None if self.labels is None else self.labels[image % len(self.labels)]
+
+    def class_of(self, image: int) -> str | None:
+        """The name of that class, for people."""
+        label = self.label_of(image)
+        return None if label is None else name_of_class(self.denoiser, label)
 
     def denoiser_of(self, images: Sequence[int]) -> Denoiser:
         """The denoiser of a batch whose rows are of these images, told their classes.

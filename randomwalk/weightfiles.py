@@ -34,7 +34,7 @@ class WeightFile:
         state: state dict of the network.
         shadow: averaged parameters to lay over it, in the order of the trainable parameters, where the file has them
             without names (score_sde).
-        config: "network", "denoiser" and "training", if the file describes itself.
+        config: "network", "denoiser", "training" and "classes", if the file describes itself.
     """
 
     path: Path
@@ -136,6 +136,9 @@ def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
         raise InputError(f"{path} is damaged: its description cannot be read ({error!r})") from error
     if not all(isinstance(section, dict) and "name" in section for section in sections):
         raise InputError(f"{path} is damaged: its description does not name a network and a denoiser")
+    classes = config.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{path} is damaged: the classes in its description are no list of names")
     return dict(config)
 
 

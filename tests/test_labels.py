@@ -94,15 +94,6 @@ def test_folders_are_classes_in_the_order_of_their_names(pixels: Path, tmp_path:
     assert open_images(tmp_path / "a").labels is None
 
 
-def test_fashion_mnist_files_have_their_labels(tmp_path: Path) -> None:
-    sizes = np.array([3, 2, 2], ">u4").tobytes()
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\3" + sizes + bytes(range(12)))
-    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1" + sizes[:4] + bytes([9, 0, 3]))
-    source = open_dataset("fashion_mnist_files", tmp_path)
-    assert source.labels is not None and source.labels.tolist() == [9, 0, 3]
-    assert [source.classes[k] for k in (9, 0, 3)] == ["Ankle boot", "T-shirt/top", "Dress"]
-
-
 def test_examples_have_the_label_of_their_image_or_none(pixels: Path, tmp_path: Path) -> None:
     config = TrainConfig.model_validate(settings(pixels, tmp_path))
     split = split_images(config)

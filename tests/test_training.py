@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 import randomwalk
 from randomwalk import configio
 from randomwalk.config import TrainConfig
-from randomwalk.data import fit_to, open_dataset, open_images, to_pixels, to_tensor
+from randomwalk.data import fit_to, open_images, to_pixels, to_tensor
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError, RunError
 from randomwalk.runs import RunFolder
@@ -135,15 +135,6 @@ def test_examples_are_a_function_of_the_position(images: Path, tmp_path: Path) -
     halves = [Examples(config, split, rank, 2, step=3, micro_batch=2).next() for rank in range(2)]
     for i, both in enumerate(whole):
         assert torch.equal(both, torch.cat([half[i] for half in halves]))
-
-
-@pytest.mark.parametrize("kind", ["truncated", "not idx", "absent"])
-def test_broken_idx_files_are_named(tmp_path: Path, kind: str) -> None:
-    header = b"\0\0\x08\3" + np.array([2, 4, 4], ">u4").tobytes()
-    if kind != "absent":
-        (tmp_path / "train-images-idx3-ubyte").write_bytes(header + b"x" * 20 if kind == "truncated" else b"<html>")
-    with pytest.raises(InputError, match="train-images-idx3-ubyte"):
-        open_dataset("fashion_mnist_files", tmp_path)
 
 
 # --- runs --------------------------------------------------------------------------------------------------------

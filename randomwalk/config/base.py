@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from randomwalk.errors import InputError
+from randomwalk.paths import expand
 
 
 def _whole(value: Any) -> Any:
     """2e6 is a whole number, although YAML reads it as a float."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expand(path)
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -20,6 +30,8 @@ TwoOrMore = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Pair = Field(min_length=2, max_length=2)
 Text = Annotated[str, Field(min_length=1)]
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
+"""A file or folder; every setting that names one is of this type."""
 Fit = Literal["resize", "crop", "pad"]
 SampleFit = Literal["resize", "crop", "pad", "keep"]
 Precision = Literal["fp32", "bf16"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Device, Natural, Pair, Positive, Settings, Text
+from randomwalk.config.base import Count, Device, Natural, Pair, PathText, Positive, Settings
 from randomwalk.config.networks import MLPSettings
 from randomwalk.config.training import EMASettings, Optimizer
 
@@ -93,7 +93,7 @@ class BridgeConfig(Settings):
     """One training of a bridge: `python train.py --config FILE`."""
 
     seed: Natural = 0
-    output: Text
+    output: PathText
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeSettings
     network: MLPSettings
@@ -122,7 +122,7 @@ class BridgeConfig(Settings):
 class BridgeWeights(Settings):
     """A trained bridge."""
 
-    path: Text
+    path: PathText
     """The model.safetensors of its training."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the parameters, or the parameters themselves."""
@@ -132,12 +132,12 @@ class BridgeSampleConfig(Settings):
     """One use of a trained bridge: `python sample.py --config FILE`."""
 
     seed: Natural = 0
-    output: Text
+    output: PathText
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeWeights
     direction: Literal["forward", "backward", "both"] = "both"
     """From the source of the training to its target, from the target to the source, or each."""
-    points: Text | None = None
+    points: PathText | None = None
     """A .npy file of points [n, 2] to start from, in place of fresh ones of the set; for one direction."""
     num_points: Count | None = None
     """How many fresh points start; 10,000 unless it or `points` is given."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from randomwalk.config.base import Natural, NonNegative, Settings
+from randomwalk.config.base import Natural, NonNegative, Settings, Text
 
 
 class Labels(Settings):
@@ -25,8 +25,9 @@ class Guidance(Settings):
     D = D(x, none) + scale (D(x, label) - D(x, none)), two evaluations of the network unless the scale is 0 or 1.
     """
 
-    labels: Natural | Annotated[list[Natural], Field(min_length=1)]
-    """A class for all images, or a list of them that is repeated: image i gets `labels[i mod length]`."""
+    labels: Natural | Text | Annotated[list[Natural | Text], Field(min_length=1)]
+    """A class for all images, or a list of them that is repeated: image i gets `labels[i mod length]`. Classes are
+    named as in the weights, or counted from 0; where their names are numbers, a number is a name."""
     scale: NonNegative = 1.0
     """1 samples the class, more exaggerates what sets it apart from the others, 0 ignores it."""
 

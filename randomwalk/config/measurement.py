@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Pair, Positive, Settings, Text, TwoOrMore
+from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Pair, PathText, Positive, Settings, TwoOrMore
 
 
 class IdentitySettings(Settings):
@@ -27,7 +27,7 @@ class InpaintingSettings(Settings):
     """Side of the missing box in pixels, or [smallest, largest] to draw both sides (mask: box)."""
     margin: Natural = 0
     """Least distance of the box from the border (mask: box)."""
-    file: Text | None = None
+    file: PathText | None = None
     """Image whose bright pixels are kept (mask: file)."""
 
     @model_validator(mode="after")
@@ -97,7 +97,7 @@ class BlurSettings(Settings):
     """A x = correlation with a kernel from a file."""
 
     name: Literal["blur"]
-    file: Text
+    file: PathText
     """The kernel: an image (its grey values) or a two-dimensional .npy file."""
     normalize: bool = True
     """Scale the kernel to sum 1."""

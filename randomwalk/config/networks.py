@@ -11,9 +11,9 @@ from randomwalk.config.base import (
     Fraction,
     Natural,
     NonNegative,
+    PathText,
     Positive,
     Settings,
-    Text,
     TwoOrMore,
     check_order,
 )
@@ -350,7 +350,7 @@ DenoiserSettings = Annotated[
 class Weights(Settings):
     """Which weights denoise, and for files that do not say it themselves, what they are."""
 
-    path: Text
+    path: PathText
     """File with the weights: our .safetensors, a guided-diffusion state dict or a score_sde checkpoint."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the parameters, or the parameters themselves."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import PrivateAttr, model_validator
 
-from randomwalk.config.base import Count, Device, Natural, Pair, Positive, Precision, SampleFit, Settings, Text
+from randomwalk.config.base import Count, Device, Natural, Pair, PathText, Positive, Precision, SampleFit, Settings
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import InpaintingSettings, Measurement, parts_of
 from randomwalk.config.networks import Weights
@@ -28,7 +28,7 @@ class SampleData(Settings):
     """The true images, from which measurements are made, or the measurements themselves if these are given
     (`measurement.given`). Unconditional runs need none."""
 
-    path: Text
+    path: PathText
     """A folder, a zip or one image file; any mode and size (see `fit`)."""
     num_images: Count | None = None
     """The first so many images in name order; all of them without it."""
@@ -42,7 +42,7 @@ class SampleConfig(Settings):
 
     seed: Natural = 0
     """Image i is a function of the seed and i alone."""
-    output: Text
+    output: PathText
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     network: Weights
     guidance: Guidance | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from randomwalk.config.base import (
     Count,
@@ -12,6 +12,7 @@ from randomwalk.config.base import (
     Fit,
     Fraction,
     Natural,
+    PathText,
     Positive,
     Precision,
     Settings,
@@ -20,7 +21,7 @@ from randomwalk.config.base import (
     check_order,
 )
 from randomwalk.config.networks import DDPMUNetSettings
-from randomwalk.config.training import EMASettings, Optimizer
+from randomwalk.config.training import EMASettings, Optimizer, renamed
 
 Boundary = Literal["neumann", "dirichlet", "periodic"]
 
@@ -28,10 +29,10 @@ Boundary = Literal["neumann", "dirichlet", "periodic"]
 class EmbeddingData(Settings):
     """The few images that a network is to learn by heart, or a set of them."""
 
-    dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
-    """A folder, a zip or one file of images, the Fashion-MNIST .gz files, or a standard set through torchvision."""
-    path: Text
-    """The folder, zip or file; for torchvision's sets the folder they are kept in (downloaded if absent)."""
+    dataset: Annotated[Literal["folder", "mnist", "fashion_mnist", "cifar10"], BeforeValidator(renamed)] = "folder"
+    """A folder, a zip or one file of images, or a standard set."""
+    path: PathText
+    """The folder, zip or file; for standard sets the folder they are kept in, or downloaded into."""
     image_size: Count
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"
@@ -223,7 +224,7 @@ class ScoreEmbeddingConfig(Settings):
     """One training of few images: `python train.py --config FILE [--profile] [--no-train]`."""
 
     seed: Natural = 0
-    output: Text
+    output: PathText
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     data: EmbeddingData
     method: Method

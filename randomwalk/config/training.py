@@ -13,10 +13,10 @@ from randomwalk.config.base import (
     Natural,
     NonNegative,
     Pair,
+    PathText,
     Positive,
     Precision,
     Settings,
-    Text,
 )
 from randomwalk.config.labels import Labels, check_labels
 from randomwalk.config.networks import DenoiserSettings, NetworkSettings, UNetSettings
@@ -26,11 +26,10 @@ from randomwalk.config.objective import Objective, check_objective
 class TrainData(Settings):
     """The training images."""
 
-    dataset: Literal["folder", "fashion_mnist_files", "mnist", "fashion_mnist", "cifar10"] = "folder"
-    """A folder or zip of images, the four Fashion-MNIST .gz files, or a standard set through torchvision."""
-    path: Text | Annotated[list[Text], Field(min_length=1)]
-    """The folder or zip, or a list of them; for torchvision's sets the folder they are kept in (downloaded if
-    absent)."""
+    dataset: Literal["folder", "mnist", "fashion_mnist", "cifar10"] = "folder"
+    """A folder or zip of images, or a standard set."""
+    path: PathText | Annotated[list[PathText], Field(min_length=1)]
+    """The folder or zip, or a list of them; for standard sets the folder they are kept in, or downloaded into."""
     image_size: Count
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"
@@ -45,7 +44,7 @@ class TrainData(Settings):
     """Decode all images at the start and keep them as bytes in memory."""
     num_validation: Natural = 256
     """Images held out of the training for validation: the last ones, in a seeded order. Without validation_path."""
-    validation_path: Text | None = None
+    validation_path: PathText | None = None
     """Folder or zip of the validation images, all of which are used; then none are held out."""
     validation_size: Count | None = None
     """Side of the validation images, for networks that take any size; image_size without it."""
@@ -86,7 +85,14 @@ class PointData(Settings):
 
 
 def _folder_by_default(data: Any) -> Any:
-    return {"dataset": "folder", **data} if isinstance(data, dict) else data
+    if not isinstance(data, dict):
+        return data
+    return {**data, "dataset": renamed(data.get("dataset", "folder"))}
+
+
+def renamed(dataset: Any) -> Any:
+    """The present name of a set: Fashion-MNIST's own files once had one of their own."""
+    return "fashion_mnist" if dataset == "fashion_mnist_files" else dataset
 
 
 TrainingData = Annotated[TrainData | PointData, Field(discriminator="dataset"), BeforeValidator(_folder_by_default)]
@@ -124,14 +130,14 @@ class TrainConfig(Settings):
     """One training: `python train.py --config FILE`."""
 
     seed: Natural = 0
-    output: Text
+    output: PathText
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     data: TrainingData
     network: NetworkSettings
     denoiser: DenoiserSettings
     labels: Labels | None = None
     """Without this section the network is not told classes."""
-    initial_weights: Text | None = None
+    initial_weights: PathText | None = None
     """Weights file of an earlier training of the same network, to start from."""
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()

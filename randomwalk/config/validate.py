@@ -37,8 +37,11 @@ def validate(model: type[Model], document: Document) -> Model:
         return model.model_validate(document.data)
     except ValidationError as error:
         problems: dict[KeyPath, str] = {}
-        for path, text in _problems(error, schema_of(model), document):
-            problems.setdefault(path, text)  # the branches of a union report one value several times
+        # The branches of a union report one value several times: first what a validator of ours says of it.
+        found = list(_problems(error, schema_of(model), document))
+        for path, text, _ in sorted(found, key=lambda problem: not problem[2]):
+            problems.setdefault(path, text)
+        problems = {path: problems[path] for path, _, _ in found}
     lines = [f"{_dotted(path)}{document.origin(path)}: {text}" for path, text in problems.items()]
     if len(lines) == 1:
         raise InputError(f"{document.where}: {lines[0]}")
@@ -62,11 +65,11 @@ def _without_titles(node: Any) -> Any:
 # --- one problem -----------------------------------------------------------------------------------------------------
 
 
-def _problems(error: ValidationError, schema: Schema, document: Document) -> Iterator[tuple[KeyPath, str]]:
-    """Key path and explanation of every problem."""
+def _problems(error: ValidationError, schema: Schema, document: Document) -> Iterator[tuple[KeyPath, str, bool]]:
+    """Key path and explanation of every problem, and whether the explanation is a validator's own."""
     for details in error.errors(include_url=False):
         path, node, section = _Walk(schema).to(details["loc"])
-        yield _explain(details, path, node, section, schema, document)
+        yield *_explain(details, path, node, section, schema, document), details["type"] == "value_error"
 
 
 def _explain(

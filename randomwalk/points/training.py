@@ -79,8 +79,14 @@ class PointTrainingSet:
         """Which points they are."""
         return f"points of the set {self.points.name}, new ones at every step"
 
-    def check(self) -> None:
-        """There is nothing to be missing."""
+    @property
+    def classes(self) -> list[str]:
+        """Points have none."""
+        return []
+
+    def check(self) -> list[str]:
+        """There is nothing to be wrong."""
+        return []
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> PointExamples:
         """Noisy points."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 from randomwalk import configio, distributed
 from randomwalk.config import TrainConfig
+from randomwalk.errors import InputError
 from randomwalk.runs import RunFolder, environment
 from randomwalk.training.sets import open_training_set
 from randomwalk.training.trainer import MODEL, Trainer, build_denoiser
@@ -31,7 +35,10 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
         if context.is_main:
             if not resume:
                 folder.write_text("config.yaml", configio.dump(config))
-                folder.write_json("run.json", environment(str(context.device), context.size))
+                extra = {"classes": trainer.data.classes} if trainer.data.classes else {}
+                folder.write_json("run.json", environment(str(context.device), context.size, extra))
+            elif folder.has("run.json"):
+                check_same_classes(folder, trainer.data.classes)
             folder.lock()
         if resume:
             trainer.resume()
@@ -50,12 +57,23 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
     return 0
 
 
+def check_same_classes(folder: RunFolder, classes: Sequence[str]) -> None:
+    """Raise InputError if a run would go on with other classes than it began with, or with them in another order."""
+    began = folder.read_json("run.json").get("classes")
+    if began is not None and list(classes) != began:
+        raise InputError(
+            f"--resume {folder.path}: the classes are {', '.join(classes)}, and were {', '.join(began)} when it began; "
+            "put the folders back as they were, or start a new run"
+        )
+
+
 def check(config: TrainConfig) -> int:
     """Print the resolved config and try everything that can be tried without training."""
     print(configio.dump(config), end="")
     distributed.choose_device(config.device)
     data = open_training_set(config)
-    data.check()
+    for line in data.check():
+        print(line, file=sys.stderr)
     parameters = sum(p.numel() for p in build_denoiser(config).parameters())
     print(f"# ok: {data.description}, {parameters:,} parameters")
     return 0

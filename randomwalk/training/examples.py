@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from randomwalk.config import TrainConfig, TrainData
 from randomwalk.data import ImageSource, open_dataset, open_images
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
-from randomwalk.training.images import TrainingImages, cached, check_apart, joined
-from randomwalk.training.labels import TrainingLabels, check_classes, make_labels
+from randomwalk.training.images import TrainingImages, cached, check_apart, check_some_decode, joined
+from randomwalk.training.labels import TrainingLabels, check_classes, check_parts, check_validation_classes, make_labels
 
 GOLDEN = 0.6180339887498949
 
 
 @dataclass
 class Split:
-    """Images and which of them are for training and for validation."""
+    """Images and which of them are for training and for validation.
+
+    Attributes:
+        damaged: those that have been skipped, since they do not decode.
+    """
 
     source: ImageSource
     training: np.ndarray
     validation: np.ndarray
+    damaged: set[int] = field(default_factory=set, init=False)
+
+    def skip(self, image: int) -> None:
+        """Report a damaged image, the first time."""
+        if image in self.damaged:
+            return
+        self.damaged.add(image)
+        try:
+            self.source.picture(image)
+        except InputError as error:
+            tqdm.write(f"warning: {error}; it is skipped ({len(self.damaged)} so far)", file=sys.stderr)
 
 
 def split_images(config: TrainConfig, bar: bool = True) -> Split:
@@ -40,11 +57,13 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
     assert isinstance(data, TrainData)
     paths = [data.path] if isinstance(data.path, str) else data.path
     sources = [open_dataset(data.dataset, path) for path in paths]
+    check_parts(config, sources)
     source = joined(sources, data.channels)
     order, held_out = generator(config.seed, 3).permutation(len(source)), data.num_validation
     if data.validation_path is not None:
         own = open_images(data.validation_path)
         check_apart(sources, own)
+        check_validation_classes(config, source, own)
         order = np.r_[len(source) + np.arange(len(own)), order]
         source, held_out = joined([source, own], data.channels), len(own)
     if held_out >= len(order):
@@ -52,11 +71,15 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
     check_classes(config, source)
     if data.cache:
         source = cached(source, data.channels, bar)
-    return Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]))
+    split = Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]))
+    check_some_decode(source, split.training.tolist(), "data.path")
+    check_some_decode(source, split.validation.tolist(), "the validation images")
+    return split
 
 
 class _NoisyImages(Dataset[tuple[Tensor, ...]]):
-    """(X, u, N) of a position, and the label if there are labels, each a function of (seed, position) alone.
+    """(X, u, N) of a position, the label if there are labels, and the image that it is: each a function of (seed,
+    position) alone.
 
     u is the position's place in a low-discrepancy sequence (multiples of the golden ratio), so that every batch
     covers the noise levels evenly, which lowers the variance of the loss (Kingma et al. 2021, arXiv 2107.00630).
@@ -67,13 +90,12 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
         self.offset = float(generator(seed, 5).random())
 
     def __getitem__(self, position: int) -> tuple[Tensor, ...]:
-        x = self.images[position]
+        x, image = self.images.example(position)
         noise = generator(self.seed, 6, position).standard_normal(tuple(x.shape), dtype=np.float32)
         u = (self.offset + position * GOLDEN) % 1.0
         example = (x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise))
-        if self.labels is None:
-            return example
-        return *example, torch.tensor(self.labels.at(position, self.images.image_at(position)))
+        label = () if self.labels is None else (torch.tensor(self.labels.at(position, image)),)
+        return *example, *label, torch.tensor(image)
 
 
 class Examples:
@@ -106,8 +128,17 @@ class Examples:
             num_workers=config.workers,
             pin_memory=torch.cuda.is_available() and config.device != "cpu",
         )
-        self._batches = iter(loader)
+        self._split, self._images, self._batches, self._positions = split, images, iter(loader), parts()
 
     def next(self) -> tuple[Tensor, ...]:
-        """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``, and labels ``[b]`` if there are any."""
-        return next(self._batches)
+        """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``, and labels ``[b]`` if there are any.
+
+        A damaged image that others have taken the place of is reported the first time.
+        """
+        *part, taken = next(self._batches)
+        for position, image in zip(next(self._positions), taken.tolist(), strict=True):
+            for candidate in self._images.candidates(position):
+                if candidate == image:
+                    break
+                self._split.skip(candidate)
+        return tuple(part)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,19 +16,22 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from randomwalk.config import TrainData
-from randomwalk.data import ImageSource, fit_to, to_tensor
+from randomwalk.data import ImageSource, fit_to, in_order, to_tensor
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
 
 
 def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
-    """Several sources as one, in their order. It has labels if all of them have, of the same classes."""
+    """Several sources as one, in their order. It has labels if all of them have, of the classes of them all."""
     if len(sources) == 1:
         return sources[0]
     places = [(source, i) for source in sources for i in range(len(source))]
-    labels, classes = None, sources[0].classes
-    if all(source.labels is not None and source.classes == classes for source in sources):
-        labels = np.concatenate([source.labels for source in sources if source.labels is not None])
+    labels, classes = None, in_order(set().union(*(source.classes for source in sources)))
+    if all(source.classes == sources[0].classes for source in sources):  # in an order that may be the set's own
+        classes = sources[0].classes
+    if all(source.labels is not None for source in sources):
+        place = {name: k for k, name in enumerate(classes)}
+        labels = np.array([place[source.classes[k]] for source in sources for k in cast(np.ndarray, source.labels)])
 
     def read(i: int) -> np.ndarray:
         source, k = places[i]
@@ -38,14 +44,62 @@ def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
 def cached(source: ImageSource, channels: int, bar: bool = True) -> ImageSource:
     """The images decoded now and kept as bytes; with a progress bar if that takes long.
 
-    Raises:
-        InputError: one of them does not decode.
+    One that does not decode says so whenever it is asked for.
     """
     numbers = tqdm(
         range(len(source)), desc="decoding", unit="img", disable=not bar, delay=2, leave=False, dynamic_ncols=True
     )
-    decoded = [_plain(source.pixels(i, channels)) for i in numbers]
-    return ImageSource(source.names, lambda i: decoded[i], source.where, source.labels, source.classes)
+    decoded = [_decoded(source, i, channels) for i in numbers]
+
+    def read(i: int) -> np.ndarray:
+        found = decoded[i]
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    return ImageSource(source.names, read, source.where, source.labels, source.classes)
+
+
+def _decoded(source: ImageSource, i: int, channels: int) -> np.ndarray | InputError:
+    try:
+        return _plain(source.pixels(i, channels))
+    except InputError as error:
+        return error
+
+
+def damage(source: ImageSource, indices: Sequence[int], bar: bool = True) -> dict[int, str]:
+    """The images among these that do not decode, and why; decoded by several threads, with a progress bar.
+
+    Args:
+        bar: show it, if it takes long.
+    """
+
+    def look(i: int) -> str | None:
+        try:
+            source.picture(i)
+        except InputError as error:
+            return str(error)
+        return None
+
+    with ThreadPool(os.cpu_count()) as pool:
+        reasons = tqdm(
+            pool.imap(look, indices, chunksize=16), desc="checking", total=len(indices), unit="img", disable=not bar,
+            delay=2, leave=False, dynamic_ncols=True,
+        )  # fmt: skip
+        return {i: why for i, why in zip(indices, reasons, strict=True) if why is not None}
+
+
+def check_some_decode(source: ImageSource, indices: Sequence[int], what: str) -> None:
+    """Raise InputError if none of these images decodes."""
+    first: InputError | None = None
+    for i in indices:
+        try:
+            source.picture(i)
+            return
+        except InputError as error:
+            first = first or error
+    if first is not None:
+        raise InputError(f"{what}: none of the {len(indices)} images decodes; the first: {first}")
 
 
 def check_apart(training: Sequence[ImageSource], validation: ImageSource) -> None:
@@ -74,6 +128,8 @@ class TrainingImages(Dataset[Tensor]):
     Position p is image p mod n of a new random order every n positions; its cut, scale, mirroring and turning are drawn
     from the stream (seed, p). A run can therefore start anywhere, on any number of processes.
 
+    In place of an image that does not decode comes the next one of the order that does.
+
     Args:
         source: the images.
         indices: which of them are used.
@@ -92,9 +148,31 @@ class TrainingImages(Dataset[Tensor]):
             self._order = (epoch, generator(self.seed, 1, epoch).permutation(self.indices))
         return int(self._order[1][offset])
 
+    def candidates(self, position: int) -> Iterator[int]:
+        """The image at a position, and those that may take its place, in the order in which they are tried."""
+        yield self.image_at(position)
+        assert self._order is not None
+        order = self._order[1]
+        for k in range(1, len(order)):
+            yield int(order[(position + k) % len(order)])
+
+    def _decoded(self, position: int) -> tuple[np.ndarray, int]:
+        """Pixels of the first candidate that decodes, and which image it is."""
+        failed: InputError | None = None
+        for image in self.candidates(position):
+            try:
+                return self.source.pixels(image, self.data.channels), image
+            except InputError as error:
+                failed = failed or error
+        raise InputError(f"data.path: none of the {len(self.indices)} images decodes; the first: {failed}")
+
     def __getitem__(self, position: int) -> Tensor:
+        return self.example(position)[0]
+
+    def example(self, position: int) -> tuple[Tensor, int]:
+        """The example at a position, and the image that it is made from."""
         data, draws = self.data, generator(self.seed, 2, position)
-        pixels = self.source.pixels(self.image_at(position), data.channels)
+        pixels, image = self._decoded(position)
         if data.rescale is not None:
             pixels = rescaled_cut(pixels, data.image_size, data.rescale, draws)
         size = (data.image_size, data.image_size)
@@ -103,7 +181,7 @@ class TrainingImages(Dataset[Tensor]):
             x = x.flip(-1)
         if data.turn:
             x = torch.rot90(x, int(draws.integers(4)), (-2, -1))
-        return x
+        return x, image
 
 
 def rescaled_cut(pixels: np.ndarray, size: int, scales: list[float], draws: np.random.Generator) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
 from randomwalk.config import TrainConfig
-from randomwalk.data import ImageSource
+from randomwalk.data import ImageSource, in_order
 from randomwalk.denoisers import Denoiser, NetworkDenoiser
 from randomwalk.errors import InputError
 from randomwalk.guidance import GuidedDenoiser
@@ -37,6 +38,43 @@ class TrainingLabels:
         if self.null_label is not None and generator(self.seed, 9, position).random() < self.dropout:
             return self.null_label
         return int(self.labels[image])
+
+
+PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
+"""Names of folders that are parts of a set of images, not classes."""
+
+
+def check_parts(config: TrainConfig, sources: Sequence[ImageSource]) -> None:
+    """Raise InputError if folders are taken for classes, or trained on together, that are called train, test or val."""
+    for source in sources:
+        folders = in_order({parts[0] for name in source.names if len(parts := PurePath(name).parts) > 1})
+        named = [name for name in folders if name.lower() in PARTS]
+        if not named or (config.labels is None and len(named) < 2):
+            continue
+        whole = Path(source.where)
+        first = min(named, key=lambda name: PARTS.index(name.lower()))
+        rest = [name for name in named if name != first and not name.lower().startswith("train")]
+        what = f"data.path={whole / first}" + (f" data.validation_path={whole / rest[0]}" if rest else "")
+        where = f"{whole} has folders called {' and '.join(named)}"
+        how = f"say --set {what}" if whole.is_dir() else f"unpack it, and say --set {what.replace('.zip/', '/')}"
+        why = "would be classes; if they are, give them other names" if config.labels else "would be trained on alike"
+        raise InputError(f"data.path: {where}, which {why}. If they are parts of the data, {how}")
+
+
+def check_validation_classes(config: TrainConfig, training: ImageSource, validation: ImageSource) -> None:
+    """Raise InputError if the validation images have no labels, or are of classes that are not trained."""
+    if config.labels is None or training.labels is None:
+        return
+    if validation.labels is None:
+        raise InputError(
+            f"data.validation_path: the images of {validation.where} are not all in folders of their classes; expected "
+            f"folders called as in data.path: {', '.join(training.classes[:10])}"
+        )
+    if unknown := [name for name in validation.classes if name not in training.classes]:
+        raise InputError(
+            f"data.validation_path: {validation.where} has the class {unknown[0]}, which data.path does not have; "
+            f"known there are {', '.join(training.classes[:30])}"
+        )
 
 
 def check_classes(config: TrainConfig, source: ImageSource) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from randomwalk.config import PointData, TrainConfig
 from randomwalk.data import to_pixels
 from randomwalk.denoisers import Denoiser
-from randomwalk.report import grid
+from randomwalk.report import Row, grid, overview
 from randomwalk.training.examples import Examples, split_images
+from randomwalk.training.images import damage
 from randomwalk.training.validation import Validation, denoising_psnr, sample_grid
+
+CHECKED = 5000
+"""Images that a dry run decodes at most."""
 
 
 class ExampleStream(Protocol):
@@ -28,8 +35,12 @@ class TrainingSet(Protocol):
     def description(self) -> str:
         """How much there is of it, in words."""
 
-    def check(self) -> None:
-        """Raise InputError if the first example cannot be had."""
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that the network is told; empty if it is told none."""
+
+    def check(self) -> list[str]:
+        """Problems that do not stop a training, one line each."""
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
         """The examples of a process from a step on; see `randomwalk.training.examples.Examples`."""
@@ -47,13 +58,26 @@ class ImageSet:
     @property
     def description(self) -> str:
         """How many images there are."""
-        return f"{len(self.split.training):,} training and {len(self.split.validation):,} validation images"
+        images = f"{len(self.split.training):,} training and {len(self.split.validation):,} validation images"
+        more = f" and {len(self.classes) - 12} more" if len(self.classes) > 12 else ""
+        return images + (f" of the classes {', '.join(self.classes[:12])}{more}" if self.classes else "")
 
-    def check(self) -> None:
-        """Read an image."""
-        data = self.config.data
-        assert not isinstance(data, PointData)
-        self.split.source.load(0, data.channels, (data.image_size, data.image_size), data.fit)
+    @property
+    def classes(self) -> list[str]:
+        """Names of the folders, or of the set's own."""
+        return [] if self.config.labels is None else self.split.source.classes
+
+    def check(self) -> list[str]:
+        """Decode the images: `CHECKED` of them, evenly chosen, where there are more."""
+        indices = np.concatenate([self.split.training, self.split.validation])
+        chosen = indices[np.unique(np.linspace(0, len(indices) - 1, CHECKED).astype(int))].tolist()
+        found = damage(self.split.source, chosen)
+        lines = [f"warning: {why}" for why in found.values()]
+        if len(chosen) < len(indices):
+            lines.append(f"note: {len(chosen):,} of the {len(indices):,} images were decoded, evenly chosen")
+        if found:
+            lines.append(f"warning: {len(found)} of {len(chosen):,} images do not decode; training skips them")
+        return lines
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
         """Noisy images."""
@@ -63,8 +87,15 @@ class ImageSet:
         """PSNR of denoising on the held-out images, and a grid of samples."""
         psnr = denoising_psnr(denoiser, self.split, self.config)
         values = {f"psnr_at_{sigma:g}": value for sigma, value in psnr.items()}
-        picture = grid([to_pixels(x) for x in sample_grid(denoiser, self.config)], side=64)
+        picture = sheet([to_pixels(x) for x in sample_grid(denoiser, self.config)], self.classes)
         return Validation(values, "denoising PSNR on held-out images (dB)", picture)
+
+
+def sheet(images: Sequence[np.ndarray], classes: Sequence[str]) -> Image.Image:
+    """Images of the classes in turn, a row for each; or, of none or of too many for that, a square."""
+    if not 1 < len(classes) <= 12:
+        return grid(images, side=64)
+    return overview([Row(name, images[k :: len(classes)]) for k, name in enumerate(classes)], side=64)
 
 
 def open_training_set(config: TrainConfig, bar: bool = True) -> TrainingSet:

@@ -146,7 +146,12 @@ class Trainer:
         }
         save_denoiser(
             self.folder.file(MODEL),
-            {"network": config.network.model_dump(), "denoiser": config.denoiser.model_dump(), "training": training},
+            {
+                "network": config.network.model_dump(),
+                "denoiser": config.denoiser.model_dump(),
+                "training": training,
+                "classes": self.data.classes,
+            },
             self.ema.state_dict_of(network),
             network.state_dict() if config.export_raw else None,
             dtype=getattr(torch, config.export_dtype),

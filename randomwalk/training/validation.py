@@ -11,6 +11,7 @@ from torch import Tensor
 from randomwalk import samplers, schedules
 from randomwalk.config import TrainConfig, TrainData
 from randomwalk.denoisers import Denoiser
+from randomwalk.errors import InputError
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.training.examples import Split
 from randomwalk.training.labels import classes_in_turn, labels_of, told
@@ -39,6 +40,7 @@ class Validation:
 
 def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dict[float, float]:
     """Mean PSNR in dB (peak 2, the length of [-1, 1]) of D(X + sigma N, sigma) on the validation images, by sigma.
+    Damaged images are left out.
 
     The noise of image i is drawn from (seed, i), the same at every validation.
     """
@@ -47,15 +49,23 @@ def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dic
     assert isinstance(data, TrainData)
     size = (data.validation_size or data.image_size,) * 2
     sums: dict[float, float] = dict.fromkeys(config.validation_sigmas, 0.0)
+    count = 0
     for start in range(0, len(split.validation), BATCH):
-        indices = [int(i) for i in split.validation[start : start + BATCH]]
-        x = torch.stack([split.source.load(i, data.channels, size, data.fit) for i in indices]).to(device)
+        loaded = {}
+        for i in split.validation[start : start + BATCH].tolist():
+            try:
+                loaded[i] = split.source.load(i, data.channels, size, data.fit)
+            except InputError:
+                split.skip(i)
+        if not loaded:
+            continue
+        indices, x, count = list(loaded), torch.stack(list(loaded.values())).to(device), count + len(loaded)
         noise = ImageDraws([generator(config.seed, 7, i) for i in indices], device).normal(x.shape[1:])
         of_class = told(denoiser, labels_of(config, split.source, indices))
         for sigma in sums:
             mse = (of_class(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
             sums[sigma] += float((10 * torch.log10(4 / mse)).sum())
-    return {sigma: total / max(len(split.validation), 1) for sigma, total in sums.items()}
+    return {sigma: total / max(count, 1) for sigma, total in sums.items()}
 
 
 def sample_grid(denoiser: Denoiser, config: TrainConfig) -> Tensor:
