@@ -224,7 +224,11 @@ def _full_denoiser(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_numbers(denoiser: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a config says of the denoiser and no more, but with the numbers of a table that is in a file."""
-    return denoiser if isinstance(denoiser.get("table"), str | None) else {**denoiser, "table": resolved(denoiser)["table"]}
+    return (
+        denoiser
+        if isinstance(denoiser.get("table"), str | None)
+        else {**denoiser, "table": resolved(denoiser)["table"]}
+    )
 
 
 def _check_agreement(
@@ -236,11 +240,13 @@ def _check_agreement(
         theirs = full.get(key)
         if key not in full or _plain(value) != _plain(theirs):
             says = (
-                f"is {reprlib.repr(theirs)} in the file" if key in full else f"is unknown to {own['name']!r}, which the file holds"
+                f"is {reprlib.repr(theirs)} in the file"
+                if key in full
+                else f"is unknown to {own['name']!r}, as the file has it"
             )
             raise InputError(
-                f"{path}: network.{section}.{key} {says}, and {reprlib.repr(value)} in the config. The file describes itself: "
-                f"remove network.{section} from the config"
+                f"{path}: network.{section}.{key} {says}, and {reprlib.repr(value)} in the config. The file "
+                f"describes itself: remove network.{section} from the config"
             )
 
 

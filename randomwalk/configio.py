@@ -39,8 +39,8 @@ def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> Sampl
 
     Args:
         path: the file.
-        overrides: ``"a.b.c=value"`` each, the value in YAML; an empty value removes the key. Keys are those of our
-            layout, also for a translated file.
+        overrides: ``"a.b.c=value"`` each, the value in YAML; an empty value removes the key. A file in the layout of
+            the paper's code is changed by its own keys, and its translation by ours.
 
     Returns:
         The task; its ``notes`` say which keys of a translated file are not used.
@@ -51,6 +51,8 @@ def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> Sampl
     document = read_document(path)
     notes: tuple[str, ...] = ()
     if legacy.is_legacy(document.data):
+        theirs, overrides = legacy.split_overrides(overrides)
+        apply_overrides(document, theirs)
         document, notes = legacy.translate(document)
     elif "sampler" not in document.data and _foreign_keys(document, SampleConfig, TrainConfig):
         raise InputError(f"{path}: is a training; start it with python train.py --config {path}")

@@ -90,7 +90,7 @@ def _sigmas_of(betas: Tensor) -> Tensor:
     return torch.expm1(-torch.log1p(-betas).cumsum(0)).sqrt()
 
 
-# --- given numbers -----------------------------------------------------------------------------------------------------
+# --- given numbers ---------------------------------------------------------------------------------------------------
 
 
 def _only_entry(table: Mapping[str, Any]) -> tuple[str, Any]:
