@@ -98,7 +98,10 @@ def populate(folder: Path) -> None:
     (folder / "texts" / "notes.txt").write_text("no image")
     (folder / "texts.png").write_text("no image")
     (folder / "a_file").touch()
-    (folder / "one_result").mkdir()
+    for name in ("task", "train"):  # runs that were interrupted
+        (folder / f"{name}_run").mkdir()
+        (folder / f"{name}_run" / "config.yaml").write_text((folder / f"{name}.yaml").read_text())
+        (folder / f"{name}_run" / "run.json").write_text("{}")
 
 
 SAMPLE_SLIPS = [
@@ -140,6 +143,8 @@ OTHER_SLIPS: list[tuple[list[str], list[str]]] = [
     (["sample.py", "--resume", "images/picture a.png"], ["is a file; expected the folder of a run"]),
     (["sample.py", "--diffusion_config", "train.yaml"], ["python train.py --config train.yaml"]),
     (["train.py", "--config", "task.yaml"], ["python sample.py --diffusion_config task.yaml"]),
+    (["sample.py", "--resume", "train_run"], ["python train.py --resume train_run"]),
+    (["train.py", "--resume", "task_run"], ["python sample.py --resume task_run"]),
     (["train.py", "train.yaml"], ["--config train.yaml"]),
     (["train.py", "--config", "train.yaml", "--lr", "1e-3"], ["--set lr=1e-3"]),
     (["train.py", "--resume", "runs/none"], ["--resume runs/none: there is no such folder"]),
