@@ -36,13 +36,13 @@ from randomwalk.config.legacy_layout import (
     VPTask,
 )
 from randomwalk.config.validate import schema_of, validate
-from randomwalk.config.yamltext import Document, KeyPath
+from randomwalk.config.yamltext import Document
 from randomwalk.errors import InputError
 
 _SCHEDULES = {"sigmoid": "sigmoid", "linear": "linear", "denoiser": "pretrained"}
 _THEIRS = {"machinesetup", "langevin_hyperparam", "model", "vp_diffusion", "imagedetail"}
 _OURS = {"sampler", "network", "output", "denoiser", "bridge", "method"}
-_README_NAMES: dict[KeyPath, KeyPath] = {
+_README_NAMES: dict[tuple[str, ...], tuple[str, str]] = {
     ("gpu",): ("machinesetup", "gpu_idx"),
     ("machinesetup", "gpu"): ("machinesetup", "gpu_idx"),
     ("pretrained_check_point",): ("model", "pretrained_check_point"),
@@ -89,7 +89,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     for override in overrides:
         dotted, equals, value = override.partition("=")
         path = tuple(dotted.strip().split("."))
-        dotted = ".".join(map(str, _README_NAMES.get(path, path)))
+        dotted = ".".join(_README_NAMES.get(path, path))
         bare = "." not in dotted and dotted not in SampleConfig.model_fields
         if (
             dotted in _keys_of_layout()
@@ -131,9 +131,9 @@ def _use_own_names(document: Document) -> None:
         if not isinstance(target, dict):
             continue
         if key in target:
-            said = f"{'.'.join(map(str, own))}{document.origin(own)}"
+            said = f"{'.'.join(own)}{document.origin(own)}"
             raise InputError(
-                f"{document.where}: {'.'.join(map(str, path))}{document.origin(path)}: is another name of {said}, "
+                f"{document.where}: {'.'.join(path)}{document.origin(path)}: is another name of {said}, "
                 "which is there too; remove one of them"
             )
         target[key] = section.pop(path[-1])
