@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sampling_tools import NETWORK, make_config, save_weights
+import yaml
+from sampling_tools import NETWORK, make_config, save_images, save_weights
 from torch import Tensor, nn
 
+from randomwalk import training
 from randomwalk.checkpoints import build_network, load_denoiser, read_config, save_denoiser
-from randomwalk.config import VPDenoiserSettings
+from randomwalk.config import Objective, VPDenoiserSettings
 from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import Document
+from randomwalk.configio import load_train_config
 from randomwalk.denoisers import VPDenoiser
 from randomwalk.errors import InputError
 from randomwalk.levels import make_schedule
@@ -25,6 +28,7 @@ from randomwalk.mixture import GaussianMixture
 from randomwalk.schedules import ddpm_sigmas
 from randomwalk.tables import vp_sigmas
 from randomwalk.task import load_task
+from randomwalk.training.levels import make_levels
 
 
 def alpha_bar_linear(t: int) -> float:
@@ -226,6 +230,28 @@ def test_the_pretrained_schedule_follows_the_table(tmp_path: Path) -> None:
     config.sampler.schedule.name = "even_time"
     with pytest.raises(InputError, match=r"even_time.*pretrained follows the table"):
         make_schedule(config, load_denoiser(weights))
+
+
+@pytest.mark.parametrize("table", ["cosine", {"alphas_cumprod": "table.npy"}], ids=str)
+def test_a_training_on_another_table(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It learns at the levels of its table, and its weights are used at them without a word in the config."""
+    monkeypatch.chdir(tmp_path)
+    np.save("table.npy", GIVEN)
+    save_images(tmp_path / "images", 4)
+    task = {
+        "output": "run", "data": {"path": "images", "image_size": 12, "channels": 1, "num_validation": 1},
+        "network": NETWORK, "denoiser": {"name": "vp", "table": table}, "num_images": 4, "batch_size": 2,
+        "device": "cpu", "validation_sigmas": [0.5],
+    }  # fmt: skip
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(task))
+    assert training.run(load_train_config("train.yaml")) == 0
+    assert training.run(load_train_config("run/config.yaml"), resume="run") == 0  # the written config is one too
+    Path("table.npy").unlink()
+    expected = vp_sigmas("cosine") if table == "cosine" else vp_sigmas({"alphas_cumprod": GIVEN})
+    loaded = load_denoiser("run/model.safetensors")
+    assert isinstance(loaded, VPDenoiser) and torch.equal(loaded.table, expected)
+    levels = make_levels(Objective(), loaded)
+    torch.testing.assert_close(levels(torch.tensor([0.0, 0.999999])), expected[[0, -1]], rtol=0, atol=0)
 
 
 def test_weights_without_a_description_are_offered_no_table(tmp_path: Path) -> None:

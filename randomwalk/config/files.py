@@ -23,6 +23,8 @@ from randomwalk.errors import InputError
 
 _FEW_FILES = 50
 """So many files of a folder are looked into; one with more of them is taken to hold images."""
+_NOT_OF_PILLOW = (".npy", ".npz", ".zip", ".heic", ".heif", ".avif", ".jxl", ".dng", ".gz")
+"""Files that may hold images although Pillow alone does not read them."""
 _MASK = "_mask"
 
 Check = Callable[[], object]
@@ -165,9 +167,6 @@ def _check_images(key: str, path: Path) -> None:
     if len(files) < _FEW_FILES and not any(file.suffix.lower() in _NOT_OF_PILLOW or _is_image(file) for file in files):
         found = f"{len(files)} other files, such as {files[0].name}" if files else "nothing"
         raise InputError(f"{key}: {path}: no images in it; found {found}")
-
-
-_NOT_OF_PILLOW = (".npy", ".npz", ".zip", ".heic", ".heif", ".avif", ".jxl", ".dng", ".gz")
 
 
 def _files(path: Path) -> Iterator[Path]:
