@@ -328,7 +328,7 @@ TABLES = """how the noise grew in its training. See the flag
     #   cosine         improved DDPM's; diffusers: squaredcos_cap_v2
     #   scaled_linear  latent diffusion's; diffusers: scaled_linear
     #   {alphas_cumprod: FILE} or {betas: FILE}, .npy or text, for any other
-    # with beta_min, beta_max and num_timesteps if they are not the published. On a wrong table it denoises badly."""
+    # with beta_min, beta_max and num_timesteps if they are not the published ones. A wrong table denoises badly."""
 """What to say of a network whose noise table is not known."""
 
 

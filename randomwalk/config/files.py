@@ -153,18 +153,22 @@ def _is_image(path: Path) -> bool:
         return False
 
 
+def _may_be_image(path: Path) -> bool:
+    return path.suffix.lower() in _NOT_OF_PILLOW or _is_image(path)
+
+
 def _check_images(key: str, path: Path) -> None:
     if not path.exists():
         raise InputError(f"{key}: {path}: there is no such folder, zip or image{near(path)}")
     if path.is_file():
         _check_file(key, path, "a folder, a zip or an image")
-        if not zipfile.is_zipfile(path) and not _is_image(path):
+        if not (zipfile.is_zipfile(path) or _may_be_image(path)):
             raise InputError(f"{key}: {path} is neither a zip nor an image that can be read")
         return
     if not os.access(path, os.R_OK | os.X_OK):
         raise InputError(f"{key}: {path} may not be read; change its permissions")
     files = list(islice(_files(path), _FEW_FILES))
-    if len(files) < _FEW_FILES and not any(file.suffix.lower() in _NOT_OF_PILLOW or _is_image(file) for file in files):
+    if len(files) < _FEW_FILES and not any(map(_may_be_image, files)):
         found = f"{len(files)} other files, such as {files[0].name}" if files else "nothing"
         raise InputError(f"{key}: {path}: no images in it; found {found}")
 
