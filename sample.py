@@ -22,8 +22,12 @@ exit status: 0 done; 1 failed, or some images could not be read; 2 bad input; 13
 
 def parser() -> argparse.ArgumentParser:
     """The options of sample.py."""
-    made = argparse.ArgumentParser(
-        prog="sample.py", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    made = cli.Parser(
+        config_option="--diffusion_config",
+        prog="sample.py",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
         "--diffusion_config", "--config", metavar="YAML", help="the task, e.g. configs/vp_inpainting.yaml"
@@ -41,11 +45,12 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
     config, folder = cli.sample_config(args)
+    cli.check(config, args)
     if isinstance(config, BridgeSampleConfig):
         from randomwalk.bridge import sampling as over_a_bridge
 
         return over_a_bridge.run(config, folder, args.dry_run)
-    from randomwalk import sampling  # PyTorch; not before the config is known to be good
+    from randomwalk import sampling  # PyTorch; not before the config and its files are known to be good
 
     return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder)
 

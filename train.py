@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from randomwalk import cli
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
+        config_option="--config",
         description="Train a denoiser as the YAML file says.",
         epilog="example: python train.py --config configs/vp_train.yaml --set data.path=my_photos output=runs/mine",
     )
@@ -35,6 +35,7 @@ def main() -> int:
         source = expand(args.config) if args.config else RunFolder.resume(args.resume).file("config.yaml")
         changes = cli.overrides(args) + (["profile.enabled=true"] if args.profile else [])
         config = load_training(source, changes)
+        cli.check(config, args)
         if isinstance(config, ScoreEmbeddingConfig):
             from randomwalk.score_embedding import training as of_few_images
 

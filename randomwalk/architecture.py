@@ -315,11 +315,21 @@ def _architecture_lines(state: Mapping[str, Tensor], settings: dict[str, Any]) -
 
 def _denoiser_lines(settings: dict[str, Any]) -> list[str]:
     if settings["name"] == "unet":
-        lines = ["    name: vp  # predicts the noise, trained on a linear DDPM table; these are the usual values"]
-        return [*lines, "    beta_min: 0.0001", "    beta_max: 0.02", "    num_timesteps: 1000"]
+        return ["    name: vp  # predicts the noise", f"    table: {FILL_IN}  # not in the file: {TABLES}"]
     low, high = settings.get("sigma_min", FILL_IN), settings.get("sigma_max", FILL_IN)
     lines = ["    name: ve  # predicts the score; sigma in units of [0, 1] pixels"]
     return [*lines, f"    sigma_min: {_yaml(low)}", f"    sigma_max: {_yaml(high)}"]
+
+
+TABLES = """how the noise grew in its training. See the flag
+    # --noise_schedule of that training (guided-diffusion, improved-diffusion), or beta_schedule, beta_start and
+    # beta_end in scheduler_config.json (diffusers):
+    #   linear         DDPM's; diffusers: linear
+    #   cosine         improved DDPM's; diffusers: squaredcos_cap_v2
+    #   scaled_linear  latent diffusion's; diffusers: scaled_linear
+    #   {alphas_cumprod: FILE} or {betas: FILE}, .npy or text, for any other
+    # with beta_min, beta_max and num_timesteps if they are not the published ones. A wrong table denoises badly."""
+"""What to say of a network whose noise table is not known."""
 
 
 def _check_supported(state: Mapping[str, Tensor], settings: dict[str, Any]) -> None:

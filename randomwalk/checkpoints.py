@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from randomwalk.architecture import (
 from randomwalk.denoisers import NetworkDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.runs import RunFolder
+from randomwalk.tables import resolved
 from randomwalk.weightfiles import WeightFile, read_config, read_weights
 
 __all__ = ["build_network", "load_denoiser", "make_denoiser", "read_config", "resolve_device", "save_denoiser"]
@@ -105,6 +107,7 @@ def save_denoiser(
                 raise RunError(f"{path} was not written: {prefix}{key} has values that are not finite in {dtype}")
             tensors[prefix + key] = stored
     description = {key: config.get(key, {}) for key in ("network", "denoiser", "training")}
+    description["denoiser"] = resolved(description["denoiser"])  # the file must not need another one
     if config.get("classes"):
         description["classes"] = list(config["classes"])
     data = save(tensors, {"format": "randomwalk", "config": json.dumps(description)})
@@ -202,7 +205,8 @@ def _settings(
     if file.config is not None:
         own_network, own_denoiser = file.config["network"], file.config["denoiser"]
         _check_agreement(file.path, "architecture", network, own_network, full_settings(own_network))
-        _check_agreement(file.path, "denoiser", denoiser, own_denoiser, _full_denoiser(own_denoiser))
+        given = None if denoiser is None else _with_numbers(denoiser)
+        _check_agreement(file.path, "denoiser", given, own_denoiser, _full_denoiser(own_denoiser))
         return own_network, own_denoiser
     if network is not None and denoiser is not None:
         return network, denoiser
@@ -218,7 +222,16 @@ def _settings(
 def _full_denoiser(settings: Mapping[str, Any]) -> dict[str, Any]:
     cls = denoisers.DENOISERS.get(settings["name"])
     parameters = inspect.signature(cls).parameters if cls else {}
-    return {**{name: p.default for name, p in parameters.items() if name != "network"}, **settings}
+    return resolved({**{name: p.default for name, p in parameters.items() if name != "network"}, **settings})
+
+
+def _with_numbers(denoiser: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config says of the denoiser and no more, but with the numbers of a table that is in a file."""
+    return (
+        denoiser
+        if isinstance(denoiser.get("table"), str | None)
+        else {**denoiser, "table": resolved(denoiser)["table"]}
+    )
 
 
 def _check_agreement(
@@ -230,11 +243,13 @@ def _check_agreement(
         theirs = full.get(key)
         if key not in full or _plain(value) != _plain(theirs):
             says = (
-                f"is {theirs!r} in the file" if key in full else f"is unknown to {own['name']!r}, which the file holds"
+                f"is {reprlib.repr(theirs)} in the file"
+                if key in full
+                else f"is unknown to {own['name']!r}, as the file has it"
             )
             raise InputError(
-                f"{path}: network.{section}.{key} {says}, and {value!r} in the config. The file describes itself: "
-                f"remove network.{section} from the config"
+                f"{path}: network.{section}.{key} {says}, and {reprlib.repr(value)} in the config. The file "
+                f"describes itself: remove network.{section} from the config"
             )
 
 

@@ -5,21 +5,45 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from randomwalk import distributed
 from randomwalk.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from randomwalk.config import SampleConfig
+    from randomwalk.config.base import Settings
     from randomwalk.config.bridge import BridgeSampleConfig
     from randomwalk.runs import RunFolder
 
 
 class Terminated(BaseException):
     """The process was told to end (SIGTERM)."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of a script; one that it does not have gets a pointer to how keys of the config are set.
+
+    Args:
+        config_option: the option that names the config.
+    """
+
+    def __init__(self, *, config_option: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.config_option = config_option
+
+    def error(self, message: str) -> NoReturn:
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        given = words.split() if unknown else []
+        if given and given[0].endswith((".yaml", ".yml")):
+            message += f"; the config is given by {self.config_option} {given[0]}"
+        elif given and given[0].startswith("--"):
+            key, equals, value = given[0].lstrip("-").partition("=")
+            value = value if equals else (given[1] if len(given) > 1 else "VALUE")
+            message += f"; keys of the config are set by --set, as in --set {key}={value}"
+        super().error(message)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +98,30 @@ def sample_config(args: argparse.Namespace) -> tuple[SampleConfig | BridgeSample
             "leave that as it was (only device and max_memory may change), or start a new run"
         )
     return config, folder
+
+
+def check(config: Settings, args: argparse.Namespace) -> None:
+    """See that the files of a config are there; imports no PyTorch. A dry run prints the config all the same.
+
+    Raises:
+        InputError: something is missing.
+    """
+    from randomwalk.config.files import check_files
+    from randomwalk.configio import dump
+
+    try:
+        check_files(config, new=args.resume is None)
+    except InputError:
+        if args.dry_run and not distributed.launch().rank:
+            show_notes(getattr(config, "notes", ()))
+            print(dump(config), end="", flush=True)
+        raise
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Print what the user should know, one line each."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def run(command: Callable[[], int]) -> int:

@@ -39,8 +39,8 @@ def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> Sampl
 
     Args:
         path: the file.
-        overrides: ``"a.b.c=value"`` each, the value in YAML; an empty value removes the key. Keys are those of our
-            layout, also for a translated file.
+        overrides: ``"a.b.c=value"`` each, the value in YAML; an empty value removes the key. A file in the layout of
+            the paper's code is changed by its own keys, and its translation by ours.
 
     Returns:
         The task; its ``notes`` say which keys of a translated file are not used.
@@ -51,9 +51,11 @@ def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> Sampl
     document = read_document(path)
     notes: tuple[str, ...] = ()
     if legacy.is_legacy(document.data):
+        theirs, overrides = legacy.split_overrides(overrides)
+        apply_overrides(document, theirs)
         document, notes = legacy.translate(document)
     elif "sampler" not in document.data and _foreign_keys(document, SampleConfig, TrainConfig):
-        raise InputError(f"{path}: is a training; start it with python train.py --config {path}")
+        raise InputError(f"{path}: is a training; {_start_by('train.py --config', path)}")
     apply_overrides(document, overrides)
     config = validate(SampleConfig, document)
     config._notes = notes
@@ -72,7 +74,7 @@ def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
     """
     document = read_document(path)
     if "sampler" in document.data or legacy.is_legacy(document.data):
-        raise InputError(f"{path}: is a sampling task; start it with python sample.py --diffusion_config {path}")
+        raise InputError(f"{path}: is a sampling task; {_start_by('sample.py --diffusion_config', path)}")
     apply_overrides(document, overrides)
     return validate(TrainConfig, document)
 
@@ -87,7 +89,7 @@ def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConf
     if "bridge" not in document.data:
         return load_sample_config(path, overrides)
     if not _has_weights(document):
-        raise InputError(f"{path}: is the training of a bridge; start it with python train.py --config {path}")
+        raise InputError(f"{path}: is the training of a bridge; {_start_by('train.py --config', path)}")
     apply_overrides(document, overrides)
     return validate(BridgeSampleConfig, document)
 
@@ -108,9 +110,17 @@ def load_training(
     if "bridge" not in document.data:
         return load_train_config(path, overrides)
     if _has_weights(document):
-        raise InputError(f"{path}: is the use of a trained bridge; start it with python sample.py --config {path}")
+        raise InputError(f"{path}: is the use of a trained bridge; {_start_by('sample.py --config', path)}")
     apply_overrides(document, overrides)
     return validate(BridgeConfig, document)
+
+
+def _start_by(how: str, path: str | Path) -> str:
+    """What to type for a config that belongs to another program, or for the run whose config it is."""
+    folder = Path(path).parent
+    if Path(path).name == "config.yaml" and (folder / "run.json").is_file():
+        return f"go on with it by python {how.split()[0]} --resume {folder}"
+    return f"start it with python {how} {path}"
 
 
 def _has_weights(document: Document) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from randomwalk.config.networks import VP_TABLES
 from randomwalk.errors import InputError
-from randomwalk.schedules import ddpm_sigmas
+from randomwalk.tables import Table, vp_sigmas
 from score_sde import sdes
 from score_sde.times import ContinuousTime, DiscreteTime, LogSigma, Time
 
@@ -149,7 +150,12 @@ class SDEDenoiser(NetworkDenoiser):
             of ``num_levels`` levels.
         num_levels: of the discrete table.
         null_label: see `NetworkDenoiser`.
+
+    Attributes:
+        sde: the SDE; None of a table that belongs to none.
     """
+
+    sde: sdes.SDE | None
 
     def __init__(
         self,
@@ -196,17 +202,19 @@ class SDEDenoiser(NetworkDenoiser):
 
 
 class VPDenoiser(SDEDenoiser):
-    """Epsilon network trained on a DDPM table (Ho et al. 2020, arXiv 2006.11239).
+    """Epsilon network trained on a table of noise levels, such as DDPM's (Ho et al. 2020, arXiv 2006.11239).
 
         D(x, sigma) = x - sigma * eps(sqrt(alpha_bar) x, t),    alpha_bar = 1 / (1 + sigma^2)
 
-    with the fractional timestep t found by linear interpolation in the table of sigmas: the discrete table of the VP
-    SDE in `SDEDenoiser`, whose ``beta(t)`` is ``num_timesteps`` times the beta of a step.
+    with the fractional timestep t found by linear interpolation in the table of sigmas. The linear table is the
+    discrete one of the VP SDE in `SDEDenoiser`, whose ``beta(t)`` is ``num_timesteps`` times the beta of a step; the
+    others belong to no SDE here.
 
     Args:
         network: ``network(z, t) -> eps``, t on the scale 0 .. num_timesteps - 1.
-        beta_min, beta_max, num_timesteps: the linear table of per-step betas.
+        beta_min, beta_max, num_timesteps: of the table; see `tables.vp_sigmas`.
         null_label: see `NetworkDenoiser`.
+        table: linear, scaled_linear, cosine, or ``{"alphas_cumprod": ...}`` or ``{"betas": ...}``.
     """
 
     times: DiscreteTime
@@ -214,15 +222,19 @@ class VPDenoiser(SDEDenoiser):
     def __init__(
         self,
         network: nn.Module,
-        beta_min: float = 1e-4,
-        beta_max: float = 0.02,
-        num_timesteps: int = 1000,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        num_timesteps: int | None = None,
         null_label: int | None = None,
+        table: Table = "linear",
     ) -> None:
-        table = ddpm_sigmas(beta_min, beta_max, num_timesteps)
-        NetworkDenoiser.__init__(self, network, float(table[0]), float(table[-1]), null_label)
-        self.sde = sdes.VP(beta_min * num_timesteps, beta_max * num_timesteps)
-        self.times, self.prediction = DiscreteTime(table), "epsilon"
+        times = DiscreteTime(vp_sigmas(table, beta_min, beta_max, num_timesteps))
+        NetworkDenoiser.__init__(self, network, times.sigma_min, times.sigma_max, null_label)
+        self.times, self.prediction, self.sde = times, "epsilon", None
+        if table == "linear":
+            usual = VP_TABLES["linear"]
+            steps = num_timesteps or usual["num_timesteps"]
+            self.sde = sdes.VP((beta_min or usual["beta_min"]) * steps, (beta_max or usual["beta_max"]) * steps)
 
     @property
     def table(self) -> Tensor:

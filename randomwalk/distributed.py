@@ -82,27 +82,34 @@ def launch(environ: Mapping[str, str] = os.environ) -> Launch:
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
     """The device that a config's ``device`` means for this process.
 
-    ``auto`` is a GPU where there is one. Processes on a machine take its GPUs in turn, unless one is named.
+    ``auto`` is a GPU where there is one. Processes on a machine take its GPUs in turn, unless one is named. In place of
+    a GPU that is not there, what is there is taken, with a note.
 
     Raises:
-        InputError: there is no such device.
+        InputError: an unknown name.
     """
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        device = "cuda" if count else "cpu"
-    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if found is None:
         raise InputError(f"device: {device!r} is not known; expected auto, cpu, cuda or cuda:N")
-    if device == "cpu":
+    if device == "cpu" or not count:
+        if device.startswith("cuda"):
+            _say_once(f"device: {device} asked for, but PyTorch finds no CUDA GPU; going on with cpu", local_rank)
         return torch.device("cpu")
-    if not count:
-        raise InputError(f"device: {device} asked for, but PyTorch finds no usable CUDA GPU; use device: cpu")
-    index = local_rank % count if found[1] is None else int(found[1])
-    if index >= count:
-        raise InputError(f"device: {device} asked for, but there are {count} GPUs (cuda:0 to cuda:{count - 1})")
+    index = local_rank % count
+    if found[1] is not None and int(found[1]) < count:
+        index = int(found[1])
+    elif found[1] is not None:
+        there = "cuda:0 alone" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        _say_once(f"device: {device} asked for, but there is {there}; going on with cuda:{index}", local_rank)
     return torch.device("cuda", index)
+
+
+def _say_once(note: str, local_rank: int) -> None:
+    if not local_rank:
+        print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 class Context:
@@ -274,7 +281,7 @@ def connect(device: str = "auto", start: Launch | None = None) -> Context:
         start: how this process was started; from the environment by default.
 
     Raises:
-        InputError: there is no such device.
+        InputError: an unknown name of a device.
         RunError: the others are not found.
     """
     start = launch() if start is None else start

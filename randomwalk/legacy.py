@@ -10,13 +10,17 @@ and temperatures are the same in both. One difference is left: images that are n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 
+from randomwalk.config import SampleConfig
+from randomwalk.config.hints import keys_of
 from randomwalk.config.legacy_layout import (
     BETA_MAX,
+    NATIVE_NAMES,
     NO_EFFECT,
     NOT_NEEDED,
     UNET_LEVELS,
@@ -31,11 +35,19 @@ from randomwalk.config.legacy_layout import (
     VPModel,
     VPTask,
 )
-from randomwalk.config.validate import validate
+from randomwalk.config.validate import schema_of, validate
 from randomwalk.config.yamltext import Document
 from randomwalk.errors import InputError
 
 _SCHEDULES = {"sigmoid": "sigmoid", "linear": "linear", "denoiser": "pretrained"}
+_THEIRS = {"machinesetup", "langevin_hyperparam", "model", "vp_diffusion", "imagedetail"}
+_OURS = {"sampler", "network", "output", "denoiser", "bridge", "method"}
+_README_NAMES: dict[tuple[str, ...], tuple[str, str]] = {
+    ("gpu",): ("machinesetup", "gpu_idx"),
+    ("machinesetup", "gpu"): ("machinesetup", "gpu_idx"),
+    ("pretrained_check_point",): ("model", "pretrained_check_point"),
+}
+"""Two keys that the README of the paper's code tells its users to edit, by the names that it gives them."""
 _SAME_IN_UNET = {
     "image_size",
     "num_res_blocks",
@@ -67,8 +79,66 @@ _NOT_IN_NCSNPP = {
 
 
 def is_legacy(data: dict[str, Any]) -> bool:
-    """Whether a file is in the layout of the paper's code."""
-    return "langevin_hyperparam" in data or "machinesetup" in data
+    """Whether a file is in the layout of the paper's code, for the most part if it has keys of both."""
+    return len(_THEIRS & data.keys()) > len(_OURS & data.keys())
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of ``key=value`` for a file in this layout those that its own keys have, and those in keys of ours."""
+    theirs, ours = [], []
+    for override in overrides:
+        dotted, equals, value = override.partition("=")
+        path = tuple(dotted.strip().split("."))
+        dotted = ".".join(_README_NAMES.get(path, path))
+        bare = "." not in dotted and dotted not in SampleConfig.model_fields
+        if (
+            dotted in _keys_of_layout()
+            or dotted.split(".")[0] in _sections_of_layout()
+            or (bare and any(key.endswith(f".{dotted}") for key in _keys_of_layout()))
+        ):
+            theirs.append(f"{dotted}{equals}{value}")
+        else:
+            ours.append(override)
+    return theirs, ours
+
+
+@cache
+def _keys_of_layout() -> set[str]:
+    return {key for task in (VPTask, VETask) for key in keys_of(schema_of(task), {})}
+
+
+@cache
+def _sections_of_layout() -> set[str]:
+    return (VPTask.model_fields.keys() | VETask.model_fields.keys()) - SampleConfig.model_fields.keys()
+
+
+@cache
+def _names_in_layout() -> dict[str, str]:
+    """What keys of ours are called in this layout, or how they are given all the same."""
+    own = set(keys_of(schema_of(SampleConfig), {})) - _keys_of_layout()
+    return {key: f"given as --set {key}=VALUE" for key in own} | {ours: key for key, ours in NATIVE_NAMES.items()}
+
+
+def _use_own_names(document: Document) -> None:
+    """Put the keys that go by the names of the README where the layout has them."""
+    for path, own in _README_NAMES.items():
+        section, (name, key) = document.data, own
+        for part in path[:-1]:
+            section = section.get(part, {}) if isinstance(section, dict) else {}
+        if not isinstance(section, dict) or path[-1] not in section:
+            continue
+        target = document.data.setdefault(name, {})
+        if not isinstance(target, dict):
+            continue
+        if key in target:
+            said = f"{'.'.join(own)}{document.origin(own)}"
+            raise InputError(
+                f"{document.where}: {'.'.join(path)}{document.origin(path)}: is another name of {said}, "
+                "which is there too; remove one of them"
+            )
+        target[key] = section.pop(path[-1])
+        if path in document.origins:
+            document.origins[own] = document.origins.pop(path)
 
 
 def translate(document: Document) -> tuple[Document, tuple[str, ...]]:
@@ -77,6 +147,7 @@ def translate(document: Document) -> tuple[Document, tuple[str, ...]]:
     Raises:
         InputError: one message that lists the problems by the keys of the file.
     """
+    _use_own_names(document)
     model = document.data.get("model")
     kind = model.get("noise_perturbation_type") if isinstance(model, dict) else None
     if isinstance(model, dict) and kind not in ("vp", "ve"):
@@ -85,10 +156,10 @@ def translate(document: Document) -> tuple[Document, tuple[str, ...]]:
         raise InputError(f"{document.where}: model.noise_perturbation_type{origin}: {state}: one of vp, ve")
     task: VPTask | VETask
     if kind == "ve":
-        task = validate(VETask, document)
+        task = validate(VETask, document, _names_in_layout())
         data = _from_ve(task)
     else:
-        task = validate(VPTask, document)
+        task = validate(VPTask, document, _names_in_layout())
         data = _from_vp(task)
     _check_sizes(task, data["network"]["architecture"]["image_size"], document)
     data = _common(task) | data

@@ -41,9 +41,10 @@ def _sde(config: SampleConfig, denoiser: Denoiser) -> sdes.SDE:
     """The SDE whose time the steps are made in: that of the sampler, or else that of the network."""
     if isinstance(config.sampler, PredictorCorrectorSettings):
         return sdes.make(**config.sampler.sde.model_dump())
-    if isinstance(denoiser, SDEDenoiser):  # VPDenoiser is one
+    if isinstance(denoiser, SDEDenoiser) and denoiser.sde is not None:  # VPDenoiser is one
         return denoiser.sde
     raise InputError(
         "sampler.schedule: even_time is even in the time of an SDE, but neither the sampler nor the denoiser has one; "
-        "expected the sampler predictor_corrector, a denoiser sde or vp, or another schedule, such as geometric"
+        "expected the sampler predictor_corrector, a denoiser sde or vp (with the linear table), or another schedule: "
+        "pretrained follows the table of any vp, geometric fits all"
     )

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from randomwalk.config.files import near
 from randomwalk.errors import InputError
 from randomwalk.paths import expand
 
 _counter = itertools.count()
+_OF_A_START = {"config.yaml", "run.json", "schedule.png"}
+"""What a run writes before it has a result."""
 
 
 class RunFolder:
@@ -37,6 +42,8 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: IO[str] | None = None
+        self._is_new = False
+        self._made: list[Path] = []
 
     @classmethod
     def create(cls, output: str | Path) -> RunFolder:
@@ -46,6 +53,7 @@ class RunFolder:
             InputError: no folder can be made there.
         """
         wanted = Path(output)
+        parents = [parent for parent in wanted.absolute().parents if not parent.exists()]
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
         names = (f"{wanted.name}_{stamp}" + (f"_{n}" if n else "") for n in itertools.count())
         candidate = wanted
@@ -53,10 +61,10 @@ class RunFolder:
             while True:
                 candidate.parent.mkdir(parents=True, exist_ok=True)
                 if candidate == wanted and candidate.is_dir() and not any(candidate.iterdir()):
-                    return cls(candidate)
+                    return cls(candidate)._as_new(parents)
                 try:
                     candidate.mkdir()
-                    return cls(candidate)
+                    return cls(candidate)._as_new([candidate, *parents])
                 except FileExistsError:
                     candidate = wanted.with_name(next(names))
         except OSError as error:
@@ -70,9 +78,58 @@ class RunFolder:
             InputError: it is not one, for want of a config.yaml.
         """
         folder = cls(expand(path))
+        if not folder.path.exists():
+            raise InputError(f"--resume {path}: there is no such folder{near(folder.path)}")
+        if folder.path.is_file():
+            raise InputError(f"--resume {path}: is a file; expected the folder of a run, such as {folder.path.parent}")
         if not (folder.path / "config.yaml").is_file():
             raise InputError(f"--resume {path}: there is no config.yaml in it, so it is not the folder of a run")
         return folder
+
+    def _as_new(self, made: list[Path]) -> RunFolder:
+        self._is_new, self._made = True, made
+        return self
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is more in it than a run writes before its first result."""
+        return any(
+            path.is_file() and not (path.parent == self.path and path.name in _OF_A_START)
+            for path in self.path.rglob("*")
+        )
+
+    @contextlib.contextmanager
+    def gone_if_it_fails(self) -> Iterator[RunFolder]:
+        """Run what is inside; if that fails before it has a result, `discard` the folder."""
+        try:
+            yield self
+        except Exception:
+            self.discard()
+            raise
+
+    def keep(self) -> None:
+        """Let the folder stay whatever happens, as it must once other processes write to it."""
+        self._is_new = False
+
+    def discard(self, with_results: bool = False) -> bool:
+        """Remove a folder that `create` has made, and its parents if they were made for it, unless it has results.
+
+        Returns:
+            Whether it was removed.
+        """
+        if not self._is_new or (self.has_results and not with_results):
+            return False
+        self.unlock()
+        self._is_new = False
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # another run has begun in it
+                folder.rmdir()
+        return True
 
     def file(self, name: str) -> Path:
         """Path of a file in the folder."""

@@ -7,7 +7,7 @@ import hashlib
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from randomwalk import distributed, metrics, report, runs
 from randomwalk.batch import Unit
-from randomwalk.cli import Terminated
+from randomwalk.cli import Terminated, show_notes
 from randomwalk.config import SampleConfig
 from randomwalk.configio import dump
 from randomwalk.distributed import Context
@@ -27,6 +27,7 @@ from randomwalk.runs import RunFolder
 from randomwalk.task import Task, load_task
 from randomwalk.template import PreconditionedStep
 
+MOST_REASONS = 5
 COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)", "residual": "residual / noise"}
 
 
@@ -47,17 +48,21 @@ def run(config: SampleConfig, folder: RunFolder | None = None) -> int:
     context = distributed.connect(config.device)
     try:
         if context.is_main:
-            _show_notes(config.notes)
+            show_notes(config.notes)
         task = load_task(config, context.device)
-        folder = _open_folder(task, folder, context)
-        _go_on_as_begun(task, folder.read_json("run.json")["inputs"])
-        if context.is_main:
-            _show_notes(task.notes)
-        with _resumable(folder):
-            results = PointResults(folder, task) if is_points(task) else Results(folder, task)
-            batches = task.batches()
-            _work(results, batches, context)
-            return _finish(results, len(batches)) if context.is_main else 0
+        resumed = folder is not None
+        if context.is_main and folder is None:
+            folder = RunFolder.create(config.output)
+        with contextlib.nullcontext() if folder is None else folder.gone_if_it_fails():
+            folder = _open_folder(task, folder, resumed, context)
+            _go_on_as_begun(task, folder.read_json("run.json")["inputs"])
+            if context.is_main:
+                show_notes(task.notes)
+            with _resumable(folder):
+                results = PointResults(folder, task) if is_points(task) else Results(folder, task)
+                batches = task.batches()
+                _work(results, batches, context)
+                return _finish(results, len(batches)) if context.is_main else 0
     except BaseException as error:
         context.fail(str(error) or type(error).__name__)
         raise
@@ -78,10 +83,10 @@ def dry_run(config: SampleConfig) -> int:
     """
     if distributed.launch().rank:
         return 0
-    _show_notes(config.notes)
+    show_notes(config.notes)
+    print(dump(config), end="", flush=True)
     task = load_task(config, distributed.choose_device(config.device))
-    _show_notes(task.notes)
-    print(dump(config), end="")
+    show_notes(task.notes)
     low, high = float(task.sigmas[-1]), float(task.sigmas[0])
     print(f"# weights: {config.network.path} fits its network ({task.image_shape[0]} channels, {_sizes(task)} pixels)")
     print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, sigma {high:.4g} to {low:.4g}")
@@ -93,7 +98,7 @@ def dry_run(config: SampleConfig) -> int:
     for image, name in enumerate(task.names if task.source is not None else []):
         try:
             task.load_measurable(image)
-            _show_notes(task.remarks(image))
+            show_notes(task.remarks(image))
         except InputError as error:
             unreadable += 1
             print(f"error: image {image} ({name}): {error}", file=sys.stderr)
@@ -117,20 +122,14 @@ def _sizes(task: Task) -> str:
     return " to ".join("{}x{}".format(*size) for size in dict.fromkeys((found[0], found[-1])))
 
 
-def _show_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-
-
 # --- the folder ----------------------------------------------------------------------------------------------
 
 
-def _open_folder(task: Task, folder: RunFolder | None, context: Context) -> RunFolder:
-    """Rank 0 makes or checks the folder; the others are told where it is."""
-    if not context.is_main:
+def _open_folder(task: Task, folder: RunFolder | None, resumed: bool, context: Context) -> RunFolder:
+    """Rank 0 begins or checks the folder; the others are told where it is."""
+    if folder is None or not context.is_main:
         return RunFolder(context.broadcast())
-    if folder is None:
-        folder = RunFolder.create(task.config.output)
+    if not resumed:
         folder.write_text("config.yaml", dump(task.config))
         folder.lock()
         folder.write_json("run.json", _facts(task, context))
@@ -225,9 +224,11 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (InputError, RunError) as error:
+        if not folder.has_results:
+            raise
         raise type(error)(f"{error}\n{how}") from error
     except OSError as error:
-        raise RunError(f"{error}\n{how}") from error
+        raise RunError(f"{error}\n{how}" if folder.has_results else str(error)) from error
     except (KeyboardInterrupt, Terminated) as stop:
         raise type(stop)(how) from None
 
@@ -238,6 +239,8 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
 def _work(results: Results | PointResults, batches: Sequence[Sequence[Unit]], context: Context) -> None:
     """Do this process's share of the batches that are not done, and wait for the others."""
     task = results.task
+    if context.size > 1:
+        results.folder.keep()
     # Which batches are done is decided once: the others' results appear while this process works.
     left = context.broadcast([b for b in range(len(batches)) if not results.is_done(b)] if context.is_main else None)
     if context.is_main and len(left) < len(batches):
@@ -305,6 +308,9 @@ def _finish(results: Results | PointResults, num_batches: int) -> int:
         return 0
     rows, skipped = results.finish(num_batches)
     folder = results.folder.path
+    if not rows and results.folder.discard(with_results=True):
+        reasons = "\n  ".join(f"image {entry['image']}: {entry['reason']}" for entry in skipped[:MOST_REASONS])
+        raise InputError(f"none of the {len(skipped)} images can be used:\n  {reasons}")
     print(_summary(rows, results.task.config.num_samples), end="")
     calibrations = results.calibrate(rows)
     for line in report.calibration_lines(calibrations):

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from randomwalk.config.files import kind_of_weights
 from randomwalk.errors import InputError
 
 _PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning, of torch.compile
@@ -55,7 +56,7 @@ def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
         InputError: there is no such file, it is damaged, or something else than weights.
     """
     path = Path(path)
-    kind = _kind_of(path)
+    kind = kind_of_weights(path)
     if kind == "safetensors":
         return _read_safetensors(path, weights)
     return _from_pickle(path, _load_pickle(path, zipped=kind == "zip"), weights)
@@ -69,51 +70,10 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
         InputError: as `read_weights`.
     """
     path = Path(path)
-    if _kind_of(path) != "safetensors":
+    if kind_of_weights(path) != "safetensors":
         return None
     with _opened(path) as file:
         return _config(path, file.metadata() or {})
-
-
-# --- what kind of file it is -----------------------------------------------------------------------------------
-
-
-def _kind_of(path: Path) -> str:
-    """'safetensors', 'zip' (torch.save) or 'pickle' (torch.save before PyTorch 1.6)."""
-    if not path.exists():
-        raise InputError(_missing(path))
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the file with the weights that is in it")
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not head:
-        raise InputError(f"{path} is empty: the download or the copy did not finish; fetch it again")
-    if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
-        raise InputError(
-            f"{path} is a web page, not weights: the download led to a page for signing in, confirming or an error; "
-            "open the address in a browser and save the file itself"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a placeholder of Git LFS, not the weights: run `git lfs pull`")
-    if head[8:9] == b"{":  # after the length of the header, 8 bytes
-        return "safetensors"
-    if head.startswith(b"PK"):
-        return "zip"
-    if head.startswith(b"\x80"):
-        return "pickle"
-    raise InputError(
-        f"{path} is no file with weights; known are .safetensors and files of torch.save (.pt, .pth). "
-        f"It begins with {head[:16]!r}"
-    )
-
-
-def _missing(path: Path) -> str:
-    from randomwalk.configio import describe_missing_weights  # here, since few need it
-
-    return describe_missing_weights(path)
 
 
 # --- safetensors -----------------------------------------------------------------------------------------------

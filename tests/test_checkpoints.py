@@ -345,6 +345,8 @@ def test_without_a_description_there_is_one_to_paste() -> None:
     open_keys = [key for key, value in snippet["architecture"].items() if value == "FILL_IN"]
     assert open_keys == ["image_size", "num_head_channels", "use_new_attention_order"]
     snippet["architecture"] |= {key: UNET[key] for key in open_keys}
+    assert snippet["denoiser"] == {"name": "vp", "table": "FILL_IN"}
+    snippet["denoiser"]["table"] = "linear"
     assert unet_error(load_denoiser(UNET_FILE, network=snippet["architecture"], denoiser=snippet["denoiser"])) < 1e-5
     assert "architecture" not in complaint(UNET_FILE, network=UNET)
     assert "denoiser:" not in complaint(UNET_FILE, denoiser=VP)

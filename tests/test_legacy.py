@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 from randomwalk.config import SampleConfig
+from randomwalk.config.hints import keys_of
+from randomwalk.config.legacy_layout import NATIVE_NAMES
+from randomwalk.config.validate import schema_of
 from randomwalk.config.yamltext import read_document
 from randomwalk.configio import dump, load_sample_config, load_train_config
 from randomwalk.errors import InputError
@@ -196,12 +199,105 @@ def test_lists_in_text(tmp_path: Path) -> None:
     assert (unet["channel_mult"], unet["attention_resolutions"]) == ([1, 2, 2], [8, 16])
 
 
-def test_overrides_use_our_keys() -> None:
+def test_overrides_use_the_keys_of_the_file_and_ours() -> None:
     config = load_sample_config(FOLDER / VP, ["sampler.schedule.num_steps=10", "data.num_images=2"])
     assert config.data is not None and (config.sampler.schedule.num_steps, config.data.num_images) == (10, 2)
-    with pytest.raises(InputError, match="langevin_hyperparam") as caught:
-        load_sample_config(FOLDER / VP, ["langevin_hyperparam.num_iters=10"])
-    assert "translated" in str(caught.value) and "unknown key" in str(caught.value)
+    config = load_sample_config(
+        FOLDER / VP,
+        ["langevin_hyperparam.num_iters=2", "data.root=mine", "measurement.noise.sigma=0.1", "batch_size=4", "seed=5",
+         "measurement.mask_opt.mask_prob_range=[0.5, 0.5]", "langevin_hyperparam.schedule=linear"],
+    )  # fmt: skip
+    schedule = config.sampler.schedule
+    assert (schedule.num_steps, schedule.name, config.batch_size, config.seed) == (2, "linear", 4, 5)
+    assert config.data is not None and config.data.path == "mine" and config.measurement is not None
+    assert config.measurement.noise.std == 0.1 and config.measurement.operator.model_dump()["missing"] == 0.5
+
+
+@pytest.mark.parametrize("key", ["gpu", "machinesetup.gpu", "machinesetup.gpu_idx"])
+def test_the_names_that_the_readme_uses(key: str, tmp_path: Path) -> None:
+    """It tells users to edit gpu and pretrained_check_point, which the files have as other keys, in sections."""
+    without = {"machinesetup.gpu_idx": None, "model.pretrained_check_point": None}
+    config = load(tmp_path, VP, without | {key: 2, "pretrained_check_point": "mine.pt"})
+    assert (config.device, config.network.path) == ("cuda:2", "mine.pt")
+    config = load_sample_config(FOLDER / VP, [f"{key}=3", "pretrained_check_point=mine.pt"])
+    assert (config.device, config.network.path) == ("cuda:3", "mine.pt")
+
+
+def test_two_names_of_one_key(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gpu \(line \d+\): is another name of machinesetup\.gpu_idx \(line \d+\)"):
+        load(tmp_path, VP, {"gpu": 1})
+
+
+NATIVE = CONFIGS / "ffhq256" / "vp_inpainting.yaml"
+THEIRS = [
+    ("gpu=1", "here it is device"),
+    ("gpu_idx=1", "did you mean device?"),
+    ("machinesetup={gpu_idx: 1, save_dir: out}", "machinesetup.gpu_idx is device, machinesetup.save_dir is output"),
+    ("pretrained_check_point=a.pt", "here it is network.path"),
+    ("model.pretrained_check_point=a.pt", "here model.pretrained_check_point is network.path"),
+    ("langevin_hyperparam.num_iters=2", "langevin_hyperparam.num_iters is sampler.schedule.num_steps"),
+    ("langevin_hyperparam.temperature=0", "langevin_hyperparam.temperature is sampler.initial_temperature"),
+    ("langevin_hyperparam.scaling_constant_of_step_size=1", "scaling_constant_of_step_size is sampler.step_scale"),
+    ("langevin_hyperparam.schedule=linear", "langevin_hyperparam.schedule is sampler.schedule.name"),
+    ("langevin_hyperparam.save_image=true", "langevin_hyperparam.save_image is animation_frames"),
+    ("data.root=faces", "here it is data.path"),
+    ("measurement.noise.sigma=0.1", "here it is measurement.noise.std"),
+    ("measurement.operator.scale_factor=4", "here it is measurement.operator.factor"),
+    ("measurement.mask_opt.mask_prob_range=[0.5, 0.5]", "mask_prob_range is measurement.operator.missing"),
+    ("vp_diffusion.beta_at_clean=1e-4", "vp_diffusion.beta_at_clean is network.denoiser.beta_min"),
+]
+
+
+@pytest.mark.parametrize(("change", "pointer"), THEIRS, ids=lambda v: v.partition("=")[0])
+def test_their_keys_in_a_file_of_ours(change: str, pointer: str) -> None:
+    with pytest.raises(InputError, match="unknown key") as caught:
+        load_sample_config(NATIVE, [change])
+    assert pointer in str(caught.value), caught.value
+
+
+OURS: list[tuple[dict[str, Any], str]] = [
+    ({"device": "cpu"}, "here it is machinesetup.gpu_idx"),
+    ({"output": "runs"}, "here it is machinesetup.save_dir"),
+    ({"network": {"path": "a.pt"}}, "here network.path is model.pretrained_check_point"),
+    ({"sampler": {"schedule": {"num_steps": 5}}}, "sampler.schedule.num_steps is langevin_hyperparam.num_iters"),
+    ({"data.path": "faces"}, "here it is data.root"),
+    ({"measurement.noise.std": 0.1}, "here it is measurement.noise.sigma"),
+    ({"batch_size": 4}, "here it is given as --set batch_size=VALUE"),
+    ({"data.num_images": 4}, "here it is given as --set data.num_images=VALUE"),
+]
+
+
+@pytest.mark.parametrize(("changes", "pointer"), OURS, ids=lambda v: next(iter(v)) if type(v) is dict else "")
+def test_our_keys_in_a_file_of_theirs(changes: dict[str, Any], pointer: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown key") as caught:
+        load(tmp_path, VP, changes)
+    assert pointer in str(caught.value), caught.value
+
+
+def test_every_key_of_ours_that_is_pointed_to_exists() -> None:
+    ours = {key for file in (NATIVE, CONFIGS / "ffhq256" / "ve_inpainting.yaml") for key in native_keys(file)}
+    assert set(NATIVE_NAMES.values()) <= ours
+
+
+def native_keys(file: Path) -> list[str]:
+    """All that a config like this file can have, with any operator."""
+    data = read_document(file).data
+    return keys_of(schema_of(SampleConfig), {**data, "measurement": {}})
+
+
+def test_every_key_that_had_an_effect_has_a_pointer() -> None:
+    """Of those that the paper's files set; some are constants here, or are settled by the network's kind."""
+    constant = {
+        "vp": {"model.class_cond", "model.use_fp16", "measurement.mask_opt.randomize_box", "measurement.operator.name",
+               "measurement.noise.name", "seed"},
+        "ve": {"imagedetail.centered", "training.continuous", "training.sde", "model.nonlinearity",
+               "measurement.operator.name", "measurement.noise.name", "seed"},
+    }  # fmt: skip
+    for kind, name in (("vp", VP), ("ve", VE)):
+        given = [".".join(map(str, path)) for path, line in read_document(FOLDER / name).origins.items() if line]
+        leaves = [key for key in given if not any(other.startswith(f"{key}.") for other in given)]
+        dead = {*keys_without_effect()[kind], *constant[kind], "data.name", "eval.batch_size"}
+        assert [key for key in leaves if key not in dead and key not in NATIVE_NAMES] == []
 
 
 @pytest.mark.parametrize("name", [VP, VE])

@@ -59,8 +59,16 @@ def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bo
         print(configio.dump(config), end="")
         print(f"# ok: a bridge between {bridge.source.name} and {bridge.target.name}, sigma {bridge.sigma:g}")
         return 0
-    folder = _open(config, folder, str(device))
-    paths = _paths(config, bridge, given, str(device))
+    folder = RunFolder.create(config.output) if folder is None else folder
+    with folder.gone_if_it_fails():
+        return _in_folder(config, folder, bridge, given, str(device))
+
+
+def _in_folder(
+    config: BridgeSampleConfig, folder: RunFolder, bridge: Bridge, given: np.ndarray | None, device: str
+) -> int:
+    _open(config, folder, device)
+    paths = _paths(config, bridge, given, device)
     for forward, way in paths.items():
         if not np.isfinite(way.points).all():
             raise RunError("the simulated points are not finite; are the given points far from those of the training?")
@@ -81,14 +89,12 @@ def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bo
     return 0
 
 
-def _open(config: BridgeSampleConfig, folder: RunFolder | None, device: str) -> RunFolder:
-    if folder is None:
-        folder = RunFolder.create(config.output)
+def _open(config: BridgeSampleConfig, folder: RunFolder, device: str) -> None:
+    if not folder.has("config.yaml"):
         folder.write_text("config.yaml", configio.dump(config))
         folder.write_json("run.json", environment(device, 1))
     folder.lock()
     folder.remove_leftovers()
-    return folder
 
 
 def _paths(config: BridgeSampleConfig, bridge: Bridge, given: np.ndarray | None, device: str) -> dict[bool, Paths]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from randomwalk import configio, distributed
 from randomwalk.bridge import figures, gaussian, measures
 from randomwalk.bridge.ends import exact_bridge
@@ -40,6 +42,11 @@ def run(config: BridgeConfig, resume: str | None = None, dry_run: bool = False) 
         print(f"# ok: {_names(bridge)}, {parameters:,} parameters in both directions")
         return 0
     folder = RunFolder.resume(resume) if resume else RunFolder.create(config.output)
+    with folder.gone_if_it_fails():
+        return _in_folder(config, folder, device, resume is not None)
+
+
+def _in_folder(config: BridgeConfig, folder: RunFolder, device: torch.device, resume: bool) -> int:
     if not resume:
         folder.write_text("config.yaml", configio.dump(config))
         folder.write_json("run.json", environment(str(device), 1))

@@ -29,6 +29,51 @@ Pair = Field(min_length=2, max_length=2)
 Numbers = Annotated[str, Field(pattern=r"^ *[1-9][0-9]* *(, *[1-9][0-9]* *)*$", examples=["16", "32,16", "32,16,8"])]
 
 BETA_MAX = 0.02  # fixed in the paper's code
+NATIVE_NAMES = {
+    "gpu": "device",
+    "pretrained_check_point": "network.path",
+    "machinesetup.gpu": "device",
+    "machinesetup.gpu_idx": "device",
+    "machinesetup.save_dir": "output",
+    "data.root": "data.path",
+    "langevin_hyperparam.schedule": "sampler.schedule.name",
+    "langevin_hyperparam.num_iters": "sampler.schedule.num_steps",
+    "langevin_hyperparam.temperature": "sampler.initial_temperature",
+    "langevin_hyperparam.scaling_constant_of_step_size": "sampler.step_scale",
+    "langevin_hyperparam.save_image": "animation_frames",
+    "measurement.noise.sigma": "measurement.noise.std",
+    "measurement.operator.scale_factor": "measurement.operator.factor",
+    "measurement.operator.in_shape": "image_size",
+    "measurement.mask_opt.mask_type": "measurement.operator.mask",
+    "measurement.mask_opt.mask_prob_range": "measurement.operator.missing",
+    "measurement.mask_opt.mask_len_range": "measurement.operator.box_size",
+    "measurement.mask_opt.margin": "measurement.operator.margin",
+    "measurement.mask_opt.image_size": "image_size",
+    "model.pretrained_check_point": "network.path",
+    "model.noise_perturbation_type": "network.denoiser.name",
+    "model.name": "network.architecture.name",
+    "model.image_size": "network.architecture.image_size",
+    "model.num_channels": "network.architecture.model_channels",
+    "model.learn_sigma": "network.architecture.out_channels",
+    "model.sigma_min": "network.denoiser.sigma_min",
+    "model.sigma_max": "network.denoiser.sigma_max",
+    **{
+        f"model.{key}": f"network.architecture.{key}"
+        for key in (
+            "num_res_blocks", "channel_mult", "attention_resolutions", "num_heads", "num_head_channels",
+            "num_heads_upsample", "use_scale_shift_norm", "dropout", "resblock_updown", "use_new_attention_order",
+            "scale_by_sigma", "nf", "ch_mult", "attn_resolutions", "resamp_with_conv", "conditional", "fir",
+            "fir_kernel", "skip_rescale", "resblock_type", "progressive", "progressive_input", "progressive_combine",
+            "fourier_scale", "embedding_type",
+        )
+    },
+    "imagedetail.num_channels": "network.architecture.num_channels",
+    "imagedetail.image_size": "network.architecture.image_size",
+    "vp_diffusion.beta_at_clean": "network.denoiser.beta_min",
+    "vp_diffusion.steps": "network.denoiser.num_timesteps",
+    "vp_diffusion.noise_schedule": "network.denoiser.table",
+}  # fmt: skip
+"""What the keys of this layout are called in ours."""
 UNET_LEVELS = {64: [1, 2, 3, 4], 128: [1, 1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}  # for channel_mult: ""
 
 

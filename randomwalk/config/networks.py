@@ -204,20 +204,58 @@ NetworkSettings = Annotated[
 ]
 
 
+VP_TABLES: dict[str, dict[str, float]] = {
+    "linear": {"beta_min": 1e-4, "beta_max": 0.02, "num_timesteps": 1000},
+    "scaled_linear": {"beta_min": 0.00085, "beta_max": 0.012, "num_timesteps": 1000},
+    "cosine": {"num_timesteps": 1000},
+}
+"""The named noise tables of variance-preserving networks, with the settings of those that published them."""
+
+
+class GivenTable(Settings):
+    """The noise table itself: one of its two keys."""
+
+    alphas_cumprod: Text | list[float] | None = None
+    """alpha_bar of every timestep, falling: numbers, or a file of them (.npy, .pt or text)."""
+    betas: Text | list[float] | None = None
+    """beta of every timestep, likewise."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> GivenTable:
+        if self.alphas_cumprod is None and self.betas is None:
+            raise ValueError("alphas_cumprod: missing; expected alphas_cumprod or betas, numbers or a file of them")
+        if self.alphas_cumprod is not None and self.betas is not None:
+            raise ValueError("betas: found beside alphas_cumprod; allowed: one of the two")
+        return self
+
+
 class VPDenoiserSettings(Settings):
     """Epsilon network on a DDPM table: D(x, sigma) = x - sigma * eps(sqrt(alpha_bar) x, t(sigma))."""
 
     name: Literal["vp"]
-    beta_min: Positive = 1e-4
-    """First per-step beta of the linear DDPM table."""
-    beta_max: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """Last per-step beta."""
-    num_timesteps: TwoOrMore = 1000
+    table: Literal["linear", "cosine", "scaled_linear"] | GivenTable = "linear"
+    """How the noise grew in the network's training: DDPM's linear betas, Nichol and Dhariwal's cosine, latent
+    diffusion's betas with linear square roots, or the numbers."""
+    beta_min: Positive | None = None
+    """First per-step beta: 1e-4 (linear) or 0.00085 (scaled_linear) without it."""
+    beta_max: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Last per-step beta: 0.02 (linear) or 0.012 (scaled_linear) without it."""
+    num_timesteps: TwoOrMore | None = None
+    """1000 without it."""
     null_label: Natural | None = None
     """The class that means "of any class", where the network has one."""
 
     @model_validator(mode="after")
-    def _range(self) -> VPDenoiserSettings:
+    def _settings_of_the_table(self) -> VPDenoiserSettings:
+        named = isinstance(self.table, str)
+        usual = VP_TABLES[self.table] if isinstance(self.table, str) else {}
+        for key in ("beta_min", "beta_max", "num_timesteps"):
+            if key in usual:
+                # Past pydantic, for which the key would then be one that the user has written.
+                self.__dict__[key] = usual[key] if getattr(self, key) is None else getattr(self, key)
+            elif getattr(self, key) is not None:
+                why = f"the table {self.table} has none" if named else "the numbers of the table say it all"
+                raise ValueError(f"{key}: found {getattr(self, key)}, but {why}; remove it")
         check_order("beta_min", self.beta_min, "beta_max", self.beta_max)
         return self
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from randomwalk.config import hints
+from randomwalk.config.hints import Schema, resolve
+from randomwalk.config.legacy_layout import NATIVE_NAMES
 from randomwalk.config.yamltext import Document, KeyPath
 from randomwalk.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
-Schema = dict[str, Any]
 
 _MOST_LINES = 20
 _ABOUT_A_KEY = re.compile(r"^([a-z_0-9.]+): (.*)$", re.DOTALL)  # the text of our own validators
@@ -27,8 +29,13 @@ _MISSING_TAG = "union_tag_not_found"
 _WRONG_TAG = "union_tag_invalid"
 
 
-def validate(model: type[Model], document: Document) -> Model:
+def validate(model: type[Model], document: Document, renamed: Mapping[str, str] = NATIVE_NAMES) -> Model:
     """An instance of ``model``.
+
+    Args:
+        model: the class.
+        document: the data.
+        renamed: what keys of another layout are called in this one, to point at.
 
     Raises:
         InputError: one message with a line for each problem: the key's path, what was found, what is allowed.
@@ -38,7 +45,7 @@ def validate(model: type[Model], document: Document) -> Model:
     except ValidationError as error:
         problems: dict[KeyPath, str] = {}
         # The branches of a union report one value several times: first what a validator of ours says of it.
-        found = list(_problems(error, schema_of(model), document))
+        found = list(_problems(error, schema_of(model), document, renamed))
         for path, text, _ in sorted(found, key=lambda problem: not problem[2]):
             problems.setdefault(path, text)
         problems = {path: problems[path] for path, _, _ in found}
@@ -65,17 +72,21 @@ def _without_titles(node: Any) -> Any:
 # --- one problem -----------------------------------------------------------------------------------------------------
 
 
-def _problems(error: ValidationError, schema: Schema, document: Document) -> Iterator[tuple[KeyPath, str, bool]]:
+def _problems(
+    error: ValidationError, schema: Schema, document: Document, renamed: Mapping[str, str]
+) -> Iterator[tuple[KeyPath, str, bool]]:
     """Key path and explanation of every problem, and whether the explanation is a validator's own."""
     for details in error.errors(include_url=False):
-        path, node, section = _Walk(schema).to(details["loc"])
-        yield *_explain(details, path, node, section, schema, document), details["type"] == "value_error"
+        walk = _Walk(schema)
+        walk.to(details["loc"])
+        if details["type"] == "extra_forbidden":
+            yield walk.path, _unknown_key(walk, document, renamed), False
+        else:
+            yield *_explain(details, walk, document), details["type"] == "value_error"
 
 
-def _explain(
-    details: ErrorDetails, path: KeyPath, node: Schema, section: Schema, schema: Schema, document: Document
-) -> tuple[KeyPath, str]:
-    kind = details["type"]
+def _explain(details: ErrorDetails, walk: _Walk, document: Document) -> tuple[KeyPath, str]:
+    kind, path, node, schema = details["type"], walk.path, walk.node, walk.schema
     if kind == "value_error":
         text = str(details["ctx"]["error"])
         if match := _ABOUT_A_KEY.match(text):
@@ -83,11 +94,6 @@ def _explain(
         return path, text
     if kind == "missing":
         return path, f"missing; expected {describe(node, schema)}"
-    if kind == "extra_forbidden":
-        known = _keys(section)
-        name = section["properties"].get("name", {}).get("const")
-        here = f"known with name: {name}" if name else "known here"
-        return path, f"unknown key; {_suggestion(str(path[-1]), known)}{here}: {', '.join(known)}"
     if kind in (_MISSING_TAG, _WRONG_TAG):
         key = node["discriminator"]["propertyName"]
         names = list(node["discriminator"]["mapping"])
@@ -97,11 +103,46 @@ def _explain(
         value = document.value(path)
         return path, f"found {found(value, text_expected=True)}; {_suggestion(value, names)}allowed: {_one_of(names)}"
     value = document.value(path)
-    choices = node.get("enum") or []
+    choices = _choices(node, schema)
+    names = _names_of_section(node, schema)
+    hint = _suggestion(value, choices)
+    if isinstance(value, str) and value in names:
+        hint = f"did you mean {_dotted(path)}.name={value}? "
+    elif isinstance(value, str) and "path" in node.get("properties", {}):
+        hint = f"did you mean {_dotted(path)}.path={value}? "
     return path, (
-        f"found {found(value, text_expected=bool(choices) or 'const' in node)}; "
-        f"{_suggestion(value, choices)}allowed: {describe(node, schema)}"
+        f"found {found(value, text_expected=bool(choices or names) or 'const' in node)}; "
+        f"{hint}allowed: {describe(node, schema)}"
     )
+
+
+def _unknown_key(walk: _Walk, document: Document, renamed: Mapping[str, str]) -> str:
+    """Explanation of a key that its section does not have, with a pointer to what was meant."""
+    path, known, dotted = walk.path, _keys(walk.section), _dotted(walk.path)
+    name = walk.section["properties"].get("name", {}).get("const")
+    others = [n for n, branch in walk.branches() if path[-1] in branch.get("properties", {})]
+    hint = hints.renamed(dotted, document.value(path), renamed)
+    if not hint and others:
+        typed = document.origins.get(path) == "--set" or not all(isinstance(part, str) for part in path)
+        remove = "" if typed else f", so remove it: --set {dotted}="
+        hint = f"it is for name: {_one_of(others).removeprefix('one of ')}{remove}; "
+    for data in (document.data, {}):  # of what this config has chosen, or else of all
+        hint = hint or hints.elsewhere(dotted, document.value(path), known, hints.keys_of(walk.schema, data))
+    here = f"known with name: {name}" if name else "known here"
+    return f"unknown key; {hint}{here}: {', '.join(known)}"
+
+
+def _choices(node: Schema, schema: Schema) -> list[Any]:
+    """The values that a node lists, in one of its branches at least."""
+    branches = [resolve(branch, schema) for branch in node.get("anyOf", [])]
+    return [*node.get("enum", []), *(choice for branch in branches for choice in branch.get("enum", []))]
+
+
+def _names_of_section(node: Schema, schema: Schema) -> list[Any]:
+    """The names that a section can have, where it is chosen by one."""
+    if "discriminator" in node:
+        return list(node["discriminator"]["mapping"])
+    return list(resolve(node.get("properties", {}).get("name", {}), schema).get("enum", []))
 
 
 class _Walk:
@@ -113,35 +154,31 @@ class _Walk:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
+        self.path: KeyPath = ()
+        self.node = self.section = resolve(schema, schema)
+        self.union: Schema = {}
 
-    def to(self, location: tuple[str | int, ...]) -> tuple[KeyPath, Schema, Schema]:
-        """Key path, schema of the value there, and schema of the section around it."""
-        path: KeyPath = ()
-        node = section = _resolve(self.schema, self.schema)
+    def to(self, location: tuple[str | int, ...]) -> None:
+        """Go on to the key path, the schema of the value there, and the schema of the section around it."""
+        union: Schema = {}
         for part in location:
+            node = self.node
             if part in node.get("discriminator", {}).get("mapping", {}):
-                node = _resolve({"$ref": node["discriminator"]["mapping"][part]}, self.schema)
+                union = node
+                self.node = resolve({"$ref": node["discriminator"]["mapping"][part]}, self.schema)
             elif "properties" in node and isinstance(part, str):
-                path, section = (*path, part), node
-                node = _resolve(node["properties"].get(part, {}), self.schema)
+                self.path, self.section, self.union, union = (*self.path, part), node, union, {}
+                self.node = resolve(node["properties"].get(part, {}), self.schema)
             elif "items" in node and isinstance(part, int):
-                path, section = (*path, part), node
-                node = _resolve(node["items"], self.schema)
+                self.path, self.section, self.union, union = (*self.path, part), node, {}, {}
+                self.node = resolve(node["items"], self.schema)
             else:
                 break
-        return path, node, section
 
-
-def _resolve(node: Schema, schema: Schema) -> Schema:
-    """``node`` behind its references, and without the null of an optional key."""
-    while True:
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-            continue
-        branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
-        if len(branches) != 1:
-            return node
-        node = branches[0]
+    def branches(self) -> Iterator[tuple[str, Schema]]:
+        """The sections, by name, of which the one around the value was chosen."""
+        for name, reference in self.union.get("discriminator", {}).get("mapping", {}).items():
+            yield name, resolve({"$ref": reference}, self.schema)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -189,7 +226,7 @@ def found(value: Any, text_expected: bool = False) -> str:
 def describe(node: Schema, schema: Schema) -> str:
     """What a node of a JSON schema allows, in words."""
     if "$ref" in node:
-        return describe(_resolve(node, schema), schema)
+        return describe(resolve(node, schema), schema)
     if "anyOf" in node:
         return ", or ".join(describe(branch, schema) for branch in node["anyOf"])
     if "discriminator" in node:

@@ -38,12 +38,13 @@ def run(
         folder = finished(config, resume)
     else:
         folder = RunFolder.resume(resume) if resume else RunFolder.create(config.output)
-    if not (resume or no_train):
-        folder.write_text("config.yaml", configio.dump(config))
-        folder.write_json("run.json", environment(str(device), 1))
-    folder.lock()
     try:
-        return _in_folder(config, folder, device, bool(resume or no_train), no_train)
+        with folder.gone_if_it_fails():
+            if not (resume or no_train):
+                folder.write_text("config.yaml", configio.dump(config))
+                folder.write_json("run.json", environment(str(device), 1))
+            folder.lock()
+            return _in_folder(config, folder, device, bool(resume or no_train), no_train)
     finally:
         folder.unlock()
 

@@ -24,13 +24,13 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
     if dry_run:
         return check(config)
     context = distributed.connect(config.device)
+    folder: RunFolder | None = None
     try:
         if context.is_main:
             folder = RunFolder.resume(resume) if resume else RunFolder.create(config.output)
-            path = context.broadcast(str(folder.path))
+            context.broadcast(str(folder.path))
         else:
-            path = context.broadcast()
-        folder = RunFolder(path)
+            folder = RunFolder(context.broadcast())
         trainer = Trainer(config, context, folder)
         if context.is_main:
             if not resume:
@@ -51,6 +51,8 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
                   f"pictures: {folder.file('samples.png')}, {folder.file('curves.png')}")
     except BaseException as error:
         context.fail(str(error) or type(error).__name__)
+        if folder is not None and isinstance(error, Exception):
+            folder.discard()
         raise
     finally:
         distributed.cleanup(context)

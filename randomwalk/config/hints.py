@@ -1,0 +1,145 @@
+"""Pointers for keys that are not known where they stand: to where they are, or to what they are called here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Schema = dict[str, Any]
+
+_DEEPEST = 4
+_MOST = 3
+
+# What other programs call it, and the end of the key that it is here: the first that the config can have.
+_SYNONYMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("gpu", "gpu_idx", "gpu_id", "cuda"), ("device",)),
+    **dict.fromkeys(
+        ("steps", "n_steps", "iters", "num_iters", "n_iters", "iterations", "num_iterations", "sampling_steps",
+         "timesteps", "diffusion_steps", "nfe"),
+        ("schedule.num_steps", "num_steps", "num_images"),
+    ),
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "max_steps", "train_steps"), ("num_images", "num_steps")),
+    **dict.fromkeys(
+        ("weights", "checkpoint", "ckpt", "checkpoint_path", "model_path", "weights_path", "pretrained",
+         "pretrained_model", "pretrained_check_point", "model"),
+        ("network.path", "bridge.path", "initial_weights"),
+    ),
+    **dict.fromkeys(
+        ("out", "outdir", "out_dir", "output_dir", "output_path", "save_dir", "save_path", "log_dir", "results"),
+        ("output",),
+    ),
+    **dict.fromkeys(("root", "data_dir", "data_root", "dataset_path", "images", "input", "folder"), ("data.path",)),
+    **dict.fromkeys(("sigma", "noise_std", "noise_level", "noise_sigma"), ("noise.std",)),
+    **dict.fromkeys(("lr", "base_lr"), ("learning_rate",)),
+    **dict.fromkeys(("bs", "batch"), ("batch_size",)),
+    **dict.fromkeys(("size", "resolution", "img_size", "image_resolution"), ("image_size",)),
+    **dict.fromkeys(("n_samples", "samples", "num"), ("num_samples", "num_images")),
+    **dict.fromkeys(("label", "class", "classes", "class_labels", "class_cond"), ("guidance.labels", "labels")),
+    **dict.fromkeys(("cfg", "cfg_scale", "guidance_scale"), ("guidance.scale",)),
+    **dict.fromkeys(("fp16", "bf16", "amp", "half", "dtype", "use_fp16", "mixed_precision"), ("precision",)),
+    **dict.fromkeys(("ema_decay", "ema_rate"), ("half_life_images",)),
+    **dict.fromkeys(("noise_schedule", "beta_schedule"), ("denoiser.table",)),
+    **dict.fromkeys(("kernel", "kernel_path", "mask_path"), ("operator.file",)),
+    "task": ("measurement.operator",),
+    "temperature": ("initial_temperature",),
+    "num_workers": ("workers",),
+    "grad_clip": ("gradient_clip",),
+    "warmup": ("warmup_images",),
+    "beta_start": ("beta_min",),
+    "beta_end": ("beta_max",),
+    "num_train_timesteps": ("num_timesteps",),
+    "prediction_type": ("prediction",),
+    "scale_factor": ("factor",),
+}  # fmt: skip
+
+
+def resolve(node: Schema, schema: Schema) -> Schema:
+    """``node`` behind its references, and without the null of an optional key."""
+    while True:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+            continue
+        branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
+        if len(branches) != 1:
+            return node
+        node = branches[0]
+
+
+def keys_of(schema: Schema, data: Any) -> list[str]:
+    """The dotted keys that a config of this schema can have, where it has chosen by name only those of its choice."""
+    return list(dict.fromkeys(_keys(schema, schema, data, "")))
+
+
+def _keys(node: Schema, schema: Schema, data: Any, prefix: str) -> Iterator[str]:
+    data = data if isinstance(data, dict) else {}
+    node = resolve(node, schema)
+    branches = [node]
+    if "discriminator" in node:
+        mapping, tag = node["discriminator"]["mapping"], data.get(node["discriminator"]["propertyName"])
+        chosen = [mapping[tag]] if tag in mapping else list(mapping.values())
+        branches = [resolve({"$ref": reference}, schema) for reference in chosen]
+    elif "anyOf" in node:
+        branches = [resolve(branch, schema) for branch in node["anyOf"]]
+    for branch in branches:
+        for key, value in branch.get("properties", {}).items():
+            yield prefix + key
+            if prefix.count(".") + 1 < _DEEPEST:
+                yield from _keys(value, schema, data.get(key), f"{prefix}{key}.")
+
+
+def elsewhere(path: str, value: Any, known: list[str], keys: list[str]) -> str:
+    """A pointer for the unknown key ``path``, as in ``"did you mean a.b? "``; empty if none is known.
+
+    Args:
+        path: dotted.
+        value: what it is set to.
+        known: what is known in its section.
+        keys: all that the config can have.
+    """
+    if isinstance(value, dict):
+        for leaf in _leaves(path, value):
+            if found := [k for k in keys if k.endswith(f".{leaf}")]:
+                return f"did you mean {found[0]}? "
+    section, _, key = path.rpartition(".")
+    for wanted in (*_SYNONYMS.get(key, ()), key):
+        ends = [k for k in keys if k == wanted or k.endswith(f".{wanted}")]
+        if inside := [k for k in ends if section and k.startswith(f"{section}.")]:
+            ends = inside
+        if ends:
+            fewest = min(k.count(".") for k in ends)
+            found = [k for k in ends if k.count(".") == fewest][:_MOST]
+            near = f"{section}." if section and all(k.startswith(f"{section}.") for k in found) else ""
+            shown = [k.removeprefix(near) if "." not in k.removeprefix(near) else k for k in found]
+            return f"did you mean {' or '.join(shown)}? "
+    if close := difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6):
+        return f"did you mean {close[0]}? "
+    last = {k.rpartition(".")[2]: k for k in reversed(keys)}
+    far = difflib.get_close_matches(key.lower(), last, n=1, cutoff=0.8)
+    return f"did you mean {last[far[0]]}? " if far else ""
+
+
+def renamed(path: str, value: Any, names: Mapping[str, str]) -> str:
+    """A pointer for a key, or for the keys of a section, of another layout, as in ``"here it is a.b; "``.
+
+    Args:
+        path: dotted.
+        value: what it is set to.
+        names: what the keys of the other layout are called here.
+    """
+    found = [(leaf, names[leaf]) for leaf in _leaves(path, value) if leaf in names]
+    if not found and path in names:
+        found = [(path, names[path])]
+    if not found:
+        return ""
+    if len(found) == 1 and found[0][0] == path:
+        return f"here it is {found[0][1]}; "
+    return f"here {', '.join(f'{theirs} is {ours}' for theirs, ours in found)}; "
+
+
+def _leaves(path: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}", inner)
+    else:
+        yield path

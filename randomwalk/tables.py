@@ -1,0 +1,147 @@
+"""Noise tables of variance-preserving networks: what ``beta`` was at each of the timesteps that they were trained on.
+
+A network is told the index t of a level of its table, so that the wrong table asks it about another noise than there
+is. All tables are given here as noise levels ``sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)``, ascending, float64.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from randomwalk.config.networks import VP_TABLES
+from randomwalk.errors import InputError
+from randomwalk.schedules import ddpm_sigmas
+
+Table = str | Mapping[str, Any]
+"""The name of a table, or ``{"alphas_cumprod": numbers or file}``, or ``{"betas": numbers or file}``."""
+GIVEN = ("alphas_cumprod", "betas")
+_OFFSET, _LARGEST_BETA = 0.008, 0.999  # of the cosine table, as published
+
+
+def vp_sigmas(
+    table: Table = "linear",
+    beta_min: float | None = None,
+    beta_max: float | None = None,
+    num_timesteps: int | None = None,
+) -> Tensor:
+    """Noise levels ``[T]`` of a table.
+
+    Args:
+        table: linear, ``beta`` evenly spaced from beta_min to beta_max (Ho et al. 2020, arXiv 2006.11239);
+            scaled_linear, ``sqrt(beta)`` evenly spaced (Rombach et al. 2022, arXiv 2112.10752); cosine, ``alpha_bar``
+            a squared cosine of time (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17, beta at most 0.999); or the
+            numbers themselves.
+        beta_min, beta_max: of linear and scaled_linear; the published ones without them.
+        num_timesteps: T of a named table, 1000 without it; of given numbers it is how many they are.
+
+    Raises:
+        InputError: an unknown table, a setting that it does not have, or numbers that are no table.
+    """
+    given = {"beta_min": beta_min, "beta_max": beta_max, "num_timesteps": num_timesteps}
+    set_here = {key: value for key, value in given.items() if value is not None}
+    if not isinstance(table, str):
+        if set_here:
+            raise InputError(f"denoiser vp: {', '.join(set_here)} beside numbers that are the whole table; remove it")
+        return _given_sigmas(table)
+    if table not in VP_TABLES:
+        raise InputError(f"denoiser vp: table {table!r} is unknown; expected {', '.join(VP_TABLES)}, or numbers")
+    if unknown := set_here.keys() - VP_TABLES[table].keys():
+        raise InputError(f"denoiser vp: the table {table} has no {', '.join(sorted(unknown))}; remove it")
+    settings: dict[str, Any] = {**VP_TABLES[table], **set_here}
+    if table == "cosine":
+        return _sigmas_of(_cosine_betas(settings["num_timesteps"]))
+    if table == "linear":
+        return ddpm_sigmas(**settings)
+    ddpm_sigmas(**settings)  # refuses impossible settings
+    low, high = math.sqrt(settings["beta_min"]), math.sqrt(settings["beta_max"])
+    return _sigmas_of(torch.linspace(low, high, settings["num_timesteps"], dtype=torch.float64) ** 2)
+
+
+def resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a denoiser that need no file and no default: the usual betas of its table, or its numbers."""
+    found = dict(settings)
+    if found.get("name") != "vp":
+        return found
+    table = found.get("table", "linear")
+    if isinstance(table, str):
+        usual = {"table": table, **VP_TABLES.get(table, {})}
+        return usual | {key: value for key, value in found.items() if value is not None or key not in usual}
+    kind, values = _only_entry(table)
+    return found | {"table": {kind: _numbers(kind, values).tolist()}}
+
+
+def _cosine_betas(num_timesteps: int) -> Tensor:
+    if num_timesteps != int(num_timesteps) or num_timesteps < 2:
+        raise InputError(f"num_timesteps={num_timesteps}: expected an integer of at least 2")
+    time = torch.linspace(0, 1, int(num_timesteps) + 1, dtype=torch.float64)
+    alpha_bar = torch.cos((time + _OFFSET) / (1 + _OFFSET) * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=_LARGEST_BETA)
+
+
+def _sigmas_of(betas: Tensor) -> Tensor:
+    return torch.expm1(-torch.log1p(-betas).cumsum(0)).sqrt()
+
+
+# --- given numbers ---------------------------------------------------------------------------------------------------
+
+
+def _only_entry(table: Mapping[str, Any]) -> tuple[str, Any]:
+    entries = [(key, value) for key, value in table.items() if value is not None]
+    if len(entries) != 1 or entries[0][0] not in GIVEN:
+        found = ", ".join(str(key) for key, _ in entries) or "nothing"
+        raise InputError(f"denoiser vp: table: found {found}; expected one of {', '.join(GIVEN)}")
+    return entries[0]
+
+
+def _given_sigmas(table: Mapping[str, Any]) -> Tensor:
+    kind, values = _only_entry(table)
+    numbers, what = _numbers(kind, values), f"denoiser vp: table.{kind}"
+    if kind == "alphas_cumprod" and numbers[-1] == 0:
+        raise InputError(
+            f"{what}: ends with 0, a level of pure noise, at which a network that predicts the noise says nothing; "
+            "leave out that entry"
+        )
+    if not ((numbers > 0) & (numbers < 1)).all():
+        raise InputError(f"{what}: has entries outside 0 to 1 (from {numbers.min():g} to {numbers.max():g})")
+    rising = bool((numbers.diff() > 0).all())
+    if kind == "betas":
+        if numbers[0] > numbers[-1]:
+            raise InputError(f"{what}: falls from {numbers[0]:g} to {numbers[-1]:g}; are these alphas_cumprod?")
+        return _sigmas_of(numbers)
+    if rising or not (numbers.diff() < 0).all():
+        hint = "; are these betas?" if rising else ""
+        raise InputError(f"{what}: expected numbers that fall from the first, near 1, to the last{hint}")
+    return ((1 - numbers) / numbers).sqrt()
+
+
+def _numbers(kind: str, values: Any) -> Tensor:
+    """What is given as a list, an array or a file, float64 ``[T]``."""
+    where = f"denoiser vp: table.{kind}"
+    if isinstance(values, str | Path):
+        where, values = f"{where}: {values}", _read(where, Path(values))
+    try:
+        numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: is no list of numbers ({error})") from error
+    if numbers.ndim != 1 or len(numbers) < 2 or not numbers.isfinite().all():
+        raise InputError(f"{where}: has shape {list(numbers.shape)}; expected a list of at least two finite numbers")
+    return numbers
+
+
+def _read(where: str, path: Path) -> Any:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        if path.suffix in (".pt", ".pth"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        return np.loadtxt(path, delimiter="," if "," in path.read_text(encoding="utf-8") else None).reshape(-1)
+    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{where}: {path} cannot be read as numbers ({str(error).splitlines()[0]})") from error
