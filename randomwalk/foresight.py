@@ -36,7 +36,8 @@ def schedule_notes(task: Task) -> list[str]:
     elif found.noise > NOISE_LIMIT:
         wrong = f"leaves noise of about {127.5 * found.noise:.0f} of 255 in the pictures"
     else:
-        wrong = f"makes the contrast of details {100 * abs(found.detail):.0f}% too {'high' if found.detail > 0 else 'low'}"
+        side = "high" if found.detail > 0 else "low"
+        wrong = f"makes the contrast of details {100 * abs(found.detail):.0f}% too {side}"
     why = "too high" if lowest[-1] > NOISE_LIMIT / 2 else "too few or too far apart for these steps"
     return [
         f"sampler.schedule: {schedule.name} with num_steps {schedule.num_steps} {wrong}; its lowest levels, "

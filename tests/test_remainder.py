@@ -15,6 +15,7 @@ from sampling_tools import ROOT, make_config
 from randomwalk import samplers, sampling, schedules
 from randomwalk.configio import load_sample_config
 from randomwalk.denoisers import Denoiser
+from randomwalk.errors import InputError
 from randomwalk.foresight import forecast, schedule_notes
 from randomwalk.levels import make_schedule
 from randomwalk.mixture import GaussianMixture
@@ -47,14 +48,18 @@ def test_two_steps_by_hand() -> None:
     assert noise_of_walk(plan, 5.0, response=0.0) == pytest.approx(20**0.5 - 0.5)
     # With 1/2 it is less by sqrt(5 / 2), but at most by 1.3, times the level.
     assert noise_of_walk(plan, 5.0, response=0.5) == pytest.approx((3.7**2 + 4) ** 0.5 - 0.65)
-    assert noise_of_walk(plan, 1.0, response=0.5) == pytest.approx((0.5**2 + 4) ** 0.5 - 0.5 * 4.25**0.25)
+    assert noise_of_walk(plan, 1.0, response=0.5) == pytest.approx(4.25**0.5 - 0.65)
+    assert noise_of_walk(samplers.RandomWalk(0.5).plan([1.0]), 1.44, response=0.5) == pytest.approx(1.44 - 0.5 * 1.2)
     # w = 1: v = 26, then (1 - 2/5)^2 v + 4, then (1 - 1/4)^2 v.
     spread = spread_of_walk(plan, 5.0, torch.ones(1, dtype=torch.float64))
     assert float(spread) == pytest.approx((0.75**2 * (0.6**2 * 26 + 4)) ** 0.5)
 
 
+WALK, DDPM = samplers.RandomWalk(0.4, 0.4, 0.9), samplers.WALKS["ddpm_small"]()
+
+
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("sampler", [samplers.RandomWalk(0.4, 0.4, 0.9), samplers.make("ddpm_small")], ids=["walk", "ddpm"])
+@pytest.mark.parametrize("sampler", [WALK, DDPM], ids=["walk", "ddpm"])
 def test_spread_is_that_of_the_sampler(sampler: samplers.WalkSampler, name: str) -> None:
     """Draws of the walk over an exact Gaussian: n of them know the standard deviation to ``1 / sqrt(2 n)``."""
     sigmas, w, n = schedules.make(name, 40, **RANGE), 0.2, 40_000
@@ -79,16 +84,15 @@ class Told(Denoiser):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_noise_is_that_of_the_sampler(name: str) -> None:
-    sampler, n = samplers.RandomWalk(0.4, 0.4, 0.9), 40_000
-    sigmas = schedules.make(name, 60, **RANGE)
+    sigmas, black = schedules.make(name, 60, **RANGE), torch.zeros(1, 1, 200, 200, dtype=torch.float64)
     draws = torch.Generator().manual_seed(2)
 
     def normal(x: torch.Tensor) -> torch.Tensor:
         return torch.randn(x.shape, generator=draws, dtype=x.dtype)
 
-    end = sampler.sample(Told(), normal(torch.zeros(1, 1, 200, n // 200).double()), sigmas, noise=lambda _, x: normal(x))
-    # The draws of the last steps are most of what is left: their error is that of n draws, of each of a few steps.
-    assert float(end.std()) == pytest.approx(noise_of_walk(sampler.plan(sigmas), 1.0, 0.0), rel=0.02)
+    end = WALK.sample(Told(), normal(black), sigmas, noise=lambda _, x: normal(x))
+    # Each step's noise is known to 1 / sqrt(2 n) = 0.35% of itself; what is above the level is not forgotten, and adds up.
+    assert float(end.std()) == pytest.approx(noise_of_walk(WALK.plan(sigmas), 1.0, 0.0), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["karras", "linear"])
@@ -122,13 +126,13 @@ def test_few_steps_of_an_order_too_high() -> None:
 
 # --- the bundled networks --------------------------------------------------------------------------------------------
 
-BUNDLED = [*itertools.product(["vp_uncond_sigmoidSchedule", "ve_uncond"], NAMES), ("vp_uncond_pretrainedSchedule",) * 2]
+UNCONDITIONAL = ["vp_uncond_sigmoidSchedule", "vp_uncond_pretrainedSchedule", "ve_uncond"]
+BUNDLED = [*itertools.product(UNCONDITIONAL[::2], NAMES), (UNCONDITIONAL[1], "pretrained")]
 
 
 @pytest.mark.parametrize(("file", "name"), BUNDLED)
 def test_the_forecast_is_what_the_bundled_networks_leave(file: str, name: str) -> None:
     """Noise in the two outer rows of pixels, which are black in every image: of 4 images, with 40 steps."""
-    name = "pretrained" if name == file else name
     task = task_of(file, f"sampler.schedule.name={name}", "sampler.schedule.num_steps=40", "num_images=4")
     found = forecast(task, task.sigmas)
     assert found is not None
@@ -168,7 +172,7 @@ def test_every_schedule_that_a_file_offers_leaves_no_noise(name: str) -> None:
     assert schedule_notes(task) == []
 
 
-@pytest.mark.parametrize("name", ["vp_uncond_sigmoidSchedule", "vp_uncond_pretrainedSchedule", "ve_uncond", "vp_posterior"])
+@pytest.mark.parametrize("name", [*UNCONDITIONAL, "vp_posterior"])
 def test_a_schedule_that_leaves_noise_is_told_with_what_helps(name: str) -> None:
     task = task_of(name, "sampler.schedule.name=linear")
     (note,) = [note for note in task.notes if note.startswith("sampler.schedule")]
@@ -188,10 +192,10 @@ def test_where_everything_is_measured_nothing_is_said(tmp_path: Path) -> None:
     schedule = {"name": "linear", "num_steps": 6, "sigma_max": 20.0}
     walk = {"name": "random_walk", "step_scale": 0.7, "preconditioned": True, "schedule": schedule}
     noise = {"std": 0.05}
-    denoising = make_config(tmp_path / "a", 1, sampler=walk, measurement={"operator": {"name": "denoising"}, "noise": noise})
-    assert schedule_notes(load_task(denoising, CPU)) == []
-    inpainting = {"operator": {"name": "inpainting", "missing": 0.5}, "noise": noise}
-    assert len(schedule_notes(load_task(make_config(tmp_path / "b", 1, sampler=walk, measurement=inpainting), CPU))) == 1
+    for operator, notes in (({"name": "denoising"}, 0), ({"name": "inpainting", "missing": 0.5}, 1)):
+        measurement = {"operator": operator, "noise": noise}
+        config = make_config(tmp_path / str(notes), 1, sampler=walk, measurement=measurement)
+        assert len(schedule_notes(load_task(config, CPU))) == notes
 
 
 def test_the_note_comes_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +204,8 @@ def test_the_note_comes_before_the_run(tmp_path: Path, capsys: pytest.CaptureFix
     config = make_config(tmp_path, 1, sampler=sampler, data=None, measurement=None, num_images=1)
     for start in (sampling.dry_run, sampling.run):
         assert start(config) == 0
-        assert capsys.readouterr().err.startswith("note: sampler.schedule: linear with num_steps 6 leaves nothing but noise")
+        note = "note: sampler.schedule: linear with num_steps 6 leaves nothing but noise"
+        assert capsys.readouterr().err.startswith(note)
 
 
 # --- pretrained ------------------------------------------------------------------------------------------------------
@@ -214,22 +219,21 @@ def test_pretrained_follows_whichever_network_is_loaded(network: str) -> None:
     sigmas, denoiser = task.sigmas, task.denoiser
     assert sigmas[0] == pytest.approx(denoiser.sigma_max, rel=1e-9)
     assert sigmas[-1] == pytest.approx(denoiser.sigma_min, rel=1e-9)
-    assert (sigmas.diff() < 0).all() and len(sigmas) == 400
+    assert (sigmas.diff() < 0).all() and len(sigmas) == 500
     if network.endswith("_vp") and hasattr(denoiser, "table"):
-        torch.testing.assert_close(sigmas, schedules.pretrained(torch.linspace(0, 1, 400).double(), denoiser.table))
+        u = torch.linspace(0, 1, 500, dtype=torch.float64)
+        torch.testing.assert_close(sigmas, schedules.pretrained(u, denoiser.table))
     if network.endswith("fashion_ve"):
-        expected = schedules.make("geometric", 400, sigma_min=denoiser.sigma_min, sigma_max=denoiser.sigma_max)
+        expected = schedules.make("geometric", 500, sigma_min=denoiser.sigma_min, sigma_max=denoiser.sigma_max)
         torch.testing.assert_close(sigmas, expected)
 
 
 def test_the_table_of_another_network_is_refused() -> None:
-    from randomwalk.errors import InputError
-
     table = [f"sampler.schedule.{pair}" for pair in ("beta_min=1e-4", "beta_max=0.02", "num_timesteps=1000")]
     own = task_of("vp_uncond_pretrainedSchedule", *table)
     torch.testing.assert_close(own.sigmas, task_of("vp_uncond_pretrainedSchedule").sigmas)
     for change in (["sampler.schedule.beta_max=0.03"], ["network.path=pretrained_models/fashion_ve.safetensors"]):
-        with pytest.raises(InputError, match="not the noise table of this network.*remove the three keys"):
+        with pytest.raises(InputError, match=r"not the noise table of this network.*remove the three keys"):
             task_of("vp_uncond_pretrainedSchedule", *table, *change)
 
 

@@ -1,14 +1,12 @@
 """What a sampler will leave of the noise, and lose of the details, known before it runs.
 
-**Noise.** In a flat area the state is the true pixels and noise, of standard deviation r. A network at the level s takes
-out the noise that it is told of and little more: where it finds more it takes the rest for texture. So in a step
+**Noise.** In a flat area the state is the true pixels and noise, of standard deviation r. A network at the level s
+takes out the noise that it is told of and little more: where it finds more it takes the rest for texture. So in a step
 
     r <- sqrt((r - tau / s^2 f(r, s))^2 + 2 tau T),    f = r if r < s, else s min((r / s)^response, 1.3)
 
-with the ``response`` of the denoiser, which is 0 for NCSN++ and about 1/2 for the other networks,
-
-and what r is in the end is the noise left: much, where the steps are short, or the lowest levels too few or too far apart
-for the noise of the levels before to go.
+with the ``response`` of the denoiser, 0 for NCSN++ and about 1/2 for other networks. What r is in the end is the noise
+left: much, where steps are short, or the lowest levels too few or too far apart for the noise of those before to go.
 
 **Details.** Of data ``Normal(0, w^2)`` the exact denoiser is ``D(x, s) = w^2 / (s^2 + w^2) x``, a walk is linear, and
 
@@ -35,7 +33,7 @@ from randomwalk.template import PreconditionedStep, StepSize
 NOISE_LIMIT = 0.05
 """The noise from which it shows in flat areas: 2.5% of the pixels' range, 6 of 255."""
 MOST = 1.3
-"""No network takes out more than so many times the noise that it is told of. (Measured where there is 4 times as much.)"""
+"""So many times the noise that it is told of is the most that a network takes out (measured where there was 4 times)."""
 DETAIL_LIMIT = 0.35
 """The relative error from which the contrast of details shows."""
 FINE, COARSE = 0.1, 0.25
