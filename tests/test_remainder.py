@@ -91,7 +91,7 @@ def test_noise_is_that_of_the_sampler(name: str) -> None:
         return torch.randn(x.shape, generator=draws, dtype=x.dtype)
 
     end = WALK.sample(Told(), normal(black), sigmas, noise=lambda _, x: normal(x))
-    # Each step's noise is known to 1 / sqrt(2 n) = 0.35% of itself; what is above the level is not forgotten, and adds up.
+    # Each step's noise is known to 1 / sqrt(2 n) = 0.35% of itself; what is above the level stays, so errors do.
     assert float(end.std()) == pytest.approx(noise_of_walk(WALK.plan(sigmas), 1.0, 0.0), rel=0.02)
 
 
@@ -235,5 +235,3 @@ def test_the_table_of_another_network_is_refused() -> None:
     for change in (["sampler.schedule.beta_max=0.03"], ["network.path=pretrained_models/fashion_ve.safetensors"]):
         with pytest.raises(InputError, match=r"not the noise table of this network.*remove the three keys"):
             task_of("vp_uncond_pretrainedSchedule", *table, *change)
-
-

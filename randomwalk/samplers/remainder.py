@@ -33,7 +33,7 @@ from randomwalk.template import PreconditionedStep, StepSize
 NOISE_LIMIT = 0.05
 """The noise from which it shows in flat areas: 2.5% of the pixels' range, 6 of 255."""
 MOST = 1.3
-"""So many times the noise that it is told of is the most that a network takes out (measured where there was 4 times)."""
+"""The most that a network takes out, in multiples of what it is told of (measured where there was 4 times as much)."""
 DETAIL_LIMIT = 0.35
 """The relative error from which the contrast of details shows."""
 FINE, COARSE = 0.1, 0.25
