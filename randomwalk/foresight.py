@@ -74,8 +74,9 @@ def _remedy(task: Task) -> str:
     schedule = task.config.sampler.schedule
     names: list[dict[str, object]] = [{"name": name} for name in _NAMES if name != schedule.name]
     steps: list[dict[str, object]] = [{"num_steps": factor * schedule.num_steps} for factor in _FACTORS]
-    lower = [{"sigma_min": NOISE_LIMIT / 2}] if float(task.sigmas[-1]) > NOISE_LIMIT / 2 else []
-    for change in (*lower, *names, *steps, *({**names[0], **more} for more in steps)):
+    lower: list[dict[str, object]] = [{"sigma_min": NOISE_LIMIT / 2}] if task.sigmas[-1] > NOISE_LIMIT / 2 else []
+    both: list[dict[str, object]] = [{**names[0], **more} for more in steps]
+    for change in [*lower, *names, *steps, *both]:
         if _helps(task, change):
             return "--set " + " ".join(f"sampler.schedule.{key}={value}" for key, value in change.items()) + " helps"
     return "take longer steps, or another sampler"
