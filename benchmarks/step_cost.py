@@ -130,8 +130,8 @@ def bundled_case(weights: Path, network: str, device: torch.device, steps: int, 
 
 
 def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
-    """configs/ffhq256/vp_uncond_sigmoid.yaml with one image and random weights: time does not depend on them."""
-    config = shortened(load_sample_config(ROOT / "configs" / "ffhq256" / "vp_uncond_sigmoid.yaml"), steps)
+    """One image of configs/ffhq256/vp_uncond_sigmoidSchedule.yaml, random weights: time does not depend on them."""
+    config = shortened(load_sample_config(ROOT / "configs" / "ffhq256" / "vp_uncond_sigmoidSchedule.yaml"), steps)
     network, denoiser = (
         section.model_dump(exclude_none=True)
         for section in (config.network.architecture, config.network.denoiser)

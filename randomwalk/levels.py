@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from randomwalk import schedules
 from randomwalk.config import PredictorCorrectorSettings, SampleConfig
-from randomwalk.denoisers import Denoiser, SDEDenoiser, VPDenoiser
+from randomwalk.denoisers import Denoiser, SDEDenoiser
 from randomwalk.errors import InputError
 from score_sde import sdes
+
+_SAME_TABLE = 1e-3  # tables of DDPM and of the SDE that it approaches differ by a few percent
 
 
 def make_schedule(config: SampleConfig, denoiser: Denoiser) -> Tensor:
     """Noise levels of a config; a range that it does not give is that of the denoiser.
 
     Raises:
-        InputError: a level at which the denoiser cannot be used, or even_time without an SDE.
+        InputError: a level at which the denoiser cannot be used, even_time without an SDE, or pretrained with the
+            noise table of another network.
     """
     settings = config.sampler.schedule.model_dump(exclude_none=True)
-    no_range = not {"beta_min", "sigma_min", "sigma_max"} & settings.keys()
-    if no_range and settings["name"] == "pretrained" and isinstance(denoiser, VPDenoiser):
-        u = torch.linspace(0, 1, settings["num_steps"], dtype=torch.float64)
-        return schedules.pretrained(u, denoiser.table.cpu())
+    if settings["name"] == "pretrained":
+        return _own_levels(settings, denoiser)
     if "beta_min" not in settings:
         for key in ("sigma_min", "sigma_max"):
             settings.setdefault(key, getattr(denoiser, key))
@@ -35,6 +38,20 @@ def make_schedule(config: SampleConfig, denoiser: Denoiser) -> Tensor:
     except InputError as error:
         raise InputError(f"sampler.schedule: {error}") from error
     return sigmas
+
+
+def _own_levels(settings: dict[str, Any], denoiser: Denoiser) -> Tensor:
+    """Even steps in what the network is told of the noise level; a table in the config must be the network's."""
+    own = denoiser.own_levels(torch.linspace(0, 1, settings["num_steps"], dtype=torch.float64))
+    if "beta_min" in settings:
+        written = schedules.make(**settings)
+        if (written / own - 1).abs().max() > _SAME_TABLE:
+            raise InputError(
+                "sampler.schedule: beta_min, beta_max and num_timesteps are not the noise table of this network, which "
+                f"knows sigma {float(own[-1]):.4g} to {float(own[0]):.4g}: remove the three keys, and the schedule "
+                "pretrained takes the network's own levels"
+            )
+    return own
 
 
 def _sde(config: SampleConfig, denoiser: Denoiser) -> sdes.SDE:

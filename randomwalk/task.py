@@ -23,6 +23,7 @@ from randomwalk.config import SampleConfig
 from randomwalk.data import ImageSource, Size, open_images
 from randomwalk.denoisers import Denoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.foresight import schedule_notes
 from randomwalk.guidance import guided, name_of_class, number_of_class
 from randomwalk.levels import make_schedule
 from randomwalk.memory import Budget, make_budget
@@ -142,7 +143,7 @@ class Task:
         trimmed = [] if whole else trimming_notes(self.names, self.sizes or [], factor_of(self.config))
         tiled = [] if self.budget is None else self.budget.notes(self._tiled())
         coupled = coupling_notes(self.config, self.sampler, self.one_by_one)
-        return [*coupled, *trimmed, *tiled]
+        return [*schedule_notes(self), *coupled, *trimmed, *tiled]
 
     def _tiled(self) -> dict[str, Tiling]:
         """The images that the network does not take whole, by what to call them."""
@@ -207,17 +208,18 @@ class Task:
         """Whether an image is a grey picture for a network of colours, which gets it as equal channels."""
         return bool(self.greys) and self.greys[image]
 
-    def plan(self) -> samplers.Plan | None:
-        """Step sizes and temperatures, if the sampler is a walk."""
+    def plan(self, sigmas: Tensor | None = None) -> samplers.Plan | None:
+        """Step sizes and temperatures along these levels (the task's own by default), if the sampler is a walk."""
+        sigmas = self.sigmas if sigmas is None else sigmas
         if isinstance(self.sampler, samplers.WalkSampler):
-            return self.sampler.plan(self.sigmas)
+            return self.sampler.plan(sigmas)
         if not isinstance(self.sampler, RandomWalk):
             return None
         assert self.noise is not None
         operator = trial_operator(self)
         y = torch.zeros((1, *operator.measurement_shape), device=self.device)
         walk = samplers.RandomWalk(**{f.name: getattr(self.sampler, f.name) for f in fields(samplers.RandomWalk)})
-        return walk.plan(self.sigmas, Likelihood(operator, y, self.noise))
+        return walk.plan(sigmas, Likelihood(operator, y, self.noise))
 
     def load_image(self, image: int) -> Tensor:
         """True image, ``[C, H, W]``, or its measurement if that is given.

@@ -32,6 +32,8 @@ CONFIGS = ROOT / "configs"
 SAMPLING = [
     "vp_inpainting",
     "vp_posterior",
+    "vp_super_resolution",
+    "ve_super_resolution",
     "photo_denoise",
     "photo_inpainting",
     "photo_super_resolution",
@@ -42,8 +44,8 @@ SAMPLING = [
     "ve_uncond",
     "ffhq256/vp_inpainting",
     "ffhq256/vp_super_resolution",
-    "ffhq256/vp_uncond_sigmoid",
-    "ffhq256/vp_uncond_pretrained",
+    "ffhq256/vp_uncond_sigmoidSchedule",
+    "ffhq256/vp_uncond_pretrainedSchedule",
     "ffhq256/ve_inpainting",
     "ffhq256/ve_super_resolution",
     "ffhq256/ve_uncond",
@@ -185,8 +187,8 @@ def test_the_ffhq_unet_is_the_published_one() -> None:
 
 # The paper's settings: (levels, initial temperature, step scale) of its code in the version of February 2025.
 PAPER = {
-    "vp_uncond_sigmoid": ("sigmoid", 100, 0.1, 0.7),
-    "vp_uncond_pretrained": ("pretrained", 1000, 0.4, 0.4),
+    "vp_uncond_sigmoidSchedule": ("sigmoid", 100, 0.1, 0.7),
+    "vp_uncond_pretrainedSchedule": ("pretrained", 1000, 0.4, 0.4),
     "ve_uncond": ("geometric", 1000, 0.4, 0.16),
     "vp_super_resolution": ("sigmoid", 750, 0.0, 0.15651),
     "vp_inpainting": ("sigmoid", 750, 0.0, 0.77683),

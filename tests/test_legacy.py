@@ -60,7 +60,7 @@ VP_SUPER_RESOLUTION = {
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "vp_inpainting": (VP, {}),
     "vp_super_resolution": (VP, VP_SUPER_RESOLUTION),
-    "vp_uncond_sigmoid": (
+    "vp_uncond_sigmoidSchedule": (
         VP,
         UNCONDITIONAL
         | {
@@ -69,7 +69,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
             "langevin_hyperparam.scaling_constant_of_step_size": 0.7,
         },
     ),
-    "vp_uncond_pretrained": (
+    "vp_uncond_pretrainedSchedule": (
         VP,
         UNCONDITIONAL
         | {

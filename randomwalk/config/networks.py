@@ -215,9 +215,9 @@ VP_TABLES: dict[str, dict[str, float]] = {
 class GivenTable(Settings):
     """The noise table itself: one of its two keys."""
 
-    alphas_cumprod: Text | list[float] | None = None
+    alphas_cumprod: PathText | list[float] | None = None
     """alpha_bar of every timestep, falling: numbers, or a file of them (.npy, .pt or text)."""
-    betas: Text | list[float] | None = None
+    betas: PathText | list[float] | None = None
     """beta of every timestep, likewise."""
 
     @model_validator(mode="after")

@@ -14,7 +14,8 @@ class ScheduleSettings(Settings):
     """Decreasing noise levels, in [-1, 1] pixel units. Without a range, that of the denoiser."""
 
     name: Literal["pretrained", "sigmoid", "linear", "cosine", "geometric", "karras", "even_time"]
-    """even_time: even steps in the time of the SDE of the sampler predictor_corrector, or else of the denoiser."""
+    """pretrained: even steps in what the network is told of the noise level. even_time: in the time of the SDE of the
+    sampler predictor_corrector, or else of the denoiser."""
     num_steps: Count
     sigma_min: Positive | None = None
     sigma_max: Positive | None = None
