@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the library is used from its checkout, whatever the current folder is
 
 from randomwalk import cli  # noqa: E402
+from randomwalk.progress import bar as bar  # noqa: E402
 from randomwalk.runs import RunFolder, environment, write_csv  # noqa: E402
 
 NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
@@ -83,15 +82,6 @@ def start(main: Callable[[argparse.Namespace], int], made: argparse.ArgumentPars
     """Run a benchmark and exit: 0 done, 1 failed, 2 bad input, the latter two with one message."""
     options = made.parse_args()
     sys.exit(cli.run(lambda: main(options)))
-
-
-@contextlib.contextmanager
-def bar(total: int, label: str, unit: str = "steps") -> Iterator[Callable[..., object]]:
-    """A progress bar; ``with bar(...) as tick``, and then ``tick(n)`` or ``tick()`` after n units of work or one."""
-    interval = 0.2 if sys.stderr.isatty() else 15.0
-    shown = tqdm(total=total, desc=label, unit=unit, mininterval=interval, smoothing=0.05, dynamic_ncols=True)
-    with shown:
-        yield lambda n=1, note="": (shown.set_postfix_str(note, refresh=False) if note else None, shown.update(n))
 
 
 class Report:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,54 @@ def to_bytes(x: Tensor) -> np.ndarray:
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
+def interval() -> float:
+    """Seconds between two drawings of a bar: many in a terminal, few in a file."""
+    return 0.1 if sys.stderr.isatty() else 15.0
+
+
+_open = 0
+"""Bars of `bar` that are being shown."""
+
+
+@contextlib.contextmanager
+def bar(
+    total: int, label: str, unit: str = "steps", initial: int = 0, shown: bool = True
+) -> Iterator[Callable[..., None]]:
+    """A progress bar, drawn at once.
+
+    ``with bar(...) as tick``, and then ``tick(n)`` or ``tick()`` after n units of work or one, ``tick(n, note)`` with a
+    few words at the end of the bar, ``tick(n, label="...")`` with other words before it. A bar inside another one is
+    not shown: the two would overwrite each other.
+
+    Args:
+        total: units of work, of which ``initial`` are done.
+        label: what is being done.
+        shown: False for the processes that are not the main one.
+    """
+    global _open
+    hidden = not shown or _open > 0
+    drawn = tqdm(
+        total=total, initial=initial, desc=label, unit=f" {unit}", mininterval=interval(), smoothing=0.05,
+        dynamic_ncols=True, disable=hidden,
+    )  # fmt: skip
+
+    def tick(n: int = 1, note: str = "", label: str = "") -> None:
+        if hidden:
+            return
+        if label:
+            drawn.set_description(label, refresh=False)
+        if note:
+            drawn.set_postfix_str(note, refresh=False)
+        drawn.update(n)
+
+    _open += not hidden
+    try:
+        with drawn:
+            yield tick
+    finally:
+        _open -= not hidden
+
+
 class Progress:
     """Progress bar over the steps of all batches of all processes; only rank 0 shows it.
 
@@ -40,11 +89,11 @@ class Progress:
         self._state = ""
         self._done_before = 0
         self.truth: Tensor | None = None
-        self._interval = interval = 0.1 if sys.stderr.isatty() else 15.0
+        self._interval = interval()
         self._bar = tqdm(
             total=total,
             disable=not context.is_main or total == 0,
-            mininterval=interval,
+            mininterval=self._interval,
             smoothing=0.05,
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}%|{bar}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]",

@@ -92,10 +92,10 @@ def _tensorboard(folder: RunFolder) -> Any:
 
 
 def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], found: Validation) -> bytes:
-    """Loss and the values of the validations, such as ``found``, against the images seen, as a PNG."""
+    """Loss and the values of the validations, such as ``found``, against the images (or points) seen, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
     figure = Figure(figsize=(10, 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -109,21 +109,26 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], found: V
         left.plot(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
     if losses.min() > 0:  # those of implicit score matching are negative
         left.set_yscale("log")
-    left.set_title("training loss")
+        if losses.max() < 10 * losses.min():  # without a power of ten among the ticks they would have no labels
+            left.yaxis.set_major_locator(MaxNLocator(6))
+            left.yaxis.set_minor_locator(NullLocator())
+            left.yaxis.set_major_formatter("{x:g}")
+    left.set_title("training loss", loc="left")
     for key in found.values:
         name, _, sigma = key.rpartition("_at_")
         label = (f"σ = {sigma}" if name == "psnr" else f"{name}, σ = {sigma}") if name else key
         seen, values = zip(*((int(row["images"]), float(row[key])) for row in validation), strict=True)
         right.plot(seen, values, ".-", label=label)
-    right.set_title(found.title)
+    right.set_title(found.title, loc="left")
     if found.logarithmic:
         right.set_yscale("log")
     for axis in (left, right):
-        axis.set_xlabel("images seen")
+        axis.set_xlabel(f"{found.unit} seen")
+        axis.set_xlim(0, 1.02 * images[-1])
         axis.xaxis.set_major_formatter(EngFormatter())
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    left.legend(fontsize=8, frameon=False)
+    left.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
