@@ -30,7 +30,7 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
     made = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--quick", action="store_true", help="a smaller version that ends within a minute on two cores")
+    made.add_argument("--quick", action="store_true", help="a smaller version, to see that it works")
     made.add_argument(
         "--out", metavar="FOLDER", help="where table.md, results.csv and settings.json go (results/benchmarks/NAME)"
     )

@@ -104,7 +104,7 @@ def bridge_figure(paths: dict[bool, Paths], ends: Ends, curve: Curve | None = No
     for row, forward in enumerate(sorted(paths, reverse=True)):
         _draw_times(figure, [grid[row, column] for column in range(5)], paths[forward], ends, forward)
     ratios = [*[1.0] * len(paths), 2.1, *([1.3] if curve is not None else [])]
-    last = grid[rows - 1, :].subgridspec(1, len(ratios), wspace=0.12, width_ratios=ratios)
+    last = grid[rows - 1, :].subgridspec(1, len(ratios), wspace=0.18, width_ratios=ratios)
     for column, forward in enumerate(sorted(paths, reverse=True)):
         _draw_paths(figure.add_subplot(last[column]), paths[forward], ends, forward)
     _draw_pairs(figure.add_subplot(last[len(paths)]), paths[max(paths)], ends)
@@ -151,6 +151,7 @@ def _draw_pairs(axis: Any, way: Paths, ends: Ends) -> None:
     axis.scatter(*(ends.target[:SHOWN] + shift).T, s=2, color=GREY, linewidths=0)
     for i in range(min(NUM_PAIRS, len(x0))):
         axis.plot(*np.stack([x0[i], x1[i] + shift]).T, color=colour[i], linewidth=0.6, alpha=0.7)
+    axis.set_anchor("N")
     axis.set(xlim=(-ends.reach, gap + ends.reach), ylim=(-ends.reach, ends.reach), aspect="equal", xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_color("0.85")
@@ -196,7 +197,8 @@ def gaussian_figure(
         _draw_errors(axis, table, key, title)
     _draw_curve(axes[3], curve)
     for axis, columns in ((axes[0], 3), (axes[3], 2)):
-        axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns)
+        place = {"loc": "upper right", "bbox_to_anchor": (1.0, -0.13), "ncols": columns, "columnspacing": 1.0}
+        axis.legend(fontsize=8, frameon=False, **place)
     handles, names = axes[1].get_legend_handles_labels()
     middle = (axes[1].get_position().x0 + axes[2].get_position().x1) / 2
     figure.legend(handles, names, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(middle, 0.02), ncols=3)
@@ -225,8 +227,11 @@ def _draw_ellipses(axis: Any, paths: dict[bool, Paths], exact: GaussianBridge) -
             axis.plot(
                 *_ellipse(points.mean(0), np.cov(points.T)).T, color=colour, linestyle=style, linewidth=1.3, label=name
             )
-        white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
-        axis.annotate(f"{t:g}", exact.mean(at), fontsize=9, color=INK, ha="center", va="center", bbox=white)
+        mean, S = exact.mean(at), exact.covariance(at)
+        lowest = mean - 2 * S[:, 1] / S[1, 1] ** 0.5
+        label = {"xytext": (-2, -1), "textcoords": "offset points", "ha": "right", "va": "top"}
+        axis.annotate(f"t = {t:g}", lowest, fontsize=8, color=INK, **label)
+    axis.margins(0.1)
     axis.set_aspect("equal", adjustable="datalim")
     axis.set(xticks=[], yticks=[])
     axis.set_title("two standard deviations at five times", fontsize=10, color=INK)

@@ -112,7 +112,8 @@ def _open(config: BridgeSampleConfig, folder: RunFolder | None, device: str) -> 
 def _paths(config: BridgeSampleConfig, bridge: Bridge, given: np.ndarray | None, device: str) -> dict[bool, Paths]:
     if given is None:
         num = config.num_points or NUM_POINTS
-        return measures.send(bridge, DIRECTIONS[config.direction], num, config.num_steps, config.grid, config.seed, device)
+        way = DIRECTIONS[config.direction]
+        return measures.send(bridge, way, num, config.num_steps, config.grid, config.seed, device)
     forward = config.direction == "forward"
     times = time_grid(config.num_steps, config.grid, backward=not forward)
     draws = generator(config.seed, measures.NOISE_STREAM + forward)

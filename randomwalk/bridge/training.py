@@ -73,10 +73,11 @@ def exact_ends(bridge: Bridge, seed: int) -> figures.Ends:
 def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
     """Measure the averaged bridge of a training; write its numbers and pictures."""
     config, bridge = trainer.config, trainer.averaged_bridge()
-    seed, settings, grid = config.seed, config.evaluation, config.bridge.grid
+    seed, settings = config.seed, config.evaluation
+    num, num_steps, grid = settings.num_points, settings.num_steps, config.bridge.grid
     with bar(7, "measuring", "parts") as tick:
         tick(0, "paths")
-        paths = measures.send(bridge, (True, False), settings.num_points, settings.num_steps, grid, seed, trainer.device)
+        paths = measures.send(bridge, (True, False), num, num_steps, grid, seed, trainer.device)
         rows: list[Row] = []
         for forward, way in paths.items():
             tick(1, "forward end" if forward else "backward end")

@@ -217,7 +217,9 @@ class Trainer:
         progress.close()
         self.context.barrier()
 
-    def _advance(self, model: nn.Module, examples: ExampleStream, progress: Progress, tick: Callable[..., None]) -> None:
+    def _advance(
+        self, model: nn.Module, examples: ExampleStream, progress: Progress, tick: Callable[..., None]
+    ) -> None:
         """One step and what is due after it."""
         config = self.config
         started = time.perf_counter()
