@@ -54,7 +54,7 @@ def bar(
     global _open
     hidden = not shown or _open > 0
     drawn = tqdm(
-        total=total, initial=initial, desc=label, unit=f" {unit}", mininterval=interval(), smoothing=0.05,
+        total=total, initial=initial, desc=label, unit=unit, mininterval=interval(), smoothing=0.05,
         dynamic_ncols=True, disable=hidden,
     )  # fmt: skip
 
