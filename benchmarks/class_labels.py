@@ -19,6 +19,7 @@ from torch import Tensor
 
 from randomwalk.checkpoints import resolve_device
 from randomwalk.configio import load_sample_config
+from randomwalk.data import FASHION_CLASSES
 from randomwalk.errors import InputError
 from randomwalk.progress import to_bytes
 from randomwalk.report import Row, overview
@@ -72,7 +73,7 @@ def judged(
 def sheet(setup: bundled_weights.Setup, name: str, images: Tensor, labels: Tensor) -> None:
     """A row of pictures for each class."""
     pixels = to_bytes(images)
-    rows = [Row(f"class {k}", list(pixels[(labels == k).numpy()][:SHOWN])) for k in labels.unique().tolist()]
+    rows = [Row(FASHION_CLASSES[k], list(pixels[(labels == k).numpy()][:SHOWN])) for k in labels.unique().tolist()]
     setup.report.folder.write_image(f"samples_{name}.png", overview(rows, side=64))
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the library is used from its checkout, whatever the current folder is
 
 from randomwalk import cli  # noqa: E402
+from randomwalk.progress import bar as bar  # noqa: E402
 from randomwalk.runs import RunFolder, environment, write_csv  # noqa: E402
 from randomwalk.standard_sets import find_standard_set  # noqa: E402
 
@@ -32,7 +31,7 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
     made = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--quick", action="store_true", help="a smaller version that ends within a minute on two cores")
+    made.add_argument("--quick", action="store_true", help="a smaller version, to see that it works")
     made.add_argument(
         "--out", metavar="FOLDER", help="where table.md, results.csv and settings.json go (results/benchmarks/NAME)"
     )
@@ -84,15 +83,6 @@ def start(main: Callable[[argparse.Namespace], int], made: argparse.ArgumentPars
     """Run a benchmark and exit: 0 done, 1 failed, 2 bad input, the latter two with one message."""
     options = made.parse_args()
     sys.exit(cli.run(lambda: main(options)))
-
-
-@contextlib.contextmanager
-def bar(total: int, label: str, unit: str = "steps") -> Iterator[Callable[..., object]]:
-    """A progress bar; ``with bar(...) as tick``, and then ``tick(n)`` or ``tick()`` after n units of work or one."""
-    interval = 0.2 if sys.stderr.isatty() else 15.0
-    shown = tqdm(total=total, desc=label, unit=unit, mininterval=interval, smoothing=0.05, dynamic_ncols=True)
-    with shown:
-        yield lambda n=1, note="": (shown.set_postfix_str(note, refresh=False) if note else None, shown.update(n))
 
 
 class Report:

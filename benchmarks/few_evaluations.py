@@ -119,7 +119,7 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, Psnr]]], folder: RunFolde
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(found), 3.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(4.6 * len(found), 8), 3.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     for axis, (problem, curves) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         for sampler, curve in curves.items():
@@ -138,7 +138,8 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, Psnr]]], folder: RunFolde
         axis.spines[["top", "right"]].set_visible(False)
     first = figure.axes[0]
     first.set_ylabel("PSNR (dB), mean ± standard error")
-    first.legend(fontsize=8)
+    lines = first.get_legend_handles_labels()
+    figure.legend(*lines, fontsize=8, loc="outside lower center", ncols=len(lines[0]), frameon=False)
     folder.write("few_evaluations.png", lambda file: figure.savefig(file, format="png"))
 
 

@@ -210,9 +210,10 @@ def schedule_figure(levels: Sequence[float], plan: Plan | None = None, norm: flo
         plan: of the walk, if the sampler is one.
         norm: the operator's, for preconditioned steps: their smallest gain is in that direction.
     """
-    figure = new_figure((11, 3.2) if plan is not None else (4.2, 3.2))
+    figure = new_figure((11, 3.5) if plan is not None else (4.2, 3.2))
     axes = figure.subplots(1, 3 if plan is not None else 1, squeeze=False)[0]
-    figure.subplots_adjust(left=0.05 if plan else 0.13, right=0.985, top=0.9, bottom=0.15, wspace=0.2)
+    left, bottom = (0.05, 0.23) if plan is not None else (0.13, 0.15)
+    figure.subplots_adjust(left=left, right=0.985, top=0.9, bottom=bottom, wspace=0.2)
     sigmas = np.asarray(levels if plan is None else plan.sigmas)
     axes[0].semilogy(np.arange(len(sigmas)), sigmas, color="#2a6fba")
     axes[0].set_title("noise level σ")
@@ -221,6 +222,7 @@ def schedule_figure(levels: Sequence[float], plan: Plan | None = None, norm: flo
     for axis in axes:
         axis.set_xlabel("step k" if plan is not None else "level")
         axis.minorticks_off()
+        axis.xaxis.get_major_locator().set_params(integer=True)
         tidy(axis)
     return png(figure)
 
@@ -229,12 +231,18 @@ def _draw_walk(axes: Any, plan: Plan, norm: float | None) -> None:
     k, sigmas = np.arange(len(plan.sigmas)), np.asarray(plan.sigmas)
     for label, values in _step_sizes(plan, norm).items():
         axes[1].semilogy(k, values, label=label)
-    axes[1].semilogy(k, sigmas**2, color="0.7", linestyle=":", label="σ² (jump to the denoised image)", zorder=0)
+    axes[1].semilogy(k, sigmas**2, color="0.7", linestyle=":", label="σ² (a jump to the denoised image)", zorder=0)
     axes[1].set_title("step size τ")
-    axes[1].legend(fontsize=8, frameon=False)
+    _legend_below(axes[1])
     axes[2].plot(k, plan.temperatures, color="#b5482a")
     axes[2].set_title("temperature T")
     axes[2].set_ylim(bottom=0)
+
+
+def _legend_below(axis: Any) -> None:
+    """The legend under the label of the axis, where it hides no curve."""
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 3, "columnspacing": 1.0}
+    axis.legend(fontsize=8, frameon=False, **place)
 
 
 def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
@@ -275,9 +283,9 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
     Args:
         calibrations: by the name of the pixels that they are about; the first one is what counts.
     """
-    figure = new_figure((10, 4))
+    figure = new_figure((10, 4.2))
     histogram, coverage = figure.subplots(1, 2, width_ratios=[1.35, 1])
-    figure.subplots_adjust(left=0.075, right=0.98, top=0.84, bottom=0.14, wspace=0.2)
+    figure.subplots_adjust(left=0.075, right=0.98, top=0.84, bottom=0.2, wspace=0.2)
     styles = [("#2a6fba", 0.55), ("0.35", 0.0)]
     for (name, found), (colour, filled) in zip(calibrations.items(), styles, strict=False):
         if found.num_pixels:
@@ -293,7 +301,7 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
     coverage.plot([0, 1], [0, 1], color="#b5482a", linestyle="--", linewidth=1, label="right samples")
     coverage.set(xlabel="nominal level of the interval", ylabel="share of true pixels inside", xlim=(0, 1), ylim=(0, 1))
     coverage.set_title("Coverage", loc="left", fontsize=11)
-    coverage.legend(fontsize=8, frameon=False, loc="upper left")
+    _legend_below(coverage)
     for axis in (histogram, coverage):
         tidy(axis)
     figure.suptitle(calibration_lines(calibrations)[0], fontsize=10, x=0.075, ha="left")

@@ -531,7 +531,7 @@ def test_each_fit_changes_one_direction(tmp_path: Path) -> None:
     made = BridgeTrainer(config, torch.device("cpu"), RunFolder(tmp_path))
     for fit in range(3):
         before = {key: value.clone() for key, value in made.bridge.state_dict().items()}
-        made.run_fit(trainer.tqdm(disable=True))
+        made.run_fit(lambda *told, **more: None)
         after = made.bridge.state_dict()
         changed = {key.split("_")[0] for key in after if not torch.equal(before[key], after[key])}
         assert changed == {"forward" if fit % 2 else "backward"}
@@ -615,3 +615,15 @@ def test_bad_files(trained: Path, tmp_path: Path) -> None:
     assert isinstance(config, BridgeConfig)
     with pytest.raises(InputError, match="is not a checkpoint of this config"):
         training.run(config, resume=str(tmp_path))
+
+
+def test_the_table_of_a_run_is_text_in_columns() -> None:
+    rows = [
+        measures.Row("end_chamfer", "forward", 0.1, 0.01, 0.2, "two exact sets"),
+        measures.Row("transport_cost_optimal", "", 11.92, what="exact"),
+    ]
+    head, first, second = training.table(rows)
+    assert first.split() == ["end", "chamfer,", "forward", "0.1", "±", "0.01", "0.2", "0.500", "two", "exact", "sets"]
+    assert second.split() == ["transport", "cost", "optimal", "11.92", "exact"]
+    assert head.index("the ideal is") == first.index("two exact sets") == second.index("exact")
+    assert first.index("0.500") + len("0.500") == head.index("ratio") + len("ratio")

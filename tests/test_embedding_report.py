@@ -19,6 +19,7 @@ from PIL import Image
 from report_tools import fake_run
 
 from randomwalk.errors import InputError
+from randomwalk.report import new_figure
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.score_embedding import report, report_data, report_pages
 from randomwalk.score_embedding.report_figures import crossing_table, curves, metric_table, running_median, seconds
@@ -278,3 +279,24 @@ def test_no_words_lie_on_others(
     page.text(0.5, 0.5, "a word", fontsize=9)
     page.text(0.5, 0.5, "another", fontsize=9)
     assert ("a word", "another") in overlaps(page)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_no_page_is_left_half_blank(tmp_path: Path, n: int) -> None:
+    folder = fake_run(tmp_path / "run", n, 8)
+    run = report_data.read(folder)
+    found = report_data.embedded(folder, run, report.images_embedded(run), report.COLUMNS)
+    pages = report_pages.pages(run, curves(run), lambda side: pictures(run, found, side))
+    assert len(pages) == 2
+    for page in pages:
+        page.set_dpi(40)
+        page.canvas.draw()
+        inked = np.flatnonzero((np.asarray(page.canvas.buffer_rgba())[..., :3] < 250).any((1, 2)))
+        assert inked[-1] > 0.75 * 40 * report_pages.PAGE[1]
+
+
+def test_no_words_lie_in_a_panel_of_curves(tmp_path: Path) -> None:
+    for panel in curves(report_data.read(fake_run(tmp_path / "run", 1))):
+        figure = new_figure(panel.size)
+        panel.draw(figure)
+        assert figure.axes and not any(len(axis.texts) for axis in figure.axes)

@@ -74,6 +74,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _square(axis: Any, reach: float) -> None:
+    axis.set_anchor("N")
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_color("0.85")
@@ -103,7 +104,7 @@ def bridge_figure(paths: dict[bool, Paths], ends: Ends, curve: Curve | None = No
     for row, forward in enumerate(sorted(paths, reverse=True)):
         _draw_times(figure, [grid[row, column] for column in range(5)], paths[forward], ends, forward)
     ratios = [*[1.0] * len(paths), 2.1, *([1.3] if curve is not None else [])]
-    last = grid[rows - 1, :].subgridspec(1, len(ratios), wspace=0.12, width_ratios=ratios)
+    last = grid[rows - 1, :].subgridspec(1, len(ratios), wspace=0.18, width_ratios=ratios)
     for column, forward in enumerate(sorted(paths, reverse=True)):
         _draw_paths(figure.add_subplot(last[column]), paths[forward], ends, forward)
     _draw_pairs(figure.add_subplot(last[len(paths)]), paths[max(paths)], ends)
@@ -150,6 +151,7 @@ def _draw_pairs(axis: Any, way: Paths, ends: Ends) -> None:
     axis.scatter(*(ends.target[:SHOWN] + shift).T, s=2, color=GREY, linewidths=0)
     for i in range(min(NUM_PAIRS, len(x0))):
         axis.plot(*np.stack([x0[i], x1[i] + shift]).T, color=colour[i], linewidth=0.6, alpha=0.7)
+    axis.set_anchor("N")
     axis.set(xlim=(-ends.reach, gap + ends.reach), ylim=(-ends.reach, ends.reach), aspect="equal", xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_color("0.85")
@@ -185,15 +187,21 @@ def gaussian_figure(
     paths: dict[bool, Paths], exact: GaussianBridge, table: Sequence[dict[str, Any]], curve: Curve
 ) -> bytes:
     """Moments over time against the closed form, their errors, and the iteration against the exact one; as a PNG."""
-    figure = _figure((14.5, 3.9))
+    figure = _figure((14.5, 4.4))
     axes = figure.subplots(1, 4, width_ratios=[1.15, 1, 1, 1])
-    figure.subplots_adjust(left=0.025, right=0.99, top=0.9, bottom=0.13, wspace=0.22)
+    figure.subplots_adjust(left=0.025, right=0.99, top=0.91, bottom=0.24, wspace=0.22)
     _draw_ellipses(axes[0], paths, exact)
     for axis, key, title in (
         (axes[1], "mean", "error of the mean / √tr Σ"), (axes[2], "covariance", "error of the covariance / |Σ|")
     ):  # fmt: skip
         _draw_errors(axis, table, key, title)
     _draw_curve(axes[3], curve)
+    for axis, columns in ((axes[0], 3), (axes[3], 2)):
+        place = {"loc": "upper right", "bbox_to_anchor": (1.0, -0.13), "ncols": columns, "columnspacing": 1.0}
+        axis.legend(fontsize=8, frameon=False, **place)
+    handles, names = axes[1].get_legend_handles_labels()
+    middle = (axes[1].get_position().x0 + axes[2].get_position().x1) / 2
+    figure.legend(handles, names, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(middle, 0.02), ncols=3)
     return _png(figure)
 
 
@@ -219,10 +227,13 @@ def _draw_ellipses(axis: Any, paths: dict[bool, Paths], exact: GaussianBridge) -
             axis.plot(
                 *_ellipse(points.mean(0), np.cov(points.T)).T, color=colour, linestyle=style, linewidth=1.3, label=name
             )
-        axis.annotate(f"{t:g}", exact.mean(at), fontsize=9, color=INK, ha="center", va="center")
+        mean, S = exact.mean(at), exact.covariance(at)
+        lowest = mean - 2 * S[:, 1] / S[1, 1] ** 0.5
+        label = {"xytext": (-2, -1), "textcoords": "offset points", "ha": "right", "va": "top"}
+        axis.annotate(f"t = {t:g}", lowest, fontsize=8, color=INK, **label)
+    axis.margins(0.1)
     axis.set_aspect("equal", adjustable="datalim")
     axis.set(xticks=[], yticks=[])
-    axis.legend(fontsize=8, frameon=False, loc="best")
     axis.set_title("two standard deviations at five times", fontsize=10, color=INK)
     for spine in axis.spines.values():
         spine.set_color("0.85")
@@ -246,7 +257,6 @@ def _draw_errors(axis: Any, table: Sequence[dict[str, Any]], key: str, title: st
     axis.set_xlabel("t", fontsize=9, labelpad=1)
     axis.set_ylim(bottom=0)
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=7, frameon=False)
     _tidy(axis)
 
 

@@ -13,11 +13,13 @@ from randomwalk.bridge.training import exact_ends, table
 from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.errors import InputError, RunError
 from randomwalk.points import metrics
+from randomwalk.progress import bar
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, environment, write_csv
 
 NUM_POINTS = 10_000
 FLOOR_REPEATS = 10
+DIRECTIONS = {"both": (True, False), "forward": (True,), "backward": (False,)}
 
 
 def read_points(path: str) -> np.ndarray:
@@ -68,25 +70,41 @@ def _in_folder(
     config: BridgeSampleConfig, folder: RunFolder, bridge: Bridge, given: np.ndarray | None, device: str
 ) -> int:
     _open(config, folder, device)
-    paths = _paths(config, bridge, given, device)
+    names = ["forward" if forward else "backward" for forward in DIRECTIONS[config.direction]]
+    with bar(4, "sampling", "parts") as tick:
+        tick(0, "paths")
+        paths = _paths(config, bridge, given, device)
+        tick(1, "picture")
+        _write(folder, paths)
+        ends = exact_ends(bridge, config.seed)
+        folder.write_bytes("bridge.png", figures.bridge_figure(paths, ends))
+        tick(1, "animation")
+        if config.animation_frames:
+            folder.write_bytes("bridge.webp", figures.animation(paths, ends, config.animation_frames))
+        tick(1, "distances")
+        rows = [] if given is not None else _rows(bridge, paths, config.seed)
+        tick(1, "done")
+    if rows:
+        columns = measures.COLUMNS
+        write_csv(folder, "metrics.csv", columns, [{key: getattr(row, key) for key in columns} for row in rows])
+        print("\n".join(table(rows)))
+    print(f"points: {', '.join(str(folder.file(f'{name}.npy')) for name in names)}")
+    print(f"pictures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}")
+    return 0
+
+
+def _write(folder: RunFolder, paths: dict[bool, Paths]) -> None:
+    """Both ends of all paths.
+
+    Raises:
+        RunError: they are not finite.
+    """
     for forward, way in paths.items():
         if not np.isfinite(way.points).all():
             raise RunError("the simulated points are not finite; are the given points far from those of the training?")
         name = "forward" if forward else "backward"
         folder.write_array(f"{name}.npy", way.points[-1])
         folder.write_array(f"{name}_start.npy", way.points[0])
-    ends = exact_ends(bridge, config.seed)
-    folder.write_bytes("bridge.png", figures.bridge_figure(paths, ends))
-    if config.animation_frames:
-        folder.write_bytes("bridge.webp", figures.animation(paths, ends, config.animation_frames))
-    rows = [] if given is not None else _rows(bridge, paths, config.seed)
-    if rows:
-        columns = measures.COLUMNS
-        write_csv(folder, "metrics.csv", columns, [{key: getattr(row, key) for key in columns} for row in rows])
-        print("\n".join(table(rows)))
-    made = ", ".join(str(folder.file(f"{'forward' if forward else 'backward'}.npy")) for forward in paths)
-    print(f"points: {made}\npictures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}")
-    return 0
 
 
 def _open(config: BridgeSampleConfig, folder: RunFolder, device: str) -> None:
@@ -99,9 +117,9 @@ def _open(config: BridgeSampleConfig, folder: RunFolder, device: str) -> None:
 
 def _paths(config: BridgeSampleConfig, bridge: Bridge, given: np.ndarray | None, device: str) -> dict[bool, Paths]:
     if given is None:
-        directions = {"both": (True, False), "forward": (True,), "backward": (False,)}[config.direction]
         num = config.num_points or NUM_POINTS
-        return measures.send(bridge, directions, num, config.num_steps, config.grid, config.seed, device)
+        way = DIRECTIONS[config.direction]
+        return measures.send(bridge, way, num, config.num_steps, config.grid, config.seed, device)
     forward = config.direction == "forward"
     times = time_grid(config.num_steps, config.grid, backward=not forward)
     draws = generator(config.seed, measures.NOISE_STREAM + forward)

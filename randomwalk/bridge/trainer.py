@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from randomwalk.bridge.ends import as_images, as_points
 from randomwalk.bridge.matching import time_of
@@ -33,6 +32,7 @@ from randomwalk.bridge.simulation import host_noise, simulate, time_grid
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.errors import RunError
 from randomwalk.points import metrics
+from randomwalk.progress import bar
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.training.ema import EMA
@@ -217,17 +217,20 @@ class BridgeTrainer:
         direction.ema.update(drift.network, batch, direction.steps * batch)
         return loss.detach(), norm
 
-    def run_fit(self, bar: tqdm[Any]) -> None:
+    def run_fit(self, tick: Callable[..., None]) -> None:
         """The next fit, and its lines in the logs.
+
+        Args:
+            tick: of a progress bar over the steps.
 
         Raises:
             RunError: the loss is no longer finite; the last checkpoint stays.
         """
         started, steps = time.perf_counter(), self.num_steps(self.fit)
         name = "forward" if self.fit % 2 == 1 else "backward"
+        tick(0, label=f"fit {self.fit + 1} of {self.config.bridge.iterations}, {name}")
         x0, x1 = self.pairs(self.fit)
         checked, losses = self.check_pairs(self.fit, x0, x1), []
-        bar.set_description(f"fit {self.fit + 1} of {self.config.bridge.iterations}, {name}", refresh=False)
         for step in range(steps):
             loss, norm = self.train_step(x0, x1, step)
             if (step + 1) % self.config.log_every == 0 or step + 1 == steps:
@@ -240,8 +243,7 @@ class BridgeTrainer:
                 rate = self.learning_rate(self.directions[name == "forward"].steps - 1, name == "forward")
                 row = {"step": step + 1, "loss": losses[-1], "gradient_norm": float(norm), "learning_rate": rate}
                 self._add("log.csv", name, row | {"seconds": self.seconds + time.perf_counter() - started})
-                bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            bar.update()
+            tick(1, f"loss {losses[-1]:.3f}" if losses else "")
         self.seconds += time.perf_counter() - started
         late = losses[len(losses) // 2 :]
         self._add("fits.csv", name, checked | {"loss": sum(late) / len(late), "seconds": self.seconds})
@@ -256,7 +258,7 @@ class BridgeTrainer:
         fits = range(self.config.bridge.iterations)
         done = sum(self.num_steps(fit) for fit in range(self.fit))
         total = sum(self.num_steps(fit) for fit in fits)
-        with tqdm(total=total, initial=done, unit="step", smoothing=0.05, dynamic_ncols=True) as bar:
+        with bar(total, "training", initial=done) as tick:
             for _ in fits[self.fit :]:
-                self.run_fit(bar)
+                self.run_fit(tick)
                 self.save()

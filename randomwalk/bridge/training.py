@@ -17,6 +17,7 @@ from randomwalk.bridge.model import Bridge
 from randomwalk.bridge.trainer import MODEL, BridgeTrainer, build_bridge
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.errors import InputError
+from randomwalk.progress import bar
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, environment, write_csv
 
@@ -80,25 +81,35 @@ def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
     """Measure the averaged bridge of a training; write its numbers and pictures."""
     config, bridge = trainer.config, trainer.averaged_bridge()
     seed, settings = config.seed, config.evaluation
-    paths = measures.send(
-        bridge, (True, False), settings.num_points, settings.num_steps, config.bridge.grid, seed, trainer.device
-    )
-    rows = measures.end_rows(bridge, paths, settings.floor_repeats, seed) + measures.middle_rows(paths)
-    rows += measures.regularity_rows(bridge, paths, settings.num_transport, seed)
-    exact = exact_bridge(bridge.source, bridge.target, bridge.sigma)
-    curve = _curve(trainer.logs["fits.csv"], rows, exact, config.bridge.first_coupling == "independent")
-    if exact is not None:
-        stream = measures.NOISE_STREAM
-        references = measures.exact_paths(exact, paths, lambda forward: generator(seed, stream + forward))
-        more, moments = measures.gaussian_rows(exact, paths, references)
-        rows += more
-        write_csv(folder, "moments.csv", measures.MOMENTS, moments)
-        folder.write_bytes("gaussian.png", figures.gaussian_figure(paths, exact, moments, curve))
-    write_csv(folder, "metrics.csv", measures.COLUMNS, [_cells(row) for row in rows])
-    ends = exact_ends(bridge, seed)
-    folder.write_bytes("bridge.png", figures.bridge_figure(paths, ends, curve))
-    if settings.animation_frames:
-        folder.write_bytes("bridge.webp", figures.animation(paths, ends, settings.animation_frames))
+    num, num_steps, grid = settings.num_points, settings.num_steps, config.bridge.grid
+    with bar(7, "measuring", "parts") as tick:
+        tick(0, "paths")
+        paths = measures.send(bridge, (True, False), num, num_steps, grid, seed, trainer.device)
+        rows: list[Row] = []
+        for forward, way in paths.items():
+            tick(1, "forward end" if forward else "backward end")
+            rows += measures.end_rows(bridge, {forward: way}, settings.floor_repeats, seed)
+        tick(1, "middle")
+        rows += measures.middle_rows(paths)
+        tick(1, "transport")
+        rows += measures.regularity_rows(bridge, paths, settings.num_transport, seed)
+        exact = exact_bridge(bridge.source, bridge.target, bridge.sigma)
+        curve = _curve(trainer.logs["fits.csv"], rows, exact, config.bridge.first_coupling == "independent")
+        tick(1, "pictures")
+        if exact is not None:
+            stream = measures.NOISE_STREAM
+            references = measures.exact_paths(exact, paths, lambda forward: generator(seed, stream + forward))
+            more, moments = measures.gaussian_rows(exact, paths, references)
+            rows += more
+            write_csv(folder, "moments.csv", measures.MOMENTS, moments)
+            folder.write_bytes("gaussian.png", figures.gaussian_figure(paths, exact, moments, curve))
+        write_csv(folder, "metrics.csv", measures.COLUMNS, [_cells(row) for row in rows])
+        ends = exact_ends(bridge, seed)
+        folder.write_bytes("bridge.png", figures.bridge_figure(paths, ends, curve))
+        tick(1, "animation")
+        if settings.animation_frames:
+            folder.write_bytes("bridge.webp", figures.animation(paths, ends, settings.animation_frames))
+        tick(1, "done")
     return rows
 
 
@@ -124,11 +135,16 @@ def _cells(row: Row) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The rows as a Markdown table: value, standard error, what a perfect bridge would have, and the quotient."""
-    lines = ["| measure | direction | value | reference | ratio | reference is |", "|---|---|---:|---:|---:|---|"]
+    """Columns of text, aligned: value and standard error, what a perfect bridge would have, and the quotient."""
+    lines = [("", "value", "ideal", "ratio", "the ideal is")]
     for row in rows:
         value = f"{row.value:.4g}" + ("" if math.isnan(row.error) else f" ± {row.error:.1g}")
-        reference = "" if row.reference is None else f"{row.reference:.4g}"
+        ideal = "" if row.reference is None else f"{row.reference:.4g}"
         ratio = f"{row.value / row.reference:.3f}" if row.reference else ""
-        lines.append(f"| {row.measure} | {row.direction} | {value} | {reference} | {ratio} | {row.what} |")
-    return lines
+        name = row.measure.replace("_", " ") + (f", {row.direction}" if row.direction else "")
+        lines.append((name, value, ideal, ratio, row.what))
+    first, *others = (max(map(len, column)) for column in zip(*(line[:4] for line in lines), strict=True))
+    return [
+        f"  {name:<{first}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, others, strict=True)) + f"  {what}"
+        for name, *cells, what in lines
+    ]

@@ -184,7 +184,7 @@ class SDECurves:
 
 def sde_figure(curves: Sequence[SDECurves]) -> Image.Image:
     """Mean and standard deviation of SDEs against time: closed form as lines, a simulation as dots."""
-    figure = _figure(2.9 * len(curves) + 0.4, 4.8)
+    figure = _figure(2.9 * len(curves) + 0.4, 5.1)
     axes = figure.subplots(2, len(curves), squeeze=False, sharex="col")
     for column, found in enumerate(curves):
         pairs = (("mean", found.mean, found.means), ("standard deviation", found.std, found.stds))
@@ -192,7 +192,7 @@ def sde_figure(curves: Sequence[SDECurves]) -> Image.Image:
             axis.plot(found.t, theory, color=LINE, label="theory")
             error = 2 * found.stds / found.num_paths**0.5 if label == "mean" else None
             dots: dict[str, Any] = {"color": SAMPLES, "markersize": 4, "elinewidth": 1}
-            axis.errorbar(found.times, simulated, error, fmt="o", label="simulation (± 2 errors)", **dots)
+            axis.errorbar(found.times, simulated, error, fmt="o", label="simulation (± 2 standard errors)", **dots)
             if column == 0:
                 axis.set_ylabel(label)
             _tidy(axis)
@@ -202,7 +202,9 @@ def sde_figure(curves: Sequence[SDECurves]) -> Image.Image:
             axes[1, column].set_yscale("log")
         axes[0, column].set_title(found.name)
         axes[1, column].set_xlabel("time t")
-    axes[0, 0].legend(frameon=False, fontsize=9)
+    lines = axes[0, 0].get_legend_handles_labels()
+    # Below the panels, where it hides no dots.
+    figure.legend(*lines, loc="outside lower center", ncols=min(2, len(curves)), frameon=False, fontsize=9)
     return _image(figure)
 
 

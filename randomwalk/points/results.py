@@ -15,6 +15,7 @@ from randomwalk.errors import RunError
 from randomwalk.points import datasets, figures, metrics, scores
 from randomwalk.points.simulation import sde_curves, sde_of
 from randomwalk.probe import Probe
+from randomwalk.progress import bar
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.task import Task, Watch
@@ -128,9 +129,15 @@ class PointResults:
         truth = None
         if self.set is not None:
             truth = self.set.sample(len(points), generator(self.task.config.seed, *TRUTH_STREAM))
-        rows = self._distances(points, truth) + self._score_errors(truth)
-        write_csv(self.folder, "metrics.csv", COLUMNS, rows)
-        self._draw(points, truth, rows)
+        with bar(3, "measuring", "parts") as tick:
+            tick(0, "distances")
+            rows = self._distances(points, truth)
+            tick(1, "scores")
+            rows += self._score_errors(truth)
+            write_csv(self.folder, "metrics.csv", COLUMNS, rows)
+            tick(1, "pictures")
+            self._draw(points, truth, rows)
+            tick(1, "done")
         if self.set is None:
             return [*lines, "  the weights do not say which set they were trained on: there is nothing to compare with"]
         return lines + [_line(row) for row in rows]

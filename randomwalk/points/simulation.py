@@ -14,7 +14,7 @@ NAMES = {
     "VP": "VP",
     "SubVP": "sub-VP",
     "VE": "VE",
-    "PowerVE": "VE, g a power",
+    "PowerVE": "power VE, g = base^t",
     "EDM": "EDM",
 }
 

@@ -70,6 +70,8 @@ class PointExamples:
 class PointTrainingSet:
     """A law of points: there are as many as one likes."""
 
+    unit = "points"
+
     def __init__(self, config: TrainConfig) -> None:
         assert isinstance(config.data, PointData)
         self.config, self.points = config, datasets.make(config.data.set)
@@ -103,7 +105,8 @@ class PointTrainingSet:
         for sigma in self.config.validation_sigmas:
             error = denoiser(x + sigma * noise, sigma) - x
             values[f"denoising_at_{sigma:g}"] = float(error.square().flatten(1).sum(1).mean())
-        return Validation(values, "squared distance to fresh points", figures.samples(samples, truth), logarithmic=True)
+        picture = figures.samples(samples, truth)
+        return Validation(values, "squared distance to fresh points", picture, self.unit, logarithmic=True)
 
     def _sample(self, denoiser: Denoiser, device: torch.device) -> Tensor:
         """Samples from the same noise every time."""

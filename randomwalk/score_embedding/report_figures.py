@@ -84,8 +84,8 @@ def _metric_panel(run: Run, key: str, label: str, scale: str) -> Panel:
         caption += "Grey: density and solver, before the first step. "
     levels = sorted({row["level"] for row in run.table("crossings")})
     if levels:
-        caption += "Dashed: sustained crossings of the SSIM levels, by the mean." if many else "Dashed: its sustained "
-        caption += "" if many else "crossings of the SSIM levels."
+        caption += f"Dashed: {'sustained' if many else 'its sustained'} crossings of the levels of SSIM (dotted)"
+        caption += ", by the mean." if many else "."
     return Panel(key, label.split(" ")[0], caption, (3.8, 2.5), lambda figure: _metric(figure, run, key, label, scale))
 
 
@@ -131,32 +131,14 @@ def _limits(axis: Any, key: str, mean: Sequence[float]) -> None:
 
 
 def _mark_crossings(axis: Any, run: Run, key: str) -> None:
-    """Vertical lines where the levels are crossed for good; in the panel of SSIM the levels too, with the seconds."""
+    """Vertical lines where the levels are crossed for good; in the panel of SSIM the levels too."""
     found = [row for row in run.table("crossings") if row["kind"] == "sustained" and row["image"] == _whole(run)]
     for place, row in enumerate(sorted(found, key=lambda row: row["level"])):
         colour = COLOURS[(1, 3, 4)[place % 3]]
         if key == "ssim":
             axis.axhline(row["level"], color=colour, linestyle=":", linewidth=0.8)
-        height = 6 + 10 * place if key == "ssim" else -8 - 10 * place
-        if row["seconds"] is None:
-            if key == "ssim":
-                _beside(axis, axis.get_xlim()[1], height, f"{row['level']:g} not sustained", colour)
-            continue
-        axis.axvline(row["seconds"], color=colour, linestyle="--", linewidth=0.8)
-        if key in ("ssim", "mse"):
-            text = f"{row['level']:g} at {seconds(row['seconds'])}" if key == "ssim" else f"{row['mse']:.2g}"
-            _beside(axis, row["seconds"], height, text, colour)
-
-
-def _beside(axis: Any, x: float, height: float, text: str, colour: str) -> None:
-    """A word beside a vertical line, on the side that has room for it; so many points from below, or from above."""
-    left, right = axis.get_xlim()
-    ahead = (x - left) / (right - left) < 0.6
-    axis.annotate(
-        text, (x, float(height < 0)), xycoords=("data", "axes fraction"), xytext=(3 if ahead else -3, height),
-        textcoords="offset points", ha="left" if ahead else "right", va="center", fontsize=SMALL, color=colour,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
-    )  # fmt: skip
+        if row["seconds"] is not None:
+            axis.axvline(row["seconds"], color=colour, linestyle="--", linewidth=0.8)
 
 
 def _whole(run: Run) -> str:

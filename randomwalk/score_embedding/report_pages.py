@@ -37,8 +37,9 @@ class Block:
     draw: Any
 
 
-SIZES = ((1.25, 2.1), (1.1, 2.0), (1.0, 1.9), (0.9, 1.8), (0.8, 1.7), (0.7, 1.6), (0.6, 1.5))
-"""Largest side of an image and height of the curves, in inches: the first of these with which two pages are enough."""
+SIDES = (1.5, 1.4, 1.25, 1.1, 1.0, 0.9, 0.77, 0.7, 0.6)
+HEIGHTS = (3.4, 3.0, 2.6, 2.3, 2.1, 1.9, 1.7, 1.5)
+"""Largest side of an image and height of the curves, in inches, to choose from."""
 
 
 def pdf(run: Run, curves: Sequence[Panel], pictures: Callable[[float], Sequence[Panel]]) -> bytes:
@@ -54,7 +55,7 @@ def pdf(run: Run, curves: Sequence[Panel], pictures: Callable[[float], Sequence[
 
 
 def pages(run: Run, curves: Sequence[Panel], pictures: Callable[[float], Sequence[Panel]]) -> list[Any]:
-    """The pages of the report as figures: two of them at most, or one.
+    """The pages of the report as figures: two of them at most, or one, with the sizes that leave least of them blank.
 
     Args:
         run: what it is about.
@@ -62,11 +63,16 @@ def pages(run: Run, curves: Sequence[Panel], pictures: Callable[[float], Sequenc
         pictures: panels that are as wide as the page, by the largest side of an image in them.
     """
     blocks = [Block(0.52, lambda part: _head(part, run)), _settings_block(settings(run)), _tables(run)]
-    for side, height in SIZES:
-        layout = _paginate([*blocks, *_curve_blocks(curves, height), *map(_picture_block, pictures(side))])
-        if len(layout) <= 2:
-            break
-    return [_page(page) for page in layout]
+    layouts = []
+    for side in SIDES:
+        shown = [_picture_block(panel) for panel in pictures(side)]
+        layouts += [_paginate([*blocks, *_curve_blocks(curves, height), *shown]) for height in HEIGHTS]
+    fitting = [layout for layout in layouts if len(layout) <= 2] or layouts[-1:]
+    return [_page(page) for page in max(fitting, key=lambda layout: min(map(_used, layout)))]
+
+
+def _used(page: Sequence[Block]) -> float:
+    return sum(block.height for block in page)
 
 
 def _paginate(blocks: Sequence[Block]) -> list[list[Block]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ WIDTH = 7.3
 """Of a page between its margins, in inches."""
 LABEL, GAP, LINE, BAR = 0.62, 0.06, 0.13, 0.34
 """Width of the labels of rows, gap between tiles, height of a line of type and of the scale of colours; inches."""
+FILLED = 0.65
+"""Least share of the width that tiles in several lines fill."""
 SAMPLE_ROWS, WAYS = 3, 3
 """Most samples of an image, and most images, of which the way or the embedding is shown."""
 ERROR_WHITE = 0.25
@@ -83,37 +86,64 @@ Line = tuple[str, Sequence[Tile]]
 """The label of a row, and its tiles."""
 
 
-def _tile_side(columns: int, most: float, width: float = WIDTH) -> float:
-    return min(most, (width - LABEL) / columns - GAP)
+def _tile_side(columns: int, most: float) -> float:
+    return min(most, (WIDTH - LABEL) / columns - GAP)
 
 
-def _height(lines: Sequence[Line], side: float, above: bool = False) -> float:
-    captions = sum(LINE for _, tiles in lines if any(text for *_, text in tiles))
-    return len(lines) * (side + GAP) + captions + (LINE if above else 0)
+def _columns(lines: Sequence[Line], most: float) -> int:
+    """How many tiles stand beside each other: all of them, or half as many, say, in two lines, if these are ``most``
+    inches wide and fill most of the page."""
+    count = max(len(tiles) for _, tiles in lines)
+    room = max(1, int((WIDTH - LABEL) / (most + GAP)))
+    folded = math.ceil(count / math.ceil(count / room))
+    return folded if folded * (most + GAP) > FILLED * (WIDTH - LABEL) else count
+
+
+def _folded(lines: Sequence[Line], above: Sequence[str], most: float) -> list[tuple[Sequence[Line], Sequence[str]]]:
+    """Rows and what is written above them, by `_columns`."""
+    each, count = _columns(lines, most), max(len(tiles) for _, tiles in lines)
+    return [
+        ([(label, tiles[k : k + each]) for label, tiles in lines], above[k : k + each]) for k in range(0, count, each)
+    ]
+
+
+def _height(lines: Sequence[Line], above: Sequence[str], most: float) -> float:
+    side, total = _tile_side(_columns(lines, most), most), 0.0
+    for rows, words in _folded(lines, above, most):
+        captions = sum(LINE for _, tiles in rows if any(text for *_, text in tiles))
+        total += len(rows) * (side + GAP) + captions + (LINE if words else 0)
+    return total
 
 
 def _draw_tiles(figure: Any, lines: Sequence[Line], most: float, above: Sequence[str] = ()) -> None:
     """Rows of square tiles from the left, in inches; ``above`` is written over the columns."""
-    wide, high = size_of(figure)
-    side = _tile_side(max(len(tiles) for _, tiles in lines), most, wide)
+    wide, y = size_of(figure)
+    side = _tile_side(_columns(lines, most), most)
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
-    y = high - (LINE if above else 0)
-    for c, text in enumerate(above):
-        _type(figure, _middle(c, side), high - 0.01, _fitting(text, side), "center", "top", FAINT)
+    axis.set(xlim=(0, wide), ylim=(0, y), aspect="auto")
+    for rows, words in _folded(lines, above, most):
+        for c, text in enumerate(words):
+            _type(figure, _middle(c, side), y - 0.01, _fitting(text, side), "center", "top", FAINT)
+        y = _draw_rows(figure, axis, rows, side, y - (LINE if words else 0))
+
+
+def _draw_rows(figure: Any, axis: Any, lines: Sequence[Line], side: float, y: float) -> float:
+    """Rows of tiles below ``y``; where they end."""
     for label, tiles in lines:
         y -= side
         _type(figure, LABEL - 0.07, y + side / 2, label, "right", "center", INK)
         for c, (shown, options, _) in enumerate(tiles):
             left = _middle(c, side) - side / 2
-            axis.imshow(shown, **{"interpolation": "nearest", "extent": (left, left + side, y, y + side), **options})
+            place = {"interpolation": "nearest", "extent": (left, left + side, y, y + side), "aspect": "auto"}
+            axis.imshow(shown, **{**place, **options})
         words = [text for *_, text in tiles]
         if any(words):
             for c, text in enumerate(words):
                 _type(figure, _middle(c, side), y - 0.02, text, "center", "top", FAINT)
             y -= LINE
         y -= GAP
-    axis.set(xlim=(0, wide), ylim=(0, high), aspect="auto")
+    return y
 
 
 def _middle(column: int, side: float) -> float:
@@ -170,7 +200,7 @@ def _few_panel(run: Run, side: float) -> Panel:
         samples = [_picture(u[k], _ssim(run, s)[k]) for s, u in enumerate(made)]
         label = _label(names[k], run.shown) if run.told else f"sample {k}"
         lines.append((label, [*way, *samples, _picture(truth[k]), errors[k]]))
-    height = _height(lines, _tile_side(len(above), side), True)
+    height = _height(lines, above, side)
     caption = "The way from noise to image; " if frames else ""
     caption += "what the trained network makes, with its SSIM; "
     caption += "what was to be learnt; " if run.told else "the nearest of the training images; "
@@ -186,7 +216,7 @@ def _few_panel(run: Run, side: float) -> Panel:
 def _samples_panel(run: Run, side: float) -> Panel:
     """A column for each image."""
     lines, above = _sample_rows(run)
-    height = _height(lines, _tile_side(max(len(tiles) for _, tiles in lines), side), True)
+    height = _height(lines, above, side)
     first = "What was to be learnt" if run.told else "The nearest of the training images"
     caption = f"{first}; what the trained network makes, with its SSIM; and {_error_words(run)}{_start_words(run)}"
     if len(run.truth) > run.shown:
@@ -239,7 +269,7 @@ def _frames_panel(run: Run, frames: np.ndarray, side: float) -> Panel:
     names = [_label(name, count) if run.told else f"sample {k}" for k, name in enumerate(run.names()[:count])]
     lines: list[Line] = [(name, [_picture(frames[f, k]) for f in chosen]) for k, name in enumerate(names)]
     above = ["start", *[""] * (len(chosen) - 2), "end"] if len(chosen) > 1 else ["end"]
-    height = _height(lines, _tile_side(len(chosen), side), True)
+    height = _height(lines, above, side)
     caption = "States on the way from noise to image, clipped to [0, 1] and never stretched."
     if run.samples.shape[1] > count:
         caption += f" The first {count} of {run.samples.shape[1]} samples."
@@ -276,7 +306,7 @@ def _embedding_panel(run: Run, found: Embedded, side: float) -> Panel:
         lines.append((f"{name}\nimage" if name else "image", moved))
         lines.append(("field", [(field[image], field_options, "") for field in fields]))
     above = [f"n={n}, t={t:.2f}" for n, t in zip(found.levels, found.times, strict=True)]
-    height = _height(lines, _tile_side(len(found.levels), side), True) + BAR
+    height = _height(lines, above, side) + BAR
     caption = "What the training sees instead of the image, by level n and time t: the image moved along "
     caption += f"{_what(run)}; rms is how far it moved. Under it the field F, mean over channels, on one scale "
     caption += f"for all levels, symmetric, from -{reach:.3g} (blue) to {reach:.3g} (red). The field of n = 0 moves "
@@ -307,8 +337,8 @@ def _draw_embedding(figure: Any, lines: Sequence[Line], most: float, above: Sequ
 
     _draw_tiles(figure, lines, most, above)
     wide, high = size_of(figure)
-    side = _tile_side(len(above), most, wide)
-    width = len(above) * (side + GAP) - GAP
+    columns = _columns(lines, most)
+    width = columns * (_tile_side(columns, most) + GAP) - GAP
     axis = figure.add_axes((LABEL / wide, 0.2 / high, min(width, 2.4) / wide, 0.08 / high))
     bar = figure.colorbar(ScalarMappable(Normalize(-reach, reach), "RdBu_r"), cax=axis, orientation="horizontal")
     bar.set_ticks([-reach, 0, reach], labels=[f"-{reach:.3g}", "0", f"{reach:.3g}"])

@@ -7,16 +7,17 @@ where the clock decides (measurements every few seconds, a limit of time) do two
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from randomwalk.checkpoints import make_denoiser, save_denoiser
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.errors import RunError
+from randomwalk.progress import bar
 from randomwalk.rng import generator, seed_dropout
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.score_embedding import density, measures
@@ -90,11 +91,15 @@ class Trainer:
         settings = method.density.model_dump(exclude={"name"})
         if method.density.name == "position_kde":
             settings["generator"] = generator(self.config.seed, _DENSITY)
-        with self.clock.stage("density"):
-            m0 = density.make(method.density.name, self.images.double(), **settings)
-        with self.clock.stage("solve"):
-            sde = sdes.make("power_ve", base=method.base)
-            solution = solve(method.solver, m0, level_times(method.num_levels, method.eps), sde)
+        with bar(2, "before training", "parts") as tick:
+            tick(0, "density")
+            with self.clock.stage("density"):
+                m0 = density.make(method.density.name, self.images.double(), **settings)
+            tick(1, f"solver {method.solver.name}")
+            with self.clock.stage("solve"):
+                sde = sdes.make("power_ve", base=method.base)
+                solution = solve(method.solver, m0, level_times(method.num_levels, method.eps), sde)
+            tick(1, "done")
         if not torch.isfinite(solution.score).all():
             raise RunError(f"solver {method.solver.name}: the field is not finite; choose another density or solver")
         return solution
@@ -200,10 +205,9 @@ class Trainer:
         Raises:
             RunError: the loss is no longer finite; the last checkpoint stays.
         """
-        bar = tqdm(total=self.config.num_steps, initial=self.step, unit="step", desc="training", dynamic_ncols=True)
-        with bar:
+        with bar(self.config.num_steps, "training", initial=self.step) as tick:
             while not self._ended():
-                self._advance(bar)
+                self._advance(tick)
                 if self._ended() or self.step % self.config.checkpoint_steps == 0:
                     self.save()
 
@@ -212,7 +216,7 @@ class Trainer:
         limit = self.config.time_limit
         return self.step >= self.config.num_steps or (limit is not None and self.clock.total >= limit) or self._stops()
 
-    def _advance(self, bar: tqdm[Any]) -> None:
+    def _advance(self, tick: Callable[..., None]) -> None:
         """One step, its line in the log, and the measurement that is due after it."""
         before = self.clock.seconds["training"]
         image = self.method.image_of(self.step)
@@ -228,8 +232,7 @@ class Trainer:
             "step": self.step, "epoch": f"{self.epoch(self.step):g}", "image": image, "loss": f"{loss:.6g}",
             "learning_rate": f"{self.learning_rate(self.step - 1):.6g}", "seconds": f"{self.clock.total:.4f}",
         })  # fmt: skip
-        bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-        bar.update()
+        tick(1, f"loss {loss:.4g}")
         if self.config.profile.enabled and (self._due(before) or self._ended()):
             self.measure()
 

@@ -10,6 +10,7 @@ import torch
 from randomwalk import configio, distributed
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.errors import InputError
+from randomwalk.progress import bar
 from randomwalk.runs import RunFolder, differences, environment, write_csv
 from randomwalk.score_embedding import measures, report
 from randomwalk.score_embedding.trainer import CHECKPOINT, MODEL, Trainer
@@ -61,8 +62,12 @@ def _in_folder(
     trainer.prepare()
     if not no_train:
         trainer.run()
-    write_results(trainer)
-    paths = report.write(folder)
+    with bar(2, "after training", "parts") as tick:
+        tick(0, "samples")
+        write_results(trainer)
+        tick(1, "report")
+        paths = report.write(folder)
+        tick(1, "done")
     print("\n".join([*summary(trainer), f"weights: {folder.file(MODEL)}", *map(str, paths)]))
     return 0
 

@@ -92,39 +92,51 @@ def _tensorboard(folder: RunFolder) -> Any:
 
 
 def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], found: Validation) -> bytes:
-    """Loss and the values of the validations, such as ``found``, against the images seen, as a PNG."""
+    """Loss and the values of the validations, such as ``found``, against the images (or points) seen, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(10, 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10 if log else 6, 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    losses = np.array([float(row["loss"]) for row in log])
-    images = np.array([int(row["images"]) for row in log])
-    width = max(1, len(losses) // 40)
-    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-    left.plot(images, losses, color="#9bbce0", linewidth=1, label="one batch")
-    if width > 1:
-        left.plot(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
-    if losses.min() > 0:  # those of implicit score matching are negative
-        left.set_yscale("log")
-    left.set_title("training loss")
+    *left, right = figure.subplots(1, 2 if log else 1, squeeze=False)[0]
+    for axis in left:  # none before the first row of log.csv
+        _draw_losses(axis, log)
     for key in found.values:
         name, _, sigma = key.rpartition("_at_")
         label = (f"σ = {sigma}" if name == "psnr" else f"{name}, σ = {sigma}") if name else key
         seen, values = zip(*((int(row["images"]), float(row[key])) for row in validation), strict=True)
         right.plot(seen, values, ".-", label=label)
-    right.set_title(found.title)
+    right.set_title(found.title, loc="left")
     if found.logarithmic:
         right.set_yscale("log")
-    for axis in (left, right):
-        axis.set_xlabel("images seen")
+    for axis in (*left, right):
+        axis.set_xlabel(f"{found.unit} seen")
+        axis.set_xlim(0, 1.02 * max(int(row["images"]) for row in (*log, *validation)))
         axis.xaxis.set_major_formatter(EngFormatter())
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    left.legend(fontsize=8, frameon=False)
     right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+def _draw_losses(axis: Any, log: list[dict[str, Any]]) -> None:
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    losses = np.array([float(row["loss"]) for row in log])
+    images = np.array([int(row["images"]) for row in log])
+    width = max(1, len(losses) // 40)
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    axis.plot(images, losses, "." if len(losses) == 1 else "-", color="#9bbce0", linewidth=1, label="one batch")
+    if width > 1:
+        axis.plot(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
+    if losses.min() > 0:  # those of implicit score matching are negative
+        axis.set_yscale("log")
+        if losses.max() < 10 * losses.min():  # without a power of ten among the ticks they would have no labels
+            axis.yaxis.set_major_locator(MaxNLocator(6))
+            axis.yaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_title("training loss", loc="left")
+    axis.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)

@@ -29,7 +29,9 @@ class ExampleStream(Protocol):
 
 
 class TrainingSet(Protocol):
-    """What is learned."""
+    """What is learned; ``unit`` is what its examples are called."""
+
+    unit: str
 
     @property
     def description(self) -> str:
@@ -51,6 +53,8 @@ class TrainingSet(Protocol):
 
 class ImageSet:
     """Images from files."""
+
+    unit = "images"
 
     def __init__(self, config: TrainConfig, bar: bool = True) -> None:
         self.config, self.split = config, split_images(config, bar)
@@ -88,7 +92,7 @@ class ImageSet:
         psnr = denoising_psnr(denoiser, self.split, self.config)
         values = {f"psnr_at_{sigma:g}": value for sigma, value in psnr.items()}
         picture = sheet([to_pixels(x) for x in sample_grid(denoiser, self.config)], self.classes)
-        return Validation(values, "denoising PSNR on held-out images (dB)", picture)
+        return Validation(values, "denoising PSNR on held-out images (dB)", picture, self.unit)
 
 
 def sheet(images: Sequence[np.ndarray], classes: Sequence[str]) -> Image.Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from randomwalk import distributed
 from randomwalk.architecture import first_difference
@@ -24,6 +24,7 @@ from randomwalk.checkpoints import make_denoiser, save_denoiser
 from randomwalk.config import TrainConfig
 from randomwalk.denoisers import NetworkDenoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.progress import bar
 from randomwalk.rng import generator, seed_dropout
 from randomwalk.runs import RunFolder
 from randomwalk.training.ema import EMA
@@ -227,18 +228,17 @@ class Trainer:
         examples = self.data.examples(self.context.rank, self.context.size, self.step, self.micro_batch)
         progress = Progress(self.folder, self.config, self.context)
         progress.restore(self.step)
-        bar = tqdm(
-            total=self.total_steps * self.config.batch_size, initial=self.step * self.config.batch_size, unit="img",
-            desc="training", disable=not self.context.is_main, smoothing=0.05, dynamic_ncols=True,
-        )  # fmt: skip
-        with bar:
+        total, seen = (steps * self.config.batch_size for steps in (self.total_steps, self.step))
+        with bar(total, "training", self.data.unit, seen, self.context.is_main) as tick:
             self.done = self.share_done()
             while self.done < 1:
-                self._advance(model, examples, progress, bar)
+                self._advance(model, examples, progress, tick)
         progress.close()
         self.context.barrier()
 
-    def _advance(self, model: nn.Module, examples: ExampleStream, progress: Progress, bar: tqdm[Any]) -> None:
+    def _advance(
+        self, model: nn.Module, examples: ExampleStream, progress: Progress, tick: Callable[..., None]
+    ) -> None:
         """One step and what is due after it."""
         config = self.config
         started = time.perf_counter()
@@ -246,12 +246,12 @@ class Trainer:
         loss, norm = self.train_step(model, examples)
         self.seconds += time.perf_counter() - started
         self.done = self.share_done()
-        end = self.done >= 1
+        end, note = self.done >= 1, ""
         if self.step % config.log_every == 0 or end:
             self._check(loss, norm)
             progress.log(self.step, loss, norm, self.rate, self.seconds)
-            bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)
-        bar.update(config.batch_size)
+            note = f"loss {float(loss):.4f}"
+        tick(config.batch_size, note)
         if self._due(config.validate_images) or end:
             self.validate(progress)
             self._check_validation(progress)

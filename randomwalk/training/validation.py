@@ -29,12 +29,14 @@ class Validation:
         values: by name, ``name_at_SIGMA`` those that belong to a noise level.
         title: what they are, for the curves.
         picture: of samples, as `RunFolder.write_image` takes it.
+        unit: what the examples are called.
         logarithmic: whether the curves need such an axis.
     """
 
     values: dict[str, float]
     title: str
     picture: Any
+    unit: str
     logarithmic: bool = False
 
 
