@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from config_plan import Job, units
 
 from randomwalk.config import SampleConfig, TrainConfig
+from randomwalk.errors import InputError
 from randomwalk.noise_level import estimate_noise
 from randomwalk.runs import RunFolder
 
@@ -45,10 +47,12 @@ def _means(rows: Sequence[dict[str, str]], columns: dict[str, str]) -> list[Figu
 
 
 def _noise(folder: Path) -> list[Figure]:
-    """Mean of the noise that is estimated in new images, for which there is no truth."""
-    images = [np.load(path, allow_pickle=False) for path in sorted((folder / "arrays").glob("*.npy"))]
-    noise = [estimate_noise(torch.from_numpy(image).float().clamp(-1, 1)) for image in images if image.ndim == 3]
-    return [("estimated noise", 127.5 * sum(noise) / len(noise), "of 255")] if noise else []
+    """Mean of the noise that is estimated in new images, for which there is no truth; of those where it can be."""
+    found = []
+    for path in sorted((folder / "arrays").glob("*.npy")):
+        with contextlib.suppress(InputError):
+            found.append(estimate_noise(torch.from_numpy(np.load(path, allow_pickle=False))))
+    return [("estimated noise", 127.5 * sum(found) / len(found), "of 255")] if found else []
 
 
 def whole_seconds(job: Job, folder: Path, seconds: float) -> float:

@@ -20,7 +20,7 @@ CONFIGS = ROOT / "configs"
 Config = SampleConfig | BridgeSampleConfig | TrainConfig | BridgeConfig | ScoreEmbeddingConfig
 WEIGHTS = "model.safetensors"
 """What every training leaves."""
-FEW_STEPS, FEW_IMAGES, FEW_POINTS = 8, 2, 500
+FEW_STEPS, FEW_IMAGES, FEW_POINTS = 12, 2, 500
 NARROW = {"model_channels": 32, "nf": 16}
 """Widths of the networks of a quick training, where the config's are wider."""
 
@@ -201,7 +201,7 @@ NUMBERS = {word: float(k + 1) for k, word in enumerate(_WORDS)} | {
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _NUMBER = "|".join([r"\d+(?:\.\d+)?", *sorted(map(re.escape, NUMBERS), key=len, reverse=True)])
 _DURATION = re.compile(
-    rf"(?<![\w.])({_NUMBER})\s+(?:processor[- ])?({'|'.join(SECONDS)})s?\b(?! (?:at|on) (?:a GPU|\d+ TFLOP))( in all)?",
+    rf"(?<![\w.])({_NUMBER})\s+(?:processor[- ])?({'|'.join(SECONDS)})s?(?![-\w]| (?:at|on) (?:a GPU|\d+ TFLOP))( in all)?",
     re.IGNORECASE,
 )
 
