@@ -93,10 +93,18 @@ class Report:
         options: of its command line; they go into settings.json with the versions.
         device: that it runs on.
         packages: whose versions matter to the results, besides PyTorch and NumPy.
+        folder: of an earlier run to go on with; without it a new one as the options say.
     """
 
-    def __init__(self, name: str, options: argparse.Namespace, device: str, packages: Sequence[str] = ()) -> None:
-        self.folder = RunFolder.create(options.out or Path("results") / "benchmarks" / name)
+    def __init__(
+        self,
+        name: str,
+        options: argparse.Namespace,
+        device: str,
+        packages: Sequence[str] = (),
+        folder: RunFolder | None = None,
+    ) -> None:
+        self.folder = folder or RunFolder.create(options.out or Path("results") / "benchmarks" / name)
         facts = environment(device, 1)
         facts["versions"] |= {package: _version(package) for package in packages}
         facts["processor"] = processor()
