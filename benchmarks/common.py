@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the library is used from its checkout, whatever the current folder is
 
 from randomwalk import cli  # noqa: E402
+from randomwalk.progress import progress_bar  # noqa: E402
 from randomwalk.runs import RunFolder, environment, write_csv  # noqa: E402
 
 NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
@@ -88,9 +88,7 @@ def start(main: Callable[[argparse.Namespace], int], made: argparse.ArgumentPars
 @contextlib.contextmanager
 def bar(total: int, label: str, unit: str = "steps") -> Iterator[Callable[..., object]]:
     """A progress bar; ``with bar(...) as tick``, and then ``tick(n)`` or ``tick()`` after n units of work or one."""
-    interval = 0.2 if sys.stderr.isatty() else 15.0
-    shown = tqdm(total=total, desc=label, unit=unit, mininterval=interval, smoothing=0.05, dynamic_ncols=True)
-    with shown:
+    with progress_bar(total=total, desc=label, unit=unit, smoothing=0.05) as shown:
         yield lambda n=1, note="": (shown.set_postfix_str(note, refresh=False) if note else None, shown.update(n))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -18,6 +19,43 @@ from randomwalk.probe import Probe
 
 REFRESH = 0.25
 """Seconds between two looks at the state; each waits for a GPU."""
+UNWATCHED = 30.0
+"""Seconds between two lines of a bar that goes to a file or a pipe."""
+
+
+class _Lines:
+    """A stream on which each state of a bar is a line of its own: in a file, a bar that is drawn over itself is one
+    line without end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self.stream.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def bar_interval() -> float:
+    """Seconds between two states of a bar: short on a terminal, long where nobody watches."""
+    return 0.1 if sys.stderr.isatty() else UNWATCHED
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm[Any]:
+    """A progress bar on the error stream; where that is no terminal, a line every `UNWATCHED` seconds at most.
+
+    Args:
+        iterable: what to go through, if it is known.
+        settings: of tqdm.
+    """
+    interval = bar_interval()
+    stream: Any = sys.stderr if sys.stderr.isatty() else _Lines(sys.stderr)
+    # The longest time is set too, else a thread of tqdm draws the bar every 10 seconds.
+    return tqdm(
+        iterable, file=stream, mininterval=interval, maxinterval=max(interval, 10.0), dynamic_ncols=True, **settings
+    )
 
 
 def to_bytes(x: Tensor) -> np.ndarray:
@@ -40,13 +78,10 @@ class Progress:
         self._state = ""
         self._done_before = 0
         self.truth: Tensor | None = None
-        self._interval = interval = 0.1 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=total,
             disable=not context.is_main or total == 0,
-            mininterval=interval,
             smoothing=0.05,
-            dynamic_ncols=True,
             bar_format="{percentage:3.0f}%|{bar}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]",
         )
 
@@ -74,7 +109,7 @@ class Progress:
     def tile(self, done: int, total: int) -> None:
         """Show how far an evaluation over tiles is: of large images, a step takes long."""
         now = time.monotonic()
-        if now - self._last_tile < max(REFRESH, self._interval):
+        if now - self._last_tile < max(REFRESH, bar_interval()):
             return
         self._last_tile = now
         self.context.check()

@@ -33,6 +33,7 @@ from randomwalk.bridge.simulation import host_noise, simulate, time_grid
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.errors import RunError
 from randomwalk.points import metrics
+from randomwalk.progress import progress_bar
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.training.ema import EMA
@@ -234,7 +235,7 @@ class BridgeTrainer:
                 if not (torch.isfinite(loss) and torch.isfinite(norm)):
                     raise RunError(
                         f"the loss or its gradient is not finite in fit {self.fit}, step {step} (loss {float(loss)}); "
-                        f"the last checkpoint in {self.folder.path} is from before. Lower optimizer.learning_rate"
+                        f"{self.folder.state_of(CHECKPOINT)}. Lower optimizer.learning_rate"
                     )
                 losses.append(float(loss))
                 rate = self.learning_rate(self.directions[name == "forward"].steps - 1, name == "forward")
@@ -256,7 +257,7 @@ class BridgeTrainer:
         fits = range(self.config.bridge.iterations)
         done = sum(self.num_steps(fit) for fit in range(self.fit))
         total = sum(self.num_steps(fit) for fit in fits)
-        with tqdm(total=total, initial=done, unit="step", smoothing=0.05, dynamic_ncols=True) as bar:
+        with progress_bar(total=total, initial=done, unit="step", smoothing=0.05) as bar:
             for _ in fits[self.fit :]:
                 self.run_fit(bar)
                 self.save()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ class Guidance(Settings):
     """1 samples the class, more exaggerates what sets it apart from the others, 0 ignores it."""
 
 
-def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) -> None:
+def check_labels(labels: Labels | Literal["auto"] | None, data: Any, network: Any, denoiser: Any) -> None:
     """Refuse a training whose network does not know the classes that it is told of, or is not told of those it knows.
 
     Args:
@@ -51,6 +51,11 @@ def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) 
         raise ValueError(
             f"labels: network {network.name} knows no classes; remove them, or choose unet, ddpm_unet or mlp"
         )
+    if labels == "auto":
+        for key, found in (("network.num_classes", classes), ("denoiser.null_label", null)):
+            if found is not None:
+                raise ValueError(f"{key}: found {found}; with labels: auto the data say how many there are; remove it")
+        return
     if classes is None:
         raise ValueError(
             'network.num_classes: missing; with labels it is the number of classes in the data, and 1 for "none" if '

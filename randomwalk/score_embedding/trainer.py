@@ -17,6 +17,7 @@ from tqdm import tqdm
 from randomwalk.checkpoints import make_denoiser, save_denoiser
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.errors import RunError
+from randomwalk.progress import progress_bar
 from randomwalk.rng import generator, seed_dropout
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.score_embedding import density, measures
@@ -200,8 +201,7 @@ class Trainer:
         Raises:
             RunError: the loss is no longer finite; the last checkpoint stays.
         """
-        bar = tqdm(total=self.config.num_steps, initial=self.step, unit="step", desc="training", dynamic_ncols=True)
-        with bar:
+        with progress_bar(total=self.config.num_steps, initial=self.step, unit="step", desc="training") as bar:
             while not self._ended():
                 self._advance(bar)
                 if self._ended() or self.step % self.config.checkpoint_steps == 0:
@@ -221,8 +221,8 @@ class Trainer:
             loss = float(self.train_step())
         if not math.isfinite(loss):
             raise RunError(
-                f"the loss is not finite after step {self.step} ({loss}); the last checkpoint in {self.folder.path} is "
-                "from before. Lower optimizer.learning_rate"
+                f"the loss is not finite after step {self.step} ({loss}); "
+                f"{self.folder.state_of(CHECKPOINT)}. Lower optimizer.learning_rate"
             )
         self.rows["log.csv"].append({
             "step": self.step, "epoch": f"{self.epoch(self.step):g}", "image": image, "loss": f"{loss:.6g}",

@@ -14,7 +14,7 @@ from randomwalk.config import TrainConfig, TrainData
 from randomwalk.data import ImageSource, open_dataset, open_images
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
-from randomwalk.training.images import TrainingImages, cached, check_apart, joined
+from randomwalk.training.images import TrainingImages, cached, check_apart, joined, largest_side
 from randomwalk.training.labels import TrainingLabels, check_classes, make_labels
 
 GOLDEN = 0.6180339887498949
@@ -22,11 +22,12 @@ GOLDEN = 0.6180339887498949
 
 @dataclass
 class Split:
-    """Images and which of them are for training and for validation."""
+    """Images and which of them are for training and for validation; and all of them as they are in their files."""
 
     source: ImageSource
     training: np.ndarray
     validation: np.ndarray
+    files: list[ImageSource]
 
 
 def split_images(config: TrainConfig, bar: bool = True) -> Split:
@@ -51,8 +52,8 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
         raise InputError(f"data.num_validation is {held_out}, but {source.where} has {len(source)} images in all")
     check_classes(config, source)
     if data.cache:
-        source = cached(source, data.channels, bar)
-    return Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]))
+        source = cached(source, data.channels, bar, largest_side(data))
+    return Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]), sources)
 
 
 class _NoisyImages(Dataset[tuple[Tensor, ...]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from randomwalk.config import TrainData
 from randomwalk.data import ImageSource, fit_to, to_tensor
 from randomwalk.errors import InputError
+from randomwalk.progress import progress_bar
 from randomwalk.rng import generator
 
 
@@ -35,17 +36,37 @@ def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
     return ImageSource(names, read, ", ".join(source.where for source in sources), labels, classes)
 
 
-def cached(source: ImageSource, channels: int, bar: bool = True) -> ImageSource:
+def cached(source: ImageSource, channels: int, bar: bool = True, cover: int | None = None) -> ImageSource:
     """The images decoded now and kept as bytes; with a progress bar if that takes long.
+
+    Args:
+        source: the images.
+        channels: 1 or 3.
+        bar: show how far it is.
+        cover: the short sides of larger ones are scaled to it, so that a folder of photographs fits into memory.
 
     Raises:
         InputError: one of them does not decode.
     """
-    numbers = tqdm(
-        range(len(source)), desc="decoding", unit="img", disable=not bar, delay=2, leave=False, dynamic_ncols=True
-    )
-    decoded = [_plain(source.pixels(i, channels)) for i in numbers]
+
+    def decode(i: int) -> np.ndarray:
+        pixels = source.pixels(i, channels)
+        height, width = pixels.shape[:2]
+        if cover is not None and (short := min(height, width)) > cover:
+            size = (round(height * cover / short), round(width * cover / short))
+            pixels = fit_to(pixels, size, "resize")
+        return _plain(pixels)
+
+    numbers = progress_bar(range(len(source)), desc="decoding", unit="img", disable=not bar, delay=2, leave=False)
+    decoded = [decode(i) for i in numbers]
     return ImageSource(source.names, lambda i: decoded[i], source.where, source.labels, source.classes)
+
+
+def largest_side(data: TrainData) -> int | None:
+    """The short side of an image that loses nothing in what ``data`` makes of it; None if that is any."""
+    if data.fit != "resize":
+        return None
+    return max(math.ceil(data.image_size * max(data.rescale or [1.0])), data.validation_size or 0)
 
 
 def check_apart(training: Sequence[ImageSource], validation: ImageSource) -> None:
@@ -96,7 +117,8 @@ class TrainingImages(Dataset[Tensor]):
         data, draws = self.data, generator(self.seed, 2, position)
         pixels = self.source.pixels(self.image_at(position), data.channels)
         if data.rescale is not None:
-            pixels = rescaled_cut(pixels, data.image_size, data.rescale, draws)
+            cover = data.image_size / min(pixels.shape[:2]) if data.fit == "resize" else 1.0
+            pixels = rescaled_cut(pixels, data.image_size, [cover * scale for scale in data.rescale], draws)
         size = (data.image_size, data.image_size)
         x = to_tensor(fit_to(pixels, size, data.fit, draws if data.fit == "crop" else None))
         if data.flip and draws.random() < 0.5:

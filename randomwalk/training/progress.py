@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-import time
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,12 @@ class Progress:
     def __init__(self, folder: RunFolder, config: TrainConfig, context: Context) -> None:
         self.folder, self.config, self.active = folder, config, context.is_main
         self.rows: dict[str, list[dict[str, Any]]] = {"log.csv": [], "validation.csv": []}
-        self._last: tuple[int, float] | None = None
+        self._last: tuple[int, float] = (0, 0.0)
         self._board = _tensorboard(folder) if self.active else None
 
-    def restore(self, step: int) -> None:
-        """Take over the rows of an earlier part of the run, up to ``step``."""
+    def restore(self, step: int, seconds: float) -> None:
+        """Take over the rows of an earlier part of the run, up to ``step`` after ``seconds`` of training."""
+        self._last = (step, seconds)
         for name in self.rows:
             if self.active:
                 self.rows[name] = [row for row in self.folder.read_csv(name) if int(row["step"]) <= step]
@@ -40,9 +40,9 @@ class Progress:
         """The state of the training after ``step``."""
         if not self.active:
             return
-        now, images = time.perf_counter(), step * self.config.batch_size
-        speed = (step - self._last[0]) * self.config.batch_size / (now - self._last[1]) if self._last else 0.0
-        self._last = (step, now)
+        images = step * self.config.batch_size
+        speed = (step - self._last[0]) * self.config.batch_size / max(seconds - self._last[1], 1e-9)
+        self._last = (step, seconds)
         values = {"loss": float(loss), "gradient_norm": float(norm), "learning_rate": rate, "images_per_second": speed}
         self._add("log.csv", step, {"images": images, "seconds": seconds, **values})
 
@@ -97,19 +97,11 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], found: V
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(10, 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10 if log else 6, 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    losses = np.array([float(row["loss"]) for row in log])
-    images = np.array([int(row["images"]) for row in log])
-    width = max(1, len(losses) // 40)
-    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-    left.plot(images, losses, color="#9bbce0", linewidth=1, label="one batch")
-    if width > 1:
-        left.plot(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
-    if losses.min() > 0:  # those of implicit score matching are negative
-        left.set_yscale("log")
-    left.set_title("training loss")
+    *left, right = figure.subplots(1, 2 if log else 1, squeeze=False)[0]
+    for axis in left:  # none before the first row of log.csv
+        _draw_losses(axis, log)
     for key in found.values:
         name, _, sigma = key.rpartition("_at_")
         label = (f"σ = {sigma}" if name == "psnr" else f"{name}, σ = {sigma}") if name else key
@@ -118,13 +110,26 @@ def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], found: V
     right.set_title(found.title)
     if found.logarithmic:
         right.set_yscale("log")
-    for axis in (left, right):
+    for axis in (*left, right):
         axis.set_xlabel("images seen")
         axis.xaxis.set_major_formatter(EngFormatter())
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    left.legend(fontsize=8, frameon=False)
     right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+def _draw_losses(axis: Any, log: list[dict[str, Any]]) -> None:
+    losses = np.array([float(row["loss"]) for row in log])
+    images = np.array([int(row["images"]) for row in log])
+    width = max(1, len(losses) // 40)
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    axis.plot(images, losses, "." if len(losses) == 1 else "-", color="#9bbce0", linewidth=1, label="one batch")
+    if width > 1:
+        axis.plot(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
+    if losses.min() > 0:  # those of implicit score matching are negative
+        axis.set_yscale("log")
+    axis.set_title("training loss")
+    axis.legend(fontsize=8, frameon=False)

@@ -11,7 +11,12 @@ from randomwalk.data import to_pixels
 from randomwalk.denoisers import Denoiser
 from randomwalk.report import grid
 from randomwalk.training.examples import Examples, split_images
+from randomwalk.training.foreseen import warnings_of
+from randomwalk.training.labels import settled
 from randomwalk.training.validation import Validation, denoising_psnr, sample_grid
+
+SHOWN_CLASSES = 10
+"""Names of classes in a line."""
 
 
 class ExampleStream(Protocol):
@@ -22,7 +27,13 @@ class ExampleStream(Protocol):
 
 
 class TrainingSet(Protocol):
-    """What is learned."""
+    """What is learned.
+
+    Attributes:
+        config: of the training, in which what depends on the data (``labels: auto``) is filled in.
+    """
+
+    config: TrainConfig
 
     @property
     def description(self) -> str:
@@ -30,6 +41,9 @@ class TrainingSet(Protocol):
 
     def check(self) -> None:
         """Raise InputError if the first example cannot be had."""
+
+    def warnings(self) -> list[str]:
+        """A line for each thing that ruins the training and can be seen before it."""
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
         """The examples of a process from a step on; see `randomwalk.training.examples.Examples`."""
@@ -42,18 +56,28 @@ class ImageSet:
     """Images from files."""
 
     def __init__(self, config: TrainConfig, bar: bool = True) -> None:
-        self.config, self.split = config, split_images(config, bar)
+        self.split = split_images(config, bar)
+        self.config = settled(config, self.split.source)
 
     @property
     def description(self) -> str:
-        """How many images there are."""
-        return f"{len(self.split.training):,} training and {len(self.split.validation):,} validation images"
+        """How many images there are, and of which classes, if the network is told."""
+        images = f"{len(self.split.training):,} training and {len(self.split.validation):,} validation images"
+        if self.config.labels is None:
+            return images
+        classes = self.split.source.classes
+        names = ", ".join(classes[:SHOWN_CLASSES]) + ", ..." * (len(classes) > SHOWN_CLASSES)
+        return f"{images} of {len(classes)} classes ({names})"
 
     def check(self) -> None:
         """Read an image."""
         data = self.config.data
         assert not isinstance(data, PointData)
         self.split.source.load(0, data.channels, (data.image_size, data.image_size), data.fit)
+
+    def warnings(self) -> list[str]:
+        """See `randomwalk.training.foreseen`."""
+        return warnings_of(self.config, self.split.files, len(self.split.training))
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
         """Noisy images."""

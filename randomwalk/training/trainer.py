@@ -24,6 +24,7 @@ from randomwalk.checkpoints import make_denoiser, save_denoiser
 from randomwalk.config import TrainConfig
 from randomwalk.denoisers import NetworkDenoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.progress import progress_bar
 from randomwalk.rng import generator, seed_dropout
 from randomwalk.runs import RunFolder
 from randomwalk.training.ema import EMA
@@ -69,7 +70,7 @@ class Trainer:
     """One training run.
 
     Args:
-        config: its settings.
+        config: its settings; those that depend on the data (``labels: auto``) are filled in.
         context: which process this is, of how many; each takes an equal share of every batch.
         folder: where the main process writes.
 
@@ -84,9 +85,10 @@ class Trainer:
                 f"batch_size is {config.batch_size}: it must be a multiple of the processes ({context.size}) times "
                 f"accumulate ({config.accumulate})"
             )
-        self.config, self.context, self.folder = config, context, folder
+        self.context, self.folder = context, folder
         self.micro_batch = int(share)
         self.data: TrainingSet = open_training_set(config, bar=context.is_main)
+        self.config = config = self.data.config
         self.denoiser = build_denoiser(config).to(context.device)
         self.denoiser.network.to(memory_format=torch.channels_last)
         if config.precision == "bf16":
@@ -208,10 +210,10 @@ class Trainer:
             )
         examples = self.data.examples(self.context.rank, self.context.size, self.step, self.micro_batch)
         progress = Progress(self.folder, self.config, self.context)
-        progress.restore(self.step)
-        bar = tqdm(
+        progress.restore(self.step, self.seconds)
+        bar = progress_bar(
             total=self.total_steps * self.config.batch_size, initial=self.step * self.config.batch_size, unit="img",
-            desc="training", disable=not self.context.is_main, smoothing=0.05, dynamic_ncols=True,
+            desc="training", disable=not self.context.is_main, smoothing=0.05,
         )  # fmt: skip
         with bar:
             while self.step < self.total_steps:
@@ -226,11 +228,13 @@ class Trainer:
         model.train()
         loss, norm = self.train_step(model, examples)
         end = self.step == self.total_steps
-        if self.step % config.log_every == 0 or end:
-            self._check(loss, norm)
+        to_log = self.step % config.log_every == 0 or end
+        if to_log:
+            self._check(loss, norm)  # waits for the device, so that the seconds are those of its work
+        self.seconds += time.perf_counter() - started
+        if to_log:
             progress.log(self.step, loss, norm, self.learning_rate(self.step - 1), self.seconds)
             bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)
-        self.seconds += time.perf_counter() - started
         bar.update(config.batch_size)
         if self._due(config.validate_images) or end:
             self.validate(progress)
@@ -243,7 +247,7 @@ class Trainer:
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise RunError(
                 f"the loss or its gradient is not finite at step {self.step} (loss {float(loss)}, norm {float(norm)}); "
-                f"the last checkpoint in {self.folder.path} is from before. Lower optimizer.learning_rate"
+                f"{self.folder.state_of(CHECKPOINT)}. Lower optimizer.learning_rate"
             )
 
     def _check_validation(self, progress: Progress) -> None:
