@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from randomwalk import distributed
 from randomwalk.architecture import first_difference
-from randomwalk.checkpoints import make_denoiser, save_denoiser
+from randomwalk.checkpoints import make_denoiser, save_denoiser, with_averages
 from randomwalk.config import TrainConfig
 from randomwalk.denoisers import NetworkDenoiser
 from randomwalk.errors import InputError, RunError
@@ -60,10 +60,10 @@ def initial_state(path: str, network: nn.Module) -> dict[str, Tensor]:
     Raises:
         InputError: they are not.
     """
-    state = read_weights(path).state
-    if difference := first_difference(network, state):
+    file = read_weights(path)
+    if difference := first_difference(network, file.state):
         raise InputError(f"initial_weights: {path} does not fit the network of this config: {difference}")
-    return state
+    return with_averages(file, network, file.state)
 
 
 class Trainer:
