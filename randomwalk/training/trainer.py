@@ -49,6 +49,12 @@ def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
     if config.gradient_checkpointing:
         network["use_checkpoint"] = True
     made = make_denoiser(network, config.denoiser.model_dump())
+    for sigma in config.validation_sigmas:
+        if not made.sigma_min <= sigma <= made.sigma_max:
+            raise InputError(
+                f"validation_sigmas: found {sigma:g}; allowed: {made.sigma_min:.3g} to {made.sigma_max:.3g}, the noise "
+                "levels of the denoiser"
+            )
     if config.initial_weights is not None:
         made.network.load_state_dict(initial_state(config.initial_weights, made.network))
     return made
