@@ -51,7 +51,7 @@ def test_subfolders_are_classes_if_there_are_any(tmp_path: Path) -> None:
     for name in ("wild", "cat", "dog"):
         save_pictures(tmp_path / "animals" / name, 2)
     config = load_train_config(FOLDER, [f"data.path={tmp_path / 'animals'}", *TINY, *FEW])
-    assert config.labels == "auto"
+    assert config.labels == Labels(auto=True)
     data = open_training_set(config)
     assert data.config.labels == Labels() and data.config.network.num_classes == 4  # type: ignore[union-attr]
     assert data.config.denoiser.null_label == 3  # type: ignore[union-attr]
@@ -97,10 +97,10 @@ def test_the_sampling_config_goes_with_the_training() -> None:
 
 def test_labels_that_the_data_settle_may_not_be_given_too(tmp_path: Path) -> None:
     for key in ("network.num_classes", "denoiser.null_label"):
-        with pytest.raises(InputError, match=f"{key}.*: found 4; with labels: auto the data say"):
+        with pytest.raises(InputError, match=f"{key}.*: found 4; with labels.auto the data say"):
             load_train_config(FOLDER, [f"{key}=4"])
     with pytest.raises(InputError, match="ncsnpp knows no classes"):
-        load_train_config(ROOT / "configs" / "ve_train.yaml", ["labels=auto"])
+        load_train_config(ROOT / "configs" / "ve_train.yaml", ["labels.auto=true"])
 
 
 # --- warnings ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -17,6 +17,9 @@ class Labels(Settings):
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the examples whose label is replaced by "none", which classifier-free guidance needs."""
+    auto: bool = False
+    """Only if the data have classes (images in two or more subfolders); then network.num_classes and denoiser.null_label
+    are set to fit."""
 
 
 class Guidance(Settings):
@@ -31,7 +34,7 @@ class Guidance(Settings):
     """1 samples the class, more exaggerates what sets it apart from the others, 0 ignores it."""
 
 
-def check_labels(labels: Labels | Literal["auto"] | None, data: Any, network: Any, denoiser: Any) -> None:
+def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) -> None:
     """Refuse a training whose network does not know the classes that it is told of, or is not told of those it knows.
 
     Args:
@@ -51,10 +54,10 @@ def check_labels(labels: Labels | Literal["auto"] | None, data: Any, network: An
         raise ValueError(
             f"labels: network {network.name} knows no classes; remove them, or choose unet, ddpm_unet or mlp"
         )
-    if labels == "auto":
+    if labels.auto:
         for key, found in (("network.num_classes", classes), ("denoiser.null_label", null)):
             if found is not None:
-                raise ValueError(f"{key}: found {found}; with labels: auto the data say how many there are; remove it")
+                raise ValueError(f"{key}: found {found}; with labels.auto the data say how many there are; remove it")
         return
     if classes is None:
         raise ValueError(

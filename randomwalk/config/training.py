@@ -127,9 +127,8 @@ class TrainConfig(Settings):
     data: TrainingData
     network: NetworkSettings
     denoiser: DenoiserSettings
-    labels: Labels | Literal["auto"] | None = None
-    """Without this section the network is not told classes. auto: it is if the data have some (images in two or more
-    subfolders); then network.num_classes and denoiser.null_label are set to fit."""
+    labels: Labels | None = None
+    """Without this section the network is not told classes."""
     initial_weights: Text | None = None
     """Weights file of an earlier training of the same network, to start from."""
     objective: Objective = Objective()

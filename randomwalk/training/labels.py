@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from randomwalk.config import Labels, TrainConfig
+from randomwalk.config import TrainConfig
 from randomwalk.data import ImageSource
 from randomwalk.denoisers import Denoiser, NetworkDenoiser
 from randomwalk.errors import InputError
@@ -40,20 +40,22 @@ class TrainingLabels:
 
 
 def settled(config: TrainConfig, source: ImageSource) -> TrainConfig:
-    """The config with ``labels: auto`` replaced by what the images have: two or more classes, or none."""
-    if config.labels != "auto":
+    """The config with ``labels.auto`` replaced by what the images have: two or more classes, or none."""
+    if config.labels is None or not config.labels.auto:
         return config
     settings, classes = config.model_dump(), len(source.classes) if source.labels is not None else 0
-    settings["labels"] = Labels().model_dump() if classes > 1 else None
-    if classes > 1:
-        settings["network"]["num_classes"] = classes + 1  # and one for "none"
-        settings["denoiser"]["null_label"] = classes
+    if classes < 2:
+        return TrainConfig.model_validate(settings | {"labels": None})
+    dropped = config.labels.dropout > 0
+    settings["labels"]["auto"] = False
+    settings["network"]["num_classes"] = classes + dropped  # the last is "none"
+    settings["denoiser"]["null_label"] = classes if dropped else None
     return TrainConfig.model_validate(settings)
 
 
 def check_classes(config: TrainConfig, source: ImageSource) -> None:
     """Raise InputError if the config asks for labels that the data don't have, or has another number of classes."""
-    if not isinstance(config.labels, Labels):
+    if config.labels is None or config.labels.auto:
         return
     if source.labels is None:
         raise InputError(
@@ -73,7 +75,7 @@ def check_classes(config: TrainConfig, source: ImageSource) -> None:
 
 def make_labels(config: TrainConfig, source: ImageSource) -> TrainingLabels | None:
     """The labels of a training; None without the section ``labels``."""
-    if not isinstance(config.labels, Labels):
+    if config.labels is None:
         return None
     return TrainingLabels(source, config.labels.dropout, getattr(config.denoiser, "null_label", None), config.seed)
 
@@ -96,7 +98,7 @@ def labels_of(config: TrainConfig, source: ImageSource, images: Sequence[int]) -
 
 def classes_in_turn(config: TrainConfig, num: int) -> Tensor | None:
     """The classes one after the other and again, ``[num]``; None if the network is told none."""
-    if not isinstance(config.labels, Labels):
+    if config.labels is None:
         return None
     known: int = config.network.num_classes  # type: ignore[union-attr, assignment]
     return torch.arange(num) % (known - (config.labels.dropout > 0))

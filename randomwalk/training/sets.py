@@ -30,7 +30,7 @@ class TrainingSet(Protocol):
     """What is learned.
 
     Attributes:
-        config: of the training, in which what depends on the data (``labels: auto``) is filled in.
+        config: of the training, in which what depends on the data (``labels.auto``) is filled in.
     """
 
     config: TrainConfig

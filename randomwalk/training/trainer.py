@@ -76,7 +76,7 @@ class Trainer:
     """One training run.
 
     Args:
-        config: its settings; those that depend on the data (``labels: auto``) are filled in.
+        config: its settings; those that depend on the data (``labels.auto``) are filled in.
         context: which process this is, of how many; each takes an equal share of every batch.
         folder: where the main process writes.
 
