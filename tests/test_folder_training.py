@@ -163,7 +163,7 @@ def test_warnings_come_before_the_training(tmp_path: Path, capsys: pytest.Captur
 def test_noise_levels_of_the_validation_are_those_of_the_denoiser(tmp_path: Path) -> None:
     path = save_pictures(tmp_path / "p", 5)
     config = load_train_config(FOLDER, [f"data.path={path}", *TINY, *FEW, "validation_sigmas=[0.5,200.0]"])
-    with pytest.raises(InputError, match="validation_sigmas: found 200; allowed: 0.01 to 157"):
+    with pytest.raises(InputError, match=r"validation_sigmas: found 200; allowed: 0\.01 to 157"):
         check(config)
 
 

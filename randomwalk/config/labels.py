@@ -18,8 +18,8 @@ class Labels(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the examples whose label is replaced by "none", which classifier-free guidance needs."""
     auto: bool = False
-    """Only if the data have classes (images in two or more subfolders); then network.num_classes and denoiser.null_label
-    are set to fit."""
+    """Only if the data have classes (images in two or more subfolders), to which network.num_classes and
+    denoiser.null_label are then set."""
 
 
 class Guidance(Settings):
