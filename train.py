@@ -11,7 +11,7 @@ def main() -> int:
     parser = cli.Parser(
         config_option="--config",
         description="Train a denoiser as the YAML file says.",
-        epilog="example: python train.py --config configs/vp_train.yaml --set data.path=my_photos output=runs/mine",
+        epilog="example: python train.py --config configs/folder_train.yaml --set data.path=my_pictures",
     )
     parser.add_argument("--config", metavar="FILE", help="the training (YAML); see configs/*_train.yaml")
     cli.add_run_options(parser)

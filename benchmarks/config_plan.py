@@ -201,7 +201,8 @@ NUMBERS = {word: float(k + 1) for k, word in enumerate(_WORDS)} | {
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _NUMBER = "|".join([r"\d+(?:\.\d+)?", *sorted(map(re.escape, NUMBERS), key=len, reverse=True)])
 _DURATION = re.compile(
-    rf"(?<![\w.])({_NUMBER})\s+(?:processor[- ])?({'|'.join(SECONDS)})s?(?![-\w]| (?:at|on) (?:a GPU|\d+ TFLOP))( in all)?",
+    rf"(?<![\w.])({_NUMBER})\s+(?:processor[- ])?({'|'.join(SECONDS)})s?"
+    r"(?![-\w]| (?:at|on) (?:a GPU|\d+ TFLOP))( in all)?",
     re.IGNORECASE,
 )
 

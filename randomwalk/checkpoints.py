@@ -278,8 +278,7 @@ def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -
         state["sigmas"] = fresh["sigmas"]
     if difference := first_difference(network, state) or difference:
         raise InputError(_misfit(file, difference, settings))
-    if file.shadow is not None:
-        state |= _named(file, network)
+    state = with_averages(file, network, state)
     for key, value in state.items():
         if value.is_floating_point() != fresh[key].is_floating_point():
             raise InputError(f"{file.path}: {key} is of type {value.dtype}, expected {fresh[key].dtype}")
@@ -306,6 +305,22 @@ def _misfit(file: WeightFile, difference: str, settings: Mapping[str, Any]) -> s
     if not hints:
         advice = "No setting explains it: the file is incomplete, or of a variant of the network that is not known here"
     return f"{file.path} does not fit the network in the config: {difference}. {advice}"
+
+
+def with_averages(file: WeightFile, network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict with averages in place of all parameters, where averages are asked for and the file has some.
+
+    Raises:
+        InputError: it has some for a part of the parameters only.
+    """
+    trainable = [name for name, p in network.named_parameters() if p.requires_grad]
+    if missing := [name for name in trainable if name in file.not_averaged]:
+        names = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise InputError(
+            f"{file.path}: its averaged weights lack {len(missing)} of the network's {len(trainable)} parameters "
+            f"({names}); weights: raw uses the weights that were not averaged"
+        )
+    return {**state, **(_named(file, network) if file.shadow is not None else {})}
 
 
 def _named(file: WeightFile, network: nn.Module) -> dict[str, Tensor]:

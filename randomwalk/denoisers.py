@@ -121,6 +121,9 @@ class NetworkDenoiser(Denoiser):
         self.null_label = null_label
         self.autocast_dtype: torch.dtype | None = None
 
+    def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        return (self(x, sigma, label) - x) / broadcast_sigma(sigma, x) ** 2
+
     def call_network(self, x: Tensor, condition: Tensor, label: Tensor | None = None) -> Tensor:
         """The network's output in x's type; the network computes in ``autocast_dtype`` if that is set."""
         x = x.contiguous(memory_format=torch.channels_last)
@@ -275,13 +278,13 @@ class VEDenoiser(NetworkDenoiser):
     def __init__(self, network: nn.Module, sigma_min: float = 0.01, sigma_max: float = 348.0) -> None:
         super().__init__(network, 2 * sigma_min, 2 * sigma_max)
 
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         self.check_sigma(sigma)
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
-        return self.call_network((x + 1) / 2, levels / 2) / 2
+        return self.call_network((x + 1) / 2, levels / 2, label) / 2
 
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        return x + broadcast_sigma(sigma, x) ** 2 * self.score(x, sigma)
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        return x + broadcast_sigma(sigma, x) ** 2 * self.score(x, sigma, label)
 
 
 class ScoreDenoiser(NetworkDenoiser):

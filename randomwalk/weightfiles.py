@@ -25,6 +25,10 @@ from randomwalk.errors import InputError
 
 _PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning, of torch.compile
 _WRAPPERS = ("model", "state_dict")
+_AVERAGED = ("ema_model.", "model_ema.", "ema.")
+"""Prefixes of an averaged set in one state dict with the other, as in Lightning's checkpoints."""
+_COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}
+"""What averaging modules keep beside the averages."""
 
 
 @dataclass
@@ -35,6 +39,7 @@ class WeightFile:
         state: state dict of the network.
         shadow: averaged parameters to lay over it, in the order of the trainable parameters, where the file has them
             without names (score_sde).
+        not_averaged: names in ``state`` that a set of averages beside it does not have, as it may lack buffers.
         config: "network", "denoiser", "training" and "classes", if the file describes itself.
     """
 
@@ -42,6 +47,7 @@ class WeightFile:
     state: dict[str, Tensor]
     shadow: list[Tensor] | None = None
     config: dict[str, Any] | None = None
+    not_averaged: frozenset[str] = frozenset()
 
 
 def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
@@ -112,9 +118,7 @@ def _read_safetensors(path: Path, weights: str) -> WeightFile:
             held = ", ".join(sorted({name.split(".")[0] for name in names})) or "none"
             raise InputError(f"{path} has no weights called {weights!r}; it has: {held}")
         state = {name.removeprefix(prefix): file.get_tensor(name) for name in chosen}
-    if config is None:
-        state = _without_prefix(state)
-    return WeightFile(path, state, config=config)
+    return _of_state(path, state, weights) if config is None else WeightFile(path, state, config=config)
 
 
 # --- files of torch.save ---------------------------------------------------------------------------------------
@@ -164,7 +168,7 @@ def _reason(error: Exception) -> str:
 
 def _from_pickle(path: Path, content: Any, weights: str) -> WeightFile:
     if _is_state(content):
-        return WeightFile(path, _without_prefix(content))
+        return _of_state(path, content, weights)
     wrapper = next((key for key in _WRAPPERS if isinstance(content, Mapping) and _is_state(content.get(key))), None)
     if wrapper is None:
         keys = ", ".join(repr(key) for key in list(content)[:8]) if isinstance(content, Mapping) else ""
@@ -172,15 +176,33 @@ def _from_pickle(path: Path, content: Any, weights: str) -> WeightFile:
             f"a dictionary with {keys or 'nothing in it'}" if isinstance(content, Mapping) else type(content).__name__
         )
         raise InputError(f"{path} holds {found}; expected a state dict (names and tensors), or one under 'model'")
-    state, ema = _without_prefix(content[wrapper]), content.get("ema")
+    state, ema = content[wrapper], content.get("ema")
     if weights == "raw" or ema is None:
-        return WeightFile(path, state)
+        return _of_state(path, state, weights)
     if _is_state(ema):
-        return WeightFile(path, {**state, **_without_prefix(ema)})
+        return _averaged(path, state, ema)
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
         raise InputError(f"{path}: the averaged weights under 'ema' have a layout that is not known; try weights: raw")
-    return WeightFile(path, state, shadow=shadow)
+    return WeightFile(path, _without_prefix(state), shadow=shadow)
+
+
+def _of_state(path: Path, state: Mapping[str, Tensor], weights: str) -> WeightFile:
+    """One set of weights, or that asked for of two under prefixes side by side."""
+    prefix = next((prefix for prefix in _AVERAGED if any(key.startswith(prefix) for key in state)), None)
+    if prefix is None:
+        return WeightFile(path, _without_prefix(state))
+    raw = {key: value for key, value in state.items() if not key.startswith(prefix)}
+    if weights == "raw" and raw:
+        return WeightFile(path, _without_prefix(raw))
+    return _averaged(path, raw, {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+
+
+def _averaged(path: Path, raw: Mapping[str, Tensor], averages: Mapping[str, Tensor]) -> WeightFile:
+    """The averages, with what they lack from the other set; whether they may lack it shows with the network."""
+    state = _without_prefix(raw)
+    averages = _without_prefix({key: value for key, value in averages.items() if key not in _COUNTERS})
+    return WeightFile(path, {**state, **averages}, not_averaged=frozenset(state) - averages.keys())
 
 
 def _is_state(value: Any) -> bool:

@@ -21,6 +21,7 @@ from randomwalk.architecture import build_network, first_difference, infer_setti
 from randomwalk.checkpoints import load_denoiser, make_denoiser, read_config, resolve_device, save_denoiser
 from randomwalk.denoisers import NetworkDenoiser, VPDenoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.training.trainer import initial_state
 from score_sde import ncsnpp_settings
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -163,6 +164,39 @@ def test_averaged_weights_may_have_names(tmp_path: Path) -> None:
     path = saved(tmp_path / "named.pt", {"model": {k: v + 1 for k, v in state.items()}, "ema": state})
     assert unet_error(load_denoiser(path, network=UNET, denoiser=VP)) < 1e-5
     assert unet_error(load_denoiser(path, network=UNET, denoiser=VP, weights="raw")) > 1e-2
+
+
+def test_averages_of_a_part_of_the_parameters_are_refused_with_their_names(tmp_path: Path) -> None:
+    state = tiny_state()
+    missing = [key for key in state if key.startswith("out.")]
+    ema = {key: value for key, value in state.items() if key not in missing}
+    path = saved(tmp_path / "part.pt", {"model": state, "ema": ema})
+    message = complaint(path, network=UNET, denoiser=VP)
+    assert f"lack {len(missing)} of the network's {len(state)} parameters ({', '.join(missing[:3])}, ...)" in message
+    assert unet_error(load_denoiser(path, network=UNET, denoiser=VP, weights="raw")) < 1e-5
+    with pytest.raises(InputError, match="averaged weights lack 4 of"):
+        initial_state(str(path), build_network(UNET))
+
+
+@pytest.mark.parametrize("averaged", ["ema_model.module.", "model_ema.", "ema."])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_both_sets_may_be_side_by_side(averaged: str, wrapped: bool, tmp_path: Path) -> None:
+    """As in Lightning's checkpoints, with the counter that an averaging module keeps."""
+    state = tiny_state()
+    both = {f"model.{key}": value + 1 for key, value in state.items()}
+    both |= {averaged + key: value for key, value in state.items()}
+    both |= {f"{averaged.split('.')[0]}.n_averaged": torch.tensor(7)}
+    path = saved(tmp_path / "two.ckpt", {"state_dict": both, "epoch": 3} if wrapped else both)
+    assert unet_error(load_denoiser(path, network=UNET, denoiser=VP)) < 1e-5
+    assert unet_error(load_denoiser(path, network=UNET, denoiser=VP, weights="raw")) > 1e-2
+    ema = initial_state(str(path), build_network(UNET))
+    assert all(torch.equal(ema[key], value) for key, value in state.items())
+
+
+def test_initial_weights_are_the_averaged_ones_of_score_sde() -> None:
+    found = initial_state(str(NCSNPP_FILE), build_network(NCSNPP))
+    averages = tiny_checkpoint()["ema"]["shadow_params"]
+    assert torch.equal(found["all_modules.1.weight"], averages[0])
 
 
 # --- our format ------------------------------------------------------------------------------------------------

@@ -52,9 +52,6 @@ class Oracle(NetworkDenoiser):
         given = m + v / (v + s2) * (x - m)
         return torch.where(label.reshape(-1, 1, 1, 1) == NONE, ALL(x, sigma), given)
 
-    def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        return (self(x, sigma, label) - x) / broadcast_sigma(sigma, x) ** 2
-
 
 class Swapped(GuidedDenoiser):
     """A mistake: w and 1 - w exchanged."""

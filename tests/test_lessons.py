@@ -13,7 +13,8 @@ from randomwalk.task import make_sampler
 from randomwalk.training.trainer import build_denoiser
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-PAIRS = sorted(path for folder in ("fashion", "cifar10", "toy") for path in (CONFIGS / folder).glob("*_train.yaml"))
+FOLDERS = ("mnist", "fashion", "cifar10", "toy")
+PAIRS = sorted(path for folder in FOLDERS for path in (CONFIGS / folder).glob("*_train.yaml"))
 
 
 @pytest.mark.parametrize("path", PAIRS, ids=lambda path: f"{path.parent.name}/{path.stem}")

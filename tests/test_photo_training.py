@@ -15,7 +15,7 @@ from randomwalk.data import open_images
 from randomwalk.errors import InputError
 from randomwalk.training import images
 from randomwalk.training.examples import split_images
-from randomwalk.training.images import TrainingImages, cached, joined, rescaled_cut
+from randomwalk.training.images import TrainingImages, cached, joined, largest_side, rescaled_cut
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_images_to_validate_on_are_not_trained_on(folders) -> None:
 
 
 def test_decoding_shows_how_far_it_is(folders, capsys, monkeypatch) -> None:
-    shown = images.tqdm
-    monkeypatch.setattr(images, "tqdm", lambda *args, delay, **rest: shown(*args, **rest))
+    shown = images.progress_bar
+    monkeypatch.setattr(images, "progress_bar", lambda *args, delay, **rest: shown(*args, **rest))
     source = open_images(folders[0])
     cached(source, 3, bar=False)
     assert capsys.readouterr().err == ""
@@ -101,6 +101,36 @@ def test_a_cut_is_no_larger_than_its_image() -> None:
     assert cut.shape == (16, 16, 3)
 
 
+def test_cuts_of_resized_images_keep_the_subject(tmp_path) -> None:
+    """With fit: resize the scale is relative to the short side: the largest cut has all 60 rows, the smallest 48."""
+    Image.fromarray(photograph()).save(tmp_path / "p.png")
+    data = TrainData(path=str(tmp_path), image_size=16, fit="resize", rescale=[1.0, 1.25], flip=False)
+    images = TrainingImages(open_images(tmp_path), np.array([0]), data, seed=3)
+    rows, columns = [], []
+    for position in range(200):
+        x = (images[position].numpy() + 1) * 127.5
+        rows.append((x[0, 12, 8] - x[0, 4, 8]) / 8 * 16)  # the height of the cut
+        columns.append(x[1, 8].mean())  # its middle column
+    assert 48 - 2 <= min(rows) < 50 and 58 < max(rows) <= 60 + 2
+    assert np.mean(rows) == pytest.approx(60 * np.log(1.25) / 0.25, abs=1.0)  # E[60 / s], s uniform
+    assert min(columns) < 33 and max(columns) > 57  # from the left end of the picture to the right one
+
+
+def test_cached_images_are_as_large_as_they_are_used(tmp_path) -> None:
+    Image.fromarray(photograph()).save(tmp_path / "p.png")
+    settings: dict[str, Any] = {"path": str(tmp_path), "image_size": 16, "channels": 3}
+    assert largest_side(TrainData(**settings)) == 16
+    assert largest_side(TrainData(**settings, rescale=[1.0, 1.2])) == 20
+    assert largest_side(TrainData(**settings, validation_size=24)) == 24
+    assert largest_side(TrainData(**settings, fit="crop")) is None
+    source = open_images(tmp_path)
+    kept = cached(source, 3, cover=20)
+    assert kept.pixels(0, 3).shape == (20, 30, 3)
+    small, file = (s.load(0, 3, (16, 16), "resize") for s in (cached(source, 3, cover=16), source))
+    assert np.array_equal(small, file)
+    assert cached(source, 3, cover=100).pixels(0, 3).shape == (60, 90, 3)
+
+
 def test_the_examples_are_cuts_flipped_and_turned(tmp_path) -> None:
     """Each of the eight symmetries of the square comes up, about equally often; and the same again the next time."""
     Image.fromarray(photograph()).save(tmp_path / "p.png")
@@ -121,7 +151,8 @@ def test_the_examples_are_cuts_flipped_and_turned(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"fit": "resize", "rescale": [0.5, 1.0]}, "rescale: is for fit: crop"),
+        ({"fit": "resize", "rescale": [0.5, 1.0]}, r"rescale: found \[0.5, 1.0\]; allowed with fit: resize: 1 and"),
+        ({"fit": "pad", "rescale": [1.0, 1.0]}, "rescale: is for fit: crop and resize, but fit is pad"),
         ({"rescale": [1.0, 0.5]}, r"rescale: found \[1.0, 0.5\]; allowed: \[smallest, largest\]"),
         ({"dataset": "cifar10"}, "path: found a list; allowed with dataset cifar10: one path"),
         ({"dataset": "cifar10", "path": "x", "validation_path": "v"}, "validation_path: is for dataset: folder"),

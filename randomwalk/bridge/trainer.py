@@ -237,7 +237,7 @@ class BridgeTrainer:
                 if not (torch.isfinite(loss) and torch.isfinite(norm)):
                     raise RunError(
                         f"the loss or its gradient is not finite in fit {self.fit}, step {step} (loss {float(loss)}); "
-                        f"the last checkpoint in {self.folder.path} is from before. Lower optimizer.learning_rate"
+                        f"{self.folder.state_of(CHECKPOINT)}. Lower optimizer.learning_rate"
                     )
                 losses.append(float(loss))
                 rate = self.learning_rate(self.directions[name == "forward"].steps - 1, name == "forward")

@@ -17,6 +17,9 @@ class Labels(Settings):
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the examples whose label is replaced by "none", which classifier-free guidance needs."""
+    auto: bool = False
+    """Only if the data have classes (images in two or more subfolders), to which network.num_classes and
+    denoiser.null_label are then set."""
 
 
 class Guidance(Settings):
@@ -52,6 +55,11 @@ def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) 
         raise ValueError(
             f"labels: network {network.name} knows no classes; remove them, or choose unet, ddpm_unet or mlp"
         )
+    if labels.auto:
+        for key, found in (("network.num_classes", classes), ("denoiser.null_label", null)):
+            if found is not None:
+                raise ValueError(f"{key}: found {found}; with labels.auto the data say how many there are; remove it")
+        return
     if classes is None:
         raise ValueError(
             'network.num_classes: missing; with labels it is the number of classes in the data, and 1 for "none" if '

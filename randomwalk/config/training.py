@@ -39,9 +39,10 @@ class TrainData(Settings):
     turn: bool = False
     """Turn the images by a random number of quarter turns."""
     rescale: Annotated[list[Positive], Pair] | None = None
-    """[smallest, largest] factor by which a cut is scaled, drawn anew each time; with fit: crop."""
+    """[smallest, largest] factor by which a random cut is scaled, drawn anew each time: with fit: crop of the image as
+    it is, with fit: resize of what just covers image_size, so that 1 is the largest cut."""
     cache: bool = False
-    """Decode all images at the start and keep them as bytes in memory."""
+    """Decode all images at the start and keep them in memory; with fit: resize no larger than they are used."""
     num_validation: Natural = 256
     """Images held out of the training for validation: the last ones, in a seeded order. Without validation_path."""
     validation_path: PathText | None = None
@@ -52,10 +53,12 @@ class TrainData(Settings):
     @model_validator(mode="after")
     def _settings_that_go_together(self) -> TrainData:
         if self.rescale is not None:
-            if self.fit != "crop":
-                raise ValueError(f"rescale: is for fit: crop, but fit is {self.fit}; remove it")
+            if self.fit == "pad":
+                raise ValueError("rescale: is for fit: crop and resize, but fit is pad; remove it")
             if self.rescale[0] > self.rescale[1]:
                 raise ValueError(f"rescale: found {self.rescale}; allowed: [smallest, largest]")
+            if self.fit == "resize" and self.rescale[0] < 1:
+                raise ValueError(f"rescale: found {self.rescale}; allowed with fit: resize: 1 and more")
         if self.dataset != "folder" and isinstance(self.path, list):
             raise ValueError(f"path: found a list; allowed with dataset {self.dataset}: one path")
         if self.dataset != "folder" and self.validation_path is not None:

@@ -12,6 +12,7 @@ from randomwalk.denoisers import Denoiser
 from randomwalk.points import datasets, figures, metrics
 from randomwalk.rng import TorchDraws, generator
 from randomwalk.training.examples import GOLDEN
+from randomwalk.training.foreseen import warnings_of
 from randomwalk.training.validation import Validation
 
 NUM_VALIDATION = 2000
@@ -89,6 +90,10 @@ class PointTrainingSet:
     def check(self) -> list[str]:
         """There is nothing to be wrong."""
         return []
+
+    def warnings(self) -> list[str]:
+        """See `randomwalk.training.foreseen`."""
+        return warnings_of(self.config)
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> PointExamples:
         """Noisy points."""

@@ -225,8 +225,8 @@ class Trainer:
             loss = float(self.train_step())
         if not math.isfinite(loss):
             raise RunError(
-                f"the loss is not finite after step {self.step} ({loss}); the last checkpoint in {self.folder.path} is "
-                "from before. Lower optimizer.learning_rate"
+                f"the loss is not finite after step {self.step} ({loss}); "
+                f"{self.folder.state_of(CHECKPOINT)}. Lower optimizer.learning_rate"
             )
         self.rows["log.csv"].append({
             "step": self.step, "epoch": f"{self.epoch(self.step):g}", "image": image, "loss": f"{loss:.6g}",

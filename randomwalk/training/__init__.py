@@ -9,7 +9,7 @@ from randomwalk import configio, distributed
 from randomwalk.config import TrainConfig
 from randomwalk.errors import InputError
 from randomwalk.runs import RunFolder, environment
-from randomwalk.training.sets import open_training_set
+from randomwalk.training.sets import TrainingSet, open_training_set
 from randomwalk.training.trainer import MODEL, Trainer, build_denoiser
 
 __all__ = ["Trainer", "run"]
@@ -34,7 +34,7 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
         trainer = Trainer(config, context, folder)
         if context.is_main:
             if not resume:
-                folder.write_text("config.yaml", configio.dump(config))
+                folder.write_text("config.yaml", configio.dump(trainer.config))
                 extra = {"classes": trainer.data.classes} if trainer.data.classes else {}
                 folder.write_json("run.json", environment(str(context.device), context.size, extra))
             elif folder.has("run.json"):
@@ -44,6 +44,7 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
             trainer.resume()
         if context.is_main:
             start = f"from image {trainer.step * config.batch_size}" if trainer.step else "from the start"
+            warn(trainer.data)
             print(f"{trainer.description()}; {start}, in {folder.path}", flush=True)
         trainer.run()
         if context.is_main:
@@ -69,13 +70,20 @@ def check_same_classes(folder: RunFolder, classes: Sequence[str]) -> None:
         )
 
 
+def warn(data: TrainingSet) -> None:
+    """Say what can be seen to ruin the training."""
+    for line in data.warnings():
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def check(config: TrainConfig) -> int:
     """Print the resolved config and try everything that can be tried without training."""
-    print(configio.dump(config), end="")
     distributed.choose_device(config.device)
     data = open_training_set(config)
+    print(configio.dump(data.config), end="", flush=True)
     for line in data.check():
         print(line, file=sys.stderr)
-    parameters = sum(p.numel() for p in build_denoiser(config).parameters())
+    warn(data)
+    parameters = sum(p.numel() for p in build_denoiser(data.config).parameters())
     print(f"# ok: {data.description}, {parameters:,} parameters")
     return 0

@@ -16,7 +16,14 @@ from randomwalk.config import TrainConfig, TrainData
 from randomwalk.data import ImageSource, open_dataset, open_images
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
-from randomwalk.training.images import TrainingImages, cached, check_apart, check_some_decode, joined
+from randomwalk.training.images import (
+    TrainingImages,
+    cached,
+    check_apart,
+    check_some_decode,
+    joined,
+    largest_side,
+)
 from randomwalk.training.labels import TrainingLabels, check_classes, check_parts, check_validation_classes, make_labels
 
 GOLDEN = 0.6180339887498949
@@ -27,12 +34,14 @@ class Split:
     """Images and which of them are for training and for validation.
 
     Attributes:
+        files: the training images as they are in their files.
         damaged: those that have been skipped, since they do not decode.
     """
 
     source: ImageSource
     training: np.ndarray
     validation: np.ndarray
+    files: list[ImageSource]
     damaged: set[int] = field(default_factory=set, init=False)
 
     def skip(self, image: int) -> None:
@@ -70,8 +79,8 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
         raise InputError(f"data.num_validation is {held_out}, but {source.where} has {len(source)} images in all")
     check_classes(config, source)
     if data.cache:
-        source = cached(source, data.channels, bar)
-    split = Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]))
+        source = cached(source, data.channels, bar, largest_side(data))
+    split = Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]), sources)
     check_some_decode(source, split.training.tolist(), "data.path")
     check_some_decode(source, split.validation.tolist(), "the validation images")
     return split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from multiprocessing.pool import ThreadPool
@@ -13,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from randomwalk.config import TrainData
 from randomwalk.data import ImageSource, fit_to, in_order, to_tensor
 from randomwalk.errors import InputError
+from randomwalk.progress import progress_bar
 from randomwalk.rng import generator
 
 
@@ -41,15 +42,31 @@ def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
     return ImageSource(names, read, ", ".join(source.where for source in sources), labels, classes)
 
 
-def cached(source: ImageSource, channels: int, bar: bool = True) -> ImageSource:
+def cached(source: ImageSource, channels: int, bar: bool = True, cover: int | None = None) -> ImageSource:
     """The images decoded now and kept as bytes; with a progress bar if that takes long.
 
     One that does not decode says so whenever it is asked for.
+
+    Args:
+        source: the images.
+        channels: 1 or 3.
+        bar: show how far it is.
+        cover: the short sides of larger ones are scaled to it, so that a folder of photographs fits into memory.
     """
-    numbers = tqdm(
-        range(len(source)), desc="decoding", unit="img", disable=not bar, delay=2, leave=False, dynamic_ncols=True
-    )
-    decoded = [_decoded(source, i, channels) for i in numbers]
+
+    def decode(i: int) -> np.ndarray | InputError:
+        try:
+            pixels = source.pixels(i, channels)
+        except InputError as error:
+            return error
+        height, width = pixels.shape[:2]
+        if cover is not None and (short := min(height, width)) > cover:
+            size = (round(height * cover / short), round(width * cover / short))
+            pixels = fit_to(pixels, size, "resize")
+        return _plain(pixels)
+
+    numbers = progress_bar(range(len(source)), desc="decoding", unit="img", disable=not bar, delay=2, leave=False)
+    decoded = [decode(i) for i in numbers]
 
     def read(i: int) -> np.ndarray:
         found = decoded[i]
@@ -60,17 +77,12 @@ def cached(source: ImageSource, channels: int, bar: bool = True) -> ImageSource:
     return ImageSource(source.names, read, source.where, source.labels, source.classes)
 
 
-def _decoded(source: ImageSource, i: int, channels: int) -> np.ndarray | InputError:
-    try:
-        return _plain(source.pixels(i, channels))
-    except InputError as error:
-        return error
-
-
 def damage(source: ImageSource, indices: Sequence[int], bar: bool = True) -> dict[int, str]:
     """The images among these that do not decode, and why; decoded by several threads, with a progress bar.
 
     Args:
+        source: the images.
+        indices: which of them.
         bar: show it, if it takes long.
     """
 
@@ -82,10 +94,10 @@ def damage(source: ImageSource, indices: Sequence[int], bar: bool = True) -> dic
         return None
 
     with ThreadPool(os.cpu_count()) as pool:
-        reasons = tqdm(
-            pool.imap(look, indices, chunksize=16), desc="checking", total=len(indices), unit="img", disable=not bar,
-            delay=2, leave=False, dynamic_ncols=True,
-        )  # fmt: skip
+        looks = pool.imap(look, indices, chunksize=16)
+        reasons = progress_bar(
+            looks, desc="checking", total=len(indices), unit="img", disable=not bar, delay=2, leave=False
+        )
         return {i: why for i, why in zip(indices, reasons, strict=True) if why is not None}
 
 
@@ -100,6 +112,13 @@ def check_some_decode(source: ImageSource, indices: Sequence[int], what: str) ->
             first = first or error
     if first is not None:
         raise InputError(f"{what}: none of the {len(indices)} images decodes; the first: {first}")
+
+
+def largest_side(data: TrainData) -> int | None:
+    """The short side of an image that loses nothing in what ``data`` makes of it; None if that is any."""
+    if data.fit != "resize":
+        return None
+    return max(math.ceil(data.image_size * max(data.rescale or [1.0])), data.validation_size or 0)
 
 
 def check_apart(training: Sequence[ImageSource], validation: ImageSource) -> None:
@@ -174,7 +193,8 @@ class TrainingImages(Dataset[Tensor]):
         data, draws = self.data, generator(self.seed, 2, position)
         pixels, image = self._decoded(position)
         if data.rescale is not None:
-            pixels = rescaled_cut(pixels, data.image_size, data.rescale, draws)
+            cover = data.image_size / min(pixels.shape[:2]) if data.fit == "resize" else 1.0
+            pixels = rescaled_cut(pixels, data.image_size, [cover * scale for scale in data.rescale], draws)
         size = (data.image_size, data.image_size)
         x = to_tensor(fit_to(pixels, size, data.fit, draws if data.fit == "crop" else None))
         if data.flip and draws.random() < 0.5:

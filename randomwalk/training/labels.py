@@ -16,6 +16,10 @@ from randomwalk.guidance import GuidedDenoiser
 from randomwalk.rng import generator
 
 
+PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
+"""Names of folders that are parts of a set of images, not classes."""
+
+
 class TrainingLabels:
     """What the network is told of the examples: their class, or in a share of them that there is none.
 
@@ -40,8 +44,18 @@ class TrainingLabels:
         return int(self.labels[image])
 
 
-PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
-"""Names of folders that are parts of a set of images, not classes."""
+def settled(config: TrainConfig, source: ImageSource) -> TrainConfig:
+    """The config with ``labels.auto`` replaced by what the images have: two or more classes, or none."""
+    if config.labels is None or not config.labels.auto:
+        return config
+    settings, classes = config.model_dump(), len(source.classes) if source.labels is not None else 0
+    if classes < 2:
+        return TrainConfig.model_validate(settings | {"labels": None})
+    dropped = config.labels.dropout > 0
+    settings["labels"]["auto"] = False
+    settings["network"]["num_classes"] = classes + dropped  # the last is "none"
+    settings["denoiser"]["null_label"] = classes if dropped else None
+    return TrainConfig.model_validate(settings)
 
 
 def check_parts(config: TrainConfig, sources: Sequence[ImageSource]) -> None:
@@ -79,7 +93,7 @@ def check_validation_classes(config: TrainConfig, training: ImageSource, validat
 
 def check_classes(config: TrainConfig, source: ImageSource) -> None:
     """Raise InputError if the config asks for labels that the data don't have, or has another number of classes."""
-    if config.labels is None:
+    if config.labels is None or config.labels.auto:
         return
     if source.labels is None:
         raise InputError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-import time
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,12 @@ class Progress:
     def __init__(self, folder: RunFolder, config: TrainConfig, context: Context) -> None:
         self.folder, self.config, self.active = folder, config, context.is_main
         self.rows: dict[str, list[dict[str, Any]]] = {"log.csv": [], "validation.csv": []}
-        self._last: tuple[int, float] | None = None
+        self._last: tuple[int, float] = (0, 0.0)
         self._board = _tensorboard(folder) if self.active else None
 
-    def restore(self, step: int) -> None:
-        """Take over the rows of an earlier part of the run, up to ``step``."""
+    def restore(self, step: int, seconds: float) -> None:
+        """Take over the rows of an earlier part of the run, up to ``step`` after ``seconds`` of training."""
+        self._last = (step, seconds)
         for name in self.rows:
             if self.active:
                 self.rows[name] = [row for row in self.folder.read_csv(name) if int(row["step"]) <= step]
@@ -40,9 +40,9 @@ class Progress:
         """The state of the training after ``step``."""
         if not self.active:
             return
-        now, images = time.perf_counter(), step * self.config.batch_size
-        speed = (step - self._last[0]) * self.config.batch_size / (now - self._last[1]) if self._last else 0.0
-        self._last = (step, now)
+        images = step * self.config.batch_size
+        speed = (step - self._last[0]) * self.config.batch_size / max(seconds - self._last[1], 1e-9)
+        self._last = (step, seconds)
         values = {"loss": float(loss), "gradient_norm": float(norm), "learning_rate": rate, "images_per_second": speed}
         self._add("log.csv", step, {"images": images, "seconds": seconds, **values})
 

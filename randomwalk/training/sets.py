@@ -14,11 +14,15 @@ from randomwalk.data import to_pixels
 from randomwalk.denoisers import Denoiser
 from randomwalk.report import Row, grid, overview
 from randomwalk.training.examples import Examples, split_images
+from randomwalk.training.foreseen import warnings_of
 from randomwalk.training.images import damage
+from randomwalk.training.labels import settled
 from randomwalk.training.validation import Validation, denoising_psnr, sample_grid
 
 CHECKED = 5000
 """Images that a dry run decodes at most."""
+SHOWN_CLASSES = 10
+"""Names of classes in a line."""
 
 
 class ExampleStream(Protocol):
@@ -29,8 +33,14 @@ class ExampleStream(Protocol):
 
 
 class TrainingSet(Protocol):
-    """What is learned; ``unit`` is what its examples are called."""
+    """What is learned.
 
+    Attributes:
+        config: of the training, in which what depends on the data (``labels.auto``) is filled in.
+        unit: what its examples are called.
+    """
+
+    config: TrainConfig
     unit: str
 
     @property
@@ -43,6 +53,9 @@ class TrainingSet(Protocol):
 
     def check(self) -> list[str]:
         """Problems that do not stop a training, one line each."""
+
+    def warnings(self) -> list[str]:
+        """A line for each thing that ruins the training and can be seen before it."""
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
         """The examples of a process from a step on; see `randomwalk.training.examples.Examples`."""
@@ -57,14 +70,17 @@ class ImageSet:
     unit = "images"
 
     def __init__(self, config: TrainConfig, bar: bool = True) -> None:
-        self.config, self.split = config, split_images(config, bar)
+        self.split = split_images(config, bar)
+        self.config = settled(config, self.split.source)
 
     @property
     def description(self) -> str:
-        """How many images there are."""
+        """How many images there are, and of which classes, if the network is told."""
         images = f"{len(self.split.training):,} training and {len(self.split.validation):,} validation images"
-        more = f" and {len(self.classes) - 12} more" if len(self.classes) > 12 else ""
-        return images + (f" of the classes {', '.join(self.classes[:12])}{more}" if self.classes else "")
+        if not self.classes:
+            return images
+        names = ", ".join(self.classes[:SHOWN_CLASSES]) + ", ..." * (len(self.classes) > SHOWN_CLASSES)
+        return f"{images} of {len(self.classes)} classes ({names})"
 
     @property
     def classes(self) -> list[str]:
@@ -82,6 +98,10 @@ class ImageSet:
         if found:
             lines.append(f"warning: {len(found)} of {len(chosen):,} images do not decode; training skips them")
         return lines
+
+    def warnings(self) -> list[str]:
+        """See `randomwalk.training.foreseen`."""
+        return warnings_of(self.config, self.split.files, len(self.split.training))
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
         """Noisy images."""

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from randomwalk import distributed
 from randomwalk.architecture import first_difference
-from randomwalk.checkpoints import make_denoiser, save_denoiser
+from randomwalk.checkpoints import make_denoiser, save_denoiser, with_averages
 from randomwalk.config import TrainConfig
 from randomwalk.denoisers import NetworkDenoiser
 from randomwalk.errors import InputError, RunError
@@ -49,6 +49,12 @@ def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
     if config.gradient_checkpointing:
         network["use_checkpoint"] = True
     made = make_denoiser(network, config.denoiser.model_dump())
+    for sigma in config.validation_sigmas:
+        if not made.sigma_min <= sigma <= made.sigma_max:
+            raise InputError(
+                f"validation_sigmas: found {sigma:g}; allowed: {made.sigma_min:.3g} to {made.sigma_max:.3g}, the noise "
+                "levels of the denoiser"
+            )
     if config.initial_weights is not None:
         made.network.load_state_dict(initial_state(config.initial_weights, made.network))
     return made
@@ -60,17 +66,17 @@ def initial_state(path: str, network: nn.Module) -> dict[str, Tensor]:
     Raises:
         InputError: they are not.
     """
-    state = read_weights(path).state
-    if difference := first_difference(network, state):
+    file = read_weights(path)
+    if difference := first_difference(network, file.state):
         raise InputError(f"initial_weights: {path} does not fit the network of this config: {difference}")
-    return state
+    return with_averages(file, network, file.state)
 
 
 class Trainer:
     """One training run.
 
     Args:
-        config: its settings.
+        config: its settings; those that depend on the data (``labels.auto``) are filled in.
         context: which process this is, of how many; each takes an equal share of every batch.
         folder: where the main process writes.
 
@@ -85,9 +91,10 @@ class Trainer:
                 f"batch_size is {config.batch_size}: it must be a multiple of the processes ({context.size}) times "
                 f"accumulate ({config.accumulate})"
             )
-        self.config, self.context, self.folder = config, context, folder
+        self.context, self.folder = context, folder
         self.micro_batch = int(share)
         self.data: TrainingSet = open_training_set(config, bar=context.is_main)
+        self.config = config = self.data.config
         self.denoiser = build_denoiser(config).to(context.device)
         self.denoiser.network.to(memory_format=torch.channels_last)
         if config.precision == "bf16":
@@ -227,7 +234,7 @@ class Trainer:
             )
         examples = self.data.examples(self.context.rank, self.context.size, self.step, self.micro_batch)
         progress = Progress(self.folder, self.config, self.context)
-        progress.restore(self.step)
+        progress.restore(self.step, self.seconds)
         total, seen = (steps * self.config.batch_size for steps in (self.total_steps, self.step))
         with bar(total, "training", self.data.unit, seen, self.context.is_main) as tick:
             self.done = self.share_done()
@@ -244,11 +251,13 @@ class Trainer:
         started = time.perf_counter()
         model.train()
         loss, norm = self.train_step(model, examples)
+        to_log = (self.step % config.log_every) == 0 or self.step == self.total_steps
+        if to_log:
+            self._check(loss, norm)  # waits for the device, so that the seconds are those of its work
         self.seconds += time.perf_counter() - started
         self.done = self.share_done()
         end, note = self.done >= 1, ""
-        if self.step % config.log_every == 0 or end:
-            self._check(loss, norm)
+        if to_log or end:
             progress.log(self.step, loss, norm, self.rate, self.seconds)
             note = f"loss {float(loss):.4f}"
         tick(config.batch_size, note)
@@ -263,7 +272,7 @@ class Trainer:
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise RunError(
                 f"the loss or its gradient is not finite at step {self.step} (loss {float(loss)}, norm {float(norm)}); "
-                f"the last checkpoint in {self.folder.path} is from before. Lower optimizer.learning_rate"
+                f"{self.folder.state_of(CHECKPOINT)}. Lower optimizer.learning_rate"
             )
 
     def _check_validation(self, progress: Progress) -> None:

@@ -1,0 +1,83 @@
+"""Warnings: what ruins a training and can be seen before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from randomwalk.config import TrainConfig, TrainData
+from randomwalk.data import ImageSource
+from randomwalk.errors import InputError
+from randomwalk.pictures import Header
+
+LOOKED_AT = 32
+"""Images of which the headers are read."""
+DECODED = 4
+"""Images that are decoded, to tell colours from grey in three channels."""
+COLOURED = 8.0
+"""Mean difference of the channels of a pixel, of 255, above which a picture has colours."""
+
+
+def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_training: int | None = None) -> list[str]:
+    """A line for each such thing.
+
+    Args:
+        config: of the training.
+        sources: its images, as they are in their files.
+        num_training: how many of them are trained on; None for points.
+    """
+    found, warmup, images = [], config.optimizer.warmup_images, config.num_images
+    if (steps := math.ceil(images / config.batch_size)) * config.batch_size < warmup:
+        found.append(
+            f"num_images is {images}, less than optimizer.warmup_images, {warmup}: the learning rate only reaches "
+            f"{steps * config.batch_size / warmup:.0%} of its value; a tenth of num_images is a usual warm-up"
+        )
+    if num_training is not None and num_training < config.batch_size:
+        found.append(
+            f"there are {num_training} images to train on, fewer than batch_size, {config.batch_size}: each is in "
+            "every batch, and the network will know little else"
+        )
+    data = config.data
+    if not isinstance(data, TrainData):
+        return found
+    sample = _evenly(sources, LOOKED_AT)
+    headers = [header for source, i in sample if (header := _header(source, i)) is not None]
+    where = ", ".join(source.where for source in sources)
+    unfit = sum(h.height != h.width or h.height > data.image_size for h in headers)
+    if data.fit == "pad" and 2 * unfit > len(headers):
+        found.append(
+            f"data.fit is pad, but images of {where} are not square or larger than {data.image_size} x "
+            f"{data.image_size}: with black bars around, which the network learns too; resize or crop leave none"
+        )
+    if data.channels == 1 and any(_has_colours(source, i) for source, i in _evenly(sources, DECODED)):
+        found.append(
+            f"data.channels is 1, but images of {where} are in colour: the network will know grey ones only; "
+            "configs/folder_train.yaml is for colour"
+        )
+    return found
+
+
+def _evenly(sources: Sequence[ImageSource], num: int) -> list[tuple[ImageSource, int]]:
+    """At most ``num`` images, evenly spread over all."""
+    places = [(source, i) for source in sources for i in range(len(source))]
+    return [places[k] for k in np.unique(np.linspace(0, len(places) - 1, num).round().astype(int))] if places else []
+
+
+def _header(source: ImageSource, i: int) -> Header | None:
+    try:
+        return source.header(i)
+    except InputError:  # is said where the image is used
+        return None
+
+
+def _has_colours(source: ImageSource, i: int) -> bool:
+    header = _header(source, i)
+    if header is None or header.grey:
+        return False
+    try:
+        pixels = source.pixels(i, 3).astype(np.int16)
+    except InputError:  # is said where the image is used
+        return False
+    return float((pixels.max(-1) - pixels.min(-1)).mean()) > COLOURED
