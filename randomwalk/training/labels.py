@@ -15,7 +15,6 @@ from randomwalk.errors import InputError
 from randomwalk.guidance import GuidedDenoiser
 from randomwalk.rng import generator
 
-
 PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
 """Names of folders that are parts of a set of images, not classes."""
 
