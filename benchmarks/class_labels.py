@@ -19,10 +19,10 @@ from torch import Tensor
 
 from randomwalk.checkpoints import resolve_device
 from randomwalk.configio import load_sample_config
-from randomwalk.data import FASHION_CLASSES
 from randomwalk.errors import InputError
 from randomwalk.progress import to_bytes
 from randomwalk.report import Row, overview
+from randomwalk.standard_sets import FASHION_CLASSES
 from randomwalk.task import Task, load_task
 
 LESSONS = ("vp_discrete", "vp_continuous", "sub_vp", "ve")

@@ -123,8 +123,8 @@ def quick(job: Job, training: Job | None = None) -> list[str]:
             *("bridge.num_steps=10", "evaluation.num_points=200", "evaluation.animation_frames=2", "log_every=5"),
         ]
     if isinstance(config, ScoreEmbeddingConfig):
-        steps = ["method.num_steps=4"] if config.method.name == "ddpm" else []
-        return ["num_steps=4", *steps, *_narrow(config)]
+        of_method = ["method.num_steps=4"] if config.method.name == "ddpm" else []
+        return ["num_steps=4", *of_method, *_narrow(config)]
     if isinstance(config, TrainConfig):
         batch, steps = (64, 12) if isinstance(config.data, PointData) else (4, 4)
         images = [] if isinstance(config.data, PointData) else ["data.num_validation=4"]

@@ -322,7 +322,7 @@ def main(chosen: argparse.Namespace) -> int:
     setting = Setting(folder, chosen, StandIns(folder.path.absolute() / "stand_ins"), device.type == "cpu")
     with common.bar(len(jobs), "configs", "files") as tick:
         for job in jobs:
-            record = records.get(job.name)
+            record = records.get(job.name, {})
             same = record and (record["form"] == "quick") == chosen.quick and record["file"] == _digest(job)
             if not same or record["failed"] or record["form"] == NOT_RUN:
                 training = config_plan.trained_by(job, jobs)

@@ -36,6 +36,7 @@ from randomwalk.progress import bar
 from randomwalk.rng import generator
 from randomwalk.runs import RunFolder, write_csv
 from randomwalk.training.ema import EMA
+from randomwalk.training.muon import MuonAndAdam
 from randomwalk.training.optimizer import learning_rate, make_optimizer
 
 CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
@@ -62,7 +63,7 @@ def build_bridge(config: BridgeConfig) -> Bridge:
 class _Direction:
     """What training keeps of one direction besides its network."""
 
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Adam | MuonAndAdam
     ema: EMA
     steps: int = 0
 

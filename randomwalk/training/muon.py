@@ -70,7 +70,8 @@ class MuonAndAdam:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, **adam: Any) -> None:
-        kernels, others = [], []
+        kernels: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for p in parameters:
             (kernels if p.ndim == 4 and min(p.shape[:2]) >= CHANNELS else others).append(p)
         self.parts: list[torch.optim.Optimizer] = [torch.optim.Adam(others, lr=lr, **adam)]
