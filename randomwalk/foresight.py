@@ -38,7 +38,8 @@ def schedule_notes(task: Task) -> list[str]:
     else:
         side = "high" if found.detail > 0 else "low"
         wrong = f"makes the contrast of details {100 * abs(found.detail):.0f}% too {side}"
-    why = "too high" if lowest[-1] > NOISE_LIMIT / 2 else "too few or too far apart for these steps"
+    too_high = found.noise > NOISE_LIMIT and lowest[-1] > NOISE_LIMIT / 2
+    why = "too high" if too_high else "too few or too far apart for these steps"
     return [
         f"sampler.schedule: {schedule.name} with num_steps {schedule.num_steps} {wrong}; its lowest levels, "
         f"{' and '.join(f'{sigma:.3g}' for sigma in lowest)}, are {why}: {_remedy(task)}"

@@ -143,7 +143,7 @@ class Task:
         trimmed = [] if whole else trimming_notes(self.names, self.sizes or [], factor_of(self.config))
         tiled = [] if self.budget is None else self.budget.notes(self._tiled())
         coupled = coupling_notes(self.config, self.sampler, self.one_by_one)
-        return [*schedule_notes(self), *coupled, *trimmed, *tiled]
+        return [*coupled, *trimmed, *tiled, *schedule_notes(self)]
 
     def _tiled(self) -> dict[str, Tiling]:
         """The images that the network does not take whole, by what to call them."""

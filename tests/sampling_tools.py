@@ -15,6 +15,7 @@ from PIL import Image
 from randomwalk.checkpoints import build_network, save_denoiser
 from randomwalk.config import SampleConfig
 from randomwalk.configio import load_sample_config
+from randomwalk.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 12
@@ -106,3 +107,8 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
 def arrays_of(run: Path) -> dict[str, np.ndarray]:
     """The float arrays of a run by name."""
     return {path.stem: np.load(path) for path in sorted((run / "arrays").glob("*.npy"))}
+
+
+def other_notes(task: Task) -> list[str]:
+    """The notes of a task besides that about its schedule, which is of few steps to be quick."""
+    return [note for note in task.notes if not note.startswith("sampler.schedule")]

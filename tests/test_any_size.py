@@ -11,7 +11,7 @@ import pytest
 import torch
 from any_size_tools import SIZES, photograph, write_photo_config
 from PIL import Image
-from sampling_tools import arrays_of, files_of, make_config, read_metrics, save_weights
+from sampling_tools import arrays_of, files_of, make_config, other_notes, read_metrics, save_weights
 
 from randomwalk import cli, report, sampling
 from randomwalk.batch import Batch, Unit
@@ -225,7 +225,7 @@ def test_super_resolution_of_a_blurred_image(tmp_path: Path) -> None:
     config = make_photo_config(tmp_path, ((21, 27),), measurement=measurement)
     sampler = changed(config.sampler, preconditioned=False)  # type: ignore[arg-type]
     task = load_task(changed(config, sampler=sampler), CPU)
-    assert task.shape_of(0) == (3, 20, 26) and len(task.notes) == 1
+    assert task.shape_of(0) == (3, 20, 26) and len(other_notes(task)) == 1
 
 
 # --- pictures --------------------------------------------------------------------------------------------------

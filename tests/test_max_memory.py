@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from any_size_tools import SAMPLER, save_photo_weights, write_photo_config
-from sampling_tools import ROOT, arrays_of, files_of, make_config, read_metrics
+from sampling_tools import ROOT, arrays_of, files_of, make_config, other_notes, read_metrics
 
 import sample
 from randomwalk import cli, memory, sampling, task
@@ -99,14 +99,14 @@ def test_each_image_in_tiles_is_named_once(tmp_path: Path) -> None:
     sizes = (*SIZES, SIZES[0])
     config = make_photo_config(tmp_path, sizes, num_samples=2, batch_size=1)
     made = load_task(changed(config, max_memory=gib_for_a_tile(config)), CPU)
-    (note,) = made.notes
+    (note,) = other_notes(made)
     assert note.startswith(TILED) and note.endswith("(max_memory); so is another image")
     together = load_task(changed(config, batch_size=2), CPU)
     assert together.budget is not None
     pixels = SIZES[0][0] * SIZES[0][1]
     together.budget.gib = (memory.PROGRAM + memory.STATE * 24 * pixels + together.budget.per_pixel * pixels * 1.1) / GIB
     tiling = together.tiling_of(together.batches()[0])
-    assert tiling is not None and tiling.at_once == 1 and together.notes == []
+    assert tiling is not None and tiling.at_once == 1 and other_notes(together) == []
 
 
 # --- the bound -------------------------------------------------------------------------------------------------

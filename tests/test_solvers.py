@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from config_examples import SAMPLE, message_of
-from sampling_tools import arrays_of, make_config, read_metrics
+from sampling_tools import arrays_of, make_config, other_notes, read_metrics
 from torch import Tensor
 
 from randomwalk import (
@@ -315,7 +315,7 @@ def test_a_run_by_name(name: str, tmp_path: Path) -> None:
     assert run.has("schedule.png") and task.plan() is None and task.num_steps == 4
     made = arrays_of(run.path)
     assert len(made) == 3 and all(np.isfinite(array).all() for array in made.values())
-    assert task.notes == [] and max(map(len, task.batches())) == (1 if name == "ode" else config.batch_size)
+    assert other_notes(task) == [] and max(map(len, task.batches())) == (1 if name == "ode" else config.batch_size)
     counts = {int(row["evaluations"]) for row in read_metrics(run.path)}
     if name == "ode":
         assert min(counts) > 3 * 6
