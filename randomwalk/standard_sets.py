@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -28,6 +30,8 @@ FASHION_CLASSES = (
 CIFAR_FOLDER, CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Folder of Debian's package dataset-fashion-mnist."""
+PATIENCE = 5.0
+"""Seconds in which a server is to answer before a run is begun."""
 TIMEOUT = 30.0
 """Seconds without an answer after which a server is given up."""
 FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
@@ -105,6 +109,24 @@ def find_standard_set(name: str, path: str | Path, split: Split = "train", anywh
         files = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
         return next((place for place in places if all((place / file).is_file() for file in files)), None)
     return next((place for place in places if None not in _idx_files(place, split)), None)
+
+
+def check_standard_set(name: str, path: str | Path) -> None:
+    """See that a set is there, or that the server of its files answers; behind a proxy only the download can tell.
+
+    Raises:
+        InputError: it is not there and cannot be had.
+    """
+    path, address = Path(path), urlsplit(KINDS[name].address)
+    if find_standard_set(name, path) is not None or (name == "cifar10" and (path / CIFAR_ARCHIVE).is_file()):
+        return
+    if getproxies():
+        return
+    try:
+        port = address.port or {"http": 80, "https": 443}[address.scheme]
+        socket.create_connection((address.hostname, port), timeout=PATIENCE).close()
+    except OSError as error:
+        raise _unobtainable(name, path, error) from error
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -192,11 +214,15 @@ def _download(name: str, path: Path) -> None:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except FAILURES as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        why = lines[-1].removeprefix("<urlopen error ").removesuffix(">")[:150]
-        raise InputError(
-            f"data.path: there is no {name} in {path}, and it cannot be downloaded ({why}). {_advice(name, path)}"
-        ) from error
+        raise _unobtainable(name, path, error) from error
+
+
+def _unobtainable(name: str, path: Path, error: BaseException) -> InputError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    why = lines[-1].removeprefix("<urlopen error ").removesuffix(">")[:150]
+    return InputError(
+        f"data.path: there is no {name} in {path}, and it cannot be downloaded ({why}). {_advice(name, path)}"
+    )
 
 
 def _advice(name: str, path: Path) -> str:

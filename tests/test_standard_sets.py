@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import socket
@@ -145,6 +146,28 @@ def test_without_a_connection_there_is_one_message_with_a_command(
     command = "apt-get install dataset-fashion-mnist" if apt and name == "fashion_mnist" else "curl -fL"
     assert command in second and (command != "curl -fL" or f"'{tmp_path}/my data/sets'" in second)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.usefixtures("offline")
+def test_a_set_that_cannot_be_had_is_said_before_a_download_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debian: Path, name: str
+) -> None:
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    with pytest.raises(InputError, match=f"there is no {name} in .*Name or service not known"):
+        standard_sets.check_standard_set(name, tmp_path / "data")
+    if name != "cifar10":
+        write(tmp_path / "data", files())
+        standard_sets.check_standard_set(name, tmp_path / "data")
+
+
+def test_a_set_whose_server_answers_is_left_to_the_download(tmp_path: Path, mirror: Server, monkeypatch) -> None:
+    kind = dataclasses.replace(standard_sets.KINDS["mnist"], address=mirror.address)
+    monkeypatch.setitem(standard_sets.KINDS, "mnist", kind)
+    standard_sets.check_standard_set("mnist", tmp_path / "data")
+    assert mirror.requests == 0 and not (tmp_path / "data").exists()
 
 
 def test_the_command_puts_the_files_where_they_are_found(tmp_path: Path, mirror: Server) -> None:

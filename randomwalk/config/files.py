@@ -59,14 +59,17 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
         yield from _checks_of_measurement(config)
     elif isinstance(config, TrainConfig):
         yield from _checks_of_training(config)
-    elif isinstance(config, ScoreEmbeddingConfig) and config.data.dataset == "folder":
-        yield partial(_check_images, "data.path", Path(config.data.path))
+    elif isinstance(config, ScoreEmbeddingConfig):
+        if config.data.dataset == "folder":
+            yield partial(_check_images, "data.path", Path(config.data.path))
+        else:
+            yield partial(_check_standard_set, config.data.dataset, config.data.path)
     elif isinstance(config, BridgeSampleConfig):
         yield partial(kind_of_weights, Path(config.bridge.path), "bridge.path")
         if config.points is not None:
             yield partial(_check_file, "points", Path(config.points), "a .npy file of points")
     else:
-        assert isinstance(config, BridgeConfig | ScoreEmbeddingConfig)
+        assert isinstance(config, BridgeConfig)
 
 
 def _checks_of_training(config: TrainConfig) -> Iterator[Check]:
@@ -76,6 +79,9 @@ def _checks_of_training(config: TrainConfig) -> Iterator[Check]:
             yield partial(_check_images, "data.path", Path(path))
         if data.validation_path is not None:
             yield partial(_check_images, "data.validation_path", Path(data.validation_path))
+    elif not isinstance(data, PointData):
+        assert isinstance(data.path, str)
+        yield partial(_check_standard_set, data.dataset, data.path)
     if config.initial_weights is not None:
         yield partial(kind_of_weights, Path(config.initial_weights), "initial_weights")
     yield from _checks_of_denoiser("denoiser", config.denoiser)
@@ -171,6 +177,12 @@ def _check_images(key: str, path: Path) -> None:
     if len(files) < _FEW_FILES and not any(map(_may_be_image, files)):
         found = f"{len(files)} other files, such as {files[0].name}" if files else "nothing"
         raise InputError(f"{key}: {path}: no images in it; found {found}")
+
+
+def _check_standard_set(name: str, path: str) -> None:
+    from randomwalk.standard_sets import check_standard_set  # whose NumPy few of the programs' starts need
+
+    check_standard_set(name, path)
 
 
 def _files(path: Path) -> Iterator[Path]:
