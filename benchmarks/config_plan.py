@@ -108,8 +108,9 @@ def quick(job: Job, training: Job | None = None) -> list[str]:
         points = training is not None and isinstance(getattr(training.config, "data", None), PointData)
         if points:
             return [f"num_images={FEW_POINTS}", "animation_frames=2"]
-        steps, samples = min(config.sampler.schedule.num_steps, FEW_STEPS), min(config.num_samples, FEW_IMAGES)
-        changes = [f"sampler.schedule.num_steps={steps}", f"num_samples={samples}", "animation_frames=2"]
+        enough = small_pictures(config) or config.sampler.schedule.num_steps <= FEW_STEPS
+        few = [] if enough else [f"sampler.schedule.num_steps={FEW_STEPS}"]
+        changes = [*few, f"num_samples={min(config.num_samples, FEW_IMAGES)}", "animation_frames=2"]
         if config.num_images is not None:
             changes.append(f"num_images={min(config.num_images, FEW_IMAGES)}")
         elif config.data is not None and not Path(config.data.path).is_file():
@@ -123,13 +124,17 @@ def quick(job: Job, training: Job | None = None) -> list[str]:
             *("bridge.num_steps=10", "evaluation.num_points=200", "evaluation.animation_frames=2", "log_every=5"),
         ]
     if isinstance(config, ScoreEmbeddingConfig):
-        of_method = ["method.num_steps=4"] if config.method.name == "ddpm" else []
-        return ["num_steps=4", *of_method, *_narrow(config)]
+        return [*probe(job), *_narrow(config)]
     if isinstance(config, TrainConfig):
         batch, steps = (64, 12) if isinstance(config.data, PointData) else (4, 4)
         images = [] if isinstance(config.data, PointData) else ["data.num_validation=4"]
         return [f"batch_size={batch}", *_of_length(batch * steps, batch), *images, "compile=false", *_narrow(config)]
     return []
+
+
+def small_pictures(config: SampleConfig) -> bool:
+    """Whether the quick form restores small cuts, which needs no fewer steps, of the config's folder of photographs."""
+    return config.data is not None and config.data.fit == "keep" and (ROOT / config.data.path).is_dir()
 
 
 def _narrow(config: TrainConfig | ScoreEmbeddingConfig) -> list[str]:
@@ -200,10 +205,9 @@ NUMBERS = {word: float(k + 1) for k, word in enumerate(_WORDS)} | {
 }
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _NUMBER = "|".join([r"\d+(?:\.\d+)?", *sorted(map(re.escape, NUMBERS), key=len, reverse=True)])
+_NOT_HERE = r" (?:at|on) (?:a GPU|\d+ TFLOP)"
 _DURATION = re.compile(
-    rf"(?<![\w.])({_NUMBER})\s+(?:processor[- ])?({'|'.join(SECONDS)})s?"
-    r"(?![-\w]| (?:at|on) (?:a GPU|\d+ TFLOP))( in all)?",
-    re.IGNORECASE,
+    rf"(?<![\w.])({_NUMBER})\s+(?:processor[- ])?({'|'.join(SECONDS)})s?(?![-\w]|{_NOT_HERE})( in all)?", re.IGNORECASE
 )
 
 

@@ -32,6 +32,8 @@ LONG = 600.0
 """Seconds above which a training is cut."""
 TWENTIETH = 1 / 20
 RECORDS = "records.json"
+SIDE = 64
+"""Of the photographs that the quick form restores, in pixels; with these it takes as many steps as the config."""
 NOT_RUN = "not run"
 PROBE = ".probe"
 """What the name of the folder has more in which a training shows how fast it is."""
@@ -165,9 +167,9 @@ def _provide_pictures(config: SampleConfig, made: Plan, setting: Setting) -> Non
     if not path.exists():
         made.changes.append(f"data.path={setting.stand_ins.photographs()}")
         made.notes.append(PHOTOGRAPHS)
-    elif setting.options.quick and path.is_dir() and config.data.fit == "keep":
-        made.changes.append(f"data.path={setting.stand_ins.photographs()}")
-        made.notes.append("photographs cut to 128 x 128")
+    elif setting.options.quick and config_plan.small_pictures(config):
+        made.changes.append(f"data.path={setting.stand_ins.photographs(SIDE)}")
+        made.notes.append(f"photographs cut to {SIDE} x {SIDE}")
 
 
 def _provide_weights(job: Job, training: Job, records: dict[str, Any], made: Plan, setting: Setting) -> None:
@@ -240,6 +242,13 @@ def _record(job: Job, made: Plan, form: str, run: Run | None, failed: bool, mess
         "processor_seconds": run and run.processor,
         "figures": [],
     }
+
+
+def _is_done(job: Job, record: dict[str, Any] | None, quick: bool) -> bool:
+    """Whether a record is one of this file in this form, which ran."""
+    if record is None or record["failed"] or record["form"] == NOT_RUN:
+        return False
+    return (record["form"] == "quick") == quick and bool(record["file"] == _digest(job))
 
 
 def _digest(job: Job) -> str:
@@ -322,9 +331,7 @@ def main(chosen: argparse.Namespace) -> int:
     setting = Setting(folder, chosen, StandIns(folder.path.absolute() / "stand_ins"), device.type == "cpu")
     with common.bar(len(jobs), "configs", "files") as tick:
         for job in jobs:
-            record = records.get(job.name, {})
-            same = record and (record["form"] == "quick") == chosen.quick and record["file"] == _digest(job)
-            if not same or record["failed"] or record["form"] == NOT_RUN:
+            if not _is_done(job, records.get(job.name), chosen.quick):
                 training = config_plan.trained_by(job, jobs)
                 records[job.name] = execute(job, plan(job, training, records, setting), setting)
                 folder.write_json(RECORDS, records)

@@ -20,7 +20,6 @@ TINY = {
     "ncsnpp": ["network.architecture.nf=16", "network.architecture.num_res_blocks=1"],
 }
 """Changes that make the published networks small enough for a processor."""
-SIDE = 128
 
 
 class StandIns:
@@ -47,26 +46,26 @@ class StandIns:
             partial.rename(folder)
         return folder
 
-    def photographs(self) -> Path:
-        """147 cuts of the three photographs, a subfolder for each of these."""
-        return self._cuts("photographs", 7)
+    def photographs(self, side: int = 128) -> Path:
+        """147 square cuts of the three photographs, a subfolder for each of these."""
+        return self._cuts(f"photographs_{side}", side, 7)
 
     def ten_classes(self) -> Path:
         """Cuts of the photographs in ten subfolders, 0 to 9, three in each."""
-        return self._cuts("ten_classes", 10, by_row=True)
+        return self._cuts("ten_classes", 128, 10, by_row=True)
 
-    def _cuts(self, name: str, rows: int, by_row: bool = False) -> Path:
+    def _cuts(self, name: str, side: int, rows: int, by_row: bool = False) -> Path:
         folder = self.folder / name
         if not folder.is_dir():
             partial = _partial(folder)
             for file in sorted((ROOT / "data" / "photographs").glob("*.png")):
                 photograph = Image.open(file).convert("RGB")
-                places = [np.linspace(0, side - SIDE, rows).astype(int).tolist() for side in photograph.size]
+                places = [np.linspace(0, length - side, rows).astype(int).tolist() for length in photograph.size]
                 for row, top in enumerate(places[1]):
                     for column, left in enumerate(places[0] if not by_row else places[0][row : row + 1]):
                         target = partial / (str(row) if by_row else file.stem) / f"{file.stem}_{row}_{column}.png"
                         target.parent.mkdir(exist_ok=True)
-                        photograph.crop((left, top, left + SIDE, top + SIDE)).save(target)
+                        photograph.crop((left, top, left + side, top + side)).save(target)
             partial.rename(folder)
         return folder
 

@@ -63,19 +63,19 @@ def test_restored_photographs_are_nearer_to_the_truth(nine: tuple[Path, int, dic
 
 @pytest.mark.parametrize("name", NEW)
 def test_new_images_are_as_many_as_asked_for(nine: tuple[Path, int, dict[str, Any]], name: str) -> None:
-    out, _, records = nine
+    out = nine[0]
     images = [np.load(file) for file in sorted((out / "runs" / name / "arrays").glob("*.npy"))]
     assert [image.shape for image in images] == [(1, 32, 32)] * config_plan.FEW_IMAGES
     assert not np.array_equal(*images)
-    assert 0 < figures_of(records[f"{name}.yaml"])["estimated noise"] < 255
+    assert np.isfinite(images).all()
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_trainings_leave_weights_that_denoise(nine: tuple[Path, int, dict[str, Any]], name: str) -> None:
     out, _, records = nine
     assert (out / "runs" / name / config_plan.WEIGHTS).is_file()
-    # D(x) = x is what an untrained network begins with: -20 log10(sigma / 2) dB but for clipping to [-1, 1].
-    assert figures_of(records[f"{name}.yaml"])["psnr_at_0.1"] > 20
+    # D(x) = x, which denoises nothing and is what the networks begin with, has -20 log10(sigma / 2) = 26 dB.
+    assert figures_of(records[f"{name}.yaml"])["psnr_at_0.1"] > 26
     assert records[f"{name}.yaml"]["notes"] == [every_config.STAND_IN]
 
 
