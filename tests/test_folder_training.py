@@ -16,6 +16,7 @@ from randomwalk.config import Labels, TrainConfig
 from randomwalk.configio import load_sample_config, load_train_config
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
+from randomwalk.progress import UNWATCHED, progress_bar
 from randomwalk.runs import RunFolder
 from randomwalk.training import check
 from randomwalk.training.progress import Progress, curves
@@ -221,3 +222,14 @@ def test_a_failure_speaks_of_a_checkpoint_only_if_there_is_one(tmp_path: Path) -
     assert folder.state_of("checkpoint.pt") == f"the last checkpoint in {tmp_path} is from before"
 
 
+
+
+def test_bars_that_nobody_watches_are_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line at the start and one at the end, none of them drawn over; on a terminal the bar is as usual."""
+    with progress_bar(total=2000, desc="work") as bar:
+        for _ in range(2000):
+            bar.update()
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    assert [line.split("|")[0] for line in said.splitlines()] == ["work:   0%", "work: 100%"]
+    assert bar.mininterval == bar.maxinterval == UNWATCHED
