@@ -16,6 +16,7 @@ from randomwalk.config import Labels, TrainConfig
 from randomwalk.configio import load_sample_config, load_train_config
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
+from randomwalk.progress import UNWATCHED, progress_bar
 from randomwalk.runs import RunFolder
 from randomwalk.training import check
 from randomwalk.training.progress import Progress, curves
@@ -29,6 +30,7 @@ TINY = [
     "network.model_channels=8", "network.channel_mult=[1,1]", "network.attention_resolutions=[]",
     "network.num_head_channels=8", "network.norm_groups=2", "device=cpu", "precision=fp32",
 ]  # fmt: skip
+SMALL = ["data.image_size=16", "network.image_size=16", "validation_sigmas=[0.5]"]
 FEW = ["batch_size=4", "num_images=8", "optimizer.warmup_images=4", "data.num_validation=2"]
 
 
@@ -74,7 +76,7 @@ def test_the_two_commands_of_a_folder(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    run("train.py", "--config", str(FOLDER), "--set", "data.path=animals", *TINY, *FEW)
+    run("train.py", "--config", str(FOLDER), "--set", "data.path=animals", *TINY, *SMALL, *FEW)
     kept = load_train_config(tmp_path / "results" / "folder" / "config.yaml")
     assert kept.labels == Labels() and kept.network.num_classes == 4  # type: ignore[union-attr]
     save_pictures(tmp_path / "animals" / "unicorn", 1)  # a run goes on with the classes that it began with
@@ -155,7 +157,7 @@ def test_warnings_come_before_the_training(tmp_path: Path, capsys: pytest.Captur
     from randomwalk.training import run
 
     path = save_pictures(tmp_path / "p", 5)
-    lines = [f"data.path={path}", *TINY, *FEW, f"output={tmp_path / 'run'}", "validation_sigmas=[0.5]"]
+    lines = [f"data.path={path}", *TINY, *SMALL, *FEW, f"output={tmp_path / 'run'}"]
     assert run(load_train_config(FOLDER, lines)) == 0
     assert capsys.readouterr().err.startswith("warning: there are 3 images")
 
@@ -221,3 +223,14 @@ def test_a_failure_speaks_of_a_checkpoint_only_if_there_is_one(tmp_path: Path) -
     assert folder.state_of("checkpoint.pt") == f"the last checkpoint in {tmp_path} is from before"
 
 
+
+
+def test_bars_that_nobody_watches_are_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line at the start and one at the end, none of them drawn over; on a terminal the bar is as usual."""
+    with progress_bar(total=2000, desc="work") as bar:
+        for _ in range(2000):
+            bar.update()
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    assert [line.split("|")[0] for line in said.splitlines()] == ["work:   0%", "work: 100%"]
+    assert bar.mininterval == bar.maxinterval == UNWATCHED
