@@ -160,7 +160,7 @@ def test_classes_of_several_folders_are_those_of_them_all(tmp_path: Path) -> Non
 def test_a_training_hands_its_names_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = images(tmp_path / "data", ["wild", "dog", "cat"])
     config = settings(data, tmp_path / "run", 3)
-    assert check(config) == 0 and "of the classes cat, dog, wild" in capsys.readouterr().out
+    assert check(config) == 0 and "of 3 classes (cat, dog, wild)" in capsys.readouterr().out
     assert run(config) == 0
     weights = tmp_path / "run" / "model.safetensors"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["classes"] == ["cat", "dog", "wild"]

@@ -62,10 +62,10 @@ SAMPLING = [
     "posterior/tds",
     "posterior/tweedie_smc",
 ]
-TRAINING = ["vp_train", "ve_train", "photo/vp_train", "photo/ve_train"]
+TRAINING = ["vp_train", "ve_train", "photo/train", "photo/vp_train", "photo/ve_train", "folder_train"]
 SDES = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
-LESSONS = [f"{data}/{name}" for data in ("fashion", "cifar10") for name in SDES]
-SAMPLING += ["fashion/guided"]
+LESSONS = [f"{data}/{name}" for data in ("fashion", "mnist", "cifar10") for name in SDES]
+SAMPLING += ["fashion/guided", "folder_sample"]
 SAMPLING += [f"fashion/{kind}_{task}" for kind in ("vp", "ve") for task in ("inpainting", "super_resolution")]
 SAMPLING += [f"{name}_sample" for name in LESSONS]
 TRAINING += [f"{name}_train" for name in LESSONS]
@@ -126,7 +126,7 @@ def test_lessons_sample_what_they_train(name: str) -> None:
     assert sample.sampler.sde == train.denoiser.sde
     assert sample.guidance.labels == list(range(10)) and train.labels is not None
     assert (train.network.num_classes, train.denoiser.null_label) == (11, 10)  # type: ignore[union-attr]
-    assert train.data.channels == (1 if name.startswith("fashion") else 3)
+    assert train.data.channels == (1 if not name.startswith("cifar10") else 3)
     steps = (sample.sampler.predictor, sample.sampler.corrector)
     if name.endswith("vp_continuous"):
         assert steps == ("euler_maruyama", "none")

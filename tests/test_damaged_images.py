@@ -57,6 +57,7 @@ def config_of(data: Path, output: Path, workers: int = 0, **changes: Any) -> Tra
                         "norm_groups": 4, "num_classes": 3},
             "denoiser": {"name": "vp", "null_label": 2},
             "labels": {"dropout": 0.0001},
+            "optimizer": {"warmup_images": 0},
             "batch_size": 4,
             "num_images": 48,
             "checkpoint_images": 16,

@@ -190,8 +190,9 @@ def test_speed_is_images_by_the_seconds_of_training(tmp_path: Path) -> None:
     """From the first row on, and in the first one after an interruption; time between steps does not count."""
     config = load_train_config(ROOT / "configs" / "toy" / "swiss_roll_train.yaml", ["batch_size=10"])
     progress = Progress(RunFolder(tmp_path), config, Context(Launch(), torch.device("cpu")))
-    one, rows = torch.tensor(1.0), progress.rows["log.csv"]
+    one = torch.tensor(1.0)
     progress.restore(step=0, seconds=0.0)
+    rows = progress.rows["log.csv"]
     progress.log(4, one, one, 0.1, seconds=2.0)
     progress.log(6, one, one, 0.1, seconds=2.5)
     progress.restore(step=6, seconds=2.5)
@@ -206,7 +207,7 @@ def test_no_panel_of_the_curves_is_empty(monkeypatch: pytest.MonkeyPatch) -> Non
 
     seen: list[Any] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: seen.append(figure))
-    found = Validation({"psnr_at_0.5": 20.0}, "PSNR", None)
+    found = Validation({"psnr_at_0.5": 20.0}, "PSNR", None, "images")
     for rows in (0, 1, 2, 90):
         log = [{"loss": "0.5", "images": str(100 * i)} for i in range(rows)]
         curves(log, [{"psnr_at_0.5": "20", "images": "100"}], found)

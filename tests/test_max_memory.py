@@ -185,7 +185,7 @@ def test_a_resumed_run_may_be_given_another_bound(finished: tuple[SampleConfig, 
 
 def test_the_bar_counts_tiles(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     progress = Progress(Context(Launch(), CPU), 3)
-    monkeypatch.setattr(progress, "_interval", 0.0)
+    monkeypatch.setattr("randomwalk.progress.bar_interval", lambda: 0.0)
     progress.tile(4, 30)
     progress.tile(5, 30)  # at once after the other: not shown
     progress.close()

@@ -114,11 +114,20 @@ def norm(x: Tensor) -> Tensor:
 
 
 def lu(stencil: Stencil, b: Tensor, guess: Tensor, tolerance: float) -> Tensor:
-    """One sparse LU factorisation (SuperLU) for each item, on the processor, whatever the guess and the tolerance."""
-    solved = [
-        splu(stencil.matrix(n), permc_spec="MMD_AT_PLUS_A").solve(b[n].cpu().numpy().ravel()) for n in range(len(b))
-    ]
-    return torch.from_numpy(np.stack(solved)).reshape(b.shape).to(b.device)
+    """One sparse LU factorisation (SuperLU) for each item, on the processor, whatever the guess and the tolerance.
+
+    The solution of a matrix that is singular in floating point is NaN.
+    """
+
+    def solved(n: int) -> np.ndarray:
+        right = b[n].cpu().numpy().ravel()
+        try:
+            found: np.ndarray = splu(stencil.matrix(n), permc_spec="MMD_AT_PLUS_A").solve(right)
+        except RuntimeError:  # "Factor is exactly singular"; other builds of SuperLU give infinite numbers instead
+            return np.full_like(right, np.nan)
+        return found
+
+    return torch.from_numpy(np.stack([solved(n) for n in range(len(b))])).reshape(b.shape).to(b.device)
 
 
 # --- Krylov -------------------------------------------------------------------------------------------------------
