@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from photographs import MODELS
 
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
-from randomwalk.runs import RunFolder
+from randomwalk.runs import RunFolder, alone_in
 
 PLAN = Path(__file__).with_name("photo_restoration.yaml")
 SETTINGS = Path(__file__).with_name("photo_restoration_settings.yaml")
@@ -133,28 +131,11 @@ def write_settings(model: str, case: str, title: str, found: Mapping[str, Any], 
     writes meanwhile."""
     path = path or SETTINGS
     section = CLASSICAL_SECTION if title in CLASSICAL else MODELS[model]
-    with _alone_in(path.parent):
+    with alone_in(path.parent):
         data = _read(path)
         data.setdefault(section, {}).setdefault(case, {})[title] = dict(found)
         text = SETTINGS_HEAD + yaml.safe_dump(data, sort_keys=False, width=120)
         RunFolder(path.parent).write_text(path.name, text)
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in this part of the program with the same folder, where the system has locks."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _read(path: Path) -> dict[str, Any]:

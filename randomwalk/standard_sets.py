@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import http.client
 import io
-import os
 import shutil
 import socket
 import sys
@@ -22,6 +21,7 @@ from urllib.request import getproxies
 import numpy as np
 
 from randomwalk.errors import InputError
+from randomwalk.runs import alone_in
 
 Split = Literal["train", "test"]
 FASHION_CLASSES = (
@@ -195,7 +195,7 @@ def _download(name: str, path: Path) -> None:
     near = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     partial = near / f".{name}.partial"
     try:
-        with _locked(near):
+        with alone_in(near):
             if find_standard_set(name, path) is not None:
                 return
             print(f"{name} is not in {path}: downloading it there ({kind.megabytes} MB)", file=sys.stderr)
@@ -248,20 +248,3 @@ def _patient() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time work here; where the system has no such locks, all of them."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
