@@ -339,7 +339,7 @@ def write_csv(folder: RunFolder, name: str, columns: Sequence[str], rows: Sequen
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block with the same folder; where the system has no locks, let all in."""
+    """Wait until no other process is in such a block with the same folder, where the system has locks."""
     try:
         import fcntl
     except ImportError:  # not on Windows
