@@ -127,7 +127,7 @@ def quick(job: Job, training: Job | None = None) -> list[str]:
         return [*probe(job), *_narrow(config)]
     if isinstance(config, TrainConfig):
         batch, steps = (64, 12) if isinstance(config.data, PointData) else (4, 4)
-        images = [] if isinstance(config.data, PointData) else ["data.num_validation=4"]
+        images = [] if isinstance(config.data, PointData) else ["data.num_validation=4", "data.validation_size="]
         return [f"batch_size={batch}", *_of_length(batch * steps, batch), *images, "compile=false", *_narrow(config)]
     return []
 

@@ -35,7 +35,7 @@ RECORDS = "records.json"
 SIDE = 64
 """Of the photographs that the quick form restores, in pixels; with these it takes as many steps as the config."""
 VALIDATION_SIDE = 192
-"""Of the stand-ins for photographs to validate on: other cuts than those that are trained on."""
+"""Of the stand-ins for photographs to validate on, one of each: other cuts than those that are trained on."""
 NOT_RUN = "not run"
 PROBE = ".probe"
 """What the name of the folder has more in which a training shows how fast it is."""
@@ -145,7 +145,7 @@ def _provide_images(job: Job, made: Plan, setting: Setting) -> None:
         folder = setting.stand_ins.photographs()
         made.changes.append(f"data.path={folder}")
         if config.data.validation_path is not None:
-            made.changes.append(f"data.validation_path={setting.stand_ins.photographs(VALIDATION_SIDE)}")
+            made.changes.append(f"data.validation_path={setting.stand_ins.photographs(VALIDATION_SIDE, rows=1)}")
         made.notes.append(PHOTOGRAPHS)
     elif is_standard(job) and setting.options.offline:
         made.changes += stand_in_set(job, setting.stand_ins)

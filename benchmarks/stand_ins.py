@@ -46,9 +46,9 @@ class StandIns:
             partial.rename(folder)
         return folder
 
-    def photographs(self, side: int = 128) -> Path:
-        """147 square cuts of the three photographs, a subfolder for each of these."""
-        return self._cuts(f"photographs_{side}", side, 7)
+    def photographs(self, side: int = 128, rows: int = 7) -> Path:
+        """Square cuts of the three photographs, a subfolder for each of these; ``rows`` by ``rows`` from each."""
+        return self._cuts(f"photographs_{side}", side, rows)
 
     def ten_classes(self) -> Path:
         """Cuts of the photographs in ten subfolders, 0 to 9, three in each."""
