@@ -158,8 +158,8 @@ def _provide_images(job: Job, made: Plan, setting: Setting) -> None:
 def stand_in_set(job: Job, stand_ins: StandIns) -> list[str]:
     """Changes that give a training a small set in place of a standard one."""
     if isinstance(job.config, TrainConfig) and job.config.data.channels == 1:
-        return [f"data.path={stand_ins.grey()}"]
-    return ["data.dataset=folder", f"data.path={stand_ins.ten_classes()}"]
+        return [f"data.path={stand_ins.grey()}", "data.num_validation=8"]
+    return ["data.dataset=folder", f"data.path={stand_ins.ten_classes()}", "data.num_validation=8"]
 
 
 def _provide_pictures(config: SampleConfig, made: Plan, setting: Setting) -> None:
