@@ -187,6 +187,7 @@ def test_every_change_is_one_that_the_config_takes(job: Job) -> None:
         ("# which is 8 hours at 100 TFLOP/s by this reckoning", None),
         ("# of one second-hand thing, one secondary", None),
         ("minutes: 20 minutes  # as fast as 30", None),
+        ("# Measured: 94 images a second of one core, so 36 minutes for them all.", 2160.0),
     ],
 )
 def test_what_a_file_says_of_its_duration(text: str, seconds: float | None) -> None:
