@@ -207,7 +207,8 @@ SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _NUMBER = "|".join([r"\d+(?:\.\d+)?", *sorted(map(re.escape, NUMBERS), key=len, reverse=True)])
 _NOT_HERE = r" (?:at|on) (?:a GPU|\d+ TFLOP)"
 _DURATION = re.compile(
-    rf"(?<![\w.])(?<!images )({_NUMBER})\s+(?:processor[- ])?({'|'.join(SECONDS)})s?(?![-\w]|{_NOT_HERE})( in all)?", re.IGNORECASE
+    rf"(?<![\w.])(?<!images )({_NUMBER})\s+(?:processor[- ])?({'|'.join(SECONDS)})s?(?![-\w]|{_NOT_HERE})( in all)?",
+    re.IGNORECASE,
 )
 
 
