@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from training_tools import interrupted_at
 
 from randomwalk.config import TrainConfig
 from randomwalk.distributed import Context, Launch
@@ -115,7 +116,7 @@ def test_the_examples_do_not_depend_on_who_decodes(
     assert all(torch.equal(a, b) for a, b in zip(plain[-8:], later, strict=True))
 
 
-def test_a_killed_run_passes_them_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_passes_them_the_same_way(tmp_path: Path) -> None:
     data = folder_of(tmp_path / "data")
 
     def trainer(name: str) -> Trainer:
@@ -124,17 +125,8 @@ def test_a_killed_run_passes_them_the_same_way(tmp_path: Path, monkeypatch: pyte
 
     whole, killed = trainer("whole"), trainer("killed")
     whole.run()
-    step = Trainer.train_step
-
-    def dies(self: Trainer, *arguments: Any) -> Any:
-        if self.step == 6:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "train_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(6, KeyboardInterrupt):
         killed.run()
-    monkeypatch.setattr(Trainer, "train_step", step)
     resumed = Trainer(killed.config, killed.context, RunFolder(killed.folder.path))
     resumed.resume()
     assert resumed.step == 4

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from training_tools import interrupted_at
 
 from randomwalk import samplers, schedules
 from randomwalk.checkpoints import load_denoiser
@@ -123,22 +124,13 @@ class KilledError(Exception):
     pass
 
 
-def trained_twice(pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Tensor], list[Tensor]]:
+def trained_twice(pixels: Path, tmp_path: Path) -> tuple[list[Tensor], list[Tensor]]:
     """Weights of a run, and of one that is killed after its fifth step and goes on from the fourth."""
     whole = make_trainer(pixels, tmp_path / "whole")
     whole.run()
     killed = make_trainer(pixels, tmp_path / "killed")
-    step = Trainer.train_step
-
-    def dies(self: Trainer, *arguments: Any) -> Any:
-        if self.step == 5:
-            raise KilledError
-        return step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "train_step", dies)
-    with pytest.raises(KilledError):
+    with interrupted_at(5, KilledError):
         killed.run()
-    monkeypatch.setattr(Trainer, "train_step", step)
     resumed = Trainer(killed.config, killed.context, RunFolder(killed.folder.path))
     resumed.resume()
     assert resumed.step == 4
@@ -149,14 +141,14 @@ def trained_twice(pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_killed_run_resumes_to_the_weights_of_one_that_was_not(
     pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, resumed = trained_twice(pixels, tmp_path, monkeypatch)
+    whole, resumed = trained_twice(pixels, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
     # A mistake: draws that go on where the last ones ended.
     stream = np.random.default_rng(0)
     monkeypatch.setattr(
         TrainingLabels, "at", lambda self, position, image: 2 if stream.random() < 0.3 else int(self.labels[image])
     )
-    whole, resumed = trained_twice(pixels, tmp_path / "mistake", monkeypatch)
+    whole, resumed = trained_twice(pixels, tmp_path / "mistake")
     assert not all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
 
 

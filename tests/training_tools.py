@@ -1,0 +1,26 @@
+"""Trainings that are interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from randomwalk.training.trainer import Trainer
+
+
+@contextmanager
+def interrupted_at(step: int, error: type[BaseException]) -> Iterator[None]:
+    """Let every training inside end with ``error`` when it is to take a step after ``step`` steps."""
+    take = Trainer.train_step
+
+    def dies(self: Trainer, *arguments: Any) -> Any:
+        if self.step == step:
+            raise error
+        return take(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
+        patch.setattr(Trainer, "train_step", dies)
+        yield
