@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from randomwalk import cli
+from randomwalk.cli import options as cli
 from randomwalk.config.bridge import BridgeSampleConfig
 
 EXAMPLE = """\
@@ -47,10 +47,10 @@ def main(args: argparse.Namespace) -> int:
     config, folder = cli.sample_config(args)
     cli.check(config, args)
     if isinstance(config, BridgeSampleConfig):
-        from randomwalk.bridge import sampling as over_a_bridge
+        from randomwalk.studies.bridge import sampling as over_a_bridge
 
         return over_a_bridge.run(config, folder, args.dry_run)
-    from randomwalk import sampling  # PyTorch; not before the config and its files are known to be good
+    from randomwalk.sampling import run as sampling  # PyTorch; not before the config and its files are known to be good
 
     return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from randomwalk import cli
+from randomwalk.cli import options as cli
 
 
 def main() -> int:
@@ -26,24 +26,24 @@ def main() -> int:
 
     def command() -> int:
         from randomwalk.config.bridge import BridgeConfig
+        from randomwalk.config.files import load_training
         from randomwalk.config.score_embedding import ScoreEmbeddingConfig
-        from randomwalk.configio import load_training
         from randomwalk.errors import InputError
         from randomwalk.paths import expand
-        from randomwalk.runs import RunFolder
+        from randomwalk.run_folder import RunFolder
 
         source = expand(args.config) if args.config else RunFolder.resume(args.resume).file("config.yaml")
         changes = cli.overrides(args) + (["profile.enabled=true"] if args.profile else [])
         config = load_training(source, changes)
         cli.check(config, args)
         if isinstance(config, ScoreEmbeddingConfig):
-            from randomwalk.score_embedding import training as of_few_images
+            from randomwalk.studies.score_embedding import training as of_few_images
 
             return of_few_images.run(config, resume=args.resume, dry_run=args.dry_run, no_train=args.no_train)
         if args.no_train:
             raise InputError(f"--no-train: is for the trainings in configs/score_embedding/; {source} is another one")
         if isinstance(config, BridgeConfig):
-            from randomwalk.bridge import training
+            from randomwalk.studies.bridge import training
 
             return training.run(config, resume=args.resume, dry_run=args.dry_run)
 

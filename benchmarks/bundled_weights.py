@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import baselines
 import torch
 import torch.nn.functional as F
-import unconditional
-from common import (
+from support import baselines, unconditional
+from support.common import (
     NETWORKS,
     ROOT,
     Report,
@@ -34,18 +33,18 @@ from common import (
 )
 from torch import Tensor
 
-from randomwalk import metrics
-from randomwalk.checkpoints import load_denoiser, resolve_device
 from randomwalk.config import SampleConfig
-from randomwalk.configio import load_sample_config
-from randomwalk.data import open_images
-from randomwalk.denoisers import NetworkDenoiser
+from randomwalk.config.files import load_sample_config
+from randomwalk.denoisers.adapters import NetworkDenoiser
+from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
 from randomwalk.errors import InputError
+from randomwalk.images import metrics
+from randomwalk.images.sheets import Row, overview
+from randomwalk.images.sources import open_images
 from randomwalk.operators import Inpainting
 from randomwalk.progress import to_bytes
-from randomwalk.report import Row, overview
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.task import Task, load_task
+from randomwalk.sampling.task import Task, load_task
 
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
 PROBLEMS = {

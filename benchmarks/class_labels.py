@@ -11,19 +11,18 @@ import argparse
 import math
 
 import bundled_weights
-import frechet
 import torch
-import unconditional
-from common import ROOT, Report, add_fashion_mnist, bar, cell, parser, resolve_precision, start
+from support import frechet, unconditional
+from support.common import ROOT, Report, add_fashion_mnist, bar, cell, parser, resolve_precision, start
 from torch import Tensor
 
-from randomwalk.checkpoints import resolve_device
-from randomwalk.configio import load_sample_config
+from randomwalk.config.files import load_sample_config
+from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError
+from randomwalk.images.sheets import Row, overview
+from randomwalk.images.standard_sets import FASHION_CLASSES
 from randomwalk.progress import to_bytes
-from randomwalk.report import Row, overview
-from randomwalk.standard_sets import FASHION_CLASSES
-from randomwalk.task import Task, load_task
+from randomwalk.sampling.task import Task, load_task
 
 LESSONS = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)

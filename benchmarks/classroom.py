@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, Report, bar, parser, start
-from records import Records
+from support.common import ROOT, Report, bar, parser, start
+from support.records import Records
 
 from randomwalk import distributed
-from randomwalk.configio import load_sample_config, load_train_config
-from randomwalk.points import datasets, figures, metrics
-from randomwalk.points.results import TRUTH_STREAM
-from randomwalk.points.simulation import sde_curves
+from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.rng import generator
-from randomwalk.runs import RunFolder
-from randomwalk.task import load_task
+from randomwalk.run_folder import RunFolder
+from randomwalk.sampling.task import load_task
+from randomwalk.studies.points import datasets, figures, metrics
+from randomwalk.studies.points.results import TRUTH_STREAM
+from randomwalk.studies.points.simulation import sde_curves
 from randomwalk.training.trainer import MODEL, Trainer
 from score_sde import sdes
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import photo_baselines
 import torch
-from common import Report, bar, parser, start, verdict
-from photo_methods import Clock
-from photo_problems import MEASUREMENT, Problem
-from photographs import (
+from support import photo_baselines
+from support.common import Report, bar, parser, start, verdict
+from support.photo_methods import Clock
+from support.photo_problems import MEASUREMENT, Problem
+from support.photographs import (
     BUNDLED,
     MODELS,
     SETS,
@@ -32,14 +32,14 @@ from photographs import (
     photographs,
     spread,
 )
-from records import Record, Records
+from support.records import Record, Records
 from torch import Tensor
 
-from randomwalk import metrics
-from randomwalk.checkpoints import resolve_device
+from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError
-from randomwalk.noise import GaussianNoise
+from randomwalk.images import metrics
 from randomwalk.operators import Identity
+from randomwalk.operators.noise import GaussianNoise
 
 LEVELS = (15, 25, 50)
 """Standard deviations of the noise, of 255."""

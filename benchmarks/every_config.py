@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import common
-import config_plan
-from common import ROOT, Report
-from config_figures import Figure, figures, whole_seconds
-from config_plan import WEIGHTS, Job
-from stand_ins import StandIns, tells_what_to_do
+from support import common, config_plan
+from support.common import ROOT, Report
+from support.config_figures import Figure, figures, whole_seconds
+from support.config_plan import WEIGHTS, Job
+from support.stand_ins import StandIns, tells_what_to_do
 
-from randomwalk.checkpoints import resolve_device
 from randomwalk.config import PointData, SampleConfig, TrainConfig
-from randomwalk.runs import RunFolder, git_commit
+from randomwalk.denoisers.checkpoints import resolve_device
+from randomwalk.run_folder import RunFolder, git_commit
 
 LONG = 600.0
 """Seconds above which a training is cut."""

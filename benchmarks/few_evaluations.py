@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 import bundled_weights
 import inverse_problems
 import torch
-from common import ROOT, Report, add_restoring, add_weights, bar, cell, parser, resolve_precision, start
+from support.common import ROOT, Report, add_restoring, add_weights, bar, cell, parser, resolve_precision, start
 
-from randomwalk import metrics
-from randomwalk.checkpoints import resolve_device
 from randomwalk.config import SampleConfig
+from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError, RunError
-from randomwalk.runs import RunFolder
-from randomwalk.task import Task, Unit, load_task
+from randomwalk.images import metrics
+from randomwalk.run_folder import RunFolder
+from randomwalk.sampling.task import Task, Unit, load_task
 
 PROBLEMS = {"inpainting": "random_inpainting", "super_resolution": "super_resolution"}
 """Names of the default config and of the task in configs/posterior."""

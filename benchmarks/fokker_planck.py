@@ -22,16 +22,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import ROOT, Report, bar, parser, start
+from support.common import ROOT, Report, bar, parser, start
 from torch import Tensor
 
-from randomwalk.checkpoints import resolve_device
-from randomwalk.data import open_images
+from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError
-from randomwalk.score_embedding import cole_hopf, finite_difference, legacy
-from randomwalk.score_embedding.density import value_pair_kde
-from randomwalk.score_embedding.solution import Solution
-from randomwalk.score_embedding.solvers import level_times
+from randomwalk.images.sources import open_images
+from randomwalk.studies.score_embedding import cole_hopf, finite_difference, legacy
+from randomwalk.studies.score_embedding.density import value_pair_kde
+from randomwalk.studies.score_embedding.solution import Solution
+from randomwalk.studies.score_embedding.solvers import level_times
 from score_sde.sdes import PowerVE
 
 SIZES, QUICK_SIZES = (32, 64, 128, 256), (32, 64)

@@ -19,23 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import baselines
 import numpy as np
 import torch
-from common import ROOT, Report, add_restoring, add_weights, bar, cell, parser, resolve_precision, start
-from records import Record, Records, described
+from support import baselines
+from support.common import ROOT, Report, add_restoring, add_weights, bar, cell, parser, resolve_precision, start
+from support.records import Record, Records, described
 from torch import Tensor
 
-from randomwalk import calibration, metrics
-from randomwalk.checkpoints import resolve_device
 from randomwalk.config import SampleConfig
-from randomwalk.configio import load_sample_config
+from randomwalk.config.files import load_sample_config
+from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError, RunError
-from randomwalk.posterior import PosteriorSampler
+from randomwalk.images import metrics
+from randomwalk.images.sheets import Row, overview
 from randomwalk.progress import to_bytes
-from randomwalk.report import Row, overview
 from randomwalk.rng import generator
-from randomwalk.task import TIES_STREAM, Task, Unit, load_task
+from randomwalk.samplers.posterior import PosteriorSampler
+from randomwalk.sampling import calibration
+from randomwalk.sampling.task import TIES_STREAM, Task, Unit, load_task
 
 CONFIGS = ROOT / "configs" / "posterior"
 DEFAULT_TASK = "random_inpainting"

@@ -1,7 +1,7 @@
 """Bits per dimension of the bundled networks on test images, by the probability flow, beside simple models.
 
 The images are those of Fashion-MNIST in the black border that the networks know, 32 x 32 pixels, dequantised evenly. A
-network's number is that of the density of X + sigma_min N at its lowest noise level (`randomwalk/likelihood.py`), so it
+network's number is that of the density of X + sigma_min N at its lowest noise level (`samplers/likelihood.py`), so it
 includes what a density that smooth has to pay; the table says how much that is. The dequantisation and the probes of
 image i are functions of (seed, i). Each batch of images is saved when it is done: --resume FOLDER goes on with an
 earlier run.
@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import NETWORKS, Report, add_fashion_mnist, add_weights, bar, parser, start
-from frechet import load_split
-from records import Record, Records
 from scipy import stats
+from support.common import NETWORKS, Report, add_fashion_mnist, add_weights, bar, parser, start
+from support.frechet import load_split
+from support.records import Record, Records
 from torch import Tensor
 
-from randomwalk.checkpoints import load_denoiser, resolve_device
-from randomwalk.denoisers import Denoiser
+from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
 from randomwalk.errors import InputError
-from randomwalk.likelihood import bits_per_dimension, dequantise, log_likelihood
-from randomwalk.metrics import mean_and_error
+from randomwalk.images.metrics import mean_and_error
 from randomwalk.rng import ImageDraws, generator
+from randomwalk.samplers.likelihood import bits_per_dimension, dequantise, log_likelihood
 
 CELL = 2 / 255
 """Distance of two grey values."""

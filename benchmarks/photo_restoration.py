@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import photo_methods
 import torch
-from common import Report, bar, parser, start
-from perceptual import lpips_missing
-from photo_methods import facts_of, judge, restore
-from photo_plan import Chosen, Plan, load_plan, settings_of
-from photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
-from photo_report import Pictures, Result, Shown, case_table, draw, summary
-from photo_tuning import Tuning, validation_photographs
-from photographs import (
+from support import photo_methods
+from support.common import Report, bar, parser, start
+from support.perceptual import lpips_missing
+from support.photo_methods import facts_of, judge, restore
+from support.photo_plan import Chosen, Plan, load_plan, settings_of
+from support.photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
+from support.photo_report import Pictures, Result, Shown, case_table, draw, summary
+from support.photo_tuning import Tuning, validation_photographs
+from support.photographs import (
     BUNDLED,
     MODELS,
     Photograph,
@@ -33,16 +33,16 @@ from photographs import (
     open_set,
     photographs,
 )
-from records import Records
+from support.records import Records
 
-from randomwalk import metrics
-from randomwalk.checkpoints import resolve_device
-from randomwalk.data import to_pixels
-from randomwalk.denoisers import Denoiser
+from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError, RunError
+from randomwalk.images import metrics
+from randomwalk.images.sources import to_pixels
 from randomwalk.operators import SuperResolution
-from randomwalk.runs import RunFolder
-from randomwalk.task import pictures_of
+from randomwalk.run_folder import RunFolder
+from randomwalk.sampling.task import pictures_of
 
 EVERY_FIFTH, NUM_CBSD68 = 5, 12
 

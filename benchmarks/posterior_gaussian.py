@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 import yaml
-from common import Report, bar, cell, parser, start
-from gaussian_problem import (
+from support.common import Report, bar, cell, parser, start
+from support.gaussian_problem import (
     NOISES,
     OPERATORS,
     PRIOR,
@@ -34,10 +34,11 @@ from gaussian_problem import (
     write_prior,
 )
 
-from randomwalk import posterior, schedules
-from randomwalk.denoisers import CountingDenoiser
+from randomwalk import schedules
+from randomwalk.denoisers.adapters import CountingDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import TorchDraws
+from randomwalk.samplers import posterior
 
 SETTINGS = Path(__file__).with_name("posterior_gaussian.yaml")
 BUDGETS = {"few": 30, "many": 300}

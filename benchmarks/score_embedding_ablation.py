@@ -15,20 +15,19 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import ablation_report
-import arms
-from common import ROOT, Report, parser, start
-from records import Record, Records
+from support import ablation_report, arms
+from support.common import ROOT, Report, parser, start
+from support.records import Record, Records
 
-from randomwalk.checkpoints import resolve_device
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
-from randomwalk.empirical import EmpiricalDenoiser
+from randomwalk.denoisers.checkpoints import resolve_device
+from randomwalk.denoisers.empirical import EmpiricalDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.runs import RunFolder
-from randomwalk.score_embedding import measures, sampling, training
-from randomwalk.score_embedding.images import load_images
-from randomwalk.score_embedding.methods import ScoreEmbedding, make_method
+from randomwalk.run_folder import RunFolder
+from randomwalk.studies.score_embedding import measures, sampling, training
+from randomwalk.studies.score_embedding.images import load_images
+from randomwalk.studies.score_embedding.methods import ScoreEmbedding, make_method
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 PHOTOGRAPHS = ROOT / "data" / "photographs"

@@ -18,26 +18,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import arms
-import frechet
-import set_report
 import torch
-import unconditional
-from common import Report, add_fashion_mnist, parser, start
-from records import Record, Records
+from support import arms, frechet, set_report, unconditional
+from support.common import Report, add_fashion_mnist, parser, start
+from support.records import Record, Records
 from torch import Tensor
 
 from randomwalk import samplers, schedules
-from randomwalk.checkpoints import resolve_device
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
-from randomwalk.denoisers import Denoiser
-from randomwalk.empirical import EmpiricalDenoiser
+from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.checkpoints import resolve_device
+from randomwalk.denoisers.empirical import EmpiricalDenoiser
 from randomwalk.errors import InputError
 from randomwalk.progress import to_bytes
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.runs import RunFolder
-from randomwalk.score_embedding.images import load_images
-from randomwalk.score_embedding.trainer import Trainer
+from randomwalk.run_folder import RunFolder
+from randomwalk.studies.score_embedding.images import load_images
+from randomwalk.studies.score_embedding.trainer import Trainer
 from score_sde import sdes
 
 SETTINGS = Path(__file__).with_suffix(".yaml")

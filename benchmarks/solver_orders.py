@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from common import Report, bar, parser, start
-from convergence import (
+from PIL import Image
+from support.common import Report, bar, parser, start
+from support.convergence import (
     ADAPTIVE,
     CASES,
     CHURN,
@@ -32,10 +33,9 @@ from convergence import (
     power_of_tolerance,
     stated,
 )
-from PIL import Image
 
 from randomwalk.errors import InputError
-from randomwalk.runs import RunFolder
+from randomwalk.run_folder import RunFolder
 
 KNOWN = CASES | PREDICTORS
 LABELS = {

@@ -26,17 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, Report, add_weights, parser, start
+from support.common import ROOT, Report, add_weights, parser, start
 from torch import nn
 
 from randomwalk import distributed, samplers, schedules
-from randomwalk.checkpoints import load_denoiser, make_denoiser, resolve_device
 from randomwalk.config import SampleConfig
-from randomwalk.configio import load_sample_config
-from randomwalk.denoisers import NetworkDenoiser
+from randomwalk.config.files import load_sample_config
+from randomwalk.denoisers.adapters import NetworkDenoiser
+from randomwalk.denoisers.checkpoints import load_denoiser, make_denoiser, resolve_device
 from randomwalk.errors import InputError
 from randomwalk.progress import Progress, Recorder
-from randomwalk.task import Task, Unit, load_task, make_schedule
+from randomwalk.sampling.task import Task, Unit, load_task, make_schedule
 
 RATIO, SCHEDULE, HELP = 1.03, 0.010, 2.0
 """Targets: loop over forward pass, seconds for a schedule, seconds for --help."""

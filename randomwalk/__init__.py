@@ -12,25 +12,32 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Denoiser": "randomwalk.denoisers",
-    "GaussianLikelihood": "randomwalk.noise",
-    "GaussianMixture": "randomwalk.mixture",
-    "GaussianNoise": "randomwalk.noise",
+    "Denoiser": "randomwalk.denoisers.adapters",
+    "GaussianLikelihood": "randomwalk.operators.noise",
+    "GaussianMixture": "randomwalk.denoisers.mixture",
+    "GaussianNoise": "randomwalk.operators.noise",
     "InputError": "randomwalk.errors",
     "Operator": "randomwalk.operators",
     "RunError": "randomwalk.errors",
-    "load_denoiser": "randomwalk.checkpoints",
-    "save_denoiser": "randomwalk.checkpoints",
-    "walk": "randomwalk.template",
+    "load_denoiser": "randomwalk.denoisers.checkpoints",
+    "save_denoiser": "randomwalk.denoisers.checkpoints",
+    "walk": "randomwalk.samplers.walk",
 }
-_MODULES = ("denoisers", "likelihood", "operators", "posterior", "samplers", "schedules")
+_MODULES = {
+    "denoisers": "randomwalk.denoisers",
+    "likelihood": "randomwalk.samplers.likelihood",
+    "operators": "randomwalk.operators",
+    "posterior": "randomwalk.samplers.posterior",
+    "samplers": "randomwalk.samplers",
+    "schedules": "randomwalk.schedules",
+}
 
 __all__ = sorted([*_EXPORTS, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"randomwalk.{name}")
+        return importlib.import_module(_MODULES[name])
     if name in _EXPORTS:
         return getattr(importlib.import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'randomwalk' has no attribute {name!r}")

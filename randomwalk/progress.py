@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from randomwalk.denoisers.probe import Probe
 from randomwalk.distributed import Context
-from randomwalk.probe import Probe
 
 REFRESH = 0.25
 """Seconds between two looks at the state; each waits for a GPU."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from sampling_tools import write_config
 
-from randomwalk.checkpoints import build_network, save_denoiser
+from randomwalk.denoisers.checkpoints import build_network, save_denoiser
 
 NETWORK = {"name": "photo_unet", "image_size": 32, "widths": [8, 8], "num_blocks": [1, 1], "code_size": 16}
 DENOISER = {"name": "edm", "sigma_min": 0.005, "sigma_max": 12.0}

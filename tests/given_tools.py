@@ -11,12 +11,12 @@ import torch
 from any_size_tools import SAMPLER, photograph, save_photo_weights
 from sampling_tools import write_config
 
-from randomwalk import pictures
 from randomwalk.config import SampleConfig
-from randomwalk.configio import load_sample_config
-from randomwalk.noise import Noise
-from randomwalk.pictures import Picture
-from randomwalk.task import Task, load_task
+from randomwalk.config.files import load_sample_config
+from randomwalk.images import pictures
+from randomwalk.images.pictures import Picture
+from randomwalk.operators.noise import Noise
+from randomwalk.sampling.task import Task, load_task
 
 DENOISING = {"operator": {"name": "denoising"}, "noise": {"std": 25, "pixel_range": [0, 255]}, "given": True}
 BESIDE = {**DENOISING, "operator": {"name": "inpainting", "mask": "beside"}}

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from support import photo_plan
+from support.photo_problems import Case
+from support.photographs import VALIDATION, Photograph
 from torch import Tensor
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import photo_plan  # noqa: E402
-from photo_problems import Case  # noqa: E402
-from photographs import VALIDATION, Photograph  # noqa: E402
-
-from randomwalk.denoisers import Denoiser  # noqa: E402
+from randomwalk.denoisers.adapters import Denoiser
 
 PLAN = photo_plan.load_plan()
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from randomwalk import Denoiser, GaussianMixture, operators
-from randomwalk.noise import GaussianNoise, Noise
 from randomwalk.operators import Operator
-from randomwalk.posterior import PosteriorSampler
+from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.rng import TorchDraws
+from randomwalk.samplers.posterior import PosteriorSampler
 
 SIZE = 8  # images of 1 x 2 x 4
 SHAPE = (1, 2, 4)

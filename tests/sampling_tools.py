@@ -12,10 +12,10 @@ import torch
 import yaml
 from PIL import Image
 
-from randomwalk.checkpoints import build_network, save_denoiser
 from randomwalk.config import SampleConfig
-from randomwalk.configio import load_sample_config
-from randomwalk.task import Task
+from randomwalk.config.files import load_sample_config
+from randomwalk.denoisers.checkpoints import build_network, save_denoiser
+from randomwalk.sampling.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 12

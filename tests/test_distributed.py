@@ -17,11 +17,12 @@ import pytest
 import torch
 from sampling_tools import ROOT, files_of, write_config
 
-from randomwalk import distributed, sampling
-from randomwalk.configio import load_sample_config
+from randomwalk import distributed
+from randomwalk.config.files import load_sample_config
 from randomwalk.distributed import Context, Launch, choose_device, first_host, launch
 from randomwalk.errors import InputError, RunError
-from randomwalk.runs import RunFolder
+from randomwalk.run_folder import RunFolder
+from randomwalk.sampling import run as sampling
 
 SCRIPTS = Path(sys.executable).parent
 LAUNCHERS = {
@@ -259,7 +260,7 @@ DYING = """
 import os, signal, sys
 import sample
 from randomwalk import cli, distributed
-from randomwalk.results import Results
+from randomwalk.sampling.results import Results
 
 rank = int(sys.argv.pop(1))
 distributed.LOST_AFTER = 10

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from randomwalk import metrics
-from randomwalk.data import open_images, to_pixels
-from randomwalk.report import Row, overview
+from randomwalk.images import metrics
+from randomwalk.images.sheets import Row, overview
+from randomwalk.images.sources import open_images, to_pixels
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent

@@ -2,7 +2,7 @@
 
 The classes of this package are the whole vocabulary of the YAML files: each key with its type, range, default and one
 line of explanation, which the JSON schema (``python -m randomwalk.config --schema``) hands to the editor. Files are
-read by :mod:`randomwalk.configio`. Nothing here imports PyTorch.
+read by :mod:`randomwalk.config.files`. Nothing here imports PyTorch.
 """
 
 from randomwalk.config.base import Settings
@@ -85,13 +85,7 @@ from randomwalk.config.samplers import (
     TweedieSMCSettings,
 )
 from randomwalk.config.sampling import SampleConfig, SampleData, Start
-from randomwalk.config.training import (
-    EMASettings,
-    Optimizer,
-    PointData,
-    TrainConfig,
-    TrainData,
-)
+from randomwalk.config.training import EMASettings, Optimizer, PointData, TrainConfig, TrainData
 
 __all__ = [
     "AnnealedLangevinSettings",

@@ -1,3 +1,3 @@
-from randomwalk.configio import main
+from randomwalk.config.files import main
 
 main()

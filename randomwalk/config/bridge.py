@@ -14,7 +14,7 @@ Grid = Literal["cosine", "uniform"]
 
 
 class SetEnd(Settings):
-    """A set of points of randomwalk/points/datasets.py. All have standard deviation 2."""
+    """A set of points of randomwalk/studies/points/datasets.py. All have standard deviation 2."""
 
     name: Literal[
         "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel", "gaussian", "eight_gaussians",
@@ -97,7 +97,7 @@ class BridgeConfig(Settings):
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeSettings
     network: MLPSettings
-    """Of each direction. Its time is the clock of randomwalk/bridge/matching.py, from 0 to 1: time_scale near 1000."""
+    """Of each direction. Its time is the clock of studies/bridge/matching.py, from 0 to 1: time_scale near 1000."""
     optimizer: Optimizer = Optimizer()
     """"Images" are pairs of points here."""
     ema: EMASettings = EMASettings(half_life_images=100_000)

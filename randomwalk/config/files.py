@@ -1,274 +1,224 @@
-"""Files that a config names: what can be known of them in a moment, without PyTorch."""
+"""Configuration files in and out. Imports no PyTorch.
+
+A file is read safely (:mod:`randomwalk.config.yamltext`), translated if it is in the layout of the paper's own code
+(:mod:`randomwalk.config.legacy`), changed by ``--set``, and checked against the classes of :mod:`randomwalk.config`.
+"""
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import json
-import os
-import re
-import zipfile
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import islice
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from randomwalk.config import SampleConfig, TrainConfig, legacy
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
-from randomwalk.config.measurement import BlurSettings, InpaintingSettings, parts_of
-from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings
-from randomwalk.config.sampling import SampleConfig
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
-from randomwalk.config.training import PointData, TrainConfig
+from randomwalk.config.validate import schema_of, validate
+from randomwalk.config.yamltext import Document, Dumper, apply_overrides, read_document
 from randomwalk.errors import InputError
 
-_FEW_FILES = 50
-"""So many files of a folder are looked into; one with more of them is taken to hold images."""
-_NOT_OF_PILLOW = (".npy", ".npz", ".zip", ".heic", ".heif", ".avif", ".jxl", ".dng", ".gz")
-"""Files that may hold images although Pillow alone does not read them."""
-_MASK = "_mask"
+SCHEMA_FOLDER = Path("configs/schema")
+_SCHEMAS: dict[str, type[Settings]] = {
+    "sample.schema.json": SampleConfig,
+    "train.schema.json": TrainConfig,
+    "bridge.schema.json": BridgeConfig,
+    "bridge_sample.schema.json": BridgeSampleConfig,
+    "score_embedding.schema.json": ScoreEmbeddingConfig,
+}
 
-Check = Callable[[], object]
 
-
-def check_files(config: Settings, new: bool = True) -> None:
-    """See that what a config names is there, and what it looks like.
+def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig:
+    """The sampling task in a YAML file, in our layout or in that of the paper's code.
 
     Args:
-        config: of any of the programs.
-        new: whether the run is to make its folder.
+        path: the file.
+        overrides: ``"a.b.c=value"`` each, the value in YAML; an empty value removes the key. A file in the layout of
+            the paper's code is changed by its own keys, and its translation by ours.
+
+    Returns:
+        The task; its ``notes`` say which keys of a translated file are not used.
 
     Raises:
-        InputError: one message with a line for each thing that is missing.
+        InputError: one message that lists all problems of the file.
     """
-    problems = []
-    for check in _checks(config, new):
-        try:
-            check()
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise InputError("\n  ".join(problems))
+    document = read_document(path)
+    notes: tuple[str, ...] = ()
+    if legacy.is_legacy(document.data):
+        theirs, overrides = legacy.split_overrides(overrides)
+        apply_overrides(document, theirs)
+        document, notes = legacy.translate(document)
+    elif "sampler" not in document.data and _foreign_keys(document, SampleConfig, TrainConfig):
+        raise InputError(f"{path}: is a training; {_start_by('train.py --config', path)}")
+    apply_overrides(document, overrides)
+    config = validate(SampleConfig, document)
+    config._notes = notes
+    return config
 
 
-def _checks(config: Settings, new: bool) -> Iterator[Check]:
-    if new:
-        yield partial(_check_output, Path(config.output))  # type: ignore[attr-defined]
-    if isinstance(config, SampleConfig):
-        yield partial(kind_of_weights, Path(config.network.path))
-        yield from _checks_of_denoiser("network.denoiser", config.network.denoiser)
-        yield from _checks_of_measurement(config)
-    elif isinstance(config, TrainConfig):
-        yield from _checks_of_training(config)
-    elif isinstance(config, ScoreEmbeddingConfig):
-        if config.data.dataset == "folder":
-            yield partial(_check_images, "data.path", Path(config.data.path))
-        else:
-            yield partial(_check_standard_set, config.data.dataset, config.data.path)
-    elif isinstance(config, BridgeSampleConfig):
-        yield partial(kind_of_weights, Path(config.bridge.path), "bridge.path")
-        if config.points is not None:
-            yield partial(_check_file, "points", Path(config.points), "a .npy file of points")
-    else:
-        assert isinstance(config, BridgeConfig)
+def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The training in a YAML file.
 
-
-def _checks_of_training(config: TrainConfig) -> Iterator[Check]:
-    data = config.data
-    if not isinstance(data, PointData) and data.dataset == "folder":
-        for path in data.path if isinstance(data.path, list) else [data.path]:
-            yield partial(_check_images, "data.path", Path(path))
-        if data.validation_path is not None:
-            yield partial(_check_images, "data.validation_path", Path(data.validation_path))
-    elif not isinstance(data, PointData):
-        assert isinstance(data.path, str)
-        yield partial(_check_standard_set, data.dataset, data.path)
-    if config.initial_weights is not None:
-        yield partial(kind_of_weights, Path(config.initial_weights), "initial_weights")
-    yield from _checks_of_denoiser("denoiser", config.denoiser)
-
-
-def _checks_of_denoiser(key: str, denoiser: DenoiserSettings | None) -> Iterator[Check]:
-    if not isinstance(denoiser, VPDenoiserSettings) or isinstance(denoiser.table, str):
-        return
-    for kind, value in denoiser.table.model_dump(exclude_none=True).items():
-        if isinstance(value, str):
-            yield partial(_check_file, f"{key}.table.{kind}", Path(value), "a file of numbers (.npy, .pt or text)")
-
-
-def _checks_of_measurement(config: SampleConfig) -> Iterator[Check]:
-    if config.data is not None:
-        yield partial(_check_images, "data.path", Path(config.data.path))
-        if config.masks_beside:
-            yield partial(_check_masks_beside, Path(config.data.path))
-    for part in [] if config.measurement is None else parts_of(config.measurement.operator):
-        if isinstance(part, InpaintingSettings) and part.file is not None:
-            yield partial(_check_image, "measurement.operator.file", Path(part.file), "the mask")
-        if isinstance(part, BlurSettings):
-            yield partial(_check_image, "measurement.operator.file", Path(part.file), "the kernel")
-
-
-# --- one file --------------------------------------------------------------------------------------------------------
-
-
-def near(path: Path) -> str:
-    """A pointer to what has almost the name of a path that is not there; empty if nothing has."""
-    there = path.parent
-    try:
-        names = [entry.name for entry in islice(os.scandir(there), 10_000)] if there.is_dir() else []
-    except OSError:
-        return ""
-    if not there.is_dir():
-        return f"; there is no folder {there} (relative paths start in {Path.cwd()})"
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
-    return f"; did you mean {there / close[0]}?" if close else ""
-
-
-def _check_output(output: Path) -> None:
-    """The nearest of its parents that exists can hold the run folder."""
-    parent = next((folder for folder in output.absolute().parents if os.path.lexists(folder)), Path("/"))
-    if not parent.is_dir():
-        raise InputError(f"output: {output} cannot be made, since {parent} is a file; choose another folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"output: {output} cannot be made, since {parent} is not writable; choose another folder")
-
-
-def _check_file(key: str, path: Path, what: str) -> None:
-    if not path.exists():
-        raise InputError(f"{key}: {path} does not exist; expected {what}{near(path)}")
-    if path.is_dir():
-        raise InputError(f"{key}: {path} is a folder; expected {what}")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{key}: {path} may not be read; change its permissions")
-    if not path.stat().st_size:
-        raise InputError(f"{key}: {path} is empty; expected {what}")
-
-
-def _check_image(key: str, path: Path, what: str) -> None:
-    _check_file(key, path, f"{what}, an image" + (" or a .npy file" if what == "the kernel" else ""))
-    if path.suffix != ".npy" and not _is_image(path):
-        raise InputError(f"{key}: {path}, {what}, cannot be read as an image")
-
-
-def _is_image(path: Path) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(path):
-            return True
-    except Exception:  # a damaged image can raise anything
-        return False
-
-
-def _may_be_image(path: Path) -> bool:
-    return path.suffix.lower() in _NOT_OF_PILLOW or _is_image(path)
-
-
-def _check_images(key: str, path: Path) -> None:
-    if not path.exists():
-        raise InputError(f"{key}: {path}: there is no such folder, zip or image{near(path)}")
-    if path.is_file():
-        _check_file(key, path, "a folder, a zip or an image")
-        if not (zipfile.is_zipfile(path) or _may_be_image(path)):
-            raise InputError(f"{key}: {path} is neither a zip nor an image that can be read")
-        return
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise InputError(f"{key}: {path} may not be read; change its permissions")
-    files = list(islice(_files(path), _FEW_FILES))
-    if len(files) < _FEW_FILES and not any(map(_may_be_image, files)):
-        found = f"{len(files)} other files, such as {files[0].name}" if files else "nothing"
-        raise InputError(f"{key}: {path}: no images in it; found {found}")
-
-
-def _check_standard_set(name: str, path: str) -> None:
-    from randomwalk.standard_sets import check_standard_set  # whose NumPy few of the programs' starts need
-
-    check_standard_set(name, path)
-
-
-def _files(path: Path) -> Iterator[Path]:
-    """The files of a folder and its subfolders that are not hidden."""
-    seen = set()
-    for folder, subfolders, names in os.walk(path, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a loop of links
-            subfolders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
-
-
-def _check_masks_beside(path: Path) -> None:
-    if path.is_dir() and not any(file.stem.endswith(_MASK) for file in _files(path)):
-        raise InputError(
-            f"data.path: {path}: no image has its mask beside it (mask: beside); that of photo.jpg is photo{_MASK}.png"
-        )
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def kind_of_weights(path: Path, key: str = "network.path") -> str:
-    """The kind of a file with weights: 'safetensors', 'zip' (torch.save) or 'pickle' (torch.save before PyTorch 1.6).
+    Args:
+        path: the file.
+        overrides: as for :func:`load_sample_config`.
 
     Raises:
-        InputError: there is no such file, or it is none with weights, or the end of it is missing.
+        InputError: one message that lists all problems of the file.
     """
-    if not path.exists():
-        raise InputError(_missing(path, key))
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the file with the weights that is in it{_weights_in(path)}")
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not head:
-        raise InputError(f"{path} is empty: the download or the copy did not finish; fetch it again")
-    if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
-        raise InputError(
-            f"{path} is a web page, not weights: the download led to a page for signing in, confirming or an error; "
-            "open the address in a browser and save the file itself"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a placeholder of Git LFS, not the weights: run `git lfs pull`")
-    if head[8:9] == b"{":  # after the length of the header, 8 bytes
-        _check_length(path)
-        return "safetensors"
-    if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):  # whose index is at its end
-            raise InputError(f"{path} is damaged or incomplete (its end is missing); fetch it again")
-        return "zip"
-    if head.startswith(b"\x80"):
-        return "pickle"
-    raise InputError(
-        f"{path} is no file with weights; known are .safetensors and files of torch.save (.pt, .pth). "
-        f"It begins with {head[:16]!r}"
+    document = read_document(path)
+    if "sampler" in document.data or legacy.is_legacy(document.data):
+        raise InputError(f"{path}: is a sampling task; {_start_by('sample.py --diffusion_config', path)}")
+    apply_overrides(document, overrides)
+    return validate(TrainConfig, document)
+
+
+def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig | BridgeSampleConfig:
+    """What ``sample.py`` is to do: a sampling task, or, by its key ``bridge``, the use of a trained bridge.
+
+    Args, Raises:
+        as for :func:`load_sample_config`.
+    """
+    document = read_document(path)
+    if "bridge" not in document.data:
+        return load_sample_config(path, overrides)
+    if not _has_weights(document):
+        raise InputError(f"{path}: is the training of a bridge; {_start_by('train.py --config', path)}")
+    apply_overrides(document, overrides)
+    return validate(BridgeSampleConfig, document)
+
+
+def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig | BridgeConfig | ScoreEmbeddingConfig:
+    """What ``train.py`` is to do: the training of a denoiser, or, by its key ``bridge``, of a bridge, or, by its key
+    ``method``, of few images by score embedding or what it is compared with.
+
+    Args, Raises:
+        as for :func:`load_train_config`.
+    """
+    document = read_document(path)
+    if "method" in document.data:
+        apply_overrides(document, overrides)
+        return validate(ScoreEmbeddingConfig, document)
+    if "bridge" not in document.data:
+        return load_train_config(path, overrides)
+    if _has_weights(document):
+        raise InputError(f"{path}: is the use of a trained bridge; {_start_by('sample.py --config', path)}")
+    apply_overrides(document, overrides)
+    return validate(BridgeConfig, document)
+
+
+def _start_by(how: str, path: str | Path) -> str:
+    """What to type for a config that belongs to another program, or for the run whose config it is."""
+    folder = Path(path).parent
+    if Path(path).name == "config.yaml" and (folder / "run.json").is_file():
+        return f"go on with it by python {how.split()[0]} --resume {folder}"
+    return f"start it with python {how} {path}"
+
+
+def _has_weights(document: Document) -> bool:
+    """Whether the file is about a bridge that is trained."""
+    section = document.data["bridge"]
+    return isinstance(section, dict) and "path" in section
+
+
+def _foreign_keys(document: Document, expected: type[Settings], other: type[Settings]) -> set[str]:
+    """Keys that belong to the other command."""
+    return set(document.data) & (set(other.model_fields) - set(expected.model_fields))
+
+
+def dump(config: Settings) -> str:
+    """The resolved configuration as YAML, defaults included; loading it gives an equal configuration."""
+    data = _plain(config)
+    return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def _plain(section: Settings) -> dict[str, Any]:
+    """A section as plain data: its name first, without the optional keys that are not set."""
+    fields = type(section).model_fields
+    data: dict[str, Any] = {}
+    for key in sorted(fields, key=lambda key: key != "name"):
+        value = getattr(section, key)
+        if value is not None or fields[key].default is not None:
+            data[key] = _plain(value) if isinstance(value, Settings) else value
+    return data
+
+
+def write_schemas(folder: str | Path = SCHEMA_FOLDER) -> list[Path]:
+    """Write the JSON schemas of both commands' configurations; the paths written."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, model in _SCHEMAS.items():
+        (folder / name).write_text(json.dumps(schema_of(model), indent=1) + "\n", encoding="utf-8")
+    return [folder / name for name in _SCHEMAS]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m randomwalk.config --schema [FOLDER]``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m randomwalk.config", description="JSON schemas of the configurations."
     )
-
-
-def _weights_in(folder: Path) -> str:
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth"))
-    return f", {folder / found[0]}" if len(found) == 1 else f": {', '.join(found[:4])}" if found else ""
-
-
-def _check_length(path: Path) -> None:
-    """See that a safetensors file is as long as its header says."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length < path.stat().st_size else b""
+    parser.add_argument(
+        "--schema",
+        metavar="FOLDER",
+        nargs="?",
+        type=Path,
+        const=SCHEMA_FOLDER,
+        required=True,
+        help=f"write the JSON schemas, by which editors complete and check the YAML files (default: {SCHEMA_FOLDER})",
+    )
     try:
-        entries = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-        whole = path.stat().st_size >= 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise InputError(f"{path} is damaged or incomplete (it is shorter than its header says); fetch it again")
+        for path in write_schemas(parser.parse_args(arguments).schema):
+            print(path)
+    except OSError as error:
+        print(f"{error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
-def _missing(path: Path, key: str) -> str:
-    from randomwalk.configio import describe_missing_weights  # here, since few need it
+# --- weights that are not there --------------------------------------------------------------------------------------
 
-    if key != "network.path":
-        return f"{key}: {path} does not exist{near(path)}"
-    return describe_missing_weights(path) + near(path)
+_BUNDLED = {
+    "fashion_vp.safetensors": "the bundled ADM UNet, trained on Fashion-MNIST by python train.py --config "
+    "configs/vp_train.yaml",
+    "fashion_ve.safetensors": "the bundled NCSN++, trained on Fashion-MNIST by python train.py --config "
+    "configs/ve_train.yaml",
+    "fashion_labels.safetensors": "the bundled UNet that knows classes, trained on Fashion-MNIST by python train.py "
+    "--config configs/fashion/vp_continuous_train.yaml",
+}
+_PUBLISHED = {
+    "ffhq_10m.pt": "an ADM UNet for 256x256 faces (FFHQ) that saw 10 million images in training. Its authors, "
+    "Choi et al. (ILVR, 2021), publish it in the README of github.com/jychoi118/ilvr_adm; DPS (Chung et al. 2023, "
+    "github.com/DPS2022/diffusion-posterior-sampling) and the paper's own code "
+    "(github.com/wustl-cig/randomwalk_diffusion) use the same file and link to it",
+    "checkpoint_48.pth": "the variance-exploding NCSN++ for 256x256 faces (FFHQ). Its authors, Song et al. "
+    "(score-SDE, 2021), publish it as ve/ffhq_256_ncsnpp_continuous in the README of "
+    "github.com/yang-song/score_sde_pytorch; the paper's own code (github.com/wustl-cig/randomwalk_diffusion) links "
+    "to it too",
+}
+
+
+def describe_missing_weights(path: str | Path) -> str:
+    """What to tell the user when the file ``network.path`` is not there: what it is and how to get it."""
+    path = Path(path)
+    missing = f"{path}: does not exist (network.path)."
+    if path.name in _PUBLISHED:
+        return (
+            f"{missing} It is {_PUBLISHED[path.name]}. Download it and save it as {path}, or say where it is with "
+            "--set network.path=FILE"
+        )
+    if path.name in _BUNDLED:
+        return (
+            f"{missing} It is {_BUNDLED[path.name]}. It comes with this program: start in the program's folder, or "
+            "restore the file with git checkout"
+        )
+    training = Path("configs", path.parent.parent.name, f"{path.parent.name}_train.yaml")
+    if training.is_file():  # results/toy/moons/model.safetensors
+        return f"{missing} It is what this training makes: python train.py --config {training}"
+    return (
+        f"{missing} Expected a file with weights: one that train.py made (.safetensors), a guided-diffusion state dict "
+        "or a score_sde checkpoint; relative paths start in the current folder"
+    )

@@ -74,7 +74,7 @@ class PointData(Settings):
         "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel",
         "gaussian", "eight_gaussians", "mixture",
     ]  # fmt: skip
-    """Which of the sets of randomwalk/points/datasets.py. All have standard deviation 2."""
+    """Which of the sets of randomwalk/studies/points/datasets.py. All have standard deviation 2."""
 
     @property
     def image_size(self) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randomwalk import pictures
 from randomwalk.errors import InputError
+from randomwalk.images import pictures
 from randomwalk.operators.operator import Operator
 
 

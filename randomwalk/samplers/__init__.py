@@ -1,7 +1,7 @@
 """Samplers, looked up by name.
 
 A sampler turns noise levels into a result: ``sampler.sample(denoiser, x, sigmas, likelihood)``. Most of those here are
-settings of one random walk, :func:`randomwalk.template.walk`; ``sampler.plan(sigmas, likelihood)`` shows them. The
+settings of one random walk, :func:`randomwalk.samplers.walk.walk`; ``sampler.plan(sigmas, likelihood)`` shows them. The
 others are solvers of the probability flow.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from randomwalk import lookup
 from randomwalk.samplers.dpm_solver import DPMSolver2M, DPMSolver3M
-from randomwalk.samplers.flow import ODE
 from randomwalk.samplers.heun import Heun
+from randomwalk.samplers.ode import ODE
 from randomwalk.samplers.predictor_corrector import PredictorCorrector
 from randomwalk.samplers.sampler import Sampler
 from randomwalk.samplers.walks import (

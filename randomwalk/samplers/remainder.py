@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers import Denoiser
+from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.rng import generator
-from randomwalk.samplers.flow import ODE
+from randomwalk.samplers.ode import ODE
 from randomwalk.samplers.sampler import Sampler, Sigmas, decreasing
+from randomwalk.samplers.walk import PreconditionedStep, StepSize
 from randomwalk.samplers.walks import Plan, WalkSampler
-from randomwalk.template import PreconditionedStep, StepSize
 
 NOISE_LIMIT = 0.05
 """The noise from which it shows in flat areas: 2.5% of the pixels' range, 6 of 255."""

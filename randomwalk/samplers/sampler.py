@@ -9,9 +9,9 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers import Denoiser
+from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.errors import InputError, RunError
-from randomwalk.noise import Likelihood
+from randomwalk.operators.noise import Likelihood
 
 Sigmas: TypeAlias = Sequence[float] | Tensor
 Noise: TypeAlias = Callable[[int, Tensor], Tensor]

@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers import Denoiser
-from randomwalk.noise import Likelihood
+from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.operators import Operator
+from randomwalk.operators.noise import Likelihood
 from randomwalk.samplers.sampler import Callback, Noise, Sampler, Sigmas, decreasing, refuse_measurement, require
-from randomwalk.template import PreconditionedStep, StepSize, walk
+from randomwalk.samplers.walk import PreconditionedStep, StepSize, walk
 
 
 @dataclass(frozen=True)

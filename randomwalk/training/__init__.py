@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from randomwalk import configio, distributed
+from randomwalk import distributed
 from randomwalk.config import TrainConfig
+from randomwalk.config import files as configio
 from randomwalk.errors import InputError
-from randomwalk.runs import RunFolder, environment
+from randomwalk.run_folder import RunFolder, environment
 from randomwalk.training.sets import TrainingSet, open_training_set
 from randomwalk.training.trainer import MODEL, Trainer, build_denoiser
 
@@ -48,8 +49,10 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
             print(f"{trainer.description()}; {start}, in {folder.path}", flush=True)
         trainer.run()
         if context.is_main:
-            print(f"weights: {folder.file(MODEL)}\nnumbers: {folder.file('log.csv')}, {folder.file('validation.csv')}\n"
-                  f"pictures: {folder.file('samples.png')}, {folder.file('curves.png')}")
+            print(
+                f"weights: {folder.file(MODEL)}\nnumbers: {folder.file('log.csv')}, {folder.file('validation.csv')}\n"
+                f"pictures: {folder.file('samples.png')}, {folder.file('curves.png')}"
+            )
     except BaseException as error:
         context.fail(str(error) or type(error).__name__)
         if folder is not None and isinstance(error, Exception):

@@ -13,17 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from randomwalk.config import TrainConfig, TrainData
-from randomwalk.data import ImageSource, open_dataset, open_images
 from randomwalk.errors import InputError
+from randomwalk.images.sources import ImageSource, open_dataset, open_images
 from randomwalk.rng import generator
-from randomwalk.training.images import (
-    TrainingImages,
-    cached,
-    check_apart,
-    check_some_decode,
-    joined,
-    largest_side,
-)
+from randomwalk.training.images import TrainingImages, cached, check_apart, check_some_decode, joined, largest_side
 from randomwalk.training.labels import TrainingLabels, check_classes, check_parts, check_validation_classes, make_labels
 
 GOLDEN = 0.6180339887498949

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from randomwalk.config import TrainConfig, TrainData
-from randomwalk.data import ImageSource
 from randomwalk.errors import InputError
-from randomwalk.pictures import Header
+from randomwalk.images.pictures import Header
+from randomwalk.images.sources import ImageSource
 
 LOOKED_AT = 32
 """Images of which the headers are read."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from randomwalk.config import TrainData
-from randomwalk.data import ImageSource, fit_to, in_order, to_tensor
 from randomwalk.errors import InputError
+from randomwalk.images.sources import ImageSource, fit_to, in_order, to_tensor
 from randomwalk.progress import progress_bar
 from randomwalk.rng import generator
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from randomwalk.config import TrainConfig
-from randomwalk.data import ImageSource, in_order
-from randomwalk.denoisers import Denoiser, NetworkDenoiser
+from randomwalk.denoisers.adapters import Denoiser, NetworkDenoiser
+from randomwalk.denoisers.guidance import GuidedDenoiser
 from randomwalk.errors import InputError
-from randomwalk.guidance import GuidedDenoiser
+from randomwalk.images.sources import ImageSource, in_order
 from randomwalk.rng import generator
 
 PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")

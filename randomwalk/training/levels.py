@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.config import EvenTimeLevels, LogNormalLevels, Objective, UniformTimestepLevels
-from randomwalk.denoisers import Denoiser, EDMDenoiser, SDEDenoiser
+from randomwalk.denoisers.adapters import Denoiser, EDMDenoiser, SDEDenoiser
 from randomwalk.errors import InputError
 from score_sde.times import DiscreteTime
 

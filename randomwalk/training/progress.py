@@ -12,7 +12,7 @@ from torch import Tensor
 
 from randomwalk.config import TrainConfig
 from randomwalk.distributed import Context
-from randomwalk.runs import RunFolder
+from randomwalk.run_folder import RunFolder
 from randomwalk.training.validation import Validation
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from randomwalk.config import PointData, TrainConfig
-from randomwalk.data import to_pixels
-from randomwalk.denoisers import Denoiser
-from randomwalk.report import Row, grid, overview
+from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.images.sheets import Row, grid, overview
+from randomwalk.images.sources import to_pixels
 from randomwalk.training.examples import Examples, split_images
 from randomwalk.training.foreseen import warnings_of
 from randomwalk.training.images import damage
@@ -132,7 +132,7 @@ def open_training_set(config: TrainConfig, bar: bool = True) -> TrainingSet:
         InputError: it is not there.
     """
     if isinstance(config.data, PointData):
-        from randomwalk.points.training import PointTrainingSet
+        from randomwalk.studies.points.training import PointTrainingSet
 
         return PointTrainingSet(config)
     return ImageSet(config, bar)

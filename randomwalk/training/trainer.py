@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from randomwalk import distributed
-from randomwalk.architecture import first_difference
-from randomwalk.checkpoints import make_denoiser, save_denoiser, with_averages
 from randomwalk.config import TrainConfig
-from randomwalk.denoisers import NetworkDenoiser
+from randomwalk.denoisers.adapters import NetworkDenoiser
+from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser, with_averages
+from randomwalk.denoisers.networks import first_difference
+from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.progress import bar
 from randomwalk.rng import generator, seed_dropout
-from randomwalk.runs import RunFolder
+from randomwalk.run_folder import RunFolder
 from randomwalk.training.ema import EMA
 from randomwalk.training.objectives import make_loss
 from randomwalk.training.optimizer import learning_rate, make_optimizer
 from randomwalk.training.progress import Progress
 from randomwalk.training.sets import ExampleStream, TrainingSet, open_training_set
-from randomwalk.weightfiles import read_weights
 
 CHECKPOINT = "checkpoint.pt"
 VALIDATED = "validated.pt"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from randomwalk import samplers, schedules
 from randomwalk.config import TrainConfig, TrainData
-from randomwalk.denoisers import Denoiser
+from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.training.examples import Split

@@ -1,0 +1,199 @@
+"""Several ways to train the same network: their configurations, their runs side by side, and what became of each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
+from randomwalk.config.validate import validate
+from randomwalk.config.yamltext import Document, read_document
+from randomwalk.errors import InputError
+from randomwalk.run_folder import RunFolder
+from randomwalk.studies.score_embedding.embedding import displacements
+from randomwalk.studies.score_embedding.solution import Solution
+from randomwalk.studies.score_embedding.solvers import level_times
+from randomwalk.studies.score_embedding.trainer import Trainer
+from score_sde import sdes
+from support.common import bar
+from support.records import Record, Records
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the tables.
+
+    Attributes:
+        name, label: in the file, and in tables.
+        trained: False for the closed form.
+        counted: whether the seconds of the density and of the solver count.
+        data: the configuration, but for what a run changes.
+    """
+
+    name: str
+    label: str
+    trained: bool
+    counted: bool
+    data: dict[str, Any]
+
+    def config(self, seed: int, device: str, data: Mapping[str, Any]) -> ScoreEmbeddingConfig:
+        """The configuration of a run: ``data`` are changes of that section.
+
+        Raises:
+            InputError: it has problems.
+        """
+        changes = {"seed": seed, "output": "run", "device": device, "data": data}
+        return validate(ScoreEmbeddingConfig, Document(merged(self.data, changes), f"arm {self.name}"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: an arm on a case, with a seed; ``extra`` is what else its function needs."""
+
+    case: str
+    arm: Arm
+    seed: int
+    config: ScoreEmbeddingConfig
+    extra: Any = None
+
+    def described(self) -> dict[str, Any]:
+        """What decides the run, but for its seed."""
+        config: dict[str, Any] = json.loads(self.config.model_dump_json(exclude_none=True, exclude={"seed", "output"}))
+        config["data"]["path"] = Path(config["data"]["path"]).name
+        return config | {"trained": self.arm.trained, "counted": self.arm.counted}
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` in it, section by section; a section with another name replaces the old one."""
+    out = dict(base)
+    for key, value in changes.items():
+        old = out.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("name") in (None, old.get("name")):
+            value = merged(old, value)
+        out[key] = value
+    return out
+
+
+def load(path: Path, quick: bool) -> list[Arm]:
+    """The arms of a file, in its order: ``common``, with the ``config`` of each arm in it, with that of ``quick``."""
+    data = read_document(path).data
+    arms = []
+    for name, given in data["arms"].items():
+        own = merged(data["common"], given.get("config", {}))
+        if quick:
+            own = merged(merged(own, data["quick"]["common"]), data["quick"].get("arms", {}).get(name, {}))
+        trained, counted = not given.get("closed_form", False), given.get("counted", True)
+        arms.append(Arm(name, given["label"], trained, counted, own))
+    return arms
+
+
+def changed(arm: Arm, changes: Mapping[str, Any]) -> Arm:
+    """The arm with changes of its configuration."""
+    return replace(arm, data=merged(arm.data, changes))
+
+
+def chosen(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
+    """Those of the command line, or all.
+
+    Raises:
+        InputError: one is not known.
+    """
+    known = [arm.name for arm in arms]
+    if unknown := sorted(set(names or ()) - set(known)):
+        raise InputError(f"--arms: {', '.join(unknown)}; expected some of {', '.join(known)}")
+    return [arm for arm in arms if not names or arm.name in names]
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def run(jobs: Sequence[Job], do: Callable[[Job], Record], records: Records, processes: int) -> list[Record]:
+    """The records of all jobs, in their order; those without one are done, and saved as they end.
+
+    Args:
+        do: makes a record; a function of a module, since it is called in other processes.
+        processes: side by side.
+    """
+    todo = [job for job in jobs if str(job.seed) not in _of(records, job)]
+    with bar(len(jobs), "runs", "runs") as tick:
+        tick(len(jobs) - len(todo))
+
+        def keep(job: Job, record: Record) -> None:
+            _of(records, job)[str(job.seed)] = record
+            records.save()
+            tick(1, f"{job.case}, {job.arm.name}")
+
+        if processes == 1:
+            for job in todo:
+                keep(job, do(job))
+        else:
+            with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+                futures: dict[Future[Record], Job] = {pool.submit(do, job): job for job in todo}
+                try:
+                    for future in as_completed(futures):
+                        keep(futures[future], future.result())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    return [_of(records, job)[str(job.seed)] for job in jobs]
+
+
+def _of(records: Records, job: Job) -> dict[str, Record]:
+    return records.of(job.case, job.arm.name, job.described())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of the trainings, of which several would run at once."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def shift(trainer: Trainer) -> list[float]:
+    """By how much the embedding moves the images, root mean square over them and their pixels in [0, 1], by level."""
+    field, settings = getattr(trainer.method, "field", None), trainer.config.method
+    if field is None or not isinstance(settings, EmbeddingMethod):
+        return []
+    g = sdes.make("power_ve", base=settings.base).diffusion(level_times(settings.num_levels, settings.eps))
+    moved = displacements(field, g)
+    return [float(x) for x in moved.flatten(1).square().mean(1).sqrt()]
+
+
+class Solved(Trainer):
+    """A training that finds the solution of its equation in a file, or leaves it there for the next one.
+
+    For solvers that take longer than the training, and do not depend on its seed.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, config: ScoreEmbeddingConfig, device: torch.device, folder: RunFolder, path: Path) -> None:
+        super().__init__(config, device, folder)
+        self.path = path
+
+    def _solve(self, method: EmbeddingMethod) -> Solution:
+        if self.path.is_file():
+            kept = torch.load(self.path, map_location=self.device, weights_only=True)
+            self.clock.seconds.update(kept["seconds"])
+            score = kept["score"].double()
+            return Solution(kept["times"], torch.zeros(()), score)
+        solution = super()._solve(method)
+        seconds = {stage: self.clock.seconds[stage] for stage in ("density", "solve")}
+        kept = {"times": solution.times, "score": solution.score.float().cpu(), "seconds": seconds}
+        RunFolder(self.path.parent).write_torch(self.path.name, kept)
+        return solution
+
+
+def one_thread() -> None:
+    """As all runs are timed."""
+    torch.set_num_threads(1)

@@ -1,0 +1,341 @@
+"""Denoisers to and from files: `save_denoiser` and `load_denoiser`.
+
+Our own format is safetensors whose metadata describe the network and how it denoises:
+
+    metadata  {"format": "randomwalk", "config": JSON of {"network": {"name": ..., **settings},
+              "denoiser": {"name": ..., **settings}, "training": {...}, "classes": [names, if there are any]}}
+    tensors   "ema.<name>" and optionally "raw.<name>", <name> as in the state dict of the network
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from randomwalk.denoisers import adapters as denoisers
+from randomwalk.denoisers.adapters import NetworkDenoiser
+from randomwalk.denoisers.ddpm_table import resolved
+from randomwalk.denoisers.networks import (
+    NETWORKS,
+    build_network,
+    describe,
+    differing_settings,
+    first_difference,
+    full_settings,
+    scratch_network,
+)
+from randomwalk.denoisers.weight_files import WeightFile, read_config, read_weights
+from randomwalk.errors import InputError, RunError
+from randomwalk.run_folder import RunFolder
+
+__all__ = ["build_network", "load_denoiser", "make_denoiser", "read_config", "resolve_device", "save_denoiser"]
+
+# Settings that concern training alone: a config may differ from the file in them.
+_TRAINING_ONLY = {"dropout", "use_checkpoint", "use_fp16", "init_scale"}
+
+
+def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> NetworkDenoiser:
+    """An untrained denoiser that knows its channels and image size.
+
+    Args:
+        network: ``{"name": "unet" | "photo_unet" | "ncsnpp" | "ddpm_unet" | "mlp", **arguments of its class}``.
+        denoiser: ``{"name": "vp" | "ve" | "edm" | "sde" | "score", **settings}`` as for `denoisers.make`.
+
+    Raises:
+        InputError: an unknown name or setting, or a denoiser and a network that do not go together.
+    """
+    if (network["name"] == "ncsnpp") != (denoiser["name"] == "ve"):
+        raise InputError(
+            f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, as "
+            "denoiser ve expects; unet, photo_unet, ddpm_unet and mlp take a time and give what vp, edm, sde and score "
+            "expect"
+        )
+    settings = dict(denoiser)
+    made = denoisers.make(settings.pop("name", None), build_network(network), **settings)
+    full = full_settings(network)
+    made.channels, made.image_size = full[NETWORKS[network["name"]][2]], full["image_size"]
+    made.num_classes = full.get("num_classes")
+    made.any_size = getattr(made.network, "any_size", False)
+    return made
+
+
+# --- saving ----------------------------------------------------------------------------------------------------
+
+
+def save_denoiser(
+    path: str | Path,
+    config: Mapping[str, Any],
+    ema: Mapping[str, Tensor],
+    raw: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write weights and their description to one safetensors file, which appears whole or not at all.
+
+    Args:
+        path: the file.
+        config: ``{"network": {"name": ..., **settings}, "denoiser": {"name": ..., **settings}, "training": {...}}``,
+            all of it JSON; "training" is free. Where labels are of classes with names, also "classes": [...].
+        ema: state dict of the network (all of it, buffers too) with averaged parameters.
+        raw: the same with the parameters that were not averaged.
+        dtype: float32 or float16, for floating-point tensors; float64 ones (tables) stay float64.
+
+    Raises:
+        RunError: a weight that is NaN or infinite, or is too large for ``dtype``.
+        ValueError: the weights are not those of the network in ``config``, or another ``dtype``.
+    """
+    path = Path(path)
+    if dtype not in (torch.float32, torch.float16):
+        raise ValueError(f"weights are stored as float32 or float16, not {dtype}")
+    network = scratch_network(config["network"])
+    tensors = {}
+    for prefix, state in (("ema.", ema), ("raw.", raw)):
+        if state is None:
+            continue
+        if difference := first_difference(network, state):
+            raise ValueError(f"the weights do not fit config['network']: {difference}")
+        for key, value in state.items():
+            stored = _stored(value, dtype)
+            if not torch.isfinite(stored).all():
+                raise RunError(f"{path} was not written: {prefix}{key} has values that are not finite in {dtype}")
+            tensors[prefix + key] = stored
+    description = {key: config.get(key, {}) for key in ("network", "denoiser", "training")}
+    description["denoiser"] = resolved(description["denoiser"])  # the file must not need another one
+    if config.get("classes"):
+        description["classes"] = list(config["classes"])
+    data = save(tensors, {"format": "randomwalk", "config": json.dumps(description)})
+    RunFolder(path.parent).write(path.name, lambda file: file.write(data), sync=True)
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    # A copy, since safetensors refuses tensors that share memory, as the buffers of `ema` and `raw` may.
+    value = value.detach().to("cpu", copy=True).contiguous()
+    return value.to(dtype) if value.is_floating_point() and value.dtype != torch.float64 else value
+
+
+# --- loading ---------------------------------------------------------------------------------------------------
+
+
+def load_denoiser(
+    path: str | Path,
+    *,
+    network: Mapping[str, Any] | None = None,
+    denoiser: Mapping[str, Any] | None = None,
+    weights: str = "ema",
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    compile: bool = False,
+) -> NetworkDenoiser:
+    """The denoiser in a file, ready to use: evaluation mode, no gradients to its weights, channels-last.
+
+    Files: ours; a state dict of guided-diffusion; a checkpoint of score_sde. Files of others do not say how the
+    network denoises and leave out parts of its architecture: then give ``network`` and ``denoiser``. Without them, the
+    error message has the description to paste, as far as the file tells it.
+
+    Args:
+        path: the file.
+        network: ``{"name": "unet" | "ncsnpp", **arguments of its class}``. With a file of ours, which describes
+            itself, what is given must agree with it.
+        denoiser: ``{"name": "vp" | "ve" | "edm", **settings}``, likewise.
+        weights: "ema", the moving average of the parameters, or "raw", the parameters themselves. A plain state dict
+            has one set of weights and does not say which: it is loaded for either.
+        device: "cpu", "cuda", "cuda:N", or "auto": a GPU if there is one.
+        precision: "fp32", or "bf16" for autocasting the network (parameters stay float32).
+        compile: ``torch.compile`` the network.
+
+    Raises:
+        InputError: the file is missing, damaged, refused (it would run code), not described, or does not fit the
+            network; or the device is not there. Never are weights left at random.
+    """
+    if weights not in ("ema", "raw"):
+        raise InputError(f"weights: {weights!r} is not known; 'ema' or 'raw'")
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision: {precision!r} is not known; 'fp32' or 'bf16'")
+    target = resolve_device(device)
+    file = read_weights(path, weights)
+    network, denoiser = _settings(file, network, denoiser)
+    made = _built(file, network, denoiser)
+    made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
+    made.classes = tuple((file.config or {}).get("classes", ()))
+    made.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
+    made.eval().requires_grad_(False).to(target)
+    made.network.to(memory_format=torch.channels_last)
+    if compile:
+        made.network = torch.compile(made.network)  # type: ignore[assignment]
+    return made
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The device of that name; "auto" is the first CUDA GPU, or else the CPU.
+
+    Raises:
+        InputError: an unknown name, or a GPU that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"device: {str(device)!r} is not known; auto, cpu, cuda or cuda:N")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        why = (
+            "this PyTorch was built without CUDA" if torch.version.cuda is None else "no usable GPU or driver was found"
+        )
+        raise InputError(f"device: {device} is not available, {why}; use cpu or auto")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device: {device} is not there; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
+    return found
+
+
+def _settings(
+    file: WeightFile, network: Mapping[str, Any] | None, denoiser: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Of the network and the denoiser: the file's own if it describes itself, else what was given."""
+    if file.config is not None:
+        own_network, own_denoiser = file.config["network"], file.config["denoiser"]
+        _check_agreement(file.path, "architecture", network, own_network, full_settings(own_network))
+        given = None if denoiser is None else _with_numbers(denoiser)
+        _check_agreement(file.path, "denoiser", given, own_denoiser, _full_denoiser(own_denoiser))
+        return own_network, own_denoiser
+    if network is not None and denoiser is not None:
+        return network, denoiser
+    try:
+        snippet = describe(file.state, architecture=network is None, denoiser=denoiser is None)
+    except InputError as error:
+        raise InputError(f"{file.path}: {error}") from error
+    raise InputError(
+        f"{file.path} does not describe how to use it. Add this to the config, with FILL_IN replaced:\n\n{snippet}\n"
+    )
+
+
+def _full_denoiser(settings: Mapping[str, Any]) -> dict[str, Any]:
+    cls = denoisers.DENOISERS.get(settings["name"])
+    parameters = inspect.signature(cls).parameters if cls else {}
+    return resolved({**{name: p.default for name, p in parameters.items() if name != "network"}, **settings})
+
+
+def _with_numbers(denoiser: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config says of the denoiser and no more, but with the numbers of a table that is in a file."""
+    return (
+        denoiser
+        if isinstance(denoiser.get("table"), str | None)
+        else {**denoiser, "table": resolved(denoiser)["table"]}
+    )
+
+
+def _check_agreement(
+    path: Path, section: str, given: Mapping[str, Any] | None, own: Mapping[str, Any], full: Mapping[str, Any]
+) -> None:
+    for key, value in (given or {}).items():
+        if key in _TRAINING_ONLY:
+            continue
+        theirs = full.get(key)
+        if key not in full or _plain(value) != _plain(theirs):
+            says = (
+                f"is {reprlib.repr(theirs)} in the file"
+                if key in full
+                else f"is unknown to {own['name']!r}, as the file has it"
+            )
+            raise InputError(
+                f"{path}: network.{section}.{key} {says}, and {reprlib.repr(value)} in the config. The file "
+                f"describes itself: remove network.{section} from the config"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _built(file: WeightFile, network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> NetworkDenoiser:
+    """The denoiser with fresh weights; the random stream of the caller is left as it was."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return make_denoiser(network, denoiser)
+    except InputError as error:
+        known = network.get("name") in NETWORKS
+        hints = differing_settings(file.state, network) if known and file.config is None else []
+        raise InputError("\n  ".join([f"{file.path}: {error}", *hints])) from error
+
+
+def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict to load: checked against the network, averaged parameters in place, finite."""
+    fresh = network.state_dict()
+    state = dict(file.state)
+    difference = _sigmas_difference(state, fresh)
+    if full_settings(settings).get("embedding_type") == "fourier" and "sigmas" in fresh:
+        # Its length is the number of steps of whoever saved it, and nothing is computed from it.
+        state["sigmas"] = fresh["sigmas"]
+    if difference := first_difference(network, state) or difference:
+        raise InputError(_misfit(file, difference, settings))
+    state = with_averages(file, network, state)
+    for key, value in state.items():
+        if value.is_floating_point() != fresh[key].is_floating_point():
+            raise InputError(f"{file.path}: {key} is of type {value.dtype}, expected {fresh[key].dtype}")
+        if not torch.isfinite(value).all():
+            raise InputError(f"{file.path}: {key} has values that are NaN or infinite; these weights cannot be used")
+    return state
+
+
+def _sigmas_difference(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> str | None:
+    """Whether NCSN++'s noise levels in the file have another range than those of the network."""
+    if "sigmas" not in state or "sigmas" not in fresh or state["sigmas"].ndim != 1 or not len(state["sigmas"]):
+        return None
+    theirs, ours = ((float(t["sigmas"][0]), float(t["sigmas"][-1])) for t in (state, fresh))
+    if all(abs(a / b - 1) < 1e-4 for a, b in zip(theirs, ours, strict=True)):
+        return None
+    return "sigmas runs from {:g} to {:g} in the file and from {:g} to {:g} in the network".format(*theirs, *ours)
+
+
+def _misfit(file: WeightFile, difference: str, settings: Mapping[str, Any]) -> str:
+    if file.config is not None:
+        return f"{file.path} is damaged, it contradicts its own description: {difference}"
+    hints = differing_settings(file.state, settings)
+    advice = "\n  ".join(["Correct in the config:", *hints])
+    if not hints:
+        advice = "No setting explains it: the file is incomplete, or of a variant of the network that is not known here"
+    return f"{file.path} does not fit the network in the config: {difference}. {advice}"
+
+
+def with_averages(file: WeightFile, network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict with averages in place of all parameters, where averages are asked for and the file has some.
+
+    Raises:
+        InputError: it has some for a part of the parameters only.
+    """
+    trainable = [name for name, p in network.named_parameters() if p.requires_grad]
+    if missing := [name for name in trainable if name in file.not_averaged]:
+        names = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise InputError(
+            f"{file.path}: its averaged weights lack {len(missing)} of the network's {len(trainable)} parameters "
+            f"({names}); weights: raw uses the weights that were not averaged"
+        )
+    return {**state, **(_named(file, network) if file.shadow is not None else {})}
+
+
+def _named(file: WeightFile, network: nn.Module) -> dict[str, Tensor]:
+    """score_sde's list of averaged parameters under the names of the trainable parameters, whose order it has."""
+    assert file.shadow is not None
+    trainable = [(name, p.shape) for name, p in network.named_parameters() if p.requires_grad]
+    if len(trainable) != len(file.shadow):
+        raise InputError(
+            f"{file.path}: ema.shadow_params has {len(file.shadow)} tensors, but the network has {len(trainable)} "
+            "trainable parameters; weights: raw uses the weights that were not averaged"
+        )
+    for i, ((name, shape), value) in enumerate(zip(trainable, file.shadow, strict=True)):
+        if value.shape != shape:
+            raise InputError(
+                f"{file.path}: ema.shadow_params[{i}], which is {name}, is {list(value.shape)} in the file and "
+                f"{list(shape)} in the network; weights: raw uses the weights that were not averaged"
+            )
+    return {name: value for (name, _), value in zip(trainable, file.shadow, strict=True)}

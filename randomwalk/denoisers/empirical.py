@@ -1,0 +1,65 @@
+"""The exact denoiser of a finite set of images, which is what training on a few images aims at; nothing is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from randomwalk.denoisers.adapters import Denoiser, broadcast_sigma
+from randomwalk.errors import InputError
+
+
+class EmpiricalDenoiser(Denoiser):
+    """E[X | X + sigma N = x] for X uniform on n images x_k:
+
+        D(x, sigma) = sum_k w_k x_k,    w = softmax_k( -|x - x_k|^2 / (2 sigma^2) )
+
+    It minimises the denoising loss of a training on these images; what it samples are the images. With labels, the
+    number of the image that is to be made, it is that image whatever x is: what a network that is told the number
+    should learn. `GaussianMixture` with covariance 0 is the same for few images; this one takes any number, in parts.
+
+    Args:
+        images: ``[n, C, H, W]`` in [-1, 1].
+        chunk: how many to look at at once.
+
+    Raises:
+        InputError: no images, or not of that shape, or not finite.
+    """
+
+    images: Tensor
+
+    def __init__(self, images: Tensor, chunk: int = 1024) -> None:
+        super().__init__()
+        if images.ndim != 4 or not images.numel() or not images.is_floating_point() or not images.isfinite().all():
+            raise InputError(f"empirical denoiser: expected finite images [n, C, H, W], found {tuple(images.shape)}")
+        self.register_buffer("images", images.detach().clone(), persistent=False)
+        self.channels = images.shape[1]
+        self.image_size = images.shape[2] if images.shape[2] == images.shape[3] else None
+        self.chunk = chunk
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        if label is not None:
+            return self.images[label].to(x)
+        weights = self.responsibilities(x, sigma)
+        out = torch.zeros_like(x, dtype=torch.float64).flatten(1)
+        for share, part in zip(weights.split(self.chunk, 1), self.images.split(self.chunk), strict=True):
+            out = out + share @ part.flatten(1).double()
+        return out.reshape(x.shape).to(x.dtype)
+
+    def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """grad log p_sigma(x) = (D(x, sigma) - x) / sigma^2."""
+        return (self(x, sigma, label) - x) / broadcast_sigma(sigma, x) ** 2
+
+    def responsibilities(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Probability of each image given ``X_sigma = x``, ``[B, n]``, float64; at sigma = 0 the nearest one's."""
+        z = x.flatten(1).double()
+        distances = torch.cat([self._distances(z, part) for part in self.images.split(self.chunk)], 1)
+        above = distances - distances.detach().amin(1, keepdim=True)
+        variance = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1, 1) ** 2
+        return (-above / (2 * variance.clamp_min(1e-300))).softmax(1)
+
+    @staticmethod
+    def _distances(z: Tensor, part: Tensor) -> Tensor:
+        """``|x - x_k|^2`` up to |x|^2, which all share, ``[B, chunk]``: no digits lost to it at large sigma."""
+        points = part.flatten(1).double()
+        return points.square().sum(1) - 2 * z @ points.T

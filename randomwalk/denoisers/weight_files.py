@@ -1,0 +1,219 @@
+"""Reading files with weights: what they hold, without running any code in them.
+
+Known are our safetensors, the plain state dict of guided-diffusion (also wrapped or with a prefix) and the checkpoint
+of score_sde. Whatever cannot be used is an `InputError` that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from randomwalk.cli.file_checks import kind_of_weights
+from randomwalk.errors import InputError
+
+_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning, of torch.compile
+_WRAPPERS = ("model", "state_dict")
+_AVERAGED = ("ema_model.", "model_ema.", "ema.")
+"""Prefixes of an averaged set in one state dict with the other, as in Lightning's checkpoints."""
+_COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}
+"""What averaging modules keep beside the averages."""
+
+
+@dataclass
+class WeightFile:
+    """The weights asked for.
+
+    Attributes:
+        state: state dict of the network.
+        shadow: averaged parameters to lay over it, in the order of the trainable parameters, where the file has them
+            without names (score_sde).
+        not_averaged: names in ``state`` that a set of averages beside it does not have, as it may lack buffers.
+        config: "network", "denoiser", "training" and "classes", if the file describes itself.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    shadow: list[Tensor] | None = None
+    config: dict[str, Any] | None = None
+    not_averaged: frozenset[str] = frozenset()
+
+
+def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
+    """Read a file by its content; the ending of its name does not matter.
+
+    Args:
+        path: the file.
+        weights: "ema" or "raw". A file with a single set of weights gives that one, whichever is asked for, since a
+            plain state dict does not say which it is (the public ones are averaged).
+
+    Raises:
+        InputError: there is no such file, it is damaged, or something else than weights.
+    """
+    path = Path(path)
+    kind = kind_of_weights(path)
+    if kind == "safetensors":
+        return _read_safetensors(path, weights)
+    return _from_pickle(path, _load_pickle(path, zipped=kind == "zip"), weights)
+
+
+def read_config(path: str | Path) -> dict[str, Any] | None:
+    """What one of our files says about itself, {"network": ..., "denoiser": ..., "training": ...}, without reading
+    its weights; None for files of others.
+
+    Raises:
+        InputError: as `read_weights`.
+    """
+    path = Path(path)
+    if kind_of_weights(path) != "safetensors":
+        return None
+    with _opened(path) as file:
+        return _config(path, file.metadata() or {})
+
+
+# --- safetensors -----------------------------------------------------------------------------------------------
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or incomplete ({error}); fetch it again") from error
+
+
+def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
+    if metadata.get("format") != "randomwalk":
+        return None
+    try:
+        config = json.loads(metadata["config"])
+        sections = [config["network"], config["denoiser"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: its description cannot be read ({error!r})") from error
+    if not all(isinstance(section, dict) and "name" in section for section in sections):
+        raise InputError(f"{path} is damaged: its description does not name a network and a denoiser")
+    classes = config.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{path} is damaged: the classes in its description are no list of names")
+    return dict(config)
+
+
+def _read_safetensors(path: Path, weights: str) -> WeightFile:
+    with _opened(path) as file:
+        config = _config(path, file.metadata() or {})
+        names = list(file.keys())
+        prefix = "" if config is None else f"{weights}."
+        chosen = [name for name in names if name.startswith(prefix)]
+        if not chosen:
+            held = ", ".join(sorted({name.split(".")[0] for name in names})) or "none"
+            raise InputError(f"{path} has no weights called {weights!r}; it has: {held}")
+        state = {name.removeprefix(prefix): file.get_tensor(name) for name in chosen}
+    return _of_state(path, state, weights) if config is None else WeightFile(path, state, config=config)
+
+
+# --- files of torch.save ---------------------------------------------------------------------------------------
+
+
+def _load_pickle(path: Path, zipped: bool) -> Any:
+    """The object in the file. Nothing in it is executed: a pickle that asks for more than tensors and plain
+    containers is refused."""
+    if zipped:
+        _check_archive(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of archives that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = _reason(error)
+        wanted = re.search(r"GLOBAL (\S+)", reason) if isinstance(error, pickle.UnpicklingError) else None
+        if wanted or "TorchScript" in reason:
+            what = f"it asks for {wanted[1]}" if wanted else "it is a TorchScript program"
+            raise InputError(
+                f"{path} is refused: loading it would run code that the file chooses ({what}). Use a file that "
+                "holds nothing but tensors, for example one written by torch.save(model.state_dict(), ...)"
+            ) from error
+        raise InputError(f"{path} is damaged, or not a file of torch.save ({reason})") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums, which torch.load does not: a download with a hole in it has plausible tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # a damaged archive, too, can raise anything
+        raise InputError(f"{path} is damaged or incomplete ({_reason(error)}); fetch it again") from error
+    if broken:
+        raise InputError(f"{path} is damaged: {broken} in it does not have its checksum; fetch it again")
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error message that says why; torch.load has advice around it that does not apply here."""
+    lines = str(error).split("Check the documentation")[0].strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[-1].strip() if isinstance(error, pickle.UnpicklingError) else lines[0]
+
+
+def _from_pickle(path: Path, content: Any, weights: str) -> WeightFile:
+    if _is_state(content):
+        return _of_state(path, content, weights)
+    wrapper = next((key for key in _WRAPPERS if isinstance(content, Mapping) and _is_state(content.get(key))), None)
+    if wrapper is None:
+        keys = ", ".join(repr(key) for key in list(content)[:8]) if isinstance(content, Mapping) else ""
+        found = (
+            f"a dictionary with {keys or 'nothing in it'}" if isinstance(content, Mapping) else type(content).__name__
+        )
+        raise InputError(f"{path} holds {found}; expected a state dict (names and tensors), or one under 'model'")
+    state, ema = content[wrapper], content.get("ema")
+    if weights == "raw" or ema is None:
+        return _of_state(path, state, weights)
+    if _is_state(ema):
+        return _averaged(path, state, ema)
+    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
+        raise InputError(f"{path}: the averaged weights under 'ema' have a layout that is not known; try weights: raw")
+    return WeightFile(path, _without_prefix(state), shadow=shadow)
+
+
+def _of_state(path: Path, state: Mapping[str, Tensor], weights: str) -> WeightFile:
+    """One set of weights, or that asked for of two under prefixes side by side."""
+    prefix = next((prefix for prefix in _AVERAGED if any(key.startswith(prefix) for key in state)), None)
+    if prefix is None:
+        return WeightFile(path, _without_prefix(state))
+    raw = {key: value for key, value in state.items() if not key.startswith(prefix)}
+    if weights == "raw" and raw:
+        return WeightFile(path, _without_prefix(raw))
+    return _averaged(path, raw, {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+
+
+def _averaged(path: Path, raw: Mapping[str, Tensor], averages: Mapping[str, Tensor]) -> WeightFile:
+    """The averages, with what they lack from the other set; whether they may lack it shows with the network."""
+    state = _without_prefix(raw)
+    averages = _without_prefix({key: value for key, value in averages.items() if key not in _COUNTERS})
+    return WeightFile(path, {**state, **averages}, not_averaged=frozenset(state) - averages.keys())
+
+
+def _is_state(value: Any) -> bool:
+    """Whether it maps names to tensors, and has some."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without what wrappers put before every name."""
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)

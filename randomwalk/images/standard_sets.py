@@ -1,0 +1,250 @@
+"""MNIST, Fashion-MNIST and CIFAR-10: found where they are, or downloaded. Imports no PyTorch where they are found."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import io
+import shutil
+import socket
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import numpy as np
+
+from randomwalk.errors import InputError
+from randomwalk.run_folder import alone_in
+
+Split = Literal["train", "test"]
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+CIFAR_FOLDER, CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Folder of Debian's package dataset-fashion-mnist."""
+PATIENCE = 5.0
+"""Seconds in which a server is to answer before a run is begun."""
+TIMEOUT = 30.0
+"""Seconds without an answer after which a server is given up."""
+FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
+"""Errors of a download that does not come to its end."""
+
+
+@dataclass(frozen=True)
+class StandardSet:
+    """One split of a set.
+
+    Attributes:
+        images: uint8 ``[N, H, W]`` or ``[N, H, W, 3]``.
+        labels: ``[N]``, places in ``classes``.
+        classes: their names.
+        where: the folder.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    where: Path
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A set's class in torchvision, its folder under the one it is kept in, its address and its size."""
+
+    torchvision: str
+    folder: str
+    address: str
+    megabytes: int
+    classes: tuple[str, ...]
+
+
+KINDS = {
+    "mnist": _Kind(
+        "MNIST", "MNIST/raw", "https://ossci-datasets.s3.amazonaws.com/mnist", 12, tuple(str(k) for k in range(10))
+    ),
+    "fashion_mnist": _Kind(
+        "FashionMNIST", "FashionMNIST/raw", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com", 31,
+        FASHION_CLASSES,
+    ),
+    "cifar10": _Kind("CIFAR10", CIFAR_FOLDER, f"https://www.cs.toronto.edu/~kriz/{CIFAR_ARCHIVE}", 170, ()),
+}  # fmt: skip
+
+
+def load_standard_set(name: str, path: str | Path, split: Split = "train", anywhere: bool = True) -> StandardSet:
+    """The split of a set: in ``path``, or where Debian has it, or else downloaded into ``path``.
+
+    Args:
+        name: one of `KINDS`.
+        path: the folder that torchvision would be told, or the one with the files.
+        split: train or test.
+        anywhere: False looks in ``path`` alone.
+
+    Raises:
+        InputError: it is not there and cannot be downloaded, or it is damaged.
+    """
+    path = Path(path)
+    folder = find_standard_set(name, path, split, anywhere)
+    if folder is None:
+        if not anywhere:
+            raise InputError(f"{path}: there is no {name} in it. {_advice(name, path)}")
+        _download(name, path)
+        folder = find_standard_set(name, path, split)
+        assert folder is not None
+    return _read_cifar10(folder, split) if name == "cifar10" else _read_idx_set(name, folder, split)
+
+
+def find_standard_set(name: str, path: str | Path, split: Split = "train", anywhere: bool = True) -> Path | None:
+    """The folder with the files of a set, which are not read; None if it is not there. See `load_standard_set`."""
+    path = Path(path)
+    places = [path, path / KINDS[name].folder, *([DEBIAN] if name == "fashion_mnist" and anywhere else [])]
+    if name == "cifar10":
+        files = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+        return next((place for place in places if all((place / file).is_file() for file in files)), None)
+    return next((place for place in places if None not in _idx_files(place, split)), None)
+
+
+def check_standard_set(name: str, path: str | Path) -> None:
+    """See that a set is there, or that the server of its files answers; behind a proxy only the download can tell.
+
+    Raises:
+        InputError: it is not there and cannot be had.
+    """
+    path, address = Path(path), urlsplit(KINDS[name].address)
+    if find_standard_set(name, path) is not None or (name == "cifar10" and (path / CIFAR_ARCHIVE).is_file()):
+        return
+    if getproxies():
+        return
+    try:
+        port = address.port or {"http": 80, "https": 443}[address.scheme]
+        socket.create_connection((address.hostname, port), timeout=PATIENCE).close()
+    except OSError as error:
+        raise _unobtainable(name, path, error) from error
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _idx_files(folder: Path, split: Split) -> list[Path | None]:
+    """The files of images and of labels in a folder, gzipped or not; None for one that is not there."""
+    prefix = {"train": "train", "test": "t10k"}[split]
+    names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    candidates = ([folder / f"{name}.gz", folder / name] for name in names)
+    return [next((file for file in files if file.is_file()), None) for files in candidates]
+
+
+def _read_idx_set(name: str, folder: Path, split: Split) -> StandardSet:
+    files = [file for file in _idx_files(folder, split) if file is not None]
+    images, labels = (read_idx(file) for file in files)
+    classes = KINDS[name].classes
+    if images.ndim != 3 or labels.shape != images.shape[:1] or (len(labels) and labels.max() >= len(classes)):
+        raise InputError(
+            f"{folder}: {files[0].name} and {files[1].name} are not images and their labels, from 0 to "
+            f"{len(classes) - 1}: {list(images.shape)} and {list(labels.shape)}"
+        )
+    return StandardSet(images, labels, classes, folder)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Array in an IDX file (the format of MNIST and Fashion-MNIST), gzipped or not; uint8 values only."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            raw = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    ndim = raw[3] if len(raw) > 3 else 0
+    if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * ndim:
+        raise InputError(f"{path}: is not an IDX file of bytes")
+    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", ndim, 4))
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim)
+    if values.size != int(np.prod(shape)):
+        raise InputError(f"{path}: is cut short: it promises {shape} and holds {values.size} bytes")
+    return values.reshape(shape)
+
+
+def _read_cifar10(folder: Path, split: Split) -> StandardSet:
+    """By torchvision, which compares the checksums before it unpickles."""
+    from torchvision import datasets
+
+    try:
+        found = datasets.CIFAR10(str(folder.parent), train=split == "train", download=False)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{folder}: is not CIFAR-10, or is damaged; delete it, and it is downloaded again") from error
+    return StandardSet(np.asarray(found.data), np.asarray(found.targets), tuple(found.classes), folder)
+
+
+# --- downloading -----------------------------------------------------------------------------------------------------
+
+
+def _download(name: str, path: Path) -> None:
+    """Download a set into ``path``, whose files appear whole, and only if all of them have arrived.
+
+    Processes that need the same set wait for the one that downloads it.
+    """
+    from torchvision import datasets
+
+    kind = KINDS[name]
+    near = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    partial = near / f".{name}.partial"
+    try:
+        with alone_in(near):
+            if find_standard_set(name, path) is not None:
+                return
+            print(f"{name} is not in {path}: downloading it there ({kind.megabytes} MB)", file=sys.stderr)
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            try:
+                partial.mkdir()
+                if (path / CIFAR_ARCHIVE).is_file() and name == "cifar10":
+                    shutil.copyfile(path / CIFAR_ARCHIVE, partial / CIFAR_ARCHIVE)
+                with _patient(), contextlib.redirect_stdout(io.StringIO()):
+                    getattr(datasets, kind.torchvision)(str(partial), download=True)
+                target = path / kind.folder
+                target.mkdir(parents=True, exist_ok=True)
+                for file in (partial / kind.folder).iterdir():
+                    if not (name != "cifar10" and file.suffix == ".gz"):  # it is there unpacked
+                        file.replace(target / file.name)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except FAILURES as error:
+        raise _unobtainable(name, path, error) from error
+
+
+def _unobtainable(name: str, path: Path, error: BaseException) -> InputError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    why = lines[-1].removeprefix("<urlopen error ").removesuffix(">")[:150]
+    return InputError(
+        f"data.path: there is no {name} in {path}, and it cannot be downloaded ({why}). {_advice(name, path)}"
+    )
+
+
+def _advice(name: str, path: Path) -> str:
+    """Advice on how to get a set, the command on a line of its own."""
+    kind, kept = KINDS[name], f"'{path}'" if set(str(path)) & set(" '\"$&;()") else str(path)
+    if name == "cifar10":
+        command = f"mkdir -p {kept} && curl -fL {kind.address} | tar xz -C {kept}"
+    elif name == "fashion_mnist" and shutil.which("apt-get"):
+        command = "sudo apt-get install dataset-fashion-mnist"
+    else:
+        files = "{train-images-idx3,train-labels-idx1,t10k-images-idx3,t10k-labels-idx1}"
+        into = f"--create-dirs --output-dir {kept}/{kind.folder}"
+        command = f'curl -fL {into} -O "{kind.address}/{files}-ubyte.gz"'
+    return f"Get it, here or on a machine with a connection, and start again:\n  {command}"
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """Give up a server that does not answer; without this, Python waits for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

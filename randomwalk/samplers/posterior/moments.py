@@ -1,0 +1,161 @@
+"""The Gaussian with the first two moments of X given X_s = x, by Tweedie's formulas, and what y does to it.
+
+    E[X | X_s = x] = D(x, s),    Cov[X | X_s = x] = C = s^2 dD/dx
+
+The covariance is known by products ``C v``, one backward pass through the denoiser each. Those with the k columns of
+``Omega = [A^T, Z]`` (every row of A, then random probes Z) give its Nystroem approximation
+
+    C Omega (Omega^T C Omega)^-1 Omega^T C = B B^T,    B [d, k] (kept as its transpose, rows are faster)
+
+which is exact in what the measurement sees, ``A B B^T A^T = A C A^T``, exact altogether if k = d, and never larger
+than C. A number c stands for the rest: ``C ~ B B^T + c (I - Pi)``, Pi the projection on the columns of B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from randomwalk.operators import Operator
+from randomwalk.samplers.posterior.sampler import Problem
+
+_DEPENDENT = 1e-10
+"""Eigenvalues below this fraction of the largest are rounding errors of linearly dependent directions."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """``X | X_s = x ~ Normal(D, B B^T + c (I - Pi))``, in float64.
+
+    Attributes:
+        x, mean: the state and D(x, s), ``[B, d]``.
+        factor: B^T, ``[B, k, d]``.
+        seen: A B, ``[B, m, k]``.
+        residual: y - A D, ``[B, m]``.
+        rest: c, ``[B, 1]``.
+    """
+
+    x: Tensor
+    mean: Tensor
+    factor: Tensor
+    seen: Tensor
+    residual: Tensor
+    rest: Tensor
+
+    def log_evidence(self, eta: float) -> Tensor:
+        """``log Normal(y; A D, A C A^T + eta^2 I)``, ``[B]``, without the constant."""
+        spread = self.seen @ self.seen.mT + eta**2 * torch.eye(self.seen.shape[1]).to(self.seen)
+        root = torch.linalg.cholesky(spread)
+        white = torch.linalg.solve_triangular(root, self.residual[..., None], upper=False)[..., 0]
+        return -white.square().sum(1) / 2 - root.diagonal(dim1=1, dim2=2).log().sum(1)
+
+    def take(self, rows: Tensor) -> Moments:
+        """Those of some rows, in the order given."""
+        return Moments(*(value[rows] for value in vars(self).values()))
+
+    def move(self, eta: float, keep: float, variance: float, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """A draw of the next state ``x' = keep x + (1 - keep) X + sqrt(variance) n``, with X by these moments given y.
+
+        In the columns E of the orthonormal basis of B, ``B = E F``, and orthogonal to them (a = 1 - keep):
+
+            prior kernel  M(x' | x)    = Normal(keep x + a D,            variance + a^2 F F^T   | variance + a^2 c)
+            proposal      Q(x' | x, y) = Normal(keep x + a (D + E F xi), variance + a^2 F P F^T | variance + a^2 c)
+            P = (I + (A B)^T (A B) / eta^2)^-1,    xi = P (A B)^T (y - A D) / eta^2
+
+        They differ in the k directions of B alone, so that their ratio does not suffer from the dimension of x.
+
+        Args:
+            eta: standard deviation of the noise in y, positive.
+            keep: weight of x.
+            variance: of the fresh noise, positive.
+            normal: draws ``[B, d]``.
+
+        Returns:
+            x', ``[B, d]``, and ``log M(x' | x) - log Q(x' | x, y)``, ``[B]``.
+        """
+        basis, inner = _orthonormal(self.factor)
+        eye, a = torch.eye(inner.shape[1]).to(inner), 1 - keep
+        posterior = torch.linalg.cholesky(eye + self.seen.mT @ self.seen / eta**2)
+        xi = torch.cholesky_solve(self.seen.mT @ self.residual[..., None] / eta**2, posterior)
+        half = torch.linalg.solve_triangular(posterior, inner.mT, upper=False)  # half^T half = F P F^T
+        wide = torch.linalg.cholesky(variance * eye + a**2 * inner @ inner.mT)
+        values, vectors = torch.linalg.eigh(variance * eye + a**2 * half.mT @ half)
+        values = values.clamp_min(variance)
+        n_inside = basis @ normal[..., None]
+        # The symmetric root: another basis of the same space, as rounding may choose, gives the same step.
+        step = vectors @ (values.sqrt()[..., None] * (vectors.mT @ n_inside))
+        from_wide = torch.linalg.solve_triangular(wide, a * inner @ xi + step, upper=False)
+        log_ratio = (n_inside.square() - from_wide.square()).sum((1, 2)) / 2
+        log_ratio = log_ratio + values.log().sum(1) / 2 - wide.diagonal(dim1=1, dim2=2).log().sum(1)
+        outside = normal - (basis.mT @ n_inside)[..., 0]
+        x = keep * self.x + a * self.mean + (variance + a**2 * self.rest).sqrt() * outside
+        return x + (basis.mT @ (a * inner @ xi + step))[..., 0], log_ratio
+
+
+def moments(problem: Problem, x: Tensor, sigma: float, measured: Mapping[int, Tensor], probes: int) -> Moments:
+    """The moments at the states ``x [B, C, H, W]``: one evaluation, ``m + probes + 1`` backward passes.
+
+    Args:
+        problem: its operator is linear, with measurements of m numbers that are not always 0.
+        x: states at the noise level ``sigma``.
+        sigma: s.
+        measured: the columns of A^T, see :func:`measured_directions`.
+        probes: how many random directions there are besides.
+    """
+    denoised, product = problem.denoiser.linearized(x, sigma)
+    directions = [*measured.values(), *(problem.normal() for _ in range(probes))]
+    times_c = sigma**2 * _rows([product(v) for v in directions])
+    core = _rows(directions) @ times_c.mT
+    values, vectors = torch.linalg.eigh((core + core.mT) / 2)  # a network's Jacobian is not quite symmetric
+    kept = values > _DEPENDENT * values[:, -1:]
+    scaled = torch.where(kept, values.clamp_min(0), 1).rsqrt() * kept
+    factor = (vectors * scaled[:, None]).mT @ times_c
+    seen = times_c.new_zeros((len(x), problem.y[0].numel(), len(directions)))
+    seen[:, list(measured)] = (vectors * (values.clamp_min(0).sqrt() * kept)[:, None])[:, : len(measured)]
+    basis, _ = _orthonormal(factor)
+    z = _rows([problem.normal()])
+    outside = z - (z @ basis.mT) @ basis
+    curvature = sigma**2 * _rows([product(outside.reshape(x.shape).to(x))])
+    share, norm = (outside * curvature).sum((1, 2)), outside.square().sum((1, 2))
+    rest = torch.where(norm > 1e-8 * x[0].numel(), share / norm.clamp_min(1e-300), 0).clamp(0, sigma**2)
+    return Moments(
+        x.flatten(1).double(),
+        denoised.flatten(1).double(),
+        factor,
+        seen,
+        problem.residual(denoised).flatten(1).double(),
+        rest[:, None],
+    )
+
+
+def measured_directions(operator: Operator, y: Tensor) -> dict[int, Tensor]:
+    """The columns of A^T, ``[B, C, H, W]`` each, by their places in y; those that are 0 for the whole batch left out.
+
+    Args:
+        operator: A, linear.
+        y: measurements ``[B, ...]``, for their shape and type.
+    """
+    units = torch.eye(y[0].numel()).to(y).reshape(-1, *y.shape[1:])
+    columns = {place: operator.adjoint(unit.expand(y.shape)) for place, unit in enumerate(units)}
+    return {place: column for place, column in columns.items() if column.any()}
+
+
+def _orthonormal(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """``E^T [B, k, d]`` with orthonormal rows (or zero ones) and ``F [B, k, k]``, where ``B = E F``.
+
+    Args:
+        factor: B^T.
+    """
+    values, vectors = torch.linalg.eigh(factor @ factor.mT)
+    kept = values > _DEPENDENT * values[:, -1:]
+    root = values.clamp_min(0).sqrt() * kept
+    basis = (vectors * (torch.where(kept, 1 / root.clamp_min(1e-300), 0))[:, None]).mT @ factor
+    return basis, root[..., None] * vectors.mT
+
+
+def _rows(images: list[Tensor]) -> Tensor:
+    """``[B, k, d]`` float64 of k batches of images."""
+    return torch.stack([image.flatten(1).double() for image in images], 1)

@@ -1,0 +1,1 @@
+"""A sampling task: what is loaded, how a batch of it is made, and the run around it."""

@@ -1,0 +1,226 @@
+"""How much memory denoising takes, how much there is, and the tiles that fit into it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from randomwalk import distributed
+from randomwalk.config import SampleConfig
+from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.tiling import ALIGNMENT, Tiling
+from randomwalk.errors import InputError
+from randomwalk.sampling.sizes import and_others
+
+GIB = 2**30
+SHARE = 0.6
+"""Of the free memory that is used where no bound is given."""
+PROGRAM = 1.1 * GIB
+"""What the program takes without images: PyTorch with its libraries, weights, what convolutions always take."""
+STATE = 30
+"""Float32 images of the batch that exist at a time besides the network's: state, draws, measurement, residual, ..."""
+LIBRARIES = 2.0
+"""What an evaluation takes in units of its tensors: convolution libraries copy them."""
+TRIAL_SIDE = 128
+"""Side of the image on which the network's memory is measured."""
+LEAST_TILE, OVERLAP = 128, 64
+"""Least side of a tile, and what neighbours share, in pixels."""
+
+
+class Ledger(TorchFunctionMode):
+    """Counts the memory of the tensors that PyTorch's functions return while it is entered.
+
+    Attributes:
+        held: bytes of those that still exist, and so of what a later backward pass needs.
+        peak: most bytes that were held at a time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(made, Tensor):
+                self._enter(made.untyped_storage())
+        return out
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.held += storage.nbytes()
+            self.peak = max(self.peak, self.held)
+            weakref.finalize(storage, self._leave, key)
+
+    def _leave(self, key: int) -> None:
+        self.held -= self._sizes.pop(key)
+
+
+def bytes_per_pixel(denoiser: Denoiser, device: torch.device, gradient: bool) -> float:
+    """Memory of an evaluation for each pixel of an image (all its channels), measured on a small one.
+
+    Args:
+        denoiser: of images of any size.
+        device: where it is.
+        gradient: with the product with the transposed Jacobian.
+    """
+    assert denoiser.channels is not None
+    x = torch.zeros((1, denoiser.channels, TRIAL_SIDE, TRIAL_SIDE), device=device)
+    sigma = math.sqrt(max(denoiser.sigma_min, 1e-3) * min(denoiser.sigma_max, 1e3))
+    with _not_compiled(denoiser), Ledger() as ledger:
+        if gradient:
+            denoiser.linearized(x, sigma)[1](x)
+        else:
+            with torch.inference_mode():
+                denoiser(x, sigma)
+    return LIBRARIES * ledger.peak / TRIAL_SIDE**2
+
+
+def _not_compiled(denoiser: Denoiser) -> contextlib.AbstractContextManager[object]:
+    """Keeps torch.compile, if the network is compiled, from doing so for the size of the trial."""
+    if any(hasattr(module, "_orig_mod") for module in denoiser.modules()) and hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
+
+
+@dataclass
+class Budget:
+    """The memory that a run may take, and what its network takes.
+
+    Attributes:
+        gib: the bound in GiB, of the whole process.
+        cause: where the bound comes from, for messages.
+        per_pixel: see `bytes_per_pixel`.
+    """
+
+    gib: float
+    cause: str
+    per_pixel: float
+
+    def tiling(self, shape: Sequence[int], rows: int) -> Tiling | None:
+        """See `choose_tiling`."""
+        return choose_tiling(shape, rows, self.per_pixel, self.gib * GIB, self.cause)
+
+    def notes(self, tiled: Mapping[str, Tiling]) -> list[str]:
+        """What the user should know: one line, if there are images that are not taken whole (their names, and how)."""
+        if not tiled:
+            return []
+        name, tiling = next(iter(tiled.items()))
+        return [
+            f"{name} is denoised in tiles of up to {tiling.height}x{tiling.width} pixels that overlap by "
+            f"{tiling.overlap}, to stay below {self.gib:g} GiB ({self.cause}){and_others(len(tiled) - 1)}"
+        ]
+
+
+def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, gradient: bool) -> Budget | None:
+    """The budget that a config states, or one that the device has; None for a network that takes one size only.
+
+    Args:
+        config: of the run.
+        denoiser, device, gradient: see `bytes_per_pixel`.
+
+    Raises:
+        InputError: a bound for such a network.
+    """
+    if not denoiser.any_size:
+        if config.max_memory is not None:
+            raise InputError(
+                f"max_memory: is for networks that take images of any size, and so tiles of them, which that of "
+                f"{config.network.path} does not; lower batch_size instead"
+            )
+        return None
+    per_pixel = bytes_per_pixel(denoiser, device, gradient)
+    if config.max_memory is not None:
+        return Budget(config.max_memory, "max_memory", per_pixel)
+    free = free_memory(device, distributed.launch().local_size) / GIB
+    return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel)
+
+
+def choose_tiling(shape: Sequence[int], rows: int, per_pixel: float, bound: float, cause: str) -> Tiling | None:
+    """How to cut a batch of images, so that restoring them takes no more memory than the bound.
+
+    Args:
+        shape: ``(C, H, W)`` of an image.
+        rows: how many there are.
+        per_pixel: see `bytes_per_pixel`.
+        bound: bytes, of the whole process.
+        cause: where the bound comes from, for the message.
+
+    Returns:
+        None if the network takes the batch as a whole.
+
+    Raises:
+        InputError: not even the least tile fits.
+    """
+    channels, height, width = shape
+    state = PROGRAM + STATE * 4 * channels * height * width * rows
+    pixels = int((bound - state) / per_pixel)
+    if pixels >= rows * height * width:
+        return None
+    high, wide = (ALIGNMENT * math.ceil(max(side, LEAST_TILE) / ALIGNMENT) for side in (height, width))
+    if pixels >= height * width:
+        return Tiling(high, wide, OVERLAP, pixels // (height * width))
+    if pixels < LEAST_TILE**2:
+        least = math.ceil((state + LEAST_TILE**2 * per_pixel) / GIB * 10) / 10
+        batch = f" in batches of {rows}" if rows > 1 else ""
+        raise InputError(
+            f"{cause} is {bound / GIB:.3g} GiB, but images of {height}x{width} pixels{batch} take {least:g}, even in "
+            f"tiles of {LEAST_TILE}x{LEAST_TILE} pixels: raise max_memory (--max-memory), or take smaller images or "
+            "batches"
+        )
+    return Tiling(*_largest_tile(high, wide, pixels), OVERLAP)
+
+
+def _largest_tile(high: int, wide: int, pixels: int) -> tuple[int, int]:
+    """Sides of a tile of so many pixels at most: square, or across the whole image if that is narrower."""
+    side = math.isqrt(pixels)
+    down, across = (high, pixels // high) if high <= side else (pixels // wide, wide) if wide <= side else (side, side)
+    return down // ALIGNMENT * ALIGNMENT, across // ALIGNMENT * ALIGNMENT
+
+
+# --- what there is -------------------------------------------------------------------------------------------
+
+
+def free_memory(device: torch.device, processes: int = 1) -> float:
+    """Bytes that this process can count on: a `SHARE` of what is free, divided among the machine's processes."""
+    if device.type == "cuda":
+        return SHARE * torch.cuda.mem_get_info(device)[0] / math.ceil(processes / torch.cuda.device_count())
+    return SHARE * min(_available(), _left_to_group()) / processes
+
+
+def _available() -> float:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return 8.0 * GIB
+
+
+def _left_to_group(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """What the control group of a container still allows, file caches counted as free; infinite without one."""
+    for folder, limit, usage, cached in (
+        (root, "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+            facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            used = int((folder / usage).read_text()) - int(facts.get(cached, 0))
+            return float(int((folder / limit).read_text()) - used)
+    return math.inf

@@ -1,0 +1,135 @@
+"""What ``sample.py`` does with the config of a bridge: send points over it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from randomwalk import distributed
+from randomwalk.config import files as configio
+from randomwalk.config.bridge import BridgeSampleConfig
+from randomwalk.errors import InputError, RunError
+from randomwalk.progress import bar
+from randomwalk.rng import generator
+from randomwalk.run_folder import RunFolder, environment, write_csv
+from randomwalk.studies.bridge import figures, measures
+from randomwalk.studies.bridge.measures import Paths, Row
+from randomwalk.studies.bridge.model import Bridge, load_bridge
+from randomwalk.studies.bridge.simulation import time_grid
+from randomwalk.studies.bridge.training import exact_ends, table
+from randomwalk.studies.points import metrics
+
+NUM_POINTS = 10_000
+FLOOR_REPEATS = 10
+DIRECTIONS = {"both": (True, False), "forward": (True,), "backward": (False,)}
+
+
+def read_points(path: str) -> np.ndarray:
+    """The points ``[n, 2]`` of a .npy file, float32.
+
+    Raises:
+        InputError: it is missing, no such file, or holds something else.
+    """
+    try:
+        points = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"points: {path} cannot be read as a .npy file ({error})") from error
+    if not isinstance(points, np.ndarray) or points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        shape = getattr(points, "shape", None)
+        raise InputError(f"points: {path} has shape {shape}; expected [n, 2], points in the plane")
+    if points.dtype.kind not in "fiu" or not np.isfinite(points).all():
+        raise InputError(f"points: {path} has entries that are not finite numbers")
+    return points.astype(np.float32)
+
+
+def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bool = False) -> int:
+    """Send points over a trained bridge.
+
+    An interrupted run is done again from its start, in its folder: it takes seconds, and every file is a function of
+    the config alone.
+
+    Args:
+        folder: of an interrupted run; None starts a new one.
+
+    Returns:
+        The exit status.
+    """
+    if distributed.launch().size > 1:
+        raise InputError("points are sent over a bridge by one process; start sample.py without torchrun or mpiexec")
+    device = distributed.choose_device(config.device)
+    bridge = load_bridge(config.bridge.path, config.bridge.weights, device)
+    given = read_points(config.points) if config.points is not None else None
+    if dry_run:
+        print(configio.dump(config), end="")
+        print(f"# ok: a bridge between {bridge.source.name} and {bridge.target.name}, sigma {bridge.sigma:g}")
+        return 0
+    folder = RunFolder.create(config.output) if folder is None else folder
+    with folder.gone_if_it_fails():
+        return _in_folder(config, folder, bridge, given, str(device))
+
+
+def _in_folder(
+    config: BridgeSampleConfig, folder: RunFolder, bridge: Bridge, given: np.ndarray | None, device: str
+) -> int:
+    _open(config, folder, device)
+    names = ["forward" if forward else "backward" for forward in DIRECTIONS[config.direction]]
+    with bar(4, "sampling", "parts") as tick:
+        tick(0, "paths")
+        paths = _paths(config, bridge, given, device)
+        tick(1, "picture")
+        _write(folder, paths)
+        ends = exact_ends(bridge, config.seed)
+        folder.write_bytes("bridge.png", figures.bridge_figure(paths, ends))
+        tick(1, "animation")
+        if config.animation_frames:
+            folder.write_bytes("bridge.webp", figures.animation(paths, ends, config.animation_frames))
+        tick(1, "distances")
+        rows = [] if given is not None else _rows(bridge, paths, config.seed)
+        tick(1, "done")
+    if rows:
+        columns = measures.COLUMNS
+        write_csv(folder, "metrics.csv", columns, [{key: getattr(row, key) for key in columns} for row in rows])
+        print("\n".join(table(rows)))
+    print(f"points: {', '.join(str(folder.file(f'{name}.npy')) for name in names)}")
+    print(f"pictures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}")
+    return 0
+
+
+def _write(folder: RunFolder, paths: dict[bool, Paths]) -> None:
+    """Both ends of all paths.
+
+    Raises:
+        RunError: they are not finite.
+    """
+    for forward, way in paths.items():
+        if not np.isfinite(way.points).all():
+            raise RunError("the simulated points are not finite; are the given points far from those of the training?")
+        name = "forward" if forward else "backward"
+        folder.write_array(f"{name}.npy", way.points[-1])
+        folder.write_array(f"{name}_start.npy", way.points[0])
+
+
+def _open(config: BridgeSampleConfig, folder: RunFolder, device: str) -> None:
+    if not folder.has("config.yaml"):
+        folder.write_text("config.yaml", configio.dump(config))
+        folder.write_json("run.json", environment(device, 1))
+    folder.lock()
+    folder.remove_leftovers()
+
+
+def _paths(config: BridgeSampleConfig, bridge: Bridge, given: np.ndarray | None, device: str) -> dict[bool, Paths]:
+    if given is None:
+        num = config.num_points or NUM_POINTS
+        way = DIRECTIONS[config.direction]
+        return measures.send(bridge, way, num, config.num_steps, config.grid, config.seed, device)
+    forward = config.direction == "forward"
+    times = time_grid(config.num_steps, config.grid, backward=not forward)
+    draws = generator(config.seed, measures.NOISE_STREAM + forward)
+    return {forward: measures.simulate_paths(bridge.drift(forward), given, times, bridge.sigma, draws, device)}
+
+
+def _rows(bridge: Bridge, paths: dict[bool, Paths], seed: int) -> list[Row]:
+    """How near the ends are to their laws; nothing of too few points."""
+    if min(way.points.shape[1] for way in paths.values()) < 2 * metrics.CLOUD:
+        return []
+    rows = measures.end_rows(bridge, paths, FLOOR_REPEATS, seed)
+    return rows + measures.middle_rows(paths) if len(paths) == 2 else rows

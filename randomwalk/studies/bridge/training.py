@@ -1,0 +1,151 @@
+"""What ``train.py`` does with the config of a bridge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from randomwalk import distributed
+from randomwalk.config import files as configio
+from randomwalk.config.bridge import BridgeConfig
+from randomwalk.errors import InputError
+from randomwalk.progress import bar
+from randomwalk.rng import generator
+from randomwalk.run_folder import RunFolder, environment, write_csv
+from randomwalk.studies.bridge import figures, gaussian, measures
+from randomwalk.studies.bridge.ends import exact_bridge
+from randomwalk.studies.bridge.gaussian import GaussianBridge
+from randomwalk.studies.bridge.measures import Row
+from randomwalk.studies.bridge.model import Bridge
+from randomwalk.studies.bridge.trainer import MODEL, BridgeTrainer, build_bridge
+
+LABELS = {"normal": "Gaussian", "gaussian": "Gaussian"}
+EXACT_PICTURE, NUM_EXACT = 28, 4000
+"""Stream and number of the exact points under those of a picture."""
+
+
+def run(config: BridgeConfig, resume: str | None = None, dry_run: bool = False) -> int:
+    """Train a bridge as ``config`` says, in a new folder or on from the checkpoint of the folder ``resume``, and
+    measure it.
+
+    Returns:
+        The exit status.
+    """
+    if distributed.launch().size > 1:
+        raise InputError("a bridge is trained by one process; start train.py without torchrun or mpiexec")
+    device = distributed.choose_device(config.device)
+    if dry_run:
+        print(configio.dump(config), end="")
+        bridge = build_bridge(config)
+        parameters = sum(p.numel() for p in bridge.parameters())
+        print(f"# ok: {_names(bridge)}, {parameters:,} parameters in both directions")
+        return 0
+    folder = RunFolder.resume(resume) if resume else RunFolder.create(config.output)
+    with folder.gone_if_it_fails():
+        return _in_folder(config, folder, device, resume is not None)
+
+
+def _in_folder(config: BridgeConfig, folder: RunFolder, device: torch.device, resume: bool) -> int:
+    if not resume:
+        folder.write_text("config.yaml", configio.dump(config))
+        folder.write_json("run.json", environment(str(device), 1))
+    folder.lock()
+    folder.remove_leftovers()
+    trainer = BridgeTrainer(config, device, folder)
+    if resume:
+        trainer.resume()
+    start = f"on from fit {trainer.fit}" if trainer.fit else "from the start"
+    what = f"bridge between {_names(trainer.bridge)}, sigma {trainer.bridge.sigma:g}"
+    print(f"{what}; {start}, in {folder.path}", flush=True)
+    trainer.run()
+    rows = report(trainer, folder)
+    print("\n".join([*table(rows), f"weights: {folder.file(MODEL)}", f"numbers: {folder.file('metrics.csv')}",
+                     f"pictures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}"]))  # fmt: skip
+    return 0
+
+
+def _names(bridge: Bridge) -> str:
+    return f"{bridge.source.name} and {bridge.target.name}"
+
+
+def exact_ends(bridge: Bridge, seed: int) -> figures.Ends:
+    """Exact points of both laws, for the pictures."""
+    laws = (bridge.source, bridge.target)
+    source, target = (law.sample(NUM_EXACT, generator(seed, EXACT_PICTURE + k)) for k, law in enumerate(laws))
+    return figures.Ends(source, target, *(LABELS.get(law.name, law.name.replace("_", " ")) for law in laws))
+
+
+def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
+    """Measure the averaged bridge of a training; write its numbers and pictures."""
+    config, bridge = trainer.config, trainer.averaged_bridge()
+    seed, settings = config.seed, config.evaluation
+    num, num_steps, grid = settings.num_points, settings.num_steps, config.bridge.grid
+    with bar(7, "measuring", "parts") as tick:
+        tick(0, "paths")
+        paths = measures.send(bridge, (True, False), num, num_steps, grid, seed, trainer.device)
+        rows: list[Row] = []
+        for forward, way in paths.items():
+            tick(1, "forward end" if forward else "backward end")
+            rows += measures.end_rows(bridge, {forward: way}, settings.floor_repeats, seed)
+        tick(1, "middle")
+        rows += measures.middle_rows(paths)
+        tick(1, "transport")
+        rows += measures.regularity_rows(bridge, paths, settings.num_transport, seed)
+        exact = exact_bridge(bridge.source, bridge.target, bridge.sigma)
+        curve = _curve(trainer.logs["fits.csv"], rows, exact, config.bridge.first_coupling == "independent")
+        tick(1, "pictures")
+        if exact is not None:
+            stream = measures.NOISE_STREAM
+            references = measures.exact_paths(exact, paths, lambda forward: generator(seed, stream + forward))
+            more, moments = measures.gaussian_rows(exact, paths, references)
+            rows += more
+            write_csv(folder, "moments.csv", measures.MOMENTS, moments)
+            folder.write_bytes("gaussian.png", figures.gaussian_figure(paths, exact, moments, curve))
+        write_csv(folder, "metrics.csv", measures.COLUMNS, [_cells(row) for row in rows])
+        ends = exact_ends(bridge, seed)
+        folder.write_bytes("bridge.png", figures.bridge_figure(paths, ends, curve))
+        tick(1, "animation")
+        if settings.animation_frames:
+            folder.write_bytes("bridge.webp", figures.animation(paths, ends, settings.animation_frames))
+        tick(1, "done")
+    return rows
+
+
+def _curve(
+    fits: Sequence[dict[str, Any]], rows: Sequence[Row], exact: GaussianBridge | None, independent: bool
+) -> figures.Curve:
+    """Transport cost of the pairs of every fit, and of those of the last one's process."""
+    final = "forward" if len(fits) % 2 == 0 else "backward"
+    last = next(row for row in rows if row.measure == "transport_cost" and row.direction == final)
+    optimal = next(row for row in rows if row.measure == "transport_cost_optimal")
+    lines = {"entropic plan (the bridge)": last.reference or math.nan, "optimal plan": optimal.value}
+    costs = [float(line["transport_cost"]) for line in fits] + [last.value]
+    iterates = None
+    if exact is not None and independent:
+        iterates = [b.transport_cost() for b in gaussian.markovian_fitting(gaussian.independent(exact), len(fits))]
+    return figures.Curve(range(len(costs)), costs, lines, iterates)
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    numbers = {"value": row.value, "error": row.error, "reference": row.reference}
+    written = {key: None if value is None or math.isnan(value) else f"{value:.6g}" for key, value in numbers.items()}
+    return {"measure": row.measure, "direction": row.direction, "what": row.what, **written}
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Columns of text, aligned: value and standard error, what a perfect bridge would have, and the quotient."""
+    lines = [("", "value", "ideal", "ratio", "the ideal is")]
+    for row in rows:
+        value = f"{row.value:.4g}" + ("" if math.isnan(row.error) else f" ± {row.error:.1g}")
+        ideal = "" if row.reference is None else f"{row.reference:.4g}"
+        ratio = f"{row.value / row.reference:.3f}" if row.reference else ""
+        name = row.measure.replace("_", " ") + (f", {row.direction}" if row.direction else "")
+        lines.append((name, value, ideal, ratio, row.what))
+    first, *others = (max(map(len, column)) for column in zip(*(line[:4] for line in lines), strict=True))
+    return [
+        f"  {name:<{first}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, others, strict=True)) + f"  {what}"
+        for name, *cells, what in lines
+    ]

@@ -1,0 +1,97 @@
+"""Distances between two sets of points, taken in small clouds: Chamfer and earth mover's.
+
+Neither is 0 between two exact sets: a cloud of 100 points is not the law. What is left then is the floor of a distance,
+and a distance says something only beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from randomwalk.errors import InputError
+from randomwalk.rng import generator
+from randomwalk.studies.points.datasets import PointSet
+
+CLOUD = 100
+"""Points in a cloud."""
+FLOOR_STREAM = (0, 2)
+"""Stream (seed, i, 0, 2) holds the pair i of exact sets of a floor."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A mean over clouds, and its standard error (nan for a single cloud)."""
+
+    value: float
+    error: float
+
+
+def clouds(points: np.ndarray) -> np.ndarray:
+    """Points ``[n, 2]`` in their order as ``[n // 100, 100, 2]``; what is left over is left out.
+
+    Raises:
+        InputError: there are fewer than 100.
+    """
+    count = len(points) // CLOUD
+    if not count:
+        raise InputError(f"distances are taken between clouds of {CLOUD} points; there are {len(points)}")
+    return points[: count * CLOUD].reshape(count, CLOUD, 2).astype(np.float64)
+
+
+def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distances ``[k, 100, 100]`` between the points of two clouds each."""
+    found: np.ndarray = np.square(a[:, :, None] - b[:, None]).sum(3)
+    return found
+
+
+def _mean(values: np.ndarray) -> Distance:
+    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Distance(float(values.mean()), error)
+
+
+def chamfer(a: np.ndarray, b: np.ndarray) -> Distance:
+    """Squared distance to the nearest point of the other cloud, mean over the points, sum of both directions:
+
+        mean_i min_j ||a_i - b_j||^2 + mean_j min_i ||a_i - b_j||^2
+
+    for each pair of clouds of 100 points, mean over the clouds: the definition of the tutorial HelloScore (KAIST).
+
+    Args:
+        a, b: points ``[n, 2]``, the same number of both.
+    """
+    squared = _squared(clouds(a), clouds(b))
+    return _mean(squared.min(2).mean(1) + squared.min(1).mean(1))
+
+
+def emd(a: np.ndarray, b: np.ndarray) -> Distance:
+    """Earth mover's distance: ``min over permutations of mean_i ||a_i - b_p(i)||``, mean over clouds of 100 points.
+
+    Args:
+        a, b: points ``[n, 2]``, the same number of both.
+
+    Raises:
+        InputError: the package POT is not installed.
+    """
+    try:
+        import ot
+    except ImportError as error:
+        raise InputError("the earth mover's distance needs the package POT: pip install POT") from error
+    costs = np.sqrt(_squared(clouds(a), clouds(b)))
+    return _mean(np.array([float(ot.emd2([], [], cost)) for cost in costs]))
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Distance]] = {"chamfer": chamfer, "emd": emd}
+
+
+@cache
+def floor(metric: str, points: PointSet, num: int, repeats: int, seed: int = 0) -> Distance:
+    """The distance between two exact sets of ``num`` points, mean over ``repeats`` of them."""
+    pairs = [generator(seed, i, *FLOOR_STREAM) for i in range(repeats)]
+    found = [METRICS[metric](points.sample(num, g), points.sample(num, g)) for g in pairs]
+    error = math.sqrt(sum(distance.error**2 for distance in found)) / repeats
+    return Distance(sum(distance.value for distance in found) / repeats, error)

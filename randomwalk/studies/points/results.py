@@ -1,0 +1,200 @@
+"""The files of a sampling run of points: all points in one array, distances to the set, and figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from randomwalk.denoisers.checkpoints import read_config
+from randomwalk.denoisers.probe import Probe
+from randomwalk.errors import RunError
+from randomwalk.progress import bar
+from randomwalk.rng import generator
+from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.sampling.batch import Batch, Unit
+from randomwalk.sampling.task import Task, Watch
+from randomwalk.studies.points import datasets, figures, metrics, scores
+from randomwalk.studies.points.simulation import sde_curves, sde_of
+
+COLUMNS = ("metric", "value", "error", "floor", "floor_error", "ratio")
+TRUTH_STREAM = (0, 0, 3)
+"""Stream (seed, 0, 0, 3) holds the points that samples are compared with."""
+SHOWN_LEVELS = (2.0, 1.0, 0.5, 0.2)
+ERROR_LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+MOVING = 1500
+"""Points in the animation."""
+FLOOR_REPEATS = 4
+
+
+def is_points(task: Task) -> bool:
+    """Whether a task makes points: images of one pixel with two channels, and no measurement."""
+    return task.source is None and task.image_shape == (2, 1, 1)
+
+
+def set_of(task: Task) -> datasets.PointSet | None:
+    """The set that the weights were trained on, if they say so."""
+    said = read_config(task.config.network.path) or {}
+    data = said.get("training", {}).get("config", {}).get("data", {})
+    return datasets.make(data["set"]) if data.get("dataset") == "points" else None
+
+
+class Recorder:
+    """Keeps where the first points of a batch are after some of the steps, the last among them.
+
+    Args:
+        num_steps: of the walk.
+        count: how many frames.
+    """
+
+    def __init__(self, num_steps: int, count: int) -> None:
+        ends = [round(k) for k in np.linspace(0, num_steps - 1, count)] if count else []
+        self._steps, self._num_steps = set(ends), num_steps
+        self.frames: list[np.ndarray] = []
+        self.sigmas: list[float] = []
+
+    def watch(self, k: int, x: Tensor, sigma: float, probe: Probe) -> None:
+        """Keep the state after step k if that is due. Its level is known when the next step has been done."""
+        if len(self.sigmas) < len(self.frames):
+            self.sigmas.append(sigma)
+        if k in self._steps:
+            self.frames.append(x[:MOVING].detach().flatten(1).float().cpu().numpy().copy())
+            if k == self._num_steps - 1:
+                self.sigmas.append(0.0)
+
+
+class PointResults:
+    """Writes and finds the results of a task whose images are points; see `randomwalk.sampling.results.Results`.
+
+    Args:
+        folder: the run's.
+        task: what is sampled.
+    """
+
+    def __init__(self, folder: RunFolder, task: Task) -> None:
+        self.folder, self.task = folder, task
+        self.set = set_of(task)
+        self._recorder: Recorder | None = None
+
+    # --- a batch -------------------------------------------------------------------------------------------------
+
+    def _record(self, b: int) -> str:
+        return f"state/batch_{b:05d}.json"
+
+    def is_done(self, b: int) -> bool:
+        """Whether nothing is left to do for batch ``b``."""
+        if not self.folder.has(self._record(b)):
+            return False
+        return all(self.folder.has(name) for name in self.folder.read_json(self._record(b))["files"])
+
+    def watch_batch(self, units: Sequence[Unit]) -> Watch:
+        """What looks at the steps of the batch that comes next: the first points of all are filmed."""
+        frames = self.task.config.animation_frames if units[0].image == 0 else 0
+        self._recorder = Recorder(self.task.num_steps, frames)
+        return self._recorder.watch
+
+    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str] | None = None) -> None:
+        """Write the points and the record of batch ``b``; nothing can have been skipped."""
+        assert batch is not None and not skipped
+        files = {f"arrays/batch_{b:05d}.npy": batch.x.flatten(1).float().cpu().numpy()}
+        if self._recorder is not None and self._recorder.frames:
+            files |= {"arrays/walk.npy": np.stack(self._recorder.frames)}
+            files |= {"arrays/walk_sigmas.npy": np.array(self._recorder.sigmas)}
+        for name, array in files.items():
+            self.folder.write_array(name, array)
+        facts = {"evaluations": batch.evaluations, "seconds": round(batch.seconds * len(batch.units), 4)}
+        self.folder.write_json(self._record(b), {**facts, "files": list(files)})
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def finish(self, num_batches: int) -> list[str]:
+        """Sum up a run whose batches are all done: samples.npy, metrics.csv and the figures.
+
+        Returns:
+            Lines that say what was found.
+        """
+        records = []
+        for b in range(num_batches):
+            if not self.folder.has(self._record(b)):
+                raise RunError(f"{self.folder.file(self._record(b))} is missing: the work is not complete")
+            records.append(self.folder.read_json(self._record(b)))
+        points = np.concatenate([self._array(f"arrays/batch_{b:05d}.npy") for b in range(num_batches)])
+        self.folder.write_array("samples.npy", points)
+        seconds = sum(record["seconds"] for record in records)
+        work = f"{records[0]['evaluations']} network evaluations each, {seconds:.3g} s in all"
+        lines = [f"{len(points):,} points: {work}"]
+        truth = None
+        if self.set is not None:
+            truth = self.set.sample(len(points), generator(self.task.config.seed, *TRUTH_STREAM))
+        with bar(3, "measuring", "parts") as tick:
+            tick(0, "distances")
+            rows = self._distances(points, truth)
+            tick(1, "scores")
+            rows += self._score_errors(truth)
+            write_csv(self.folder, "metrics.csv", COLUMNS, rows)
+            tick(1, "pictures")
+            self._draw(points, truth, rows)
+            tick(1, "done")
+        if self.set is None:
+            return [*lines, "  the weights do not say which set they were trained on: there is nothing to compare with"]
+        return lines + [_line(row) for row in rows]
+
+    def _array(self, name: str) -> np.ndarray:
+        array: np.ndarray = np.load(self.folder.file(name), allow_pickle=False)
+        return array
+
+    def _distances(self, points: np.ndarray, truth: np.ndarray | None) -> list[dict[str, Any]]:
+        if self.set is None or truth is None or len(points) < metrics.CLOUD:
+            return []
+        rows = []
+        for name, distance in metrics.METRICS.items():
+            found = distance(points, truth)
+            floor = metrics.floor(name, self.set, len(points), FLOOR_REPEATS)
+            row = {"metric": name, "value": found.value, "error": found.error}
+            row |= {"floor": floor.value, "floor_error": floor.error, "ratio": found.value / floor.value}
+            rows.append({key: round(x, 5) if isinstance(x, float) else x for key, x in row.items()})
+        return rows
+
+    def _score_errors(self, truth: np.ndarray | None) -> list[dict[str, Any]]:
+        """Relative error of the learned score by noise level, where the density is known; score_error.png."""
+        if self.set is None or self.set.mixture is None or truth is None:
+            return []
+        denoiser = self.task.denoiser
+        learned, true = scores.field_of(denoiser, self.task.device), scores.field_of(self.set.mixture)
+        levels = scores.within(denoiser, ERROR_LEVELS)
+        draws = generator(self.task.config.seed, *TRUTH_STREAM, 1)
+        errors = scores.relative_errors(learned, true, truth[:5000], levels, draws)
+        shown = scores.titled(denoiser, scores.within(denoiser, SHOWN_LEVELS))
+        self.folder.write_image("score_error.png", figures.score_error(learned, true, shown, errors))
+        return [{"metric": f"score_error_at_{s:g}", "value": round(e, 5)} for s, e in errors.items()]
+
+    def _draw(self, points: np.ndarray, truth: np.ndarray | None, rows: Sequence[Mapping[str, Any]]) -> None:
+        denoiser = self.task.denoiser
+        caption = ",  ".join(
+            f"{row['metric']} {row['value']:.3f} (floor {row['floor']:.3f})" for row in rows if "floor" in row
+        )
+        self.folder.write_image("samples.png", figures.samples(points, truth, caption))
+        levels = scores.titled(denoiser, scores.within(denoiser, SHOWN_LEVELS))
+        field = scores.field_of(denoiser, self.task.device)
+        self.folder.write_image("score_field.png", figures.score_field(field, levels, truth))
+        if (sde := sde_of(denoiser)) is not None:
+            self.folder.write_image("sde.png", figures.sde_figure([sde_curves(sde)]))
+        if self.folder.has("arrays/walk.npy"):
+            frames = figures.particles(
+                self._array("arrays/walk.npy"), self._array("arrays/walk_sigmas.npy").tolist(), truth
+            )
+            self.folder.write_bytes("particles.gif", figures.animation(frames))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    if "floor" not in row:
+        sigma = row["metric"].rpartition("_")[2]
+        return f"  relative error of the score at sigma {sigma}: {100 * row['value']:.1f}%"
+    error = "" if math.isnan(row["error"]) else f" ± {row['error']:.4f}"
+    return (
+        f"  {row['metric']:<8} {row['value']:.4f}{error}   "
+        f"floor {row['floor']:.4f} ± {row['floor_error']:.4f}   ratio {row['ratio']:.2f}"
+    )

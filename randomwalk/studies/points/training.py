@@ -1,0 +1,123 @@
+"""Points to learn from: whole batches drawn at once, and how near the samples are."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from randomwalk import samplers, schedules
+from randomwalk.config import PointData, TrainConfig
+from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.rng import TorchDraws, generator
+from randomwalk.studies.points import datasets, figures, metrics
+from randomwalk.training.examples import GOLDEN
+from randomwalk.training.foreseen import warnings_of
+from randomwalk.training.validation import Validation
+
+NUM_VALIDATION = 2000
+NUM_STEPS = 20
+
+
+def as_images(points: np.ndarray) -> Tensor:
+    """Points ``[n, 2]`` as images ``[n, 2, 1, 1]``."""
+    return torch.from_numpy(points.astype(np.float32))[:, :, None, None]
+
+
+def as_points(x: Tensor) -> np.ndarray:
+    """Images ``[n, 2, 1, 1]`` as points ``[n, 2]``."""
+    return x.detach().flatten(1).cpu().numpy()
+
+
+class PointExamples:
+    """This process's parts of the batches, from a given step on.
+
+    A batch is a function of (seed, step): fresh points, and their noise. Every process draws all of it, which costs
+    less than a generator for every point, and takes its share.
+
+    Args:
+        config: of the training.
+        points: the set.
+        rank, size: this process takes the ``rank``-th of ``size`` equal parts of every batch.
+        step: the first step.
+        micro_batch: examples in one part.
+    """
+
+    def __init__(
+        self, config: TrainConfig, points: datasets.PointSet, rank: int, size: int, step: int, micro_batch: int
+    ) -> None:
+        self.config, self.points, self.step, self.micro_batch = config, points, step, micro_batch
+        share = config.batch_size // size
+        self.share = slice(rank * share, (rank + 1) * share)
+        self.offset = float(generator(config.seed, 5).random())
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def next(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The next part: X ``[b, 2, 1, 1]``, u ``[b]``, N ``[b, 2, 1, 1]``."""
+        if not self._parts:
+            batch = [tensor[self.share].split(self.micro_batch) for tensor in self.batch(self.step)]
+            self._parts, self.step = list(zip(*batch, strict=True))[::-1], self.step + 1
+        return self._parts.pop()
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """All of the batch of a step; u is a low-discrepancy sequence, as for images."""
+        size, draws = self.config.batch_size, generator(self.config.seed, 6, step)
+        x = as_images(self.points.sample(size, draws))
+        noise = torch.from_numpy(draws.standard_normal((size, 2), dtype=np.float32))[:, :, None, None]
+        u = (self.offset + np.arange(step * size, (step + 1) * size) * GOLDEN) % 1.0
+        return x, torch.from_numpy(u.astype(np.float32)), noise
+
+
+class PointTrainingSet:
+    """A law of points: there are as many as one likes."""
+
+    unit = "points"
+
+    def __init__(self, config: TrainConfig) -> None:
+        assert isinstance(config.data, PointData)
+        self.config, self.points = config, datasets.make(config.data.set)
+
+    @property
+    def description(self) -> str:
+        """Which points they are."""
+        return f"points of the set {self.points.name}, new ones at every step"
+
+    @property
+    def classes(self) -> list[str]:
+        """Points have none."""
+        return []
+
+    def check(self) -> list[str]:
+        """There is nothing to be wrong."""
+        return []
+
+    def warnings(self) -> list[str]:
+        """See `randomwalk.training.foreseen`."""
+        return warnings_of(self.config)
+
+    def examples(self, rank: int, size: int, step: int, micro_batch: int) -> PointExamples:
+        """Noisy points."""
+        return PointExamples(self.config, self.points, rank, size, step, micro_batch)
+
+    def validate(self, denoiser: Denoiser) -> Validation:
+        """Chamfer distance of samples, and mean squared distance of denoised points, to fresh points of the set."""
+        device, draws = next(denoiser.parameters()).device, generator(self.config.seed, 7)
+        truth = self.points.sample(NUM_VALIDATION, draws)
+        x = as_images(truth).to(device)
+        noise = torch.from_numpy(draws.standard_normal((NUM_VALIDATION, 2), dtype=np.float32)).to(device).view_as(x)
+        samples = as_points(self._sample(denoiser, device))
+        values = {"chamfer": metrics.chamfer(samples, truth).value}
+        for sigma in self.config.validation_sigmas:
+            error = denoiser(x + sigma * noise, sigma) - x
+            values[f"denoising_at_{sigma:g}"] = float(error.square().flatten(1).sum(1).mean())
+        picture = figures.samples(samples, truth)
+        return Validation(values, "squared distance to fresh points", picture, self.unit, logarithmic=True)
+
+    def _sample(self, denoiser: Denoiser, device: torch.device) -> Tensor:
+        """Samples from the same noise every time."""
+        seed = int(generator(self.config.seed, 8).integers(2**31))
+        draws = TorchDraws(NUM_VALIDATION, torch.Generator().manual_seed(seed))
+        high = min(denoiser.sigma_max, 80.0)
+        sigmas = schedules.make("karras", NUM_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
+        x = (high * draws.normal((2, 1, 1))).to(device)
+        return samplers.make("heun").sample(denoiser, x, sigmas)

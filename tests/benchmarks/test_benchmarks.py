@@ -1,0 +1,312 @@
+"""The frame of the benchmarks, the Frechet distance, and the arguments of the scripts."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import bundled_weights
+import few_evaluations
+import inverse_problems
+import numpy as np
+import pytest
+import step_cost
+import torch
+from support import (
+    baselines,
+    common,
+    frechet,
+    records,
+)
+
+from randomwalk import operators
+from randomwalk.config.samplers import POSTERIOR_NAMES
+from randomwalk.denoisers.adapters import NetworkDenoiser
+from randomwalk.denoisers.checkpoints import load_denoiser
+from randomwalk.errors import InputError
+from randomwalk.run_folder import RunFolder
+from randomwalk.sampling.task import load_task
+
+
+def test_a_report_leaves_its_table_results_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = argparse.Namespace(quick=True, out=str(tmp_path / "out"), device="cpu", vp=Path("a.safetensors"))
+    report = common.Report("made_up", options, "cpu", ["numpy", "no-such-package"])
+    report.add("case", "method, with a comma", "psnr", 12.5, "dB")
+    report.table("Title", ["method", "PSNR"], [["ours", "12.50"], ["theirs", "9.00"]], ["a note"])
+    lines = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert lines[-6:] == [
+        "| method |  PSNR |",
+        "|--------|------:|",
+        "| ours   | 12.50 |",
+        "| theirs |  9.00 |",
+        "",
+        "* a note",
+    ]
+    assert (tmp_path / "out" / "table.md").read_text() == capsys.readouterr().out
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = {"case": "case", "method": "method, with a comma", "metric": "psnr", "value": "12.5", "unit": "dB"}
+    assert rows == [expected]
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["options"]["vp"] == "a.safetensors"
+    assert settings["versions"]["numpy"] == np.__version__
+    assert settings["versions"]["no-such-package"] == "not installed"
+
+
+def test_a_verdict_compares_with_the_target() -> None:
+    assert common.verdict(3.0, 3) == "+3.00 dB, target +3 dB: met"
+    assert common.verdict(2.999, 3).endswith("MISSED")
+
+
+def test_frechet_distance_of_two_normal_distributions() -> None:
+    """In two dimensions tr((C_a C_b)^(1/2)) = sqrt(tr(C_a C_b) + 2 sqrt(det(C_a C_b)))."""
+    draws = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 2, 2, generator=draws, dtype=torch.float64)
+    a, b = (
+        frechet.Moments(torch.randn(50, 2, generator=draws, dtype=torch.float64) @ m + shift)
+        for m, shift in zip(maps, (0.0, 1.5), strict=True)
+    )
+    product = a.covariance @ b.covariance
+    cross = math.sqrt(float(product.trace()) + 2 * math.sqrt(float(torch.linalg.det(product))))
+    expected = float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()) - 2 * cross
+    assert frechet.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+    assert frechet.frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
+
+
+def test_the_search_finds_the_best_setting_and_its_quality() -> None:
+    truth = torch.zeros(3, 1, 4, 4)
+    noisy = truth + 0.5
+    tries = [{"shift": shift} for shift in (0.0, 0.4, 0.9)]
+    for finalists in (0, 1):
+        best = baselines.search(lambda image, shift: image - shift, noisy, truth, tries, finalists=finalists, first=2)
+        assert best.settings == {"shift": 0.4}
+        assert best.psnr == pytest.approx([10 * math.log10(4 / 0.1**2)] * 3, rel=1e-5)
+
+
+def test_biharmonic_inpainting_keeps_what_is_observed() -> None:
+    rows = torch.linspace(-0.8, 0.8, 12)[:, None].expand(12, 12)[None, None]
+    mask = torch.ones(1, 1, 12, 12)
+    mask[..., 4:7, 5] = 0
+    filled = baselines.biharmonic(rows * mask, mask)
+    assert torch.equal(filled[mask > 0], rows[mask > 0])
+    torch.testing.assert_close(filled, rows.contiguous(), atol=1e-4, rtol=0)  # a plane solves the equation
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-images", "65"], "data/fashion_mnist has 64"),
+        (["--batch-size", "0"], "expected 1 or more"),
+        (["--fashion-mnist", "no/such/folder", "--parts", "unconditional"], "no/such/folder"),
+        (["--parts", "denoising", "--vp", "missing.safetensors"], "missing.safetensors"),
+    ],
+)
+def test_bad_arguments_are_told_before_anything_starts(arguments: list[str], message: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chosen = bundled_weights.options().parse_args([*arguments, "--device", "cpu", "--out", str(out)])
+    with pytest.raises(InputError, match=message):
+        bundled_weights.main(chosen)
+    assert not out.exists()
+
+
+def test_step_cost_refuses_no_turns() -> None:
+    with pytest.raises(InputError, match="--turns"):
+        step_cost.main(step_cost.options().parse_args(["--turns", "0"]))
+
+
+def test_the_interval_of_a_median_and_what_it_says() -> None:
+    values = [1 + n / 1000 for n in range(25)]
+    assert step_cost.interval(values) == (values[7], values[17])  # P(Bin(25, 1/2) <= 7) = 0.0216
+    assert step_cost.interval(values[:5]) == (values[0], values[4])
+    assert step_cost.judge([1.01, 1.02, 1.03]) == "met"
+    assert step_cost.judge([1.04, 1.05]) == "MISSED"
+    for ratios in ([1.01, 1.04], [0.97, 0.98]):
+        assert step_cost.judge(ratios).startswith("inconclusive")
+
+
+def test_the_second_pass_sees_what_the_first_one_does() -> None:
+    class Double(torch.nn.Module):
+        def forward(self, x: torch.Tensor, condition: float) -> torch.Tensor:
+            seen.append((x, condition))
+            return 2 * x
+
+    seen: list[tuple[torch.Tensor, float]] = []
+    network, x = Double(), torch.ones(2)
+    shadow = step_cost.Shadow(network, torch.device("cpu"))
+    for condition in (0.25, 0.5):
+        assert torch.equal(network(x, condition), 2 * x)
+    assert [condition for _, condition in seen] == [0.25, 0.25, 0.5, 0.5]
+    assert all(given is x for given, _ in seen)
+    assert shadow.own.wall > 0 and shadow.bare.wall > 0
+    shadow.remove()
+    network(x, 1.0)
+    assert len(seen) == 5
+
+
+# --- inverse problems ------------------------------------------------------------------------------------------------
+
+
+def make_setup(tmp_path: Path, *arguments: str) -> inverse_problems.Setup:
+    options = inverse_problems.options().parse_args([*arguments, "--quick", "--out", str(tmp_path / "out")])
+    report = common.Report("inverse_problems", options, "cpu")
+    return inverse_problems.Setup(options, report, torch.device("cpu"), "fp32")
+
+
+METHODS = sorted(inverse_problems.methods())
+DPS = inverse_problems.Method("dps", inverse_problems.CONFIGS / "dps.yaml", "vp")  # it can do all tasks
+
+
+@pytest.fixture
+def one_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the network is read once."""
+    monkeypatch.setattr("randomwalk.sampling.task.load_denoiser", lambda path, **settings: _load(str(path)))
+
+
+@functools.cache
+def _load(path: str) -> NetworkDenoiser:
+    return load_denoiser(path)
+
+
+def test_every_posterior_sampler_has_its_settings() -> None:
+    names = {inverse_problems.load_config(path, "random_inpainting").sampler.name for path in _paths()}
+    assert names == set(POSTERIOR_NAMES)
+
+
+def _paths() -> list[Path]:
+    return list(inverse_problems.methods().values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_of_every_task_are_right_or_refused_with_a_reason(
+    name: str, tmp_path: Path, one_network: None
+) -> None:
+    """As far as sample.py --dry-run checks them."""
+    setup = make_setup(tmp_path)
+    path = inverse_problems.methods()[name]
+    assert set(inverse_problems.overrides(path)) <= set(inverse_problems.TASKS)
+    method = inverse_problems.Method(name, path, "vp")
+    for task in inverse_problems.TASKS:
+        if task in inverse_problems.overrides(path):
+            loaded = setup.load(path, task, "vp")
+            assert loaded.config.measurement == inverse_problems.load_config(DPS.path, task).measurement
+            assert f"posterior/{name}" in loaded.config.output
+        else:
+            assert "linear" in inverse_problems.why_not(setup, method, DPS, task)
+
+
+def test_a_task_that_the_sampler_can_do_may_not_be_missing(tmp_path: Path) -> None:
+    text = (inverse_problems.CONFIGS / "dps.yaml").read_text()
+    less = tmp_path / "less.yaml"
+    less.write_text("\n".join(line for line in text.splitlines() if not line.startswith("# phase_retrieval")))
+    with pytest.raises(InputError, match="no line `# phase_retrieval"):
+        inverse_problems.why_not(
+            make_setup(tmp_path), inverse_problems.Method("less", less, "vp"), DPS, "phase_retrieval"
+        )
+
+
+def test_crps_by_hand_and_without_bias_from_the_number_of_samples() -> None:
+    assert inverse_problems.crps(torch.tensor([1.0, 2.0])[:, None], torch.tensor([4.0])) == pytest.approx(2.5 - 0.5)
+    draws = torch.Generator().manual_seed(0)
+    exact = 1 / math.sqrt(math.pi)  # of truth and samples ~ Normal(0, 1): half the mean distance of two of them
+    for count in (2, 5):
+        samples, truth = (torch.randn(n, 100_000, generator=draws) for n in (count, 1))
+        assert inverse_problems.crps(samples, truth[0]) == pytest.approx(exact, abs=0.01)
+
+
+def test_a_judgement_counts_the_contested_ranks() -> None:
+    truth = torch.zeros(1, 16, 16)
+    samples = torch.stack([truth + shift for shift in (-0.3, 0.2, 0.4)])
+    truth[0, 0] = samples[:, 0, 0] = -1  # nobody doubts the first row
+    found = inverse_problems.judge(samples, truth, np.random.default_rng(0))
+    assert found["ranks"] == [0, 15 * 16, 0, 0]
+    errors = [0.3**2, 0.2**2, 0.4**2]
+    assert found["psnr"] == pytest.approx(np.mean([10 * math.log10(4 / (e * 15 / 16)) for e in errors]), abs=1e-3)
+    assert found["psnr_of_mean"] == pytest.approx(10 * math.log10(4 / (0.1**2 * 15 / 16)), abs=1e-3)
+
+
+def test_records_of_other_settings_are_not_taken_over(tmp_path: Path) -> None:
+    first = records.Records(RunFolder.create(tmp_path / "a"), None)
+    first.of("task", "method", {"seed": 0})["3"] = {"psnr": 1.0}
+    first.save()
+    again = records.Records(RunFolder.create(tmp_path / "b"), str(first.folder.path))
+    assert again.of("task", "method", {"seed": 0}) == {"3": {"psnr": 1.0}}
+    assert again.of("task", "method", {"seed": 1}) == {}
+    with pytest.raises(InputError, match="--resume"):
+        records.Records(RunFolder.create(tmp_path / "c"), str(tmp_path / "nothing"))
+
+
+def test_classical_deconvolution_is_better_than_the_blurred_image() -> None:
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    truth = torch.where((rows - 16).abs() + (columns - 16).abs() < 9, 1.0, -1.0)[None, None].repeat(2, 1, 1, 1)
+    blur = operators.make("gaussian_blur", image_shape=(1, 32, 32), std=1.5)
+    kernel = baselines.kernel_of(blur)
+    assert kernel.sum() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-7)
+    y = blur(truth) + 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+
+    def error(x: torch.Tensor) -> float:
+        return float((x - truth).square().mean())
+
+    for _, x in baselines.deconvolutions(y, truth, kernel).values():
+        assert error(x) < 0.75 * error(y)
+    assert error(baselines.variational(blur, y, 0.005, 60)) < 0.5 * error(y)
+
+
+def test_forward_passes_are_counted_as_they_are_planned(tmp_path: Path) -> None:
+    options = few_evaluations.options().parse_args(["--num-images", "2", "--out", str(tmp_path / "out")])
+    report = common.Report("few_evaluations", options, "cpu")
+    weights = {"vp": options.vp}
+    setup = bundled_weights.Setup(options, report, torch.device("cpu"), "fp32", weights)
+    for sampler in few_evaluations.SAMPLERS:
+        config = few_evaluations.with_steps(few_evaluations.config_of(setup, sampler, "inpainting"), 2)
+        psnr, passes = few_evaluations.restored(load_task(config, torch.device("cpu")))
+        assert passes == 2 * few_evaluations.cost_of_a_step(config)
+        assert psnr[0] > 5  # random pixels have 3.6 dB
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (inverse_problems, ["--num-images", "1"], "--num-images"),
+        (inverse_problems, ["--methods", "nothing"], "nothing.yaml"),
+        (inverse_problems, ["--resume", "no/such/folder"], "no/such/folder"),
+        (few_evaluations, ["--budgets", "1"], "--budgets"),
+        (few_evaluations, ["--num-images", "65"], "--num-images"),
+    ],
+)
+def test_bad_arguments_of_the_later_benchmarks(script: Any, arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        script.main(script.options().parse_args([*arguments, "--device", "cpu", "--out", str(tmp_path / "out")]))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("inpainting", {"missing": 0.5}, ["biharmonic"]),
+        ("super_resolution", {"factor": 4}, ["bicubic interpolation", "pseudo-inverse"]),
+        ("gaussian_blur", {"std": 1.0}, ["the measurement itself", "Wiener", "Richardson-Lucy"]),
+        ("compressed_sensing", {"ratio": 0.5}, ["pseudo-inverse"]),
+    ],
+)
+def test_the_classical_methods_of_each_operator(name: str, settings: dict[str, Any], expected: list[str]) -> None:
+    operator = operators.make(name, image_shape=(1, 16, 16), **settings)
+    truth = -torch.ones(2, 1, 16, 16)
+    truth[..., 4:12, 4:12] = 0.5
+    found, _ = baselines.classical(operator, operator(truth), truth, quick=True)
+    assert list(found) == [*expected, "total variation"]
+    assert all(x.shape == truth.shape and x.abs().max() <= 1 for x in found.values())
+
+
+def test_no_classical_method_for_phase_retrieval() -> None:
+    operator = operators.make("phase_retrieval", image_shape=(1, 16, 16))
+    assert baselines.classical(
+        operator, torch.zeros(1, *operator.measurement_shape), torch.zeros(1, 1, 16, 16), True
+    ) == (
+        {},
+        [],
+    )

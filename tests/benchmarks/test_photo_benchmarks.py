@@ -1,0 +1,352 @@
+"""The benchmarks on photographs: their options, the search for settings, tables, and both scripts as a whole."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import denoising
+import numpy as np
+import photo_restoration
+import pytest
+import torch
+from photo_benchmark_tools import PLAN, case, photograph
+from PIL import Image
+from support import (
+    common,
+    photo_baselines,
+    photo_methods,
+    photo_plan,
+    photo_report,
+    photo_tuning,
+    photographs,
+)
+from support.photo_problems import Problem, make_problem
+from support.records import Records
+
+from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
+from randomwalk.errors import InputError, RunError
+from randomwalk.run_folder import RunFolder
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained network for photographs."""
+    torch.manual_seed(0)
+    network = {"name": "photo_unet", "widths": [8, 8], "num_blocks": [1, 1], "code_size": 8}
+    denoiser = {"name": "edm", "sigma_min": 0.005, "sigma_max": 12.0}
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    made = make_denoiser(network, denoiser)
+    save_denoiser(path, {"network": network, "denoiser": denoiser, "training": {}}, made.network.state_dict())
+    return path
+
+
+def rows_of(folder: Path) -> dict[tuple[str, str, str], float]:
+    with (folder / "results.csv").open(newline="") as file:
+        return {(row["case"], row["method"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--data: is needed"),
+        (["--data", "no/such"], "no folder"),
+        (["--quick", "--crop", "8"], "--crop 8: expected 32"),
+        (["--quick", "--seed", "-1"], "--seed -1"),
+        (["--quick", "--ve", "missing.safetensors"], "missing.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("script", [denoising, photo_restoration])
+def test_bad_options_are_told_before_anything_starts(
+    script: Any, arguments: list[str], message: str, weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--device", "cpu", "--ve", str(weights), "--vp", str(weights)]
+    with pytest.raises(InputError, match=message):
+        script.main(script.options().parse_args([*options, *arguments]))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tune"], "--tune: needs --validation FOLDER"),
+        (["--tune", "--quick", "--validation", "v"], "--tune: has no --quick version"),
+        (["--quick", "--validation", "v"], "--validation v: is for --tune"),
+        (["--methods", "ddrm"], "--methods: is for --tune"),
+    ],
+)
+def test_options_of_the_search_are_checked(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        photo_restoration.check(photo_restoration.options().parse_args(["--data", "d", *arguments]))
+
+
+def test_a_network_of_a_fixed_size_is_refused() -> None:
+    path = BENCHMARKS.parent / "pretrained_models" / "fashion_vp.safetensors"
+    with pytest.raises(InputError, match="takes images of 1 channels and 32 pixels"):
+        photographs.load_model(path, torch.device("cpu"), "fp32")
+
+
+# --- the choice of settings ------------------------------------------------------------------------------------------
+
+
+def shifted(title: str, settings: Mapping[str, Any], problem: Problem, denoiser: Any, draws: Any) -> Any:
+    """A method that is off by |shift - 0.3|, and diverges at 9."""
+    if settings["shift"] == 9:
+        raise RunError("not finite")
+    return photo_methods.Outcome(problem.truth + abs(settings["shift"] - 0.3), 0, 0, 0.0)
+
+
+def make_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> photo_tuning.Tuning:
+    monkeypatch.setattr(photo_tuning, "restore", shifted)
+    monkeypatch.setattr(photo_plan, "SETTINGS", tmp_path / "settings.yaml")
+    photos = [photograph(n) for n in range(3)]
+    records = Records(RunFolder.create(tmp_path / "out"), None)
+    return photo_tuning.Tuning(PLAN, "ve", None, torch.device("cpu"), photos, 0, {"seed": 0}, records)
+
+
+def test_the_search_takes_the_best_and_no_divergent_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning, law = make_tuning(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
+    problems = [make_problem(law, photo, 0) for photo in tuning.photos]
+    tries = [{"shift": shift} for shift in (0.0, 9, 0.31, 0.5, 0.6, 0.7)]
+    best, psnr = tuning.best(law, "total variation", tries, problems)
+    # The pixels are at most 0.8, so that nothing is clipped.
+    assert best == {"shift": 0.31} and psnr == pytest.approx(20 * math.log10(2 / 0.01), abs=1e-2)
+    tried = {method: len(entry["images"]) for method, entry in tuning.records.found[law.name].items()}
+    assert sorted(tried.values()) == [2, 2, 3, 3, 3, 3]
+    with pytest.raises(RunError, match=r"every setting of total variation .* diverges"):
+        tuning.best(law, "total variation", [{"shift": 9}], problems)
+
+
+def test_the_search_may_be_for_some_methods_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photo_tuning.Tuning, "best", lambda *arguments: ({}, 20.0))
+    tuning, law = make_tuning(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
+    with pytest.raises(InputError, match="--methods ddrm: known here are Richardson-Lucy"):  # there is no network
+        tuning.run([law], False, ["ddrm", "Wiener filter"])
+    tuning.run([law], False, ["Wiener filter"])
+    assert set(photo_plan.read_settings("ve")[law.name]) == {"Wiener filter"}
+
+
+def test_a_run_goes_on_with_several(tmp_path: Path) -> None:
+    kept = {}
+    for run_name, task, config, image, psnr in (
+        ("a", "blur", {"seed": 0}, "set5/1", 21.0),
+        ("b", "blur", {"seed": 0}, "set5/2", 22.0),
+        ("b", "masks", {"seed": 0}, "set5/1", 23.0),
+        ("c", "blur", {"seed": 1}, "set5/3", 24.0),
+    ):
+        if run_name not in kept:
+            kept[run_name] = Records(RunFolder.create(tmp_path / run_name), None)
+        kept[run_name].of(task, "walk", config)[image] = {"psnr": psnr}
+        kept[run_name].save()
+    found = Records(RunFolder.create(tmp_path / "d"), [str(tmp_path / name) for name in "abc"])
+    assert found.of("blur", "walk", {"seed": 0}) == {"set5/1": {"psnr": 21.0}, "set5/2": {"psnr": 22.0}}
+    assert found.of("masks", "walk", {"seed": 0}) == {"set5/1": {"psnr": 23.0}}
+
+
+def test_the_picture_of_a_run_that_goes_on_with_several(tmp_path: Path) -> None:
+    of, pixels = PLAN.cases[0], np.zeros((4, 4, 3), np.uint8)
+    folders = [RunFolder.create(tmp_path / name) for name in ("a", "b", "c")]
+    photo_report.Pictures(folders[1], None).write(of, "set5/1", "walk", pixels + 7)
+    pictures = photo_report.Pictures(folders[2], [str(folder.path) for folder in folders[:2]])
+    assert pictures.has(of, "set5/1", "walk") and not pictures.has(of, "set5/1", "ddrm")
+    assert (pictures.read(of, "set5/1", "walk") == 7).all()
+
+
+def test_what_was_chosen_is_read_again(tmp_path: Path) -> None:
+    path, name = tmp_path / "settings.yaml", PLAN.cases[0].name
+    photo_plan.write_settings("ve", name, "total variation", {"settings": {"weight": 0.1}, "psnr": 20.0}, path)
+    photo_plan.write_settings("ve", name, "ddrm", {"settings": {"num_steps": 3}, "psnr": 21.0}, path)
+    photo_plan.write_settings("vp", name, "ddrm", {"settings": {"num_steps": 4}, "psnr": 22.0}, path)
+    assert photo_plan.read_settings("ve", path)[name]["ddrm"]["settings"] == {"num_steps": 3}
+    found = photo_plan.read_settings("vp", path)[name]
+    assert found["ddrm"]["settings"] == {"num_steps": 4} and found["total variation"]["settings"] == {"weight": 0.1}
+    assert path.read_text().startswith("# Written by photo_restoration.py --tune")
+
+
+def test_two_processes_may_choose_settings_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second writes between the first one's reading and writing, if it is let."""
+    path, name, read = tmp_path / "settings.yaml", PLAN.cases[0].name, photo_plan._read
+    entry = {"settings": {}, "psnr": 20.0}
+    second = threading.Thread(target=photo_plan.write_settings, args=("ve", name, "ddrm", entry, path))
+
+    def slow(found: Path) -> dict[str, Any]:
+        data = read(found)
+        if second.ident is None:
+            second.start()
+            second.join(0.3)
+        return data
+
+    monkeypatch.setattr(photo_plan, "_read", slow)
+    photo_plan.write_settings("ve", name, "biharmonic", entry, path)
+    second.join()
+    assert set(photo_plan.read_settings("ve", path)[name]) == {"biharmonic", "ddrm"}
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_best_sampler_is_that_of_the_validation_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, of = tmp_path / "settings.yaml", PLAN.cases[0]
+    monkeypatch.setattr(photo_plan, "SETTINGS", path)
+    with pytest.raises(InputError, match="--tune --validation"):
+        photo_plan.settings_of(PLAN, of, "ve", True, False)
+    psnr = {"mmps": 27.0, "ddrm": 28.5, photo_plan.WALK: 30.0}
+    for title in PLAN.candidates(of, True, True):
+        entry = {"settings": {"of": title}, "psnr": psnr.get(title, 20.0)}
+        photo_plan.write_settings("ve", of.name, title, entry, path)
+    chosen, best = photo_plan.settings_of(PLAN, of, "ve", True, False)
+    assert best == "ddrm" and chosen[best] == {"of": "ddrm"}
+    assert list(chosen) == ["biharmonic", "total variation", photo_methods.PLUG_AND_PLAY, photo_plan.WALK, "ddrm"]
+    assert list(photo_plan.settings_of(PLAN, of, None, True, False)[0]) == ["biharmonic", "total variation"]
+
+
+def test_no_test_image_is_tuned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photographs, "SETS", {"cbsd68": 2, "set5": 1})
+    monkeypatch.setattr(photo_tuning, "SETS", photographs.SETS)
+    sets = {"data/cbsd68": ("a.png", "c.png"), "data/set5": ("e.bmp",)}
+    for folder, names in {**sets, "val": ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.png")}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (16, 12)).save(tmp_path / folder / name)
+    found = photo_tuning.validation_photographs(tmp_path / "val", tmp_path / "data", 2, 8)
+    assert [photo.name for photo in found] == ["b.jpg", "d.jpg"] and found[0].pixels.shape == (3, 8, 8)
+    with pytest.raises(InputError, match="has 2 images that are not tested on; expected 3"):
+        photo_tuning.validation_photographs(tmp_path / "val", tmp_path / "data", 3, 8)
+    (tmp_path / "data" / "cbsd68" / "c.png").unlink()
+    with pytest.raises(InputError, match="has 1 images; expected the 2"):
+        photographs.open_set(tmp_path / "data", "cbsd68")
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def record(psnr: float) -> dict[str, Any]:
+    return {"psnr": psnr, "ssim": 0.5, "lpips": None, "evaluations": 4, "vjps": 0, "seconds": 1.0}
+
+
+def result(**methods: tuple[float, float]) -> photo_report.Result:
+    names = {"tv": "total variation", "bi": "biharmonic", "walk": photo_plan.WALK, "ddrm": "ddrm"}
+    keys = ("set5/a", "cbsd68/b")
+    images = {names[m]: dict(zip(keys, map(record, values), strict=True)) for m, values in methods.items()}
+    return photo_report.Result(PLAN.cases[0], images, "ddrm", {})
+
+
+def test_margins_are_over_the_best_classical_method() -> None:
+    found = result(tv=(20.0, 30.0), bi=(28.0, 20.0), walk=(21.0, 30.5), ddrm=(19.0, 31.5))
+    assert found.classical == "total variation"
+    assert found.gain(photo_plan.WALK) == pytest.approx((0.75, 0.25))
+    assert found.gain("ddrm") == pytest.approx((0.25, 1.25))
+    assert found.mean(photo_plan.WALK, "psnr", "set5") == pytest.approx((21.0, math.nan), nan_ok=True)
+    worse = replace(result(tv=(20.0, 30.0), walk=(19.0, 30.0), ddrm=(21.0, 31.0)), case=PLAN.cases[1])
+    said = photo_report.verdict([found, worse], "walk")
+    assert "in 1 of 2 cases" in said and f"-0.50 dB ({PLAN.cases[1].name})" in said
+    assert "in 2 of 2 cases; the least margin is +0.25 dB" in photo_report.verdict([found, worse], "sampler")
+
+
+def fake_levels(psnr: float, count: int) -> dict[int, dict[str, Any]]:
+    return {level: {f"cbsd68/{k}": record(psnr - k % 2) for k in range(count)} for level in denoising.LEVELS}
+
+
+def test_the_denoiser_is_compared_with_published_figures(tmp_path: Path) -> None:
+    options = denoising.options().parse_args(["--out", str(tmp_path / "out"), "--target", "-0.7"])
+    report = common.Report("denoising", options, "cpu")
+    found = {
+        denoising.NOISY: fake_levels(20.0, 68),
+        denoising.BM3D: fake_levels(30.0, 1),
+        "photo_ve": fake_levels(31.0, 68),
+    }
+    denoising.write(report, options, found, ["photo_ve"], [])
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "15: -3.40 dB, target -0.7 dB: MISSED; 25: -0.74 dB, target -0.7 dB: MISSED" in text
+    assert "50: +2.55 dB, target -0.7 dB: met" in text and text.count("published: ") == 4
+    assert "on the 1 images of BM3D, its authors' package, photo_ve reaches 31.00 / 31.00 / 31.00" in text
+    assert rows_of(tmp_path / "out")["sigma 50", "photo_ve", "gain_over_dncnn"] == pytest.approx(2.55)
+
+
+# --- the scripts -----------------------------------------------------------------------------------------------------
+
+
+def forbidden(*arguments: Any) -> Any:
+    raise AssertionError("this was done already")
+
+
+def run(main: Callable[[argparse.Namespace], int], options: argparse.ArgumentParser, arguments: list[str]) -> None:
+    assert main(options.parse_args([*arguments, "--quick", "--device", "cpu"])) == 0
+
+
+def test_denoising_runs_and_goes_on(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--models", "ve", "--ve", str(weights), "--crop", "32", "--bm3d-images", "0"]
+    run(denoising.main, denoising.options(), [*arguments, "--out", str(tmp_path / "one")])
+    found = rows_of(tmp_path / "one")
+    (name,) = {method for _, method, _ in found if method.startswith("photo_ve")}
+    for level in denoising.LEVELS:
+        # Clipping takes some of the noise away.
+        noisy = found[f"sigma {level}", denoising.NOISY, "psnr"]
+        assert 20 * math.log10(255 / level) - 0.3 < noisy < 20 * math.log10(255 / level) + 2
+        assert found[f"sigma {level}", "total variation", "psnr"] > noisy + 3
+        assert found[f"sigma {level}", "non-local means", "psnr"] > noisy + 3
+        assert found[f"sigma {level}", name, "seconds"] > 0
+    monkeypatch.setattr(denoising, "judge", forbidden)
+    run(
+        denoising.main,
+        denoising.options(),
+        [*arguments, "--out", str(tmp_path / "two"), "--resume", str(tmp_path / "one")],
+    )
+    assert rows_of(tmp_path / "two") == found
+    with pytest.raises(AssertionError, match="done already"):  # another seed is another benchmark
+        again = [*arguments, "--seed", "1", "--out", str(tmp_path / "three"), "--resume", str(tmp_path / "one")]
+        run(denoising.main, denoising.options(), again)
+
+
+def test_restoration_runs_and_goes_on(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ["--degradations", "gaussian_blur", "--noise", "10", "--crop", "48"]
+    run(photo_restoration.main, photo_restoration.options(), [*plain, "--classical", "--out", str(tmp_path / "zero")])
+    assert not (tmp_path / "zero" / "photo_restoration.png").exists()
+    arguments = [*plain, "--ve", str(weights), "--resume"]
+    done: list[str] = []
+    restore = photo_restoration.restore
+    monkeypatch.setattr(
+        photo_restoration, "restore", lambda title, *rest: (done.append(title), restore(title, *rest))[1]
+    )
+    one = [*arguments, str(tmp_path / "zero"), "--out", str(tmp_path / "one")]
+    run(photo_restoration.main, photo_restoration.options(), one)
+    assert set(done) <= {photo_methods.PLUG_AND_PLAY, photo_plan.WALK, "diffpir"} and photo_plan.WALK in done
+    found = rows_of(tmp_path / "one")
+    law = "gaussian_blur, noise 10"
+    assert found[law, photo_plan.WALK, "evaluations"] == 6
+    best = max(found[law, title, "psnr"] for title in photo_baselines.CLASSICAL if (law, title, "psnr") in found)
+    gain = found[law, photo_plan.WALK, "gain_over_best_classical"]
+    assert gain == pytest.approx(found[law, photo_plan.WALK, "psnr"] - best)
+    assert Image.open(tmp_path / "one" / "photo_restoration.png").size[0] > 5 * 48
+    monkeypatch.setattr(photo_restoration, "restore", forbidden)
+    two = [*arguments, str(tmp_path / "one"), "--out", str(tmp_path / "two")]
+    run(photo_restoration.main, photo_restoration.options(), two)
+    assert rows_of(tmp_path / "two") == found
+    one_picture, two_picture = ((tmp_path / n / "photo_restoration.png").read_bytes() for n in ("one", "two"))
+    assert one_picture == two_picture
+
+
+def test_the_rule_of_the_picture() -> None:
+    photos = [photograph(n) for n in range(17)]
+    shown = photo_restoration.shown_photographs(PLAN, photos)
+    names = {c.name for c in PLAN.cases}
+    assert set(shown) <= names and len(shown) == 6
+    assert [photo.number for photo in shown.values()] == [0, 3, 6, 9, 12, 15]
+
+
+def test_an_unknown_degradation_is_told() -> None:
+    with pytest.raises(InputError, match=r"--degradations fog: .*motion_blur"):
+        PLAN.of(["fog"], None)
+    with pytest.raises(InputError, match=r"--noise 3.0: .*2, 10"):
+        PLAN.of(None, [3.0])
+    assert len(PLAN.of(None, None)) == 14 and len(PLAN.of(["motion_blur"], [2.0])) == 1

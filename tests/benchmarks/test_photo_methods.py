@@ -1,0 +1,222 @@
+"""The benchmarks on photographs: their images and degradations, and the methods that they compare."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import types
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from photo_benchmark_tools import PLAN, Shrink, case, photograph
+from support import (
+    perceptual,
+    photo_baselines,
+    photo_methods,
+    photo_plan,
+    photo_problems,
+    photographs,
+)
+from support.photo_problems import Problem, make_problem
+
+from randomwalk import operators
+from randomwalk.errors import InputError, RunError
+from randomwalk.images import metrics
+from randomwalk.operators.noise import GaussianNoise
+from randomwalk.rng import generator
+from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS
+
+# --- photographs and degradations ------------------------------------------------------------------------------------
+
+
+def test_images_are_cut_at_the_centre_to_multiples() -> None:
+    x = torch.arange(11 * 9).reshape(1, 11, 9)
+    assert torch.equal(photographs.cut(x, 5), x[:, 3:8, 2:7])
+    assert photographs.cut(x, 0, 4).shape == (1, 8, 8) and torch.equal(photographs.cut(x, 0), x)
+    assert photographs.cut(x, 10, 4).shape == (1, 8, 8)
+    with pytest.raises(InputError, match="too small"):
+        photographs.cut(x, 3, 4)
+    assert photographs.spread(68, 4) == [0, 17, 34, 51] and photographs.spread(2, 5) == [0, 1]
+
+
+def test_photographs_of_one_name_in_two_folders_are_two() -> None:
+    keys = [replace(photograph(), name=name).key for name in ("a/1.png", "b/1.png", "b/1.jpg")]
+    assert keys == ["validation/a/1.png", "validation/b/1.png", "validation/b/1.jpg"]
+
+
+def test_the_draws_belong_to_the_photograph_and_not_to_the_others_of_a_run() -> None:
+    law = case(10, name="inpainting", mask="random", missing=0.8)
+    one, again = make_problem(law, photograph(3), 0), make_problem(replace(law, noise=2), photograph(3), 0)
+    assert torch.equal(one.operator.mask, again.operator.mask)
+    unit = [(p.y - p.operator(p.truth)) / p.noise.std for p in (one, again)]
+    torch.testing.assert_close(*unit, atol=1e-4, rtol=0)
+    others = (make_problem(law, photograph(4), 0), make_problem(law, replace(photograph(3), folder="set5"), 0))
+    assert not any(torch.equal(one.operator.mask, other.operator.mask) for other in others)
+    assert one.noise.std == pytest.approx(20 / 255)
+
+
+def test_the_masks_of_text_and_boxes() -> None:
+    text = photo_problems.text_mask(80, 120, generator(1), 18)
+    assert text.shape == (80, 120) and set(text.unique().tolist()) == {0.0, 1.0}
+    assert 0.1 < float((text == 0).float().mean()) < 0.4
+    rows = (text == 0).any(1)
+    assert rows[:27].any() and rows[-27:].any()  # a line in every 27 rows, from top to bottom
+    assert (text == 0)[:, -18:].any()
+    assert not torch.equal(text, photo_problems.text_mask(80, 120, generator(2), 18))
+    one = photo_problems.boxes_mask(20, 30, generator(0), 1, 7)
+    inside = (one == 0).nonzero()
+    assert len(inside) == 49 and (inside.amax(0) - inside.amin(0)).tolist() == [6, 6]
+    assert 49 < (photo_problems.boxes_mask(20, 30, generator(0), 4, 7) == 0).sum() <= 4 * 49
+    with pytest.raises(InputError, match="do not fit 20x30"):
+        photo_problems.boxes_mask(20, 30, generator(0), 1, 20)
+    with pytest.raises(InputError, match=r"text: .*sise"):
+        make_problem(case(name="inpainting", mask="text", sise=3), photograph(), 0)
+
+
+# --- methods without a network ---------------------------------------------------------------------------------------
+
+
+def test_total_variation_moves_two_halves_together() -> None:
+    """Halves ``+a, -a`` of all colours: ``w TV = w sqrt(3) 2 (a - d) H``, so that ``3 H W d = 2 sqrt(3) w H``."""
+    height, width, a = 6, 10, 0.5
+    y = torch.full((1, 3, height, width), a)
+    y[..., width // 2 :] = -a
+    problem = Problem(operators.Identity(y.shape[1:]), GaussianNoise(0.1), y, y)
+    x = photo_baselines.total_variation(problem, weight=3.0, iterations=2000)
+    d = 2 * 0.3 / (math.sqrt(3) * width)
+    torch.testing.assert_close(x, y - d * y.sign(), atol=1e-4, rtol=0)
+
+
+def test_divergence_is_minus_the_adjoint_of_the_gradient() -> None:
+    draws = torch.Generator().manual_seed(0)
+    x, p = (torch.randn(*size, 2, 3, 5, 7, generator=draws, dtype=torch.float64) for size in ((), (2,)))
+    left, right = (photo_baselines.gradient(x) * p).sum(), -(x * photo_baselines.divergence(p)).sum()
+    assert float(left) == pytest.approx(float(right), rel=1e-12)
+
+
+def exact(blur: Mapping[str, Any]) -> Problem:
+    """A measurement with next to no noise."""
+    return make_problem(case(1e-4, **blur), photograph(), 0)
+
+
+BLURS = [
+    {"name": "gaussian_blur", "std": 1.0},
+    {"name": "motion_blur", "kernel_size": 5, "intensity": 0.3, "boundary": "circular"},
+]
+
+
+@pytest.mark.parametrize("blur", BLURS, ids=["reflecting", "circular"])
+def test_deconvolutions_know_the_blur_and_its_border(blur: Mapping[str, Any]) -> None:
+    problem = exact(blur)
+    before = float(metrics.psnr(problem.y, problem.truth))
+    few, many = (float(metrics.psnr(photo_baselines.richardson_lucy(problem, n), problem.truth)) for n in (5, 40))
+    assert before < few < many
+    assert float(metrics.psnr(photo_baselines.wiener(problem, 1e-6), problem.truth)) > 48
+
+
+def test_every_case_has_its_classical_methods() -> None:
+    names = {c.degradation: set(PLAN.candidates(c, network=False, deepinv=True)) for c in PLAN.cases}
+    blurs = {"the measurement itself", "Wiener filter", "Richardson-Lucy"}
+    expected = {"inpainting": {"biharmonic"}, "super_resolution": {"bicubic interpolation"}, "blur": blurs}
+    for name, titles in names.items():
+        assert titles == {"total variation"} | next(of for part, of in expected.items() if part in name)
+    for c in PLAN.cases[::3]:
+        problem = make_problem(c, photograph(side=48), 0)
+        for title in names[c.degradation]:
+            settings = photo_plan.quick(PLAN.candidates(c, network=False, deepinv=True)[title][0])
+            x = photo_baselines.CLASSICAL[title](problem, **settings)
+            assert x.shape == problem.truth.shape and x.abs().max() <= 1
+            assert float(metrics.psnr(x, problem.truth)) > 14
+
+
+def test_bm3d_is_given_pixels_and_noise_on_its_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def bm3d_rgb(pixels: np.ndarray, std: float) -> np.ndarray:
+        seen.append((pixels, std))
+        return pixels / 2
+
+    monkeypatch.setitem(sys.modules, "bm3d", types.SimpleNamespace(bm3d_rgb=bm3d_rgb))
+    assert photo_baselines.bm3d_missing() is None
+    y = photograph().pixels[None]
+    torch.testing.assert_close(photo_baselines.bm3d(y, 0.2), (y + 1) / 2 - 1)
+    assert seen[0][1] == 0.1 and seen[0][0].shape == (32, 32, 3) and 0 <= seen[0][0].min() < seen[0][0].max() <= 1
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    assert "pip install bm3d" in (photo_baselines.bm3d_missing() or "")
+
+
+def test_lpips_is_left_out_without_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torchvision.models import AlexNet_Weights
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = tmp_path / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name
+    assert str(file) in (perceptual.lpips_missing() or "")
+    file.parent.mkdir()
+    file.touch()
+    assert perceptual.lpips_missing() is None
+
+
+# --- methods with a network ------------------------------------------------------------------------------------------
+
+
+SPLIT = [
+    {"name": "inpainting", "mask": "boxes", "count": 2, "size": 8},
+    {"name": "super_resolution", "factor": 2},
+    {"name": "gaussian_blur", "std": 1.0, "boundary": "zero"},  # A 1 is not 1 at the border
+]
+
+
+@pytest.mark.parametrize("operator", SPLIT, ids=lambda settings: settings["name"])
+def test_plug_and_play_is_half_quadratic_splitting(operator: Mapping[str, Any]) -> None:
+    """Against the iteration in our own units: data with ``gamma = (level / eta)^2 / lambda``, then the denoiser."""
+    pytest.importorskip("deepinv.optim")
+    problem = make_problem(case(10, **operator), photograph(), 0)
+    found = photo_methods.plug_and_play(problem, Shrink(), first_level=49, iterations=3, strength=0.3)
+    assert found.evaluations == 3 and found.vjps == 0
+    ones = torch.ones_like(problem.truth)
+    x = problem.operator.adjoint(problem.y + problem.operator(ones)) - 1  # of [0, 1] pixels A^T y, in ours
+    for level in np.geomspace(49, 10, 3) / 255:
+        gamma = (level / (10 / 255)) ** 2 / 0.3
+        x = Shrink()(problem.operator.proximal(x, problem.y, gamma**-0.5, 1.0), 2 * level)
+    torch.testing.assert_close(found.x, x, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("title", [photo_methods.PLUG_AND_PLAY, "total variation"])
+def test_no_method_gives_an_image_that_is_not_finite(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its PSNR, NaN, would upset the choice of the best settings."""
+    photo, broken = photograph(side=16), torch.full((1, 3, 16, 16), math.nan)
+    monkeypatch.setattr(photo_methods, "plug_and_play", lambda *_: photo_methods.Outcome(broken, 1, 0, 0.0))
+    monkeypatch.setitem(photo_methods.CLASSICAL, "total variation", lambda _: broken)
+    problem = make_problem(case(10, name="gaussian_blur", std=1.0), photo, 0)
+    with pytest.raises(RunError, match=f"{re.escape(title)}: the restored image is not finite"):
+        photo_methods.restore(title, {}, problem, Shrink(), photo.draws(0, 1))
+
+
+@pytest.mark.parametrize("name", list(PLAN.samplers))
+def test_the_samplers_cost_about_the_same(name: str) -> None:
+    photo = photograph(side=16)
+    problem = make_problem(case(10, name="gaussian_blur", std=1.0), photo, 0)
+    settings = PLAN.samplers[name][-1]
+    found, again = (photo_methods.restore(name, settings, problem, Shrink(), photo.draws(0, 1)) for _ in range(2))
+    assert torch.equal(found.x, again.x) and found.x.shape == problem.truth.shape
+    assert 36 <= found.evaluations + 2 * found.vjps <= 40
+    assert float(metrics.psnr(found.x, problem.truth)) > 10
+
+
+def test_every_candidate_can_be_made() -> None:
+    from randomwalk.samplers import posterior
+
+    tasks = [photo_problems.make_operator(c.operator, (3, 64, 64), generator(0)) for c in PLAN.cases[::2]]
+    for name, tries in PLAN.samplers.items():
+        assert name in POSTERIOR_SAMPLERS
+        for settings in tries:
+            own = {key: value for key, value in settings.items() if key not in photo_methods.SCHEDULE}
+            sampler = posterior.make(name, sigmas=[1.0, 0.5], **own)
+            for operator in tasks:
+                sampler.check(operator, GaussianNoise(10, (0, 255)))

@@ -1,0 +1,191 @@
+"""The exact sampler: exact on a Gaussian prior with any number of levels; on a mixture its weights make it so."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from posterior_tools import (
+    EACH_OPERATOR,
+    SHAPE,
+    SIZE,
+    Forward,
+    Law,
+    NextLevel,
+    Task,
+    check_draws,
+    isotropic,
+    make_task,
+    must_fail,
+    normal,
+    sampled,
+)
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from randomwalk import GaussianMixture, InputError, operators, schedules
+from randomwalk.operators.noise import GaussianNoise
+from randomwalk.rng import TorchDraws
+from randomwalk.samplers import posterior
+from randomwalk.samplers.posterior import Problem
+from randomwalk.samplers.posterior.moments import Moments, measured_directions, moments
+from randomwalk.samplers.posterior.tweedie_smc import TweedieSMC
+
+FEW = [1e4, 2.0, 0.3, 1e-5]
+
+
+def sampler(levels: Any = FEW, **settings: Any) -> TweedieSMC:
+    made = posterior.make("tweedie_smc", levels, **settings)
+    assert isinstance(made, TweedieSMC)
+    return made
+
+
+def problem(task: Task, num: int, groups: int = 1, seed: int = 3) -> Problem:
+    draws = TorchDraws(groups * num, torch.Generator().manual_seed(seed), dtype=torch.float64)
+    y = task.y.expand(groups * num, *task.y.shape[1:])
+    return Problem(task.denoiser, task.operator, task.noise, y, draws, num)
+
+
+def weighted(made: TweedieSMC, task: Task, num: int, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """Particles ``[groups, num, d]`` and log weights ``[groups, num]``."""
+    with torch.no_grad():
+        x, log_weights = made.particles(problem(task, num, groups), lambda k, x, sigma: None)
+    return x.reshape(groups, num, -1), log_weights
+
+
+def full(task: Task) -> int:
+    """As many probes as make the covariance exact."""
+    return SIZE - int(torch.linalg.matrix_rank(task.matrix))
+
+
+def log_evidence(task: Task) -> float:
+    A = task.matrix
+    spread = A @ task.prior.covariance @ A.T + task.eta**2 * torch.eye(len(A), dtype=torch.float64)
+    return float(MultivariateNormal(A @ task.prior.mean, spread).log_prob(task.y.flatten()))
+
+
+# ------------------------------------------------------------------------------------------------- A Gaussian prior
+
+
+@EACH_OPERATOR
+def test_moments_are_those_of_x_given_its_noisy_version(operator: str) -> None:
+    task = make_task(operator)
+    x, sigma = 2 * normal(3, *SHAPE, seed=4), 0.7
+    J, b = task.denoise(sigma)
+    C = sigma**2 * J
+    for probes in (0, 1, full(task)):
+        given = problem(task, 3)
+        found = moments(given, x, sigma, measured_directions(given.operator, given.y), probes)
+        mean = x.flatten(1) @ J.T + b
+        torch.testing.assert_close(found.mean, mean)
+        torch.testing.assert_close(found.seen @ found.seen.mT, (task.matrix @ C @ task.matrix.T).expand(3, -1, -1))
+        spread = task.matrix @ C @ task.matrix.T + task.eta**2 * torch.eye(len(task.matrix), dtype=torch.float64)
+        exact = MultivariateNormal(mean @ task.matrix.T, spread).log_prob(given.y.flatten(1))
+        constant = len(task.matrix) / 2 * math.log(2 * math.pi)
+        torch.testing.assert_close(found.log_evidence(task.eta), exact + constant)
+        below = C - found.factor.mT @ found.factor  # never larger than C
+        assert float(torch.linalg.eigvalsh(below).min()) > -1e-9
+        if probes == full(task):
+            torch.testing.assert_close(found.factor.mT @ found.factor, C.expand(3, -1, -1))
+
+
+@EACH_OPERATOR
+def test_four_levels_are_exact_on_a_gaussian(operator: str) -> None:
+    """Every kernel is the true one: all weights are p(y), whatever was drawn, and the draws need none."""
+    task = make_task(operator)
+    made = sampler(probes=full(task))
+    _, log_weights = weighted(made, task, 50)
+    torch.testing.assert_close(log_weights, torch.full_like(log_weights, log_evidence(task)), rtol=0, atol=1e-4)
+    check_draws(sampled(sampler(probes=full(task), weighted=False), task, 8000), task.posterior)
+
+
+def test_mistakes_show_on_a_gaussian() -> None:
+    task = make_task("super_resolution")
+    unweighted = sampler(probes=full(task), weighted=False)
+    for wrong in (
+        task._replace(denoiser=NextLevel(task.denoiser, torch.tensor(FEW, dtype=torch.float64))),
+        task._replace(noise=GaussianNoise(task.eta / 2)),
+        task._replace(y=-task.y),
+    ):
+        must_fail(check_draws, sampled(unweighted, wrong, 8000), task.posterior)
+
+
+def test_many_numbers_are_exact_on_white_images() -> None:
+    """There conjugate gradients with as many iterations as eigenvalues and the one number c are exact."""
+    task = make_task("inpainting", prior=isotropic(0.25))
+    made = sampler(max_rank=0, iterations=2, data_std=0.5)
+    _, log_weights = weighted(made, task, 50)
+    assert float(log_weights.std()) < 1e-4
+    check_draws(sampled(sampler(max_rank=0, iterations=2, data_std=0.5, weighted=False), task, 8000), task.posterior)
+    wrong = sampler(max_rank=0, iterations=2, data_std=1.0, weighted=False)
+    must_fail(check_draws, sampled(wrong, task, 8000), task.posterior)
+
+
+# -------------------------------------------------------------------------------------------------------- A mixture
+
+
+def levels(num: int = 20) -> Tensor:
+    return schedules.make("karras", num, sigma_min=0.03, sigma_max=30.0)
+
+
+def mixture() -> tuple[Task, GaussianMixture]:
+    """Two components far apart, of which y alone does not choose one."""
+    direction = normal(*SHAPE, seed=6)
+    means = torch.stack([3 * direction / direction.norm(), -3 * direction / direction.norm()])
+    prior = GaussianMixture([0.3, 0.7], means, torch.tensor([0.1, 0.3], dtype=torch.float64))
+    operator = Forward(normal(2, SIZE, seed=7) / 3)
+    y = torch.tensor([[0.25, -0.4]], dtype=torch.float64)
+    exact = prior.posterior(operator, y, 0.5)
+    nothing = Law(torch.zeros(SIZE), torch.eye(SIZE))
+    return Task(prior, operator, GaussianNoise(0.5), y, nothing, operator.get_buffer("matrix"), nothing), exact
+
+
+def check_weights(found: Tensor, exact: GaussianMixture) -> None:
+    """Mean share of the first component over independent sets of particles, within five standard errors."""
+    share = found.mean()
+    standard_error = found.std() / math.sqrt(len(found))
+    assert standard_error < 0.01
+    assert abs(share - exact.log_weights[0].exp()) < 5 * standard_error
+
+
+def shares(made: TweedieSMC, task: Task, seed: int = 5) -> Tensor:
+    """Share of the first component in each of 60 sets of 100 particles."""
+    x = sampled(made, task, 100, groups=60, seed=seed)
+    prior = task.denoiser
+    assert isinstance(prior, GaussianMixture)
+    return prior.responsibilities(x.reshape(-1, *SHAPE))[:, 0].reshape(60, 100).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("num", "settings"), [(20, {"probes": 6}), (20, {"probes": 1}), (80, {"max_rank": 0, "data_std": 1.0})]
+)
+def test_mode_weights(num: int, settings: dict[str, Any]) -> None:
+    """The fewer second moments there are, the more levels it takes (with 20 the last one is 0.04 off)."""
+    task, exact = mixture()
+    assert 0.2 < float(exact.log_weights[0].exp()) < 0.8
+    if "max_rank" in settings:
+        task = task._replace(operator=operators.Dense.of(task.operator))
+    check_weights(shares(sampler(levels(num), **settings), task), exact)
+
+
+def test_weights_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them, or with a wrong factor in them, the modes have wrong weights."""
+    task, exact = mixture()
+    must_fail(check_weights, shares(sampler(levels(), probes=6, weighted=False), task), exact)
+    move = Moments.move
+
+    def without_ratio(*arguments: Any) -> tuple[Tensor, Tensor]:
+        x, log_ratio = move(*arguments)
+        return x, 0 * log_ratio
+
+    monkeypatch.setattr(Moments, "move", without_ratio)
+    must_fail(check_weights, shares(sampler(levels(), probes=6), task), exact)
+
+
+def test_refuses_many_numbers_without_spectral() -> None:
+    made = sampler(probes=3, max_rank=5)
+    with pytest.raises(InputError, match="3 numbers in y and 3 probes are more than max_rank=5"):
+        made.check(Forward(normal(3, SIZE, seed=2)), GaussianNoise(0.1))
+    made.check(make_task("super_resolution").operator, GaussianNoise(0.1))
