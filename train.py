@@ -29,7 +29,7 @@ def main() -> int:
         from randomwalk.config.files import load_training
         from randomwalk.config.score_embedding import ScoreEmbeddingConfig
         from randomwalk.errors import InputError
-        from randomwalk.paths import expand
+        from randomwalk.lookup import expand
         from randomwalk.run_folder import RunFolder
 
         source = expand(args.config) if args.config else RunFolder.resume(args.resume).file("config.yaml")

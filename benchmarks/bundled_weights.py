@@ -35,14 +35,14 @@ from torch import Tensor
 
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
-from randomwalk.denoisers.adapters import NetworkDenoiser
 from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.errors import InputError
 from randomwalk.images import metrics
 from randomwalk.images.sheets import Row, overview
 from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_bytes
 from randomwalk.operators import Inpainting
-from randomwalk.progress import to_bytes
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.sampling.task import Task, load_task
 

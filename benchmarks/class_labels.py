@@ -21,7 +21,7 @@ from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError
 from randomwalk.images.sheets import Row, overview
 from randomwalk.images.standard_sets import FASHION_CLASSES
-from randomwalk.progress import to_bytes
+from randomwalk.images.tensors import to_bytes
 from randomwalk.sampling.task import Task, load_task
 
 LESSONS = ("vp_discrete", "vp_continuous", "sub_vp", "ve")

@@ -32,7 +32,7 @@ from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
 from randomwalk.images.sheets import Row, overview
-from randomwalk.progress import to_bytes
+from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import generator
 from randomwalk.samplers.posterior import PosteriorSampler
 from randomwalk.sampling import calibration

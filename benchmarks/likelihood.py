@@ -24,8 +24,8 @@ from support.frechet import load_split
 from support.records import Record, Records
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.images.metrics import mean_and_error
 from randomwalk.rng import ImageDraws, generator

@@ -35,8 +35,8 @@ from support.photographs import (
 )
 from support.records import Records
 
-from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.denoisers.checkpoints import resolve_device
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
 from randomwalk.images.sources import to_pixels

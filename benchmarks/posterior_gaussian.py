@@ -34,11 +34,10 @@ from support.gaussian_problem import (
     write_prior,
 )
 
-from randomwalk import schedules
-from randomwalk.denoisers.adapters import CountingDenoiser
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 
 SETTINGS = Path(__file__).with_name("posterior_gaussian.yaml")
 BUDGETS = {"few": 30, "many": 300}

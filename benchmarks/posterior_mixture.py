@@ -24,11 +24,10 @@ import yaml
 from support.common import Report, bar, cell, parser, start
 from support.mixture_problem import SLICES, MixtureProblem, make_problem, sliced
 
-from randomwalk import schedules
-from randomwalk.denoisers.adapters import CountingDenoiser
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 
 SETTINGS = Path(__file__).with_name("posterior_mixture.yaml")
 HEADER = "# The best settings of each sampler, by dimension of x: posterior_mixture.py --tune writes this file.\n"

@@ -24,15 +24,16 @@ from support.common import Report, add_fashion_mnist, parser, start
 from support.records import Record, Records
 from torch import Tensor
 
-from randomwalk import samplers, schedules
+from randomwalk import samplers
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
-from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.denoisers.checkpoints import resolve_device
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.empirical import EmpiricalDenoiser
 from randomwalk.errors import InputError
-from randomwalk.progress import to_bytes
+from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.run_folder import RunFolder
+from randomwalk.samplers import schedules
 from randomwalk.studies.score_embedding.images import load_images
 from randomwalk.studies.score_embedding.trainer import Trainer
 from score_sde import sdes

@@ -29,13 +29,14 @@ import torch
 from support.common import ROOT, Report, add_weights, parser, start
 from torch import nn
 
-from randomwalk import distributed, samplers, schedules
+from randomwalk import distributed, samplers
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
-from randomwalk.denoisers.adapters import NetworkDenoiser
 from randomwalk.denoisers.checkpoints import load_denoiser, make_denoiser, resolve_device
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.errors import InputError
-from randomwalk.progress import Progress, Recorder
+from randomwalk.samplers import schedules
+from randomwalk.sampling.progress import Progress, Recorder
 from randomwalk.sampling.task import Task, Unit, load_task, make_schedule
 
 RATIO, SCHEDULE, HELP = 1.03, 0.010, 2.0

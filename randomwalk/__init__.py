@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Denoiser": "randomwalk.denoisers.adapters",
+    "Denoiser": "randomwalk.denoisers.denoiser",
     "GaussianLikelihood": "randomwalk.operators.noise",
     "GaussianMixture": "randomwalk.denoisers.mixture",
     "GaussianNoise": "randomwalk.operators.noise",
@@ -29,7 +29,7 @@ _MODULES = {
     "operators": "randomwalk.operators",
     "posterior": "randomwalk.samplers.posterior",
     "samplers": "randomwalk.samplers",
-    "schedules": "randomwalk.schedules",
+    "schedules": "randomwalk.samplers.schedules",
 }
 
 __all__ = sorted([*_EXPORTS, *_MODULES])

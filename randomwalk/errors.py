@@ -12,3 +12,7 @@ class InputError(Exception):
 
 class RunError(Exception):
     """The run failed although its input was accepted (a NaN, a lost process). Exit status 1."""
+
+
+class Terminated(BaseException):
+    """The process was told to end (SIGTERM)."""

@@ -20,9 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from randomwalk.cli.file_checks import near
+import randomwalk
 from randomwalk.errors import InputError
-from randomwalk.paths import expand
+from randomwalk.lookup import expand, near
 
 _counter = itertools.count()
 _OF_A_START = {"config.yaml", "run.json", "schedule.png"}
@@ -291,8 +291,6 @@ def git_commit() -> str | None:
 def environment(device: str, world_size: int, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What run.json says about the place where a run took place."""
     import torch
-
-    import randomwalk
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
     return {

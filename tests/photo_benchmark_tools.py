@@ -10,7 +10,7 @@ from support.photo_problems import Case
 from support.photographs import VALIDATION, Photograph
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 
 PLAN = photo_plan.load_plan()
 

@@ -27,9 +27,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from randomwalk import GaussianMixture, samplers, schedules
-from randomwalk.denoisers.adapters import CountingDenoiser
-from randomwalk.samplers import Sampler, dpm_solver
+from randomwalk import GaussianMixture, samplers
+from randomwalk.denoisers.wrappers import CountingDenoiser
+from randomwalk.samplers import Sampler, dpm_solver, schedules
 from randomwalk.samplers.sampler import Noise, Solver
 
 MEAN = 0.4

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from randomwalk import GaussianMixture, operators
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.operators import Operator
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randomwalk import schedules
-from randomwalk.denoisers.adapters import CountingDenoiser, Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import RunError
 from randomwalk.images import metrics
 from randomwalk.operators.deepinv_adapter import to_deepinv
 from randomwalk.rng import ImageDraws
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 from support.perceptual import lpips
 from support.photo_baselines import CLASSICAL
 from support.photo_problems import Problem

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.sources import open_images
 from support.common import bar

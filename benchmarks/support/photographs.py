@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.denoisers.checkpoints import load_denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, open_images, to_tensor
 from randomwalk.rng import ImageDraws, generator

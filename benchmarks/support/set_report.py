@@ -13,7 +13,7 @@ from torch import Tensor
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.images.metrics import mean_and_error
 from randomwalk.images.sheets import grid
-from randomwalk.progress import to_bytes
+from randomwalk.images.tensors import to_bytes
 from randomwalk.run_folder import RunFolder
 from support import frechet, unconditional
 from support.ablation_report import CONTROL

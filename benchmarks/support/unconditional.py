@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from randomwalk import samplers, schedules
+from randomwalk import samplers
 from randomwalk.config.files import load_sample_config
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.images.sheets import grid
-from randomwalk.progress import to_bytes
+from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import ImageDraws, generator
+from randomwalk.samplers import schedules
 from support import frechet
 from support.common import ROOT, bar, cell
 from support.frechet import Moments, frechet_distance

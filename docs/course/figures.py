@@ -14,10 +14,10 @@ from matplotlib import pyplot as plt
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
-from randomwalk import GaussianMixture, GaussianNoise, samplers, schedules  # noqa: E402
+from randomwalk import GaussianMixture, GaussianNoise, samplers  # noqa: E402
 from randomwalk.operators import Dense  # noqa: E402
 from randomwalk.rng import generator  # noqa: E402
-from randomwalk.samplers import posterior  # noqa: E402
+from randomwalk.samplers import posterior, schedules  # noqa: E402
 from randomwalk.studies.points import datasets  # noqa: E402
 
 matplotlib.use("Agg")

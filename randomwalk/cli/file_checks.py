@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +16,9 @@ from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings
 from randomwalk.config.sampling import SampleConfig
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.config.training import PointData, TrainConfig
+from randomwalk.config.weights import kind_of_weights
 from randomwalk.errors import InputError
+from randomwalk.lookup import near
 
 _FEW_FILES = 50
 """So many files of a folder are looked into; one with more of them is taken to hold images."""
@@ -110,19 +109,6 @@ def _checks_of_measurement(config: SampleConfig) -> Iterator[Check]:
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
-def near(path: Path) -> str:
-    """A pointer to what has almost the name of a path that is not there; empty if nothing has."""
-    there = path.parent
-    try:
-        names = [entry.name for entry in islice(os.scandir(there), 10_000)] if there.is_dir() else []
-    except OSError:
-        return ""
-    if not there.is_dir():
-        return f"; there is no folder {there} (relative paths start in {Path.cwd()})"
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
-    return f"; did you mean {there / close[0]}?" if close else ""
-
-
 def _check_output(output: Path) -> None:
     """The nearest of its parents that exists can hold the run folder."""
     parent = next((folder for folder in output.absolute().parents if os.path.lexists(folder)), Path("/"))
@@ -205,70 +191,3 @@ def _check_masks_beside(path: Path) -> None:
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def kind_of_weights(path: Path, key: str = "network.path") -> str:
-    """The kind of a file with weights: 'safetensors', 'zip' (torch.save) or 'pickle' (torch.save before PyTorch 1.6).
-
-    Raises:
-        InputError: there is no such file, or it is none with weights, or the end of it is missing.
-    """
-    if not path.exists():
-        raise InputError(_missing(path, key))
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the file with the weights that is in it{_weights_in(path)}")
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not head:
-        raise InputError(f"{path} is empty: the download or the copy did not finish; fetch it again")
-    if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
-        raise InputError(
-            f"{path} is a web page, not weights: the download led to a page for signing in, confirming or an error; "
-            "open the address in a browser and save the file itself"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a placeholder of Git LFS, not the weights: run `git lfs pull`")
-    if head[8:9] == b"{":  # after the length of the header, 8 bytes
-        _check_length(path)
-        return "safetensors"
-    if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):  # whose index is at its end
-            raise InputError(f"{path} is damaged or incomplete (its end is missing); fetch it again")
-        return "zip"
-    if head.startswith(b"\x80"):
-        return "pickle"
-    raise InputError(
-        f"{path} is no file with weights; known are .safetensors and files of torch.save (.pt, .pth). "
-        f"It begins with {head[:16]!r}"
-    )
-
-
-def _weights_in(folder: Path) -> str:
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth"))
-    return f", {folder / found[0]}" if len(found) == 1 else f": {', '.join(found[:4])}" if found else ""
-
-
-def _check_length(path: Path) -> None:
-    """See that a safetensors file is as long as its header says."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length < path.stat().st_size else b""
-    try:
-        entries = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-        whole = path.stat().st_size >= 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise InputError(f"{path} is damaged or incomplete (it is shorter than its header says); fetch it again")
-
-
-def _missing(path: Path, key: str) -> str:
-    from randomwalk.config.files import describe_missing_weights  # here, since few need it
-
-    if key != "network.path":
-        return f"{key}: {path} does not exist{near(path)}"
-    return describe_missing_weights(path) + near(path)

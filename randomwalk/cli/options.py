@@ -10,17 +10,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from randomwalk import distributed
-from randomwalk.errors import InputError, RunError
+from randomwalk.errors import InputError, RunError, Terminated
 
 if TYPE_CHECKING:
     from randomwalk.config import SampleConfig
     from randomwalk.config.base import Settings
     from randomwalk.config.bridge import BridgeSampleConfig
     from randomwalk.run_folder import RunFolder
-
-
-class Terminated(BaseException):
-    """The process was told to end (SIGTERM)."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,7 +76,7 @@ def sample_config(args: argparse.Namespace) -> tuple[SampleConfig | BridgeSample
         InputError: the config is not valid, or is not that of the run.
     """
     from randomwalk.config.files import load_sampling
-    from randomwalk.paths import expand
+    from randomwalk.lookup import expand
     from randomwalk.run_folder import RunFolder, differences
 
     changes = overrides(args)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from randomwalk.errors import InputError
-from randomwalk.paths import expand
+from randomwalk.lookup import expand
 
 
 def _whole(value: Any) -> Any:

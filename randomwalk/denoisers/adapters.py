@@ -6,132 +6,18 @@ in [-1, 1] and sigma is in those units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from randomwalk.config.networks import VP_TABLES
-from randomwalk.denoisers.ddpm_table import Table, vp_sigmas
+from randomwalk.denoisers.ddpm_table import Table, pretrained, vp_sigmas
+from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.errors import InputError
-from randomwalk.schedules import geometric, pretrained
 from score_sde import sdes
 from score_sde.times import ContinuousTime, DiscreteTime, LogSigma, Time
-
-# A float32 sigma may miss the end of the range that it was computed from by rounding.
-_RANGE_SLACK = 1e-5
-
-
-def broadcast_sigma(sigma: float | Tensor, x: Tensor) -> Tensor:
-    """``sigma`` (a number, or one per image ``[B]``) as a tensor of x's type that broadcasts against ``x``."""
-    s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-    return s.reshape(-1, *[1] * (x.ndim - 1)) if s.ndim else s
-
-
-class Denoiser(nn.Module):
-    """MMSE denoiser, and by Tweedie's formula the score of the noisy density.
-
-    Subclasses define ``forward`` and, where they can say how many, ``channels`` and ``image_size``.
-
-    Attributes:
-        sigma_min, sigma_max: the noise levels at which it can be used.
-        channels, image_size: what it was trained on; None if it accepts anything.
-        any_size: whether it takes images of other sizes than ``image_size`` too.
-        cost: evaluations of a network that one of the denoiser takes.
-        response: where there is k > 1 times the noise that it is told of, it takes out about ``k^response`` times of
-            what it is told of. Measured: with the bundled epsilon networks 1.05 and 1.2 for k = 1.1 and 1.5.
-    """
-
-    sigma_min: float = 0.0
-    sigma_max: float = float("inf")
-    channels: int | None = None
-    image_size: int | None = None
-    any_size: bool = False
-    cost: int = 1
-    response: float = 0.5
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """D(x, sigma) = E[X | X + sigma N = x].
-
-        Args:
-            x: noisy images ``[B, C, H, W]``.
-            sigma: a number, or ``[B]`` one for each image.
-        """
-        raise NotImplementedError
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """grad log p_sigma(x) = (D(x, sigma) - x) / sigma^2 (Tweedie's formula)."""
-        return (self(x, sigma) - x) / broadcast_sigma(sigma, x) ** 2
-
-    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """D(x, sigma) and the product with the transpose of its Jacobian, ``v -> (dD/dx)^T v``.
-
-        For an exact denoiser the Jacobian is symmetric, and ``sigma^2 dD/dx = Cov[X | X_sigma = x]`` (the second-order
-        Tweedie formula). Each product is a backward pass. The graph lives as long as the product.
-        """
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            out = self(x, sigma)
-        return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=True)[0]
-
-    def own_levels(self, u: Tensor) -> Tensor:
-        """Noise levels at even steps of what the denoiser is told of them, from the highest (u = 0) to the lowest (1).
-
-        Here that is ln sigma. Float64, like u.
-        """
-        return geometric(u, self.sigma_min, self.sigma_max)
-
-    def check_sigma(self, sigma: float | Tensor) -> None:
-        """Raise InputError for a noise level outside the range. Tensors are trusted: reading them would wait
-        for the GPU at every step."""
-        if isinstance(sigma, Tensor):
-            return
-        if not self.sigma_min * (1 - _RANGE_SLACK) <= sigma <= self.sigma_max * (1 + _RANGE_SLACK):
-            raise InputError(
-                f"sigma = {sigma:.6g} is outside the range of this denoiser, "
-                f"{self.sigma_min:.6g} to {self.sigma_max:.6g} (pixels in [-1, 1]): "
-                "choose sigma_min and sigma_max of the schedule inside it"
-            )
-
-
-class NetworkDenoiser(Denoiser):
-    """Base of the adapters around a network.
-
-    Their ``forward`` and ``score`` also take ``label``: ``[B]`` integers, the classes of the images, for networks that
-    know classes.
-
-    Args:
-        network: the network; float32 parameters.
-        sigma_min, sigma_max: the range of noise levels it was trained on, in [-1, 1] pixel units.
-        null_label: the class that means "of any class", where the network has one.
-
-    Attributes:
-        num_classes: how many classes the network knows; None if it takes no labels.
-        classes: their names, as far as its file tells them: label k is ``classes[k]``.
-    """
-
-    num_classes: int | None = None
-    classes: Sequence[str] = ()
-
-    def __init__(self, network: nn.Module, sigma_min: float, sigma_max: float, null_label: int | None = None) -> None:
-        super().__init__()
-        self.network = network
-        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
-        self.null_label = null_label
-        self.autocast_dtype: torch.dtype | None = None
-
-    def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        return (self(x, sigma, label) - x) / broadcast_sigma(sigma, x) ** 2
-
-    def call_network(self, x: Tensor, condition: Tensor, label: Tensor | None = None) -> Tensor:
-        """The network's output in x's type; the network computes in ``autocast_dtype`` if that is set."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        labels = () if label is None else (label,)
-        with torch.autocast(x.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            out: Tensor = self.network(x, condition, *labels)
-        return out.to(x.dtype)
-
 
 Coefficients = Callable[[Tensor], tuple[Tensor | float, Tensor | float, Tensor | float, Tensor | float]]
 
@@ -372,53 +258,6 @@ class EDMDenoiser(NetworkDenoiser):
         c_noise = (torch.as_tensor(sigma, dtype=x.dtype, device=x.device).log() / 4).expand(x.shape[0])
         output = self.call_network(x * total.rsqrt(), c_noise, label)[:, : x.shape[1]]
         return x * (self.sigma_data**2 / total) + output * (s * self.sigma_data * total.rsqrt())
-
-
-class Wrapper(Denoiser):
-    """Base of denoisers around another one, ``inner``, whose noise levels, images and cost are theirs."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.inner = denoiser
-        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
-        self.channels, self.image_size, self.any_size = denoiser.channels, denoiser.image_size, denoiser.any_size
-        self.cost, self.response = denoiser.cost, denoiser.response
-
-    def own_levels(self, u: Tensor) -> Tensor:
-        return self.inner.own_levels(u)
-
-
-class CountingDenoiser(Wrapper):
-    """Passes everything on to another denoiser and counts (one for a batch, or as much as the other's ``cost``).
-
-    Attributes:
-        evaluations: of the network.
-        vjps: products with its transposed Jacobian.
-    """
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__(denoiser)
-        self.evaluations = 0
-        self.vjps = 0
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.evaluations += self.cost
-        out: Tensor = self.inner(x, sigma)
-        return out
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.evaluations += self.cost
-        return self.inner.score(x, sigma)
-
-    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        self.evaluations += self.cost
-        out, product = self.inner.linearized(x, sigma)
-
-        def counted(v: Tensor) -> Tensor:
-            self.vjps += self.cost
-            return product(v)
-
-        return out, counted
 
 
 DENOISERS: dict[str, type[NetworkDenoiser]] = {

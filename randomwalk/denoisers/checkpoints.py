@@ -21,8 +21,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from randomwalk.denoisers import adapters as denoisers
-from randomwalk.denoisers.adapters import NetworkDenoiser
 from randomwalk.denoisers.ddpm_table import resolved
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import (
     NETWORKS,
     build_network,

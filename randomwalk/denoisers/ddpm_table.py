@@ -18,7 +18,6 @@ from torch import Tensor
 
 from randomwalk.config.networks import VP_TABLES
 from randomwalk.errors import InputError
-from randomwalk.schedules import ddpm_sigmas
 
 Table = str | Mapping[str, Any]
 """The name of a table, or ``{"alphas_cumprod": numbers or file}``, or ``{"betas": numbers or file}``."""
@@ -145,3 +144,48 @@ def _read(where: str, path: Path) -> Any:
         return np.loadtxt(path, delimiter="," if "," in path.read_text(encoding="utf-8") else None).reshape(-1)
     except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(f"{where}: {path} cannot be read as numbers ({str(error).splitlines()[0]})") from error
+
+
+_GRID = 1_000_000  # points at which the paper's code tabulates sigma over time
+
+
+def ddpm_sigmas(beta_min: float, beta_max: float, num_timesteps: int) -> Tensor:
+    """Noise levels of a DDPM, ``sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)``, ascending ``[T]`` float64.
+
+    ``alpha_bar_t = prod_{i<=t} (1 - beta_i)`` with ``T = num_timesteps`` evenly spaced ``beta_i`` per step.
+    Evaluated as ``expm1(-sum log(1 - beta))``, so that no digits cancel where ``alpha_bar`` is close to 1.
+
+    Source: Ho et al. 2020, arXiv 2006.11239, section 4 (the paper's values are 1e-4, 0.02 and 1000).
+    """
+    if not 0 < beta_min <= beta_max < 1:
+        raise InputError(f"beta_min={beta_min}, beta_max={beta_max}: expected 0 < beta_min <= beta_max < 1")
+    if num_timesteps != int(num_timesteps) or num_timesteps < 2:
+        raise InputError(f"num_timesteps={num_timesteps}: expected an integer of at least 2")
+    beta = torch.linspace(beta_min, beta_max, int(num_timesteps), dtype=torch.float64)
+    return torch.expm1(-torch.log1p(-beta).cumsum(0)).sqrt()
+
+
+def interpolate(time: Tensor, table: Tensor) -> Tensor:
+    """Value of ``table`` at fractional indices ``time``, linear between neighbours and constant outside."""
+    left = time.floor().long().clamp(0, len(table) - 2)
+    return torch.lerp(table[left], table[left + 1], (time - left).clamp(0, 1))
+
+
+def snap(sigmas: Tensor, table: Tensor) -> Tensor:
+    """Times at which ``interpolate(time, table)`` is nearest to each sigma, among a million even times.
+
+    The paper's code searches the whole grid ``linspace(0, T - 1, 1_000_000)``. Here the exact time of sigma
+    is found in the table by bisection, and only the grid points on its two sides are compared.
+    """
+    left = (torch.searchsorted(table, sigmas) - 1).clamp(0, len(table) - 2)
+    exact = left + (sigmas - table[left]) / (table[left + 1] - table[left])
+    spacing = (len(table) - 1) / (_GRID - 1)
+    index = (exact / spacing).floor().clamp(0, _GRID - 2)
+    below, above = index * spacing, (index + 1) * spacing
+    nearer = (interpolate(below, table) - sigmas).abs() <= (interpolate(above, table) - sigmas).abs()
+    return torch.where(nearer, below, above)
+
+
+def pretrained(u: Tensor, table: Tensor) -> Tensor:
+    """Even steps in the network's own time: ``sigma = table(t)``, ``t = (T - 1)(1 - u)``."""
+    return interpolate((len(table) - 1) * (1 - u), table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser, broadcast_sigma
+from randomwalk.denoisers.denoiser import Denoiser, broadcast_sigma
 from randomwalk.errors import InputError
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser, NetworkDenoiser, Wrapper
+from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
+from randomwalk.denoisers.wrappers import Wrapper
 from randomwalk.errors import InputError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.operators import Operator
 

@@ -11,7 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser, Wrapper
+from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.denoisers.wrappers import Wrapper
 
 ALIGNMENT = 32
 """Tiles begin at multiples of it, so that a network's coarse grids lie on a tile as they would on the whole image."""

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from randomwalk.cli.file_checks import kind_of_weights
+from randomwalk.config.weights import kind_of_weights
 from randomwalk.errors import InputError
 
 _PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning, of torch.compile

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.samplers.sampler import Noise, Sigmas, Solver, decreasing, require
 

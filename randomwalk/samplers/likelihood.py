@@ -35,7 +35,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import CountingDenoiser, Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import Draws
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.rng import generator
 from randomwalk.samplers.ode import ODE
 from randomwalk.samplers.sampler import Sampler, Sigmas, decreasing

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.operators import Operator
 from randomwalk.operators.noise import Likelihood
 from randomwalk.samplers.sampler import Callback, Noise, Sampler, Sigmas, decreasing, refuse_measurement, require

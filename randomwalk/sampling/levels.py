@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randomwalk import schedules
 from randomwalk.config import PredictorCorrectorSettings, SampleConfig
-from randomwalk.denoisers.adapters import Denoiser, SDEDenoiser
+from randomwalk.denoisers.adapters import SDEDenoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
+from randomwalk.samplers import schedules
 from score_sde import sdes
 
 _SAME_TABLE = 1e-3  # tables of DDPM and of the SDE that it approaches differ by a few percent

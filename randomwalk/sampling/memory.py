@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from randomwalk import distributed
 from randomwalk.config import SampleConfig
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.tiling import ALIGNMENT, Tiling
 from randomwalk.errors import InputError
 from randomwalk.sampling.sizes import and_others

@@ -15,12 +15,12 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics, pictures
 from randomwalk.images import sheets as report
 from randomwalk.images.sources import to_pixels
-from randomwalk.progress import Recorder, Snapshot
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder, write_csv
-from randomwalk.sampling import calibration
+from randomwalk.sampling import calibration, figures
 from randomwalk.sampling.batch import Batch, Unit
 from randomwalk.sampling.calibration import Calibration
+from randomwalk.sampling.progress import Recorder, Snapshot
 from randomwalk.sampling.task import TIES_STREAM, Task, Watch
 
 COLUMNS = [
@@ -236,7 +236,7 @@ class Results:
         calibrations = {kind: Calibration(np.stack(found)) for kind, found in counts.items()}
         table = [{"pixels": kind, **row} for kind, found in calibrations.items() for row in found.table()]
         write_csv(self.folder, "calibration.csv", calibration.COLUMNS, table)
-        self.folder.write_bytes("calibration.png", report.calibration_figure(calibrations))
+        self.folder.write_bytes("calibration.png", figures.calibration_figure(calibrations))
         return calibrations
 
     def _samples(self, image: int) -> np.ndarray:

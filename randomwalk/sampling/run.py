@@ -15,17 +15,17 @@ import torch
 
 from randomwalk import distributed
 from randomwalk import run_folder as runs
-from randomwalk.cli.options import Terminated, show_notes
+from randomwalk.cli.options import show_notes
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import dump
 from randomwalk.distributed import Context
-from randomwalk.errors import InputError, RunError
+from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.images import metrics
-from randomwalk.images import sheets as report
-from randomwalk.progress import Progress
 from randomwalk.run_folder import RunFolder
 from randomwalk.samplers.walk import PreconditionedStep
+from randomwalk.sampling import figures
 from randomwalk.sampling.batch import Unit
+from randomwalk.sampling.progress import Progress
 from randomwalk.sampling.results import MEAN, Results
 from randomwalk.sampling.task import Task, load_task
 from randomwalk.studies.points.results import PointResults, is_points
@@ -217,7 +217,7 @@ def _schedule_figure(task: Task) -> bytes:
     plan, norm = task.plan(), None
     if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
         norm = plan.step_sizes[0].operator.norm()
-    return report.schedule_figure(task.sigmas.tolist(), plan, norm)
+    return figures.schedule_figure(task.sigmas.tolist(), plan, norm)
 
 
 @contextlib.contextmanager
@@ -316,7 +316,7 @@ def _finish(results: Results | PointResults, num_batches: int) -> int:
         raise InputError(f"none of the {len(skipped)} images can be used:\n  {reasons}")
     print(_summary(rows, results.task.config.num_samples), end="")
     calibrations = results.calibrate(rows)
-    for line in report.calibration_lines(calibrations):
+    for line in figures.calibration_lines(calibrations):
         print(f"  {line}")
     print(f"pictures: {folder / 'overview.png'} and {folder / 'images'}")
     print(f"numbers:  {folder / 'metrics.csv'}")

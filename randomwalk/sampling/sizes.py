@@ -8,7 +8,7 @@ from typing import Any
 
 from randomwalk.config import SampleConfig
 from randomwalk.config.measurement import CompositionSettings, SuperResolutionSettings
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, Size
 from randomwalk.operators.operator import ImageShape

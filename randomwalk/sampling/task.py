@@ -18,11 +18,11 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
-from randomwalk.denoisers.adapters import Denoiser
 from randomwalk.denoisers.checkpoints import load_denoiser, read_config
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
-from randomwalk.denoisers.probe import Probe
 from randomwalk.denoisers.tiling import TiledDenoiser, Tiling
+from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.sources import ImageSource, Size, open_images
 from randomwalk.operators import Operator

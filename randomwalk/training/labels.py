@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.config import TrainConfig
-from randomwalk.denoisers.adapters import Denoiser, NetworkDenoiser
+from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
 from randomwalk.denoisers.guidance import GuidedDenoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, in_order

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from randomwalk.config import EvenTimeLevels, LogNormalLevels, Objective, UniformTimestepLevels
-from randomwalk.denoisers.adapters import Denoiser, EDMDenoiser, SDEDenoiser
+from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from score_sde.times import DiscreteTime
 

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.config.objective import EXACT_UP_TO
-from randomwalk.denoisers.adapters import broadcast_sigma
+from randomwalk.denoisers.denoiser import broadcast_sigma
 from randomwalk.errors import InputError
 
 Model = Callable[[Tensor, Tensor], Tensor]

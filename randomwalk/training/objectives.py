@@ -40,7 +40,8 @@ import torch
 from torch import Tensor
 
 from randomwalk.config import Objective
-from randomwalk.denoisers.adapters import Denoiser, EDMDenoiser, SDEDenoiser
+from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.training.levels import Levels, make_levels
 from randomwalk.training.losses import (
     Estimate,

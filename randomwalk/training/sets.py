@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from randomwalk.config import PointData, TrainConfig
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.images.sheets import Row, grid, overview
 from randomwalk.images.sources import to_pixels
 from randomwalk.training.examples import Examples, split_images

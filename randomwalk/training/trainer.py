@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from randomwalk import distributed
 from randomwalk.config import TrainConfig
-from randomwalk.denoisers.adapters import NetworkDenoiser
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser, with_averages
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import first_difference
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError

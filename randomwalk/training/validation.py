@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randomwalk import samplers, schedules
+from randomwalk import samplers
 from randomwalk.config import TrainConfig, TrainData
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.rng import ImageDraws, generator
+from randomwalk.samplers import schedules
 from randomwalk.training.examples import Split
 from randomwalk.training.labels import classes_in_turn, labels_of, told
 

@@ -23,7 +23,7 @@ from support.records import Record, Records
 from torch import Tensor
 
 from randomwalk.config.score_embedding import EmbeddingMethod
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.run_folder import RunFolder
 from score_sde import sdes

@@ -26,8 +26,8 @@ from support import (
 
 from randomwalk import operators
 from randomwalk.config.samplers import POSTERIOR_NAMES
-from randomwalk.denoisers.adapters import NetworkDenoiser
 from randomwalk.denoisers.checkpoints import load_denoiser
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.errors import InputError
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling.task import load_task

@@ -17,15 +17,8 @@ from config_examples import SAMPLE, TRAIN
 from randomwalk import config as vocabulary
 from randomwalk.config import SampleConfig, TrainConfig, UNetSettings
 from randomwalk.config.base import Settings
-from randomwalk.config.files import (
-    describe_missing_weights,
-    dump,
-    load_sample_config,
-    load_train_config,
-    load_training,
-    main,
-    write_schemas,
-)
+from randomwalk.config.files import dump, load_sample_config, load_train_config, load_training, main, write_schemas
+from randomwalk.config.weights import describe_missing_weights
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -216,9 +209,10 @@ def test_nothing_here_imports_torch() -> None:
 
 def test_names_and_settings_are_those_of_the_code() -> None:
     """The tables that names are looked up in, and the settings of their entries, against the vocabulary."""
-    from randomwalk import operators, samplers, schedules
+    from randomwalk import operators, samplers
     from randomwalk.denoisers import adapters as denoisers
     from randomwalk.denoisers.networks import NETWORKS, _network_class
+    from randomwalk.samplers import schedules
     from score_sde import sdes
 
     def names(union: Any) -> dict[str, type[Settings]]:

@@ -14,7 +14,7 @@ import yaml
 from randomwalk.config.base import PathText
 from randomwalk.config.files import _SCHEMAS, load_sample_config, load_train_config
 from randomwalk.errors import InputError
-from randomwalk.paths import expand
+from randomwalk.lookup import expand
 from randomwalk.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]

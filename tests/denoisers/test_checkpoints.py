@@ -17,8 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from randomwalk.denoisers.adapters import NetworkDenoiser, VPDenoiser
+from randomwalk.denoisers.adapters import VPDenoiser
 from randomwalk.denoisers.checkpoints import load_denoiser, make_denoiser, read_config, resolve_device, save_denoiser
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import build_network, first_difference, infer_settings
 from randomwalk.errors import InputError, RunError
 from randomwalk.training.trainer import initial_state

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from randomwalk import samplers, schedules
+from randomwalk import samplers
 from randomwalk.config import TrainConfig
 from randomwalk.config.networks import DenoiserSettings, SDEDenoiserSettings
 from randomwalk.denoisers.adapters import DENOISERS
@@ -20,6 +20,7 @@ from randomwalk.denoisers.guidance import guided
 from randomwalk.distributed import Context, Launch
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.run_folder import RunFolder
+from randomwalk.samplers import schedules
 from randomwalk.training import progress
 from randomwalk.training.trainer import Trainer
 

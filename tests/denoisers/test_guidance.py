@@ -11,9 +11,11 @@ from sampling_tools import NETWORK, arrays_of, make_config, read_metrics
 from torch import Tensor
 
 from randomwalk import GaussianMixture, operators, samplers
-from randomwalk.denoisers.adapters import CountingDenoiser, EDMDenoiser, NetworkDenoiser, broadcast_sigma
+from randomwalk.denoisers.adapters import EDMDenoiser
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, save_denoiser
+from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.denoisers.guidance import GuidedDenoiser, guided
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
 from randomwalk.images import sheets as report
 from randomwalk.operators.noise import GaussianNoise

@@ -22,12 +22,11 @@ from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import Document
 from randomwalk.denoisers.adapters import VPDenoiser
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, read_config, save_denoiser
-from randomwalk.denoisers.ddpm_table import vp_sigmas
+from randomwalk.denoisers.ddpm_table import ddpm_sigmas, vp_sigmas
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.errors import InputError
 from randomwalk.sampling.levels import make_schedule
 from randomwalk.sampling.task import load_task
-from randomwalk.schedules import ddpm_sigmas
 from randomwalk.training.levels import make_levels
 
 

@@ -14,15 +14,15 @@ from any_size_tools import photograph, save_photo_weights
 from sampling_tools import ROOT
 from torch import Tensor
 
-from randomwalk import operators, schedules
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk import operators
 from randomwalk.denoisers.checkpoints import load_denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.tiling import ALIGNMENT, TiledDenoiser, Tiling, spans, windows
 from randomwalk.errors import InputError
 from randomwalk.images.sources import to_tensor
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 from randomwalk.sampling import memory
 from randomwalk.sampling.memory import GIB, LEAST_TILE, OVERLAP, PROGRAM, Ledger, bytes_per_pixel, choose_tiling
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, operators, samplers, schedules, walk
+from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, operators, samplers, walk
 from randomwalk.rng import generator
-from randomwalk.samplers import Plan
+from randomwalk.samplers import Plan, schedules
 from randomwalk.samplers.walk import PreconditionedStep
 
 SIZE = 8  # images of 1 x 2 x 4

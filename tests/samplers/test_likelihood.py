@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from randomwalk import GaussianMixture, InputError, RunError
-from randomwalk.denoisers.adapters import CountingDenoiser, Denoiser, broadcast_sigma
+from randomwalk.denoisers.denoiser import Denoiser, broadcast_sigma
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import likelihood as module
 from randomwalk.samplers.likelihood import bits_per_dimension, dequantise, log_likelihood

@@ -14,12 +14,13 @@ import torch
 from posterior_tools import Forward, Square, normal
 from torch import Tensor
 
-from randomwalk import GaussianMixture, InputError, RunError, operators, schedules
-from randomwalk.denoisers.adapters import CountingDenoiser, Denoiser
+from randomwalk import GaussianMixture, InputError, RunError, operators
+from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.operators import Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS, PosteriorSampler
 
 LEVELS = 5

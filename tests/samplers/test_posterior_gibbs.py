@@ -31,11 +31,11 @@ from posterior_tools import (
 )
 from torch import Tensor
 
-from randomwalk import Denoiser, GaussianMixture, InputError, schedules
+from randomwalk import Denoiser, GaussianMixture, InputError
 from randomwalk.operators import Identity
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 from randomwalk.samplers.posterior import PosteriorSampler, Problem, splitting
 
 

@@ -41,10 +41,10 @@ from posterior_tools import (
 )
 from torch import Tensor
 
-from randomwalk import InputError, schedules
+from randomwalk import InputError
 from randomwalk.operators import Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 from randomwalk.samplers.posterior import PosteriorSampler, ddnm_plus, ddrm, dps, steps
 from randomwalk.samplers.posterior.ddnm_plus import DDNMPlus
 

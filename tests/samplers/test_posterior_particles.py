@@ -31,11 +31,11 @@ from posterior_tools import (
 )
 from torch import Tensor
 
-from randomwalk import GaussianMixture, InputError, schedules
+from randomwalk import GaussianMixture, InputError
 from randomwalk.operators import Identity, Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 from randomwalk.samplers.posterior import Problem, particles, tds
 from randomwalk.samplers.posterior.tds import TDS
 

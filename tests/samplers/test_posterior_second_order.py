@@ -30,10 +30,10 @@ from posterior_tools import (
 )
 from torch import Tensor
 
-from randomwalk import Denoiser, InputError, schedules
+from randomwalk import Denoiser, InputError
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 from randomwalk.samplers.posterior import PosteriorSampler, Problem, mmps
 from randomwalk.samplers.posterior.conjugate_gradients import conjugate_gradients
 

@@ -17,9 +17,10 @@ import torch
 from posterior_tools import PRIOR, SHAPE, SIZE, Law, NextLevel, Script, check_law, error, gaussian, must_fail, normal
 from torch import Tensor
 
-from randomwalk import Denoiser, GaussianMixture, InputError, samplers, schedules
-from randomwalk.denoisers.adapters import CountingDenoiser
+from randomwalk import Denoiser, GaussianMixture, InputError, samplers
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.rng import generator
+from randomwalk.samplers import schedules
 from randomwalk.samplers.predictor_corrector import PredictorCorrector
 from score_sde import correctors, predictors, sdes
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 from sampling_tools import ROOT, make_config
 
-from randomwalk import samplers, schedules
+from randomwalk import samplers
 from randomwalk.config.files import load_sample_config
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers import ddpm_table
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.errors import InputError
+from randomwalk.samplers import schedules
 from randomwalk.samplers.remainder import DETAIL_LIMIT, NOISE_LIMIT, Remainder, noise_of_walk, remainder, spread_of_walk
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.foresight import forecast, schedule_notes
@@ -219,7 +221,7 @@ def test_pretrained_follows_whichever_network_is_loaded(network: str) -> None:
     assert (sigmas.diff() < 0).all() and len(sigmas) == 500
     if network.endswith("_vp") and hasattr(denoiser, "table"):
         u = torch.linspace(0, 1, 500, dtype=torch.float64)
-        torch.testing.assert_close(sigmas, schedules.pretrained(u, denoiser.table))
+        torch.testing.assert_close(sigmas, ddpm_table.pretrained(u, denoiser.table))
     if network.endswith("fashion_ve"):
         expected = schedules.make("geometric", 500, sigma_min=denoiser.sigma_min, sigma_max=denoiser.sigma_max)
         torch.testing.assert_close(sigmas, expected)

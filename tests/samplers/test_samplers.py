@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from randomwalk import Denoiser, GaussianLikelihood, InputError, operators, samplers, schedules
-from randomwalk.denoisers.adapters import CountingDenoiser
+from randomwalk import Denoiser, GaussianLikelihood, InputError, operators, samplers
+from randomwalk.denoisers import ddpm_table
+from randomwalk.denoisers.wrappers import CountingDenoiser
+from randomwalk.samplers import schedules
 from randomwalk.samplers.walk import PreconditionedStep
 
 STEPS = 12
@@ -20,7 +22,7 @@ NOISE = torch.randn((100, 2, 3, 4), generator=torch.Generator().manual_seed(0), 
 START = torch.randn((2, 3, 4), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 VE_SIGMAS = schedules.make("geometric", STEPS, sigma_min=0.02, sigma_max=20.0)
 DDPM_BETAS = torch.linspace(1e-3, 0.5, STEPS, dtype=torch.float64)
-DDPM_SIGMAS = schedules.ddpm_sigmas(1e-3, 0.5, STEPS).flip(0)
+DDPM_SIGMAS = ddpm_table.ddpm_sigmas(1e-3, 0.5, STEPS).flip(0)
 
 
 def epsilon(z: Tensor, alpha_bar: float) -> Tensor:
@@ -59,7 +61,7 @@ def ddpm(variance: str, x: Tensor) -> Tensor:
 
 def ddim(eta: float, x: Tensor) -> Tensor:
     """Eq. 12 and 16 of Song et al. 2021 on every second timestep."""
-    every = schedules.ddpm_sigmas(1e-3, 0.5, STEPS)[1::2].flip(0)
+    every = ddpm_table.ddpm_sigmas(1e-3, 0.5, STEPS)[1::2].flip(0)
     alpha_bars = [*(1 / (1 + every**2)).tolist(), 1.0]
     z = math.sqrt(alpha_bars[0]) * x
     for k, (now, then) in enumerate(itertools.pairwise(alpha_bars)):

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from randomwalk import InputError, schedules
+from randomwalk import InputError
+from randomwalk.denoisers import ddpm_table
+from randomwalk.samplers import schedules
 from score_sde import sdes
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -25,7 +27,7 @@ def relative(actual: torch.Tensor, expected: np.ndarray) -> float:
 
 def test_ddpm_table_matches_reference() -> None:
     with np.load(REFERENCE / "schedule_vp.npz") as recorded:
-        assert relative(schedules.ddpm_sigmas(**DDPM), recorded["ddpm_sigma"]) < 1e-12
+        assert relative(ddpm_table.ddpm_sigmas(**DDPM), recorded["ddpm_sigma"]) < 1e-12
 
 
 @pytest.mark.parametrize("num_steps", SIZES)
@@ -37,10 +39,10 @@ def test_ddpm_schedules_match_reference(name: str, recorded_name: str, num_steps
     assert made.dtype == torch.float64
     assert relative(made.flip(0), sigmas) < 1e-12
     if name != "pretrained":  # the nearest point of the million, not merely a near one
-        table = schedules.ddpm_sigmas(**DDPM)
+        table = ddpm_table.ddpm_sigmas(**DDPM)
         u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
         targets = schedules.SCHEDULES[name](u, table[0].item(), table[-1].item())
-        assert np.abs(schedules.snap(targets, table).flip(0).numpy() - times).max() < 1e-9
+        assert np.abs(ddpm_table.snap(targets, table).flip(0).numpy() - times).max() < 1e-9
 
 
 @pytest.mark.parametrize("num_steps", SIZES)
@@ -51,13 +53,13 @@ def test_geometric_matches_reference(num_steps: int) -> None:
 
 
 def test_snapping_finds_the_nearest_point_of_the_grid() -> None:
-    table = schedules.ddpm_sigmas(**DDPM)
+    table = ddpm_table.ddpm_sigmas(**DDPM)
     grid_time = torch.linspace(0, 999, 1_000_000, dtype=torch.float64)
-    grid = schedules.interpolate(grid_time, table)
+    grid = ddpm_table.interpolate(grid_time, table)
     sigmas = table[0] * (table[-1] / table[0]) ** torch.rand(40, generator=torch.Generator().manual_seed(0)).double()
     sigmas = torch.cat([sigmas, table[[0, 1, 500, -1]]])
     nearest = torch.stack([(grid - sigma).abs().argmin() for sigma in sigmas])
-    torch.testing.assert_close(schedules.snap(sigmas, table), grid_time[nearest], rtol=0, atol=1e-9)
+    torch.testing.assert_close(ddpm_table.snap(sigmas, table), grid_time[nearest], rtol=0, atol=1e-9)
 
 
 # Each written out again, from sigma_min = 0.01 and sigma_max = 50, at u = 1/4.
@@ -110,7 +112,7 @@ def test_decreasing_inside_the_range_and_quick(name: str, settings: dict[str, An
         start = time.perf_counter()
         sigmas = schedules.make(name, num_steps, **settings, **own)
         durations.append(time.perf_counter() - start)
-    table = schedules.ddpm_sigmas(**DDPM)
+    table = ddpm_table.ddpm_sigmas(**DDPM)
     low, high = (table[0], table[-1]) if settings is DDPM else (0.01, 50.0)
     assert sigmas.shape == (num_steps,) and sigmas.dtype == torch.float64
     assert (sigmas.diff() < 0).all() and sigmas.min() >= low and sigmas.max() <= high

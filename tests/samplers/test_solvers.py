@@ -14,12 +14,13 @@ from config_examples import SAMPLE, message_of
 from sampling_tools import arrays_of, make_config, other_notes, read_metrics
 from torch import Tensor
 
-from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, InputError, operators, samplers, schedules
+from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, InputError, operators, samplers
 from randomwalk import config as vocabulary
 from randomwalk.config.files import load_sample_config
-from randomwalk.denoisers.adapters import CountingDenoiser
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import RunError
 from randomwalk.run_folder import RunFolder
+from randomwalk.samplers import schedules
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.task import Task, load_task
 

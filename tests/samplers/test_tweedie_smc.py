@@ -25,10 +25,10 @@ from posterior_tools import (
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from randomwalk import GaussianMixture, InputError, operators, schedules
+from randomwalk import GaussianMixture, InputError, operators
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior
+from randomwalk.samplers import posterior, schedules
 from randomwalk.samplers.posterior import Problem
 from randomwalk.samplers.posterior.moments import Moments, measured_directions, moments
 from randomwalk.samplers.posterior.tweedie_smc import TweedieSMC

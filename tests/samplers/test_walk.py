@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, InputError, RunError, operators, schedules, walk
-from randomwalk.denoisers.adapters import CountingDenoiser, VPDenoiser
+from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, InputError, RunError, operators, walk
+from randomwalk.denoisers import ddpm_table
+from randomwalk.denoisers.adapters import VPDenoiser
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.operators import Operator
 from randomwalk.samplers import make as make_sampler
+from randomwalk.samplers import schedules
 from randomwalk.samplers.walk import PreconditionedStep
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -64,10 +67,10 @@ class RecordedNetwork(nn.Module):
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.mean, self.std = mean, std
-        self.table = schedules.ddpm_sigmas(**DDPM)
+        self.table = ddpm_table.ddpm_sigmas(**DDPM)
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        sigma = schedules.interpolate(t.double(), self.table)
+        sigma = ddpm_table.interpolate(t.double(), self.table)
         a = 1 / (1 + sigma**2)[:, None, None, None]
         epsilon = (1 - a).sqrt() * (z.double() - a.sqrt() * self.mean) / (a * self.std**2 + 1 - a)
         return torch.cat([epsilon, torch.full_like(epsilon, 0.25)], dim=1).to(z.dtype)

@@ -20,11 +20,11 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
-from randomwalk.progress import Progress
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import memory, task
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.memory import GIB
+from randomwalk.sampling.progress import Progress
 from randomwalk.sampling.task import load_task
 
 CPU = torch.device("cpu")
@@ -187,7 +187,7 @@ def test_a_resumed_run_may_be_given_another_bound(finished: tuple[SampleConfig, 
 
 def test_the_bar_counts_tiles(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     progress = Progress(Context(Launch(), CPU), 3)
-    monkeypatch.setattr("randomwalk.progress.bar_interval", lambda: 0.0)
+    monkeypatch.setattr("randomwalk.sampling.progress.bar_interval", lambda: 0.0)
     progress.tile(4, 30)
     progress.tile(5, 30)  # at once after the other: not shown
     progress.close()

@@ -27,7 +27,7 @@ from sampling_tools import (
 from randomwalk.cli import options as cli
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
-from randomwalk.errors import InputError, RunError
+from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import run as sampling
@@ -318,7 +318,7 @@ def test_a_walk_that_is_not_finite_is_an_error(tmp_path: Path, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    ("raised", "status"), [(KeyboardInterrupt, 130), (cli.Terminated, 143), (RunError, 1), (OSError, 1)]
+    ("raised", "status"), [(KeyboardInterrupt, 130), (Terminated, 143), (RunError, 1), (OSError, 1)]
 )
 def test_how_a_command_ends(raised: type[BaseException], status: int, capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> int:

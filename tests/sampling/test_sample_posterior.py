@@ -15,13 +15,13 @@ from sampling_tools import SIZE, arrays_of, make_config, read_metrics
 from randomwalk.cli import options as cli
 from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.images import sheets as report
-from randomwalk.images.sheets import schedule_figure as draw_schedule
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Likelihood
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import RandomWalk
 from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS
 from randomwalk.sampling import run as sampling
+from randomwalk.sampling.figures import schedule_figure as draw_schedule
 from randomwalk.sampling.task import load_task
 
 STEPS = 4

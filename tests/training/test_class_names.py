@@ -15,8 +15,8 @@ from PIL import Image
 
 from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.config.files import load_sample_config
-from randomwalk.denoisers.adapters import NetworkDenoiser
 from randomwalk.denoisers.checkpoints import load_denoiser, read_config, save_denoiser
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.guidance import GuidedDenoiser, guided, name_of_class, number_of_class
 from randomwalk.errors import InputError
 from randomwalk.images import sheets as report

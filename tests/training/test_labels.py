@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from training_tools import interrupted_at
 
-from randomwalk import samplers, schedules
+from randomwalk import samplers
 from randomwalk.config import TrainConfig
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.denoisers.checkpoints import load_denoiser
@@ -24,6 +24,7 @@ from randomwalk.errors import InputError
 from randomwalk.images.sources import open_dataset, open_images
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.run_folder import RunFolder
+from randomwalk.samplers import schedules
 from randomwalk.sampling.task import load_task
 from randomwalk.training import progress
 from randomwalk.training.examples import Examples, split_images

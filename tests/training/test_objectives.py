@@ -13,7 +13,8 @@ from torch import Tensor
 
 from randomwalk.config import Objective, TrainConfig
 from randomwalk.config.files import load_train_config
-from randomwalk.denoisers.adapters import Denoiser, EDMDenoiser, NetworkDenoiser, SDEDenoiser, VEDenoiser, VPDenoiser
+from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser, VEDenoiser, VPDenoiser
+from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
 from randomwalk.errors import InputError
 from randomwalk.training.levels import ContinuousLevels, TableLevels, log_normal, log_uniform, make_levels
 from randomwalk.training.losses import ImplicitScoreMatching, Probes, squared_error

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import UNet
 from randomwalk.config import Objective, TrainConfig
-from randomwalk.denoisers.adapters import EDMDenoiser, NetworkDenoiser, ScoreDenoiser, SDEDenoiser, VEDenoiser
+from randomwalk.denoisers.adapters import EDMDenoiser, ScoreDenoiser, SDEDenoiser, VEDenoiser
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.distributed import Context, Launch
 from randomwalk.run_folder import RunFolder

@@ -14,7 +14,7 @@ from randomwalk.operators import Operator
 from randomwalk.operators.noise import Likelihood, Noise
 from randomwalk.samplers.posterior.sampler import PosteriorSampler, Problem, require
 from randomwalk.samplers.posterior.steps import ddim, pairs, seen
-from randomwalk.schedules import karras
+from randomwalk.samplers.schedules import karras
 
 INNER = ("auto", "exact", "langevin")
 

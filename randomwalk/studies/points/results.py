@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from randomwalk.denoisers.checkpoints import read_config
-from randomwalk.denoisers.probe import Probe
+from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import RunError
 from randomwalk.progress import bar
 from randomwalk.rng import generator

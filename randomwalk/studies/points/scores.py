@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.studies.points.figures import Field
 from randomwalk.studies.points.simulation import sde_of
 from score_sde.sdes import EDM

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from randomwalk.denoisers.adapters import Denoiser, EDMDenoiser, SDEDenoiser
+from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.studies.points.figures import SDECurves
 from score_sde.sdes import EDM, SDE
 

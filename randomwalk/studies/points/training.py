@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randomwalk import samplers, schedules
+from randomwalk import samplers
 from randomwalk.config import PointData, TrainConfig
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.rng import TorchDraws, generator
+from randomwalk.samplers import schedules
 from randomwalk.studies.points import datasets, figures, metrics
 from randomwalk.training.examples import GOLDEN
 from randomwalk.training.foreseen import warnings_of

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from randomwalk import samplers
 from randomwalk.config.score_embedding import DDPMMethod, EmbeddedSampling, EmbeddingMethod
-from randomwalk.denoisers.adapters import NetworkDenoiser, ScoreDenoiser, VPDenoiser
+from randomwalk.denoisers.adapters import ScoreDenoiser, VPDenoiser
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.guidance import guided
 from randomwalk.rng import ImageDraws
 from randomwalk.studies.score_embedding import sampling

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import RunError
 from randomwalk.samplers.ode import worst_rms
 from score_sde.sdes import SDE, broadcast

@@ -1,0 +1,85 @@
+"""Denoisers around another one: counting its evaluations, and keeping the last denoised images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from randomwalk.denoisers.denoiser import Denoiser, broadcast_sigma
+
+
+class Wrapper(Denoiser):
+    """Base of denoisers around another one, ``inner``, whose noise levels, images and cost are theirs."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.inner = denoiser
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.channels, self.image_size, self.any_size = denoiser.channels, denoiser.image_size, denoiser.any_size
+        self.cost, self.response = denoiser.cost, denoiser.response
+
+    def own_levels(self, u: Tensor) -> Tensor:
+        return self.inner.own_levels(u)
+
+
+class CountingDenoiser(Wrapper):
+    """Passes everything on to another denoiser and counts (one for a batch, or as much as the other's ``cost``).
+
+    Attributes:
+        evaluations: of the network.
+        vjps: products with its transposed Jacobian.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        self.evaluations = 0
+        self.vjps = 0
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.evaluations += self.cost
+        out: Tensor = self.inner(x, sigma)
+        return out
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.evaluations += self.cost
+        return self.inner.score(x, sigma)
+
+    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        self.evaluations += self.cost
+        out, product = self.inner.linearized(x, sigma)
+
+        def counted(v: Tensor) -> Tensor:
+            self.vjps += self.cost
+            return product(v)
+
+        return out, counted
+
+
+class Probe(CountingDenoiser):
+    """Counts, and can show the last evaluation as a denoised image without another one."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        self._denoised: Callable[[], Tensor] | None = None
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        out = super().forward(x, sigma)
+        self._denoised = lambda: out
+        return out
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        score = super().score(x, sigma)
+        self._denoised = lambda: x + broadcast_sigma(sigma, x) ** 2 * score
+        return score
+
+    def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        out, product = super().linearized(x, sigma)
+        self._denoised = lambda: out  # and not the one that holds the graph
+        return out, product
+
+    def denoised(self) -> Tensor:
+        """D(x, sigma) of the last evaluation."""
+        if self._denoised is None:
+            raise RuntimeError("nothing was denoised yet")
+        return self._denoised()

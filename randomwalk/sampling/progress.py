@@ -1,0 +1,133 @@
+"""Progress of a sampling run: the bar over the steps of all processes, and the frames of the animations."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from randomwalk.denoisers.wrappers import Probe
+from randomwalk.distributed import Context
+from randomwalk.images.tensors import to_bytes
+from randomwalk.progress import bar_interval, progress_bar
+
+REFRESH = 0.25
+"""Seconds between two looks at the state; each waits for a GPU."""
+
+
+class Progress:
+    """Progress bar over the steps of all batches of all processes; only rank 0 shows it.
+
+    Args:
+        context: this process among the others.
+        total: steps of all batches that are still to do.
+    """
+
+    def __init__(self, context: Context, total: int) -> None:
+        self.context = context
+        self._last_look = self._last_tile = 0.0
+        self._state = ""
+        self._done_before = 0
+        self.truth: Tensor | None = None
+        self._bar = progress_bar(
+            total=total,
+            disable=not context.is_main or total == 0,
+            smoothing=0.05,
+            bar_format="{percentage:3.0f}%|{bar}| {n}/{total} steps [{elapsed}<{remaining}{postfix}]",
+        )
+
+    def start_batch(self, truth: Tensor | None) -> None:
+        """Say which images the following steps restore; None if they are not known."""
+        self.truth = truth
+        self._done_before = self.context.work_done
+
+    def watch(self, k: int, x: Tensor, sigma: float, probe: Probe) -> None:
+        """Count step k; now and then look at sigma, at the denoised images, and at the other processes."""
+        self.context.work_done = self._done_before + k + 1
+        now = time.monotonic()
+        if now - self._last_look < REFRESH:
+            return
+        self._last_look = now
+        self.context.check()
+        postfix = f"sigma {sigma:.3g}"
+        if self.truth is not None and self.context.is_main:
+            error = (probe.denoised().clamp(-1, 1) - self.truth).square().mean().item()
+            postfix += f", PSNR {10 * math.log10(4 / max(error, 1e-12)):.1f} dB"
+        self._state = postfix
+        self._bar.set_postfix_str(postfix, refresh=False)
+        self.refresh()
+
+    def tile(self, done: int, total: int) -> None:
+        """Show how far an evaluation over tiles is: of large images, a step takes long."""
+        now = time.monotonic()
+        if now - self._last_tile < max(REFRESH, bar_interval()):
+            return
+        self._last_tile = now
+        self.context.check()
+        state = f"{self._state}, " if self._state else ""
+        self._bar.set_postfix_str(f"{state}tile {done} of {total}")
+
+    def skip(self, steps: int) -> None:
+        """Count the steps of a batch that has nothing to do."""
+        self.context.work_done += steps
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show what all processes have done."""
+        if not self._bar.disable:
+            done = self.context.work_done + self.context.work_of_others()
+            self._bar.update(max(0, min(done, self._bar.total) - self._bar.n))
+
+    def say(self, message: str) -> None:
+        """Print a line without breaking the bar."""
+        tqdm.write(message, file=sys.stderr)
+
+    def finish(self) -> None:
+        """Take the bar to its end: all processes are known to be done, even if their last report is still to come."""
+        if not self._bar.disable:
+            self._bar.update(self._bar.total - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the bar where it is."""
+        self._bar.close()
+
+
+@dataclass
+class Snapshot:
+    """The first samples of a batch after step k, as uint8 images: the walk, and what the network made of it."""
+
+    k: int
+    sigma: float
+    walk: np.ndarray
+    denoised: np.ndarray
+
+
+class Recorder:
+    """Keeps evenly spaced snapshots of some rows of a batch.
+
+    The walk is shown as ``x / sqrt(1 + sigma^2)``, as a VP network sees it: x itself would be far outside the range
+    of a picture until the end, where the two are the same.
+
+    Args:
+        rows: of the batch.
+        num_steps: of the walk.
+        count: how many snapshots; the last step is one of them.
+    """
+
+    def __init__(self, rows: Sequence[int], num_steps: int, count: int) -> None:
+        self.rows = list(rows)
+        self.num_steps = num_steps
+        self.snapshots: list[Snapshot] = []
+        self._steps = {round(k) for k in np.linspace(num_steps - 1, 0, count)} if rows else set()
+
+    def watch(self, k: int, x: Tensor, sigma: float, probe: Probe) -> None:
+        """Take a snapshot if one is due."""
+        if k in self._steps:
+            walk = to_bytes(x[self.rows] / math.sqrt(1 + sigma**2))
+            self.snapshots.append(Snapshot(k, sigma, walk, to_bytes(probe.denoised()[self.rows])))
