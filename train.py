@@ -25,6 +25,7 @@ def main() -> int:
         parser.error("give either --config FILE or --resume FOLDER")
 
     def command() -> int:
+        from randomwalk.config import PointData
         from randomwalk.config.bridge import BridgeConfig
         from randomwalk.config.files import load_training
         from randomwalk.config.score_embedding import ScoreEmbeddingConfig
@@ -47,7 +48,10 @@ def main() -> int:
 
             return training.run(config, resume=args.resume, dry_run=args.dry_run)
 
-        from randomwalk.training import run
+        if isinstance(config.data, PointData):
+            from randomwalk.studies.points.training import run
+        else:
+            from randomwalk.training import run
 
         return run(config, resume=args.resume, dry_run=args.dry_run)
 

@@ -27,6 +27,7 @@ from randomwalk.sampling.task import load_task
 from randomwalk.studies.points import datasets, figures, metrics
 from randomwalk.studies.points.results import TRUTH_STREAM
 from randomwalk.studies.points.simulation import sde_curves
+from randomwalk.studies.points.training import PointTrainingSet
 from randomwalk.training.trainer import MODEL, Trainer
 from score_sde import sdes
 
@@ -97,7 +98,7 @@ def train_and_sample(row: Row, options: argparse.Namespace) -> tuple[dict[str, A
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         config = load_train_config(CONFIGS / f"{row.points}_train.yaml", [*changes, f"output={folder}"])
-        Trainer(config, distributed.connect(options.device), RunFolder(folder)).run()
+        Trainer(config, distributed.connect(options.device), RunFolder(folder), PointTrainingSet).run()
         trained = time.process_time()
         overrides = [f"network.path={Path(folder) / MODEL}", f"output={folder}", f"device={options.device}"]
         task = load_task(load_sample_config(CONFIGS / f"{row.points}_sample.yaml", overrides), device)

@@ -10,20 +10,20 @@ from randomwalk.config import TrainConfig
 from randomwalk.config import files as configio
 from randomwalk.errors import InputError
 from randomwalk.run_folder import RunFolder, environment
-from randomwalk.training.sets import TrainingSet, open_training_set
+from randomwalk.training.sets import ImageSet, OpenSet, TrainingSet
 from randomwalk.training.trainer import MODEL, Trainer, build_denoiser
 
 __all__ = ["Trainer", "run"]
 
 
-def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -> int:
+def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False, open_set: OpenSet = ImageSet) -> int:
     """Train as ``config`` says, in a new folder or on from the checkpoint of the folder ``resume``.
 
     Returns:
         The exit status.
     """
     if dry_run:
-        return check(config)
+        return check(config, open_set)
     context = distributed.connect(config.device)
     folder: RunFolder | None = None
     try:
@@ -32,7 +32,7 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
             context.broadcast(str(folder.path))
         else:
             folder = RunFolder(context.broadcast())
-        trainer = Trainer(config, context, folder)
+        trainer = Trainer(config, context, folder, open_set)
         if context.is_main:
             if not resume:
                 folder.write_text("config.yaml", configio.dump(trainer.config))
@@ -79,10 +79,10 @@ def warn(data: TrainingSet) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
-def check(config: TrainConfig) -> int:
+def check(config: TrainConfig, open_set: OpenSet = ImageSet) -> int:
     """Print the resolved config and try everything that can be tried without training."""
     distributed.choose_device(config.device)
-    data = open_training_set(config)
+    data = open_set(config, True)
     print(configio.dump(data.config), end="", flush=True)
     for line in data.check():
         print(line, file=sys.stderr)

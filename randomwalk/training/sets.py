@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from randomwalk.config import PointData, TrainConfig
+from randomwalk.config import TrainConfig
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.images.sheets import Row, grid, overview
 from randomwalk.images.sources import to_pixels
@@ -122,17 +122,5 @@ def sheet(images: Sequence[np.ndarray], classes: Sequence[str]) -> Image.Image:
     return overview([Row(name, images[k :: len(classes)]) for k, name in enumerate(classes)], side=64)
 
 
-def open_training_set(config: TrainConfig, bar: bool = True) -> TrainingSet:
-    """What a config learns.
-
-    Args:
-        bar: show how far it is, if it takes long.
-
-    Raises:
-        InputError: it is not there.
-    """
-    if isinstance(config.data, PointData):
-        from randomwalk.studies.points.training import PointTrainingSet
-
-        return PointTrainingSet(config)
-    return ImageSet(config, bar)
+OpenSet = Callable[[TrainConfig, bool], TrainingSet]
+"""Opener of the training set of a config; the flag shows a bar where that takes long. `ImageSet` is one."""

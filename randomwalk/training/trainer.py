@@ -32,7 +32,7 @@ from randomwalk.training.ema import EMA
 from randomwalk.training.objectives import make_loss
 from randomwalk.training.optimizer import learning_rate, make_optimizer
 from randomwalk.training.progress import Progress
-from randomwalk.training.sets import ExampleStream, TrainingSet, open_training_set
+from randomwalk.training.sets import ExampleStream, ImageSet, OpenSet
 
 CHECKPOINT = "checkpoint.pt"
 VALIDATED = "validated.pt"
@@ -79,12 +79,15 @@ class Trainer:
         config: its settings; those that depend on the data (``labels.auto``) are filled in.
         context: which process this is, of how many; each takes an equal share of every batch.
         folder: where the main process writes.
+        open_set: opener of the training set.
 
     Raises:
         InputError: settings that do not go together.
     """
 
-    def __init__(self, config: TrainConfig, context: distributed.Context, folder: RunFolder) -> None:
+    def __init__(
+        self, config: TrainConfig, context: distributed.Context, folder: RunFolder, open_set: OpenSet = ImageSet
+    ) -> None:
         share = config.batch_size / (context.size * config.accumulate)
         if share != int(share):
             raise InputError(
@@ -93,7 +96,7 @@ class Trainer:
             )
         self.context, self.folder = context, folder
         self.micro_batch = int(share)
-        self.data: TrainingSet = open_training_set(config, bar=context.is_main)
+        self.data = open_set(config, context.is_main)
         self.config = config = self.data.config
         self.denoiser = build_denoiser(config).to(context.device)
         self.denoiser.network.to(memory_format=torch.channels_last)

@@ -23,7 +23,7 @@ from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import run as sampling
 from randomwalk.studies.points import datasets, figures, metrics, scores, simulation
 from randomwalk.studies.points.results import PointResults, Recorder
-from randomwalk.studies.points.training import PointExamples
+from randomwalk.studies.points.training import PointExamples, PointTrainingSet
 from randomwalk.training.trainer import Trainer
 from score_sde import sdes
 
@@ -50,7 +50,7 @@ def training(output: Path, **changes: Any) -> TrainConfig:
 
 def trainer(config: TrainConfig) -> Trainer:
     """It, ready to run."""
-    return Trainer(config, distributed.connect("cpu"), RunFolder.create(config.output))
+    return Trainer(config, distributed.connect("cpu"), RunFolder.create(config.output), PointTrainingSet)
 
 
 # --- sets ----------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
     whole = take_steps(trainer(training(tmp_path / "a", batch_size=32)), 8)
     half = take_steps(trainer(training(tmp_path / "b", batch_size=32)), 4)
     half.save()
-    resumed = Trainer(half.config, half.context, half.folder)
+    resumed = Trainer(half.config, half.context, half.folder, PointTrainingSet)
     resumed.resume()
     assert resumed.step == 4
     take_steps(resumed, 4)

@@ -20,7 +20,7 @@ from randomwalk.progress import UNWATCHED, progress_bar
 from randomwalk.run_folder import RunFolder
 from randomwalk.training import check
 from randomwalk.training.progress import Progress, curves
-from randomwalk.training.sets import open_training_set
+from randomwalk.training.sets import ImageSet
 from randomwalk.training.trainer import Trainer
 from randomwalk.training.validation import Validation
 
@@ -54,13 +54,13 @@ def test_subfolders_are_classes_if_there_are_any(tmp_path: Path) -> None:
         save_pictures(tmp_path / "animals" / name, 2)
     config = load_train_config(FOLDER, [f"data.path={tmp_path / 'animals'}", *TINY, *FEW])
     assert config.labels == Labels(auto=True)
-    data = open_training_set(config)
+    data = ImageSet(config)
     assert data.config.labels == Labels() and data.config.network.num_classes == 4  # type: ignore[union-attr]
     assert data.config.denoiser.null_label == 3  # type: ignore[union-attr]
     assert data.description == "4 training and 2 validation images of 3 classes (cat, dog, wild)"
     for folder in (tmp_path / "animals" / "cat", save_pictures(tmp_path / "one" / "album", 3).parent):
         lines = [f"data.path={folder}", *TINY, *FEW, "data.num_validation=1"]
-        plain = open_training_set(load_train_config(FOLDER, lines))
+        plain = ImageSet(load_train_config(FOLDER, lines))
         assert plain.config.labels is None and plain.config.network.num_classes is None  # type: ignore[union-attr]
         assert "class" not in plain.description
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randomwalk import samplers
+from randomwalk import samplers, training
 from randomwalk.config import PointData, TrainConfig
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.rng import TorchDraws, generator
@@ -18,6 +18,11 @@ from randomwalk.training.validation import Validation
 
 NUM_VALIDATION = 2000
 NUM_STEPS = 20
+
+
+def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -> int:
+    """Train a denoiser of points; see `randomwalk.training.run`."""
+    return training.run(config, resume, dry_run, PointTrainingSet)
 
 
 def as_images(points: np.ndarray) -> Tensor:
@@ -74,7 +79,7 @@ class PointTrainingSet:
 
     unit = "points"
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, bar: bool = True) -> None:
         assert isinstance(config.data, PointData)
         self.config, self.points = config, datasets.make(config.data.set)
 
