@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -53,3 +53,13 @@ def check_order(low_key: str, low: float | None, high_key: str, high: float | No
     """Refuse a range whose lower end is not below the upper one; a missing end is no range."""
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{low_key}: found {low}; allowed: a number below {high_key}, which is {high}")
+
+
+def named(union: Any) -> dict[str, type[Settings]]:
+    """The classes of a union of settings by the ``name`` that selects each in YAML and in Python.
+
+    Args:
+        union: such as ``OperatorSettings``.
+    """
+    classes = get_args(get_args(union)[0]) or get_args(union)
+    return {name: cls for cls in classes for name in get_args(cls.model_fields["name"].annotation)}

@@ -8,8 +8,9 @@ from pydantic import PrivateAttr, model_validator
 
 from randomwalk.config.base import Count, Device, Natural, Pair, PathText, Positive, Precision, SampleFit, Settings
 from randomwalk.config.labels import Guidance
-from randomwalk.config.measurement import InpaintingSettings, Measurement, parts_of
+from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
+from randomwalk.config.operators import InpaintingSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
 

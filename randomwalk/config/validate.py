@@ -1,5 +1,6 @@
-"""Check plain data against the classes of this package; say in plain words what is wrong.
+"""Check plain data against the classes of this package, and say in plain words what is wrong.
 
+YAML files come here as a :class:`Document`, and the keywords of Python's ``make`` functions through :func:`complete`.
 The words come from the JSON schema of the class, so that a message and the user's editor agree on what is allowed.
 """
 
@@ -10,12 +11,15 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from randomwalk import lookup
 from randomwalk.config import hints
+from randomwalk.config.base import named
 from randomwalk.config.hints import Schema, resolve
 from randomwalk.config.legacy_layout import NATIVE_NAMES
 from randomwalk.config.yamltext import Document, KeyPath
@@ -54,6 +58,36 @@ def validate(model: type[Model], document: Document, renamed: Mapping[str, str] 
         raise InputError(f"{document.where}: {lines[0]}")
     rest = [f"... and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
     raise InputError("\n  ".join([f"{document.where}: {len(lines)} problems", *lines[:_MOST_LINES], *rest]))
+
+
+def complete(kind: str, union: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of one class of a union: the given ones, checked, and the declared defaults of the others.
+
+    Args:
+        kind: what the union holds, for messages: "operator".
+        union: such as ``OperatorSettings``.
+        settings: ``{"name": ..., **settings}``; tuples, paths, arrays and tensors pass for what YAML has instead.
+
+    Returns:
+        ``{"name": ..., **settings}``, sections as dictionaries.
+
+    Raises:
+        InputError: an unknown name or key, or a value that is not allowed.
+    """
+    name = settings.get("name")
+    model = lookup.find(kind, named(union), str(name))
+    return validate(model, Document(_as_yaml(dict(settings)), f"{kind} {name}")).model_dump()
+
+
+def _as_yaml(value: Any) -> Any:
+    """A Python value as YAML would give it."""
+    if isinstance(value, Mapping):
+        return {key: _as_yaml(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_yaml(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # NumPy's and PyTorch's numbers and arrays
 
 
 @cache

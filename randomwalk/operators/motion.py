@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randomwalk.errors import InputError
-from randomwalk.operators.blur import Blur, Boundary
+from randomwalk.config.operators import Boundary
+from randomwalk.operators.blur import Blur
 from randomwalk.operators.dense import Dense
 
 _POINTS = 500
@@ -18,20 +18,16 @@ _POINTS = 500
 def motion_kernel(size: int, intensity: float, draws: np.random.Generator) -> Tensor:
     """Kernel ``[size, size]`` of sum 1: how long a camera that moves at constant speed looks at each pixel.
 
-    The path is between half the kernel and all of it long and starts in any direction. The direction then does a random
-    walk, whose standard deviation at the end is ``2 intensity`` radians, and jumps anywhere ``Poisson(2 intensity)``
-    times: 0 is a straight line, 1 is tangled. The kernel has the mean of the path in its middle, and a point of the
-    path is shared by the four pixels around it (bilinear weights).
+    The path has between half and the whole length of the kernel and starts in any direction. The direction then does
+    a random walk, whose standard deviation at the end is ``2 intensity`` radians, with ``Poisson(2 intensity)`` jumps
+    to any direction: 0 gives a straight line, 1 a tangled one. The mean of the path is in the middle of the kernel, and
+    each point of the path is spread over the four pixels around it (bilinear weights).
 
     Args:
         size: odd, in pixels.
         intensity: between 0 and 1.
-        draws: where the path comes from.
+        draws: source of the random path.
     """
-    if size < 1 or size % 2 == 0:
-        raise InputError(f"motion_blur: kernel_size={size}; expected an odd number of pixels")
-    if not 0 <= intensity <= 1:
-        raise InputError(f"motion_blur: intensity={intensity}; expected a number from 0 (straight) to 1 (tangled)")
     length = draws.uniform(0.5, 1) * (size - 1)
     turns = draws.normal(0, 2 * intensity / _POINTS**0.5, _POINTS)
     turns[0] = draws.uniform(0, 2 * np.pi)
@@ -39,7 +35,7 @@ def motion_kernel(size: int, intensity: float, draws: np.random.Generator) -> Te
         turns[jump] += draws.uniform(-np.pi, np.pi)
     angles = np.cumsum(turns)
     path = np.cumsum(np.stack([np.sin(angles), np.cos(angles)], 1), 0) * length / _POINTS
-    path += (size - 1) / 2 - path.mean(0)  # no point is further than length / 2 from the mean, so all fit in
+    path += (size - 1) / 2 - path.mean(0)  # no point is further than length / 2 from the mean: all fit in
     kernel = np.zeros((size, size))
     corner = np.clip(np.floor(path).astype(int), 0, max(size - 2, 0))
     for step in np.ndindex(2, 2) if size > 1 else [(0, 0)]:
@@ -51,20 +47,15 @@ def motion_kernel(size: int, intensity: float, draws: np.random.Generator) -> Te
 def make_motion_blur(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
-    kernel_size: int = 61,
-    intensity: float = 0.5,
-    boundary: Boundary = "circular",
-    dense: bool = False,
+    kernel_size: int,
+    intensity: float,
+    boundary: Boundary,
+    dense: bool,
 ) -> Blur | Dense:
-    """Blur with one motion kernel for each generator.
+    """Blur with one motion kernel for each generator, see :class:`randomwalk.config.operators.MotionBlurSettings`.
 
-    Args:
-        image_shape: ``(C, H, W)``.
-        generators: one for each image.
-        kernel_size, intensity: see :func:`motion_kernel`.
-        boundary: see :class:`Blur`. Only circular has a spectral decomposition, so that every sampler can use it; with
-            the others, solves by conjugate gradients take up to thousands of products, and may fail.
-        dense: as a matrix, for small images, see :class:`Dense`.
+    Only the circular boundary has a spectral decomposition, so that every sampler can use it; with the others, solves
+    by conjugate gradients take up to thousands of products, and may fail.
     """
     kernels = [motion_kernel(kernel_size, intensity, draws) for draws in generators]
     blur = Blur(image_shape, torch.stack(kernels)[:, None], boundary)

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from randomwalk.config import PointData, TrainConfig
+from randomwalk.config import TrainConfig
+from randomwalk.config.training import PointData
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.images.sheets import Row, grid, overview
 from randomwalk.images.sources import to_pixels

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from randomwalk import samplers
-from randomwalk.config import TrainConfig, TrainData
+from randomwalk.config import TrainConfig
+from randomwalk.config.training import TrainData
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.rng import ImageDraws, generator

@@ -15,9 +15,10 @@ import pytest
 from config_examples import SAMPLE, TRAIN
 
 from randomwalk import config as vocabulary
-from randomwalk.config import SampleConfig, TrainConfig, UNetSettings
+from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.config.base import Settings
 from randomwalk.config.files import dump, load_sample_config, load_train_config, load_training, main, write_schemas
+from randomwalk.config.networks import UNetSettings
 from randomwalk.config.weights import describe_missing_weights
 
 ROOT = Path(__file__).parents[2]

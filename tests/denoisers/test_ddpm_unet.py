@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from randomwalk.config import DDPMUNetSettings
+from randomwalk.config.networks import DDPMUNetSettings
 from randomwalk.denoisers.networks import build_network, full_settings
 from randomwalk.errors import InputError
 from score_sde import DDPMUNet, NCSNpp

@@ -16,8 +16,9 @@ from sampling_tools import NETWORK, make_config, save_images, save_weights
 from torch import Tensor, nn
 
 from randomwalk import training
-from randomwalk.config import Objective, VPDenoiserSettings
 from randomwalk.config.files import load_train_config
+from randomwalk.config.networks import VPDenoiserSettings
+from randomwalk.config.objective import Objective
 from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import Document
 from randomwalk.denoisers.adapters import VPDenoiser

@@ -11,8 +11,9 @@ from config_examples import TRAIN, message_of
 from objective_tools import COVARIANCE, NAMES, Linear, estimates, expectation
 from torch import Tensor
 
-from randomwalk.config import Objective, TrainConfig
+from randomwalk.config import TrainConfig
 from randomwalk.config.files import load_train_config
+from randomwalk.config.objective import Objective
 from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser, VEDenoiser, VPDenoiser
 from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
 from randomwalk.errors import InputError

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import UNet
-from randomwalk.config import Objective, TrainConfig
+from randomwalk.config import TrainConfig
+from randomwalk.config.objective import Objective
 from randomwalk.denoisers.adapters import EDMDenoiser, ScoreDenoiser, SDEDenoiser, VEDenoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.mixture import GaussianMixture
