@@ -6,9 +6,6 @@ A file is read safely (:mod:`randomwalk.config.yamltext`), translated if it is i
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +16,9 @@ from randomwalk.config import SampleConfig, TrainConfig, legacy
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
-from randomwalk.config.validate import schema_of, validate
+from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import Document, Dumper, apply_overrides, read_document
 from randomwalk.errors import InputError
-
-SCHEMA_FOLDER = Path("configs/schema")
-_SCHEMAS: dict[str, type[Settings]] = {
-    "sample.schema.json": SampleConfig,
-    "train.schema.json": TrainConfig,
-    "bridge.schema.json": BridgeConfig,
-    "bridge_sample.schema.json": BridgeSampleConfig,
-    "score_embedding.schema.json": ScoreEmbeddingConfig,
-}
 
 
 def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig:
@@ -146,37 +134,3 @@ def _plain(section: Settings) -> dict[str, Any]:
         if value is not None or fields[key].default is not None:
             data[key] = _plain(value) if isinstance(value, Settings) else value
     return data
-
-
-def write_schemas(folder: str | Path = SCHEMA_FOLDER) -> list[Path]:
-    """Write the JSON schemas of both commands' configurations; the paths written."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, model in _SCHEMAS.items():
-        (folder / name).write_text(json.dumps(schema_of(model), indent=1) + "\n", encoding="utf-8")
-    return [folder / name for name in _SCHEMAS]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m randomwalk.config --schema [FOLDER]``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m randomwalk.config", description="JSON schemas of the configurations."
-    )
-    parser.add_argument(
-        "--schema",
-        metavar="FOLDER",
-        nargs="?",
-        type=Path,
-        const=SCHEMA_FOLDER,
-        required=True,
-        help=f"write the JSON schemas, by which editors complete and check the YAML files (default: {SCHEMA_FOLDER})",
-    )
-    try:
-        for path in write_schemas(parser.parse_args(arguments).schema):
-            print(path)
-    except OSError as error:
-        print(f"{error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
-        raise SystemExit(2) from error
-
-
-# --- weights that are not there --------------------------------------------------------------------------------------

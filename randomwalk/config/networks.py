@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from randomwalk.config.base import (
     Count,
-    Fraction,
     Natural,
     NonNegative,
     PathText,
     Positive,
     Settings,
+    Share,
     TwoOrMore,
     check_order,
 )
@@ -40,7 +40,7 @@ class UNetSettings(Settings):
     num_res_blocks: Count = 2
     attention_resolutions: list[Count] = Field(default=[])
     """Downsampling rates at which attention is used: 16 means at `image_size / 16`."""
-    dropout: Fraction = 0.0
+    dropout: Share = 0.0
     channel_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 4, 8])
     """Channels of each resolution level, in multiples of `model_channels`."""
     num_classes: Count | None = None
@@ -92,14 +92,14 @@ class NCSNppSettings(Settings):
     """Feature-map widths at which attention is used."""
     sigma_min: Positive = 0.01
     sigma_max: Positive = 348.0
-    num_scales: Count = 1000
-    dropout: Fraction = 0.0
+    num_scales: TwoOrMore = 1000
+    dropout: Share = 0.0
     fourier_scale: Positive = 16.0
-    conv_size: Count = 3
+    conv_size: Literal[3] = 3
     init_scale: NonNegative = 0.0
     skip_rescale: bool = True
     fir: bool = True
-    fir_kernel: list[Count] = Field(default=[1, 3, 3, 1])
+    fir_kernel: Annotated[list[Count], Field(min_length=2)] = Field(default=[1, 3, 3, 1])
     resamp_with_conv: bool = True
     resblock_type: Literal["biggan", "ddpm"] = "biggan"
     progressive: Literal["none", "output_skip", "residual"] = "output_skip"
@@ -136,7 +136,7 @@ class DDPMUNetSettings(Settings):
     """Of each level on the way down; one more on the way up."""
     attn_resolutions: list[Count] = Field(default=[16])
     """Feature-map widths at which attention is used."""
-    dropout: Fraction = 0.1
+    dropout: Share = 0.1
     resamp_with_conv: bool = True
     """A 3x3 convolution at every change of level; or averages, and pixels repeated."""
     embedding: Literal["linear", "fourier"] = "linear"

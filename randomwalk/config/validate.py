@@ -157,8 +157,8 @@ def _unknown_key(walk: _Walk, document: Document, renamed: Mapping[str, str]) ->
     others = [n for n, branch in walk.branches() if path[-1] in branch.get("properties", {})]
     hint = hints.renamed(dotted, document.value(path), renamed)
     if not hint and others:
-        typed = document.origins.get(path) == "--set" or not all(isinstance(part, str) for part in path)
-        remove = "" if typed else f", so remove it: --set {dotted}="
+        in_file = document.origins and document.origins.get(path) != "--set" and all(isinstance(p, str) for p in path)
+        remove = f", so remove it: --set {dotted}=" if in_file else ""
         hint = f"it is for name: {_one_of(others).removeprefix('one of ')}{remove}; "
     for data in (document.data, {}):  # of what this config has chosen, or else of all
         hint = hint or hints.elsewhere(dotted, document.value(path), known, hints.keys_of(walk.schema, data))
@@ -277,7 +277,8 @@ def describe(node: Schema, schema: Schema) -> str:
     kind = node.get("type", "")
     if kind == "array":
         count = node.get("minItems")
-        size = f"{count} entries" if count is not None and count == node.get("maxItems") else "entries"
+        size = f"{count} or more entries" if count else "entries"
+        size = f"{count} entries" if count is not None and count == node.get("maxItems") else size
         return f"a list of {size}, each {describe(node.get('items', {}), schema)}"
     return words.get(kind) or _describe_number(node)
 
@@ -290,6 +291,7 @@ def _describe_number(node: Schema) -> str:
         *([f"above {above}"] if above is not None else []),
         *([f"at most {high}"] if high is not None else []),
         *([f"below {below}"] if below is not None else []),
+        *([f"divisible by {node['multipleOf']}"] if "multipleOf" in node else []),
     ]
     what = {"integer": "a whole number", "number": "a number"}.get(node.get("type", ""), "a value")
     return " ".join([what, " and ".join(limits)]).strip()

@@ -31,7 +31,7 @@ PREDICTIONS: dict[str, Coefficients] = {
     "v": lambda s: (1 / (1 + s**2), -1 / (1 + s**2), -s * (1 + s**2).rsqrt(), -(1 + s**2).rsqrt() / s),
     "score": lambda s: (1.0, 0.0, s**2 * (1 + s**2).rsqrt(), (1 + s**2).rsqrt()),
 }
-"""Predictions of a network: for each name ``c_x, b_x, c_F, b_F`` of ``D = c_x x + c_F F`` and ``score = b_x x + b_F F``.
+"""Predictions of a network, each with ``c_x, b_x, c_F, b_F`` of ``D = c_x x + c_F F`` and ``score = b_x x + b_F F``.
 
 With ``X_sigma = X + sigma N`` and ``z = X_sigma / sqrt(1 + sigma^2) = alpha X + beta N``: epsilon is N, x0 is X, v is
 ``alpha N - beta X`` (Salimans and Ho 2022, arXiv 2202.00512), and score is the gradient of the log density of z. Two

@@ -58,7 +58,7 @@ def vp_sigmas(table: Table, beta_min: float | None, beta_max: float | None, num_
 
 
 def ddpm_sigmas(beta_min: float, beta_max: float, num_timesteps: int) -> Tensor:
-    """Noise levels of a DDPM: ``T = num_timesteps`` evenly spaced ``beta_i``, ``alpha_bar_t = prod_{i<=t} (1 - beta_i)``.
+    """Noise levels of a DDPM with ``T = num_timesteps`` evenly spaced ``beta_i``.
 
     Source: Ho et al. 2020, arXiv 2006.11239, section 4 (with 1e-4, 0.02 and 1000).
     """
