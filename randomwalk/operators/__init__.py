@@ -26,12 +26,11 @@ from torch import Tensor
 from randomwalk.config import validate
 from randomwalk.config.operators import OperatorSettings
 from randomwalk.errors import InputError
-from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, blur_with_kernel, make_blur
+from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, blur_with_kernel, make_blur, make_motion_blur
 from randomwalk.operators.composition import Composition
 from randomwalk.operators.dense import Dense
 from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, make_fourier_subsampling
 from randomwalk.operators.inpainting import Inpainting, make_inpainting
-from randomwalk.operators.motion import make_motion_blur
 from randomwalk.operators.nonlinear import HDR, JPEG
 from randomwalk.operators.operator import Identity, Operator
 from randomwalk.operators.sensing import Colorization, CompressedSensing, OrthonormalRows, make_compressed_sensing

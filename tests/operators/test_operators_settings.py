@@ -15,9 +15,9 @@ from torch import Tensor
 
 from randomwalk import InputError, operators
 from randomwalk.config.operators import Boundary
+from randomwalk.operators.blur import motion_kernel
 from randomwalk.operators.fourier import line_mask
 from randomwalk.operators.inpainting import box_mask, random_mask
-from randomwalk.operators.motion import motion_kernel
 from randomwalk.operators.noise import GaussianLikelihood
 from randomwalk.rng import generator
 
