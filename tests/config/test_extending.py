@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-EDIT = re.compile(r"(?:New file|In) `([^`]+)`(?:, (before|after) `([^`]+)`)?:\n\n```python\n(.*?)```", re.DOTALL)
+EDIT = re.compile(
+    r"(?:New file|In) `([^`]+)`(?:, (before|after) `([^`]+)`)?:\n\n```(?:python|text)\n(.*?)```", re.DOTALL
+)
 
 
 def test_an_operator_takes_four_places(tmp_path: Path) -> None:
@@ -31,7 +33,8 @@ def test_an_operator_takes_four_places(tmp_path: Path) -> None:
         lines.insert(lines.index(f"{anchor}\n") + (where == "after"), code)
         file.write_text("".join(lines), encoding="utf-8")
     (tmp_path / "task.yaml").write_text(
-        "output: x\nnetwork: {path: w}\ndata: {path: images}\nmeasurement: {operator: {name: average}, noise: {std: 1}}\n"
+        "output: x\nnetwork: {path: w}\ndata: {path: images}\n"
+        "measurement: {operator: {name: average}, noise: {std: 1}}\n"
         "sampler: {name: dps, schedule: {name: karras, num_steps: 5}}\n"
     )
     code = (
