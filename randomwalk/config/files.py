@@ -30,7 +30,7 @@ def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> Sampl
             the paper's code is changed by its own keys, and its translation by ours.
 
     Returns:
-        The task; its ``notes`` say which keys of a translated file are not used.
+        The task; its ``notes`` list unused keys of a translated file.
 
     Raises:
         InputError: one message that lists all problems of the file.
@@ -67,7 +67,7 @@ def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
 
 
 def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig | BridgeSampleConfig:
-    """What ``sample.py`` is to do: a sampling task, or, by its key ``bridge``, the use of a trained bridge.
+    """The task of ``sample.py``: sampling, or, with the key ``bridge``, the use of a trained bridge.
 
     Args, Raises:
         as for :func:`load_sample_config`.
@@ -82,8 +82,8 @@ def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConf
 
 
 def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig | BridgeConfig | ScoreEmbeddingConfig:
-    """What ``train.py`` is to do: the training of a denoiser, or, by its key ``bridge``, of a bridge, or, by its key
-    ``method``, of few images by score embedding or what it is compared with.
+    """The task of ``train.py``: the training of a denoiser, or, with the key ``bridge``, of a bridge, or, with the key
+    ``method``, of score embedding or its baseline.
 
     Args, Raises:
         as for :func:`load_train_config`.
@@ -101,7 +101,7 @@ def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
 
 
 def _start_by(how: str, path: str | Path) -> str:
-    """What to type for a config that belongs to another program, or for the run whose config it is."""
+    """Command for a config of another program, or for the run that it belongs to."""
     folder = Path(path).parent
     if Path(path).name == "config.yaml" and (folder / "run.json").is_file():
         return f"go on with it by python {how.split()[0]} --resume {folder}"
@@ -109,13 +109,13 @@ def _start_by(how: str, path: str | Path) -> str:
 
 
 def _has_weights(document: Document) -> bool:
-    """Whether the file is about a bridge that is trained."""
+    """Whether the file is about a trained bridge."""
     section = document.data["bridge"]
     return isinstance(section, dict) and "path" in section
 
 
 def _foreign_keys(document: Document, expected: type[Settings], other: type[Settings]) -> set[str]:
-    """Keys that belong to the other command."""
+    """Keys of the other command."""
     return set(document.data) & (set(other.model_fields) - set(expected.model_fields))
 
 
@@ -126,7 +126,7 @@ def dump(config: Settings) -> str:
 
 
 def _plain(section: Settings) -> dict[str, Any]:
-    """A section as plain data: its name first, without the optional keys that are not set."""
+    """A section as plain data: its name first, without optional keys that are not set."""
     fields = type(section).model_fields
     data: dict[str, Any] = {}
     for key in sorted(fields, key=lambda key: key != "name"):

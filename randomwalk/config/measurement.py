@@ -10,30 +10,29 @@ from randomwalk.config.operators import PICTURES, CompositionSettings, Inpaintin
 
 
 class Measurement(Settings):
-    """y = A x + e. Without this section the sampling is unconditional."""
+    """y = A(x) + noise. Without this section, sampling is unconditional."""
 
     operator: OperatorSettings
     noise: NoiseSettings
-    """Gaussian if it has no name."""
+    """Gaussian by default."""
     given: bool = False
-    """The images in `data.path` are the measurements themselves, as pictures, and nothing is known of the true ones."""
+    """The images in `data.path` are the measurements, as pictures; the true images are unknown."""
     estimate_noise: bool = False
-    """The noise is as `noise` says, but the sampler is told what is estimated from each measurement: a test of
-    `std: auto`."""
+    """Add the noise of `noise`, but give the sampler a level estimated from each measurement: a test of `std: auto`."""
 
     @property
     def noise_is_estimated(self) -> bool:
-        """Whether the sampler is told an estimate."""
+        """Whether the sampler gets an estimated noise level."""
         return self.estimate_noise or getattr(self.noise, "std", None) == "auto"
 
     @model_validator(mode="after")
     def _pictures_can_be_given(self) -> Measurement:
         for operator in parts_of(self.operator) if self.given else ():
             if operator.name == "motion_blur":
-                raise ValueError("given: motion_blur draws its kernel; take blur, with a file of the kernel")
+                raise ValueError("given: motion_blur draws its kernel; use blur, with a file of the kernel")
             if operator.name not in PICTURES:
                 raise ValueError(
-                    f"given: {operator.name} measures no picture that could be given; allowed: "
+                    f"given: {operator.name} does not measure pictures, which could be given; allowed: "
                     f"{', '.join(PICTURES)}, or a composition of these"
                 )
             if isinstance(operator, InpaintingSettings) and operator.mask not in ("file", "beside"):
@@ -50,15 +49,15 @@ class Measurement(Settings):
         if self.noise.std == "auto" and not self.given:
             raise ValueError(
                 "noise.std: found auto, which is for measurements that are given (given: true); allowed: how much "
-                "noise is to be added, with estimate_noise: true if the sampler is not to be told"
+                "noise to add, with estimate_noise: true if the sampler must estimate it"
             )
         if self.noise.std != "auto" and self.given:
-            raise ValueError(f"estimate_noise: noise.std is known, {self.noise.std:g}; remove it, or take std: auto")
+            raise ValueError(f"estimate_noise: noise.std is known, {self.noise.std:g}; remove it, or use std: auto")
         for operator in parts_of(self.operator):
             if operator.name not in (*PICTURES, "motion_blur") or operator.name in ("hdr", "jpeg"):
                 raise ValueError(
                     f"{what} is for measurements that are pictures with independent noise, but the operator is "
-                    f"{operator.name}; allowed with it: noise whose std is a number that is known"
+                    f"{operator.name}; allowed with it: noise with a known std"
                 )
         return self
 
@@ -71,7 +70,7 @@ class Measurement(Settings):
             "phase_retrieval",
         ):
             raise ValueError(
-                f"noise.name: found poisson, which counts the photons of pixels, but {last.name} measures no pixels; "
+                f"noise.name: found poisson, which counts photons of pixels, but {last.name} does not measure pixels; "
                 "allowed with it: gaussian, laplace, none"
             )
         return self

@@ -13,7 +13,7 @@ class _AdditiveNoise(Settings):
     std: Positive
     """Standard deviation, in the units of `pixel_range`."""
     pixel_range: Annotated[list[float], Pair] = Field(default=[-1.0, 1.0])
-    """The range of the pixels that `std` refers to: 0.2 on [0, 1] is 0.4 on [-1, 1]."""
+    """Black and white in the units of `std`: 0.2 on [0, 1] is 0.4 on [-1, 1]."""
 
     @model_validator(mode="after")
     def _range(self) -> _AdditiveNoise:
@@ -28,26 +28,26 @@ class GaussianNoiseSettings(_AdditiveNoise):
 
     name: Literal["gaussian"] = "gaussian"
     std: Positive | Literal["auto"]  # type: ignore[assignment]
-    """Standard deviation, in the units of `pixel_range`; auto estimates it from each measurement, if these are given
+    """Standard deviation, in the units of `pixel_range`; auto estimates it from each given measurement
     (`measurement.given`)."""
 
 
 class LaplaceNoiseSettings(_AdditiveNoise):
-    """Additive white Laplace noise, which has outliers."""
+    """Additive white Laplace noise: noise with outliers."""
 
     name: Literal["laplace"]
 
 
 class PoissonNoiseSettings(Settings):
-    """Counts of photons, for measurements that are pixels."""
+    """Photon counts, for measurements that are pixels."""
 
     name: Literal["poisson"]
     peak: Positive
-    """Photons at white, in the mean; black gives none. A rate of 1 for pixels in [0, 255] is 255."""
+    """Mean number of photons at white; black gives none. A rate of 1 for pixels in [0, 255] is 255."""
 
 
 class NoNoiseSettings(Settings):
-    """Exact measurements, for samplers that do without the likelihood's score."""
+    """Exact measurements, for samplers that do not need the score of the likelihood."""
 
     name: Literal["none"]
 

@@ -20,15 +20,15 @@ class InpaintingSettings(Settings):
 
     name: Literal["inpainting"]
     mask: Literal["random", "box", "file", "beside"] = "random"
-    """beside: that of photo.png is the image photo_mask.png next to it, whose bright pixels are kept."""
+    """Drawn at random; a box; an image file; or `beside`: the mask of photo.png is photo_mask.png next to it."""
     missing: Annotated[float, Field(ge=0, lt=1)] = 0.75
-    """Share of the pixels that is dropped (mask: random)."""
+    """Share of missing pixels (mask: random)."""
     box_size: Count | Annotated[list[Count], Pair] | None = None
     """Side of the missing box in pixels, or [smallest, largest] to draw both sides (mask: box)."""
     margin: Natural = 0
-    """Least distance of the box from the border (mask: box)."""
+    """Smallest distance of the box from the border, in pixels (mask: box)."""
     file: PathText | None = None
-    """Image whose bright pixels are kept (mask: file)."""
+    """Image whose bright pixels are observed (mask: file)."""
 
     @model_validator(mode="after")
     def _has_what_its_mask_needs(self) -> InpaintingSettings:
@@ -62,11 +62,11 @@ class GaussianBlurSettings(Settings):
 
     name: Literal["gaussian_blur"]
     std: Positive = 3.0
-    """Of the Gaussian, in pixels."""
+    """Standard deviation of the Gaussian, in pixels."""
     kernel_size: Count | None = None
-    """Odd; cuts the kernel off, which without it happens at 4 standard deviations."""
+    """Side of the kernel in pixels, odd; it never extends beyond 4 standard deviations."""
     boundary: Boundary = "reflect"
-    """How the image goes on beyond its border."""
+    """Extension of the image beyond its border."""
 
     @model_validator(mode="after")
     def _odd(self) -> GaussianBlurSettings:
@@ -79,13 +79,14 @@ class MotionBlurSettings(Settings):
 
     name: Literal["motion_blur"]
     kernel_size: Count = 61
-    """Odd, in pixels; the path is between half of it and all of it long."""
+    """Side of the kernel in pixels, odd; the path has between half and the whole length of it."""
     intensity: Fraction = 0.5
     """0 is a straight line, 1 a tangled one."""
     boundary: Boundary = "circular"
-    """How the image goes on beyond its border; only circular has a decomposition at any size, which samplers need."""
+    """Extension of the image beyond its border. Only circular has a spectral decomposition at any size, which some
+    samplers need."""
     dense: bool = False
-    """Decompose the blur as a matrix, for samplers that need it; for small images."""
+    """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
 
     @model_validator(mode="after")
     def _odd(self) -> MotionBlurSettings:
@@ -102,10 +103,10 @@ class BlurSettings(Settings):
     normalize: bool = True
     """Scale the kernel to sum 1."""
     boundary: Boundary = "reflect"
-    """How the image goes on beyond its border. Kernels that are no product of a row and a column have a decomposition,
-    which some samplers need, with circular alone, or with `dense`."""
+    """Extension of the image beyond its border. Kernels that are not the product of a row and a column have a spectral
+    decomposition, which some samplers need, only with circular or `dense`."""
     dense: bool = False
-    """Decompose the blur as a matrix, for samplers that need it; for small images."""
+    """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
 
 
 class ColorizationSettings(Settings):
@@ -119,9 +120,10 @@ class CompressedSensingSettings(Settings):
 
     name: Literal["compressed_sensing"]
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Measurements for each number in the image."""
+    """Number of measurements per entry of the image."""
     matrix: Literal["hartley", "dense"] = "hartley"
-    """hartley: random signs, a fast transform, random rows of it, at any size; dense: a matrix, for small images."""
+    """Random signs, a fast transform and a selection of its rows (hartley, at any size), or a dense matrix (small
+    images)."""
 
 
 class FourierSubsamplingSettings(Settings):
@@ -129,9 +131,10 @@ class FourierSubsamplingSettings(Settings):
 
     name: Literal["fourier_subsampling"]
     acceleration: Annotated[float, Field(ge=1)] = 4.0
-    """One column in so many is measured."""
+    """Factor by which the number of measured columns is reduced."""
     center_fraction: Fraction = 0.08
-    """Share of the columns, at the lowest frequencies, that always is; the others get rarer with the frequency."""
+    """Share of the columns, at the lowest frequencies, that is always measured; the others are drawn, higher
+    frequencies less often."""
 
 
 class PhaseRetrievalSettings(Settings):
@@ -139,7 +142,7 @@ class PhaseRetrievalSettings(Settings):
 
     name: Literal["phase_retrieval"]
     oversample: NonNegative = 2.0
-    """The border on each side is oversample / 8 of the image's height or width."""
+    """Width of the border on each side, in eighths of the image's height or width."""
 
 
 class HDRSettings(Settings):
@@ -147,15 +150,17 @@ class HDRSettings(Settings):
 
     name: Literal["hdr"]
     factor: Positive = 2.0
+    """Exposure factor."""
 
 
 class JPEGSettings(Settings):
-    """A(x) = JPEG compression, its gradient that of a codec which does not round. Not linear."""
+    """A(x) = JPEG compression, with the gradient of a codec that does not round. Not linear."""
 
     name: Literal["jpeg"]
     quality: Annotated[int, Field(ge=1, le=100)] = 10
+    """Quality of the codec: higher is better."""
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
-    """Of the chroma: 4:2:0 halves its size along both axes."""
+    """Subsampling of the chroma: 4:2:0 halves its size along both axes."""
 
 
 _Simple = (
@@ -180,25 +185,26 @@ class CompositionSettings(Settings):
 
     name: Literal["composition"]
     first: SimpleOperatorSettings
-    """Its measurement must be an image."""
+    """First operator; its measurement must be an image."""
     second: SimpleOperatorSettings
-    """Acts on the measurement of the first."""
+    """Operator on the measurement of the first."""
     dense: bool = False
-    """Decompose the composition as a matrix, for samplers that need it; for linear operators and small images."""
+    """Decompose the composition as a matrix, for samplers that need a decomposition; for linear operators and small
+    images."""
 
 
 OperatorSettings = Annotated[_Simple | CompositionSettings, Field(discriminator="name")]
 
 
 PICTURES = ("denoising", "inpainting", "super_resolution", "gaussian_blur", "blur", "colorization", "hdr", "jpeg")
-"""Operators that make pictures of pictures, and of every one in the same way."""
+"""Deterministic operators whose measurements are pictures."""
 
 
 def parts_of(operator: OperatorSettings) -> list[SimpleOperatorSettings]:
-    """The operators that one is made of, in the order in which they act."""
+    """The parts of an operator, in the order in which they act."""
     return [operator.first, operator.second] if isinstance(operator, CompositionSettings) else [operator]
 
 
 def _require_odd(kernel_size: int | None) -> None:
     if kernel_size is not None and kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size: found {kernel_size}; allowed: an odd number, so that the kernel has a middle")
+        raise ValueError(f"kernel_size: found {kernel_size}; allowed: an odd number, for a kernel with a middle")

@@ -39,7 +39,7 @@ def validate(model: type[Model], document: Document, renamed: Mapping[str, str] 
     Args:
         model: the class.
         document: the data.
-        renamed: what keys of another layout are called in this one, to point at.
+        renamed: names here of the keys of another layout, for pointers.
 
     Raises:
         InputError: one message with a line for each problem: the key's path, what was found, what is allowed.
@@ -48,7 +48,7 @@ def validate(model: type[Model], document: Document, renamed: Mapping[str, str] 
         return model.model_validate(document.data)
     except ValidationError as error:
         problems: dict[KeyPath, str] = {}
-        # The branches of a union report one value several times: first what a validator of ours says of it.
+        # The branches of a union report one value several times; a message of one of our validators comes first.
         found = list(_problems(error, schema_of(model), document, renamed))
         for path, text, _ in sorted(found, key=lambda problem: not problem[2]):
             problems.setdefault(path, text)
@@ -109,7 +109,7 @@ def _without_titles(node: Any) -> Any:
 def _problems(
     error: ValidationError, schema: Schema, document: Document, renamed: Mapping[str, str]
 ) -> Iterator[tuple[KeyPath, str, bool]]:
-    """Key path and explanation of every problem, and whether the explanation is a validator's own."""
+    """Key path and explanation of every problem, and whether a validator of ours wrote the explanation."""
     for details in error.errors(include_url=False):
         walk = _Walk(schema)
         walk.to(details["loc"])
@@ -151,7 +151,7 @@ def _explain(details: ErrorDetails, walk: _Walk, document: Document) -> tuple[Ke
 
 
 def _unknown_key(walk: _Walk, document: Document, renamed: Mapping[str, str]) -> str:
-    """Explanation of a key that its section does not have, with a pointer to what was meant."""
+    """Explanation of a key that its section does not have, with a pointer to the intended one."""
     path, known, dotted = walk.path, _keys(walk.section), _dotted(walk.path)
     name = walk.section["properties"].get("name", {}).get("const")
     others = [n for n, branch in walk.branches() if path[-1] in branch.get("properties", {})]
@@ -160,20 +160,20 @@ def _unknown_key(walk: _Walk, document: Document, renamed: Mapping[str, str]) ->
         in_file = document.origins and document.origins.get(path) != "--set" and all(isinstance(p, str) for p in path)
         remove = f", so remove it: --set {dotted}=" if in_file else ""
         hint = f"it is for name: {_one_of(others).removeprefix('one of ')}{remove}; "
-    for data in (document.data, {}):  # of what this config has chosen, or else of all
+    for data in (document.data, {}):  # first among the sections that this config has chosen, then among all
         hint = hint or hints.elsewhere(dotted, document.value(path), known, hints.keys_of(walk.schema, data))
     here = f"known with name: {name}" if name else "known here"
     return f"unknown key; {hint}{here}: {', '.join(known)}"
 
 
 def _choices(node: Schema, schema: Schema) -> list[Any]:
-    """The values that a node lists, in one of its branches at least."""
+    """The values listed by a node or one of its branches."""
     branches = [resolve(branch, schema) for branch in node.get("anyOf", [])]
     return [*node.get("enum", []), *(choice for branch in branches for choice in branch.get("enum", []))]
 
 
 def _names_of_section(node: Schema, schema: Schema) -> list[Any]:
-    """The names that a section can have, where it is chosen by one."""
+    """The names that can select a section."""
     if "discriminator" in node:
         return list(node["discriminator"]["mapping"])
     return list(resolve(node.get("properties", {}).get("name", {}), schema).get("enum", []))
@@ -182,8 +182,8 @@ def _names_of_section(node: Schema, schema: Schema) -> list[Any]:
 class _Walk:
     """Follows the location of a pydantic error through the schema.
 
-    Such a location has parts that are no keys of the user's: the chosen name of a section, and the branches of a
-    union. The former are dropped; at the latter the walk ends, since the value is wrong as a whole.
+    Parts of such a location are not keys of the user: the chosen name of a section is dropped, and the walk ends at the
+    branches of a union, since the value is wrong as a whole.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -193,7 +193,7 @@ class _Walk:
         self.union: Schema = {}
 
     def to(self, location: tuple[str | int, ...]) -> None:
-        """Go on to the key path, the schema of the value there, and the schema of the section around it."""
+        """Walk to the key path, the schema of its value and the schema of the section around it."""
         union: Schema = {}
         for part in location:
             node = self.node
@@ -210,7 +210,7 @@ class _Walk:
                 break
 
     def branches(self) -> Iterator[tuple[str, Schema]]:
-        """The sections, by name, of which the one around the value was chosen."""
+        """The alternatives, by name, to the section around the value."""
         for name, reference in self.union.get("discriminator", {}).get("mapping", {}).items():
             yield name, resolve({"$ref": reference}, self.schema)
 
@@ -239,7 +239,7 @@ def _suggestion(value: Any, known: list[str]) -> str:
 
 
 def found(value: Any, text_expected: bool = False) -> str:
-    """``value`` as the user would write it, cut if it is long; text marked as such where it could be missed."""
+    """``value`` as the user would write it, shortened, with a mark on text where text is not expected."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -258,7 +258,7 @@ def found(value: Any, text_expected: bool = False) -> str:
 
 
 def describe(node: Schema, schema: Schema) -> str:
-    """What a node of a JSON schema allows, in words."""
+    """The values that a node of a JSON schema allows, in words."""
     if "$ref" in node:
         return describe(resolve(node, schema), schema)
     if "anyOf" in node:
