@@ -184,7 +184,7 @@ class EmbeddedSampling(Settings):
 
     start: Literal["normal", "prior", "truth"] = "prior"
     """Start of score_embedding: N(0, I), as published; the distribution at the end of the SDE; or a mixture of noise
-    and the true image, the published "conditional" sampling, which sees the answer. For ddpm the first two are equal."""
+    and the true image, the published "conditional" sampling, which sees the answer. For ddpm the first two agree."""
     truth_weight: Fraction = 0.6
     """Share of the true image in the start `truth`."""
     tolerance: Positive = 1e-3

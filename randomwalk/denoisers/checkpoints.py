@@ -1,6 +1,6 @@
 """Denoisers to and from files: `save_denoiser` and `load_denoiser`.
 
-Our own format is safetensors whose metadata describe the network and how it denoises:
+The format of `save_denoiser` is safetensors whose metadata describe the network and the denoiser around it:
 
     metadata  {"format": "randomwalk", "config": JSON of {"network": {"name": ..., **settings},
               "denoiser": {"name": ..., **settings}, "training": {...}, "classes": [names, if there are any]}}
@@ -39,19 +39,19 @@ from randomwalk.run_folder import RunFolder
 
 __all__ = ["build_network", "load_denoiser", "make_denoiser", "read_config", "resolve_device", "save_denoiser"]
 
-# Settings that concern training alone: a config may differ from the file in them.
+# Settings that only concern training: a config may differ from the file in them.
 _TRAINING_ONLY = {"dropout", "use_checkpoint", "init_scale"}
 
 
 def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> NetworkDenoiser:
-    """An untrained denoiser that knows its channels and image size.
+    """An untrained denoiser with its channels and image size.
 
     Args:
         network: ``{"name": ..., **settings}`` as for `networks.build_network`.
         denoiser: ``{"name": ..., **settings}`` as for `adapters.make`.
 
     Raises:
-        InputError: an unknown name or setting, or a denoiser and a network that do not go together.
+        InputError: an unknown name or setting, or a denoiser and a network that do not fit.
     """
     full, wrapper = full_settings(network), validate.complete("denoiser", DenoiserSettings, denoiser)
     if (full["name"] == "ncsnpp") != (wrapper["name"] == "ve"):
@@ -82,9 +82,9 @@ def save_denoiser(
     Args:
         path: the file.
         config: ``{"network": {"name": ..., **settings}, "denoiser": {"name": ..., **settings}, "training": {...}}``,
-            all of it JSON; "training" is free. Where labels are of classes with names, also "classes": [...].
-        ema: state dict of the network (all of it, buffers too) with averaged parameters.
-        raw: the same with the parameters that were not averaged.
+            all of it JSON; "training" is free. Optional names of the classes: "classes": [...].
+        ema: full state dict of the network (with buffers) with averaged parameters.
+        raw: the same with the parameters before averaging.
         dtype: float32 or float16, for floating-point tensors; float64 ones (tables) stay float64.
 
     Raises:
@@ -137,24 +137,23 @@ def load_denoiser(
 ) -> NetworkDenoiser:
     """The denoiser in a file, ready to use: evaluation mode, no gradients to its weights, channels-last.
 
-    Files: ours; a state dict of guided-diffusion; a checkpoint of score_sde. Files of others do not say how the
-    network denoises and leave out parts of its architecture: then give ``network`` and ``denoiser``. Without them, the
-    error message has the description to paste, as far as the file tells it.
+    Files: those of `save_denoiser`; a state dict of guided-diffusion; a checkpoint of score_sde. The latter two do not
+    describe the denoiser and parts of the architecture: then give ``network`` and ``denoiser``. Without them, the error
+    message has the description to paste, as far as the file determines it.
 
     Args:
         path: the file.
-        network: ``{"name": "unet" | "ncsnpp", **arguments of its class}``. With a file of ours, which describes
-            itself, what is given must agree with it.
-        denoiser: ``{"name": "vp" | "ve" | "edm", **settings}``, likewise.
+        network: ``{"name": ..., **settings}``. It must agree with the description in the file, if there is one.
+        denoiser: ``{"name": ..., **settings}``, likewise.
         weights: "ema", the moving average of the parameters, or "raw", the parameters themselves. A plain state dict
-            has one set of weights and does not say which: it is loaded for either.
+            has one set of weights, which is loaded for both.
         device: "cpu", "cuda", "cuda:N", or "auto": a GPU if there is one.
         precision: "fp32", or "bf16" for autocasting the network (parameters stay float32).
         compile: ``torch.compile`` the network.
 
     Raises:
         InputError: the file is missing, damaged, refused (it would run code), not described, or does not fit the
-            network; or the device is not there. Never are weights left at random.
+            network; or the device is not available. Weights are never left at random.
     """
     if weights not in ("ema", "raw"):
         raise InputError(f"weights: {weights!r} is not known; 'ema' or 'raw'")
@@ -249,7 +248,7 @@ def _plain(value: Any) -> Any:
 
 
 def _built(file: WeightFile, network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> NetworkDenoiser:
-    """The denoiser with fresh weights; the random stream of the caller is left as it was."""
+    """The denoiser with fresh weights, without a draw from the caller's random numbers."""
     try:
         with torch.random.fork_rng(devices=[]):
             return make_denoiser(network, denoiser)
@@ -265,7 +264,7 @@ def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -
     state = dict(file.state)
     difference = _sigmas_difference(state, fresh)
     if settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh:
-        # Its length is the number of steps of whoever saved it, and nothing is computed from it.
+        # Its length is an arbitrary number of steps, and nothing is computed from it.
         state["sigmas"] = fresh["sigmas"]
     if difference := first_difference(network, state) or difference:
         raise InputError(_misfit(file, difference, settings))
@@ -279,7 +278,7 @@ def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -
 
 
 def _sigmas_difference(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> str | None:
-    """Whether NCSN++'s noise levels in the file have another range than those of the network."""
+    """Difference between the ranges of NCSN++'s noise levels in the file and in the network, if any."""
     if "sigmas" not in state or "sigmas" not in fresh or state["sigmas"].ndim != 1 or not len(state["sigmas"]):
         return None
     theirs, ours = ((float(t["sigmas"][0]), float(t["sigmas"][-1])) for t in (state, fresh))
@@ -299,10 +298,10 @@ def _misfit(file: WeightFile, difference: str, settings: Mapping[str, Any]) -> s
 
 
 def with_averages(file: WeightFile, network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with averages in place of all parameters, where averages are asked for and the file has some.
+    """The state dict with averages in place of all parameters, if they are requested and the file has some.
 
     Raises:
-        InputError: it has some for a part of the parameters only.
+        InputError: the file has averages of only some parameters.
     """
     trainable = [name for name, p in network.named_parameters() if p.requires_grad]
     if missing := [name for name in trainable if name in file.not_averaged]:
@@ -315,7 +314,7 @@ def with_averages(file: WeightFile, network: nn.Module, state: Mapping[str, Tens
 
 
 def _named(file: WeightFile, network: nn.Module) -> dict[str, Tensor]:
-    """score_sde's list of averaged parameters under the names of the trainable parameters, whose order it has."""
+    """score_sde's list of averaged parameters, by the names of the trainable parameters in the same order."""
     assert file.shadow is not None
     trainable = [(name, p.shape) for name, p in network.named_parameters() if p.requires_grad]
     if len(trainable) != len(file.shadow):
