@@ -248,6 +248,24 @@ def test_every_declared_name_is_in_its_table_and_the_code_takes_its_settings() -
                 assert set(model.model_fields) - {"name", "schedule", "pixel_range"} <= set(parameters), name
 
 
+def test_packages_of_networks_repeat_the_declared_defaults_only() -> None:
+    """They import nothing of the library. `UNet` and `NCSNpp` have those of their public checkpoints instead."""
+    from randomwalk.denoisers.networks import NETWORKS
+    from score_sde import sdes
+
+    tables: tuple[tuple[Any, Mapping[str, Callable[..., Any]]], ...] = (
+        (NetworkSettings, {name: NETWORKS[name] for name in ("photo_unet", "ddpm_unet", "mlp")}),
+        (SDESettings, sdes.SDES),
+    )
+    for union, table in tables:
+        for name, made in table.items():
+            fields = named(union)[name].model_fields
+            for key, parameter in inspect.signature(made).parameters.items():
+                if parameter.default is not parameter.empty:
+                    default = parameter.default
+                    assert fields[key].default == (list(default) if isinstance(default, tuple) else default), key
+
+
 def test_python_has_the_defaults_and_bounds_of_yaml(sample: Callable[..., SampleConfig]) -> None:
     from randomwalk import operators
 

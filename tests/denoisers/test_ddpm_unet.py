@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from randomwalk.denoisers.networks import build_network, full_settings
+from randomwalk.denoisers.networks import build_network
 from randomwalk.errors import InputError
 from score_sde import DDPMUNet, NCSNpp
 from score_sde.ddpm_unet import Stage
@@ -222,14 +221,6 @@ def test_types_and_layouts() -> None:
 def test_settings_that_cannot_be_used(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_network({"name": "ddpm_unet", "image_size": 16, **TINY, **settings})
-
-
-def test_the_class_has_no_defaults_of_its_own() -> None:
-    declared = full_settings({"name": "ddpm_unet", "image_size": 32})
-    for name, parameter in inspect.signature(DDPMUNet).parameters.items():
-        default = parameter.default
-        if default is not parameter.empty:
-            assert declared[name] == (list(default) if isinstance(default, tuple) else default), name
 
 
 def test_images_that_do_not_fit() -> None:
