@@ -283,7 +283,7 @@ REFUSED = [
     (["objective.name=ssm"], ["objective.name", "'ssm'", "sliced_score_matching"]),
     (
         ["objective={name: implicit_score_matching, divergence: exact}"],
-        ["objective.divergence", "1024 values", "hutchinson", "at most 32"],
+        ["objective.divergence", "1024 entries", "hutchinson", "at most 32"],
     ),
     (
         ["objective={name: implicit_score_matching, divergence: exact, probes: gaussian}"],
