@@ -25,10 +25,10 @@ def main() -> int:
         parser.error("give either --config FILE or --resume FOLDER")
 
     def command() -> int:
-        from randomwalk.config import PointData
         from randomwalk.config.bridge import BridgeConfig
         from randomwalk.config.files import load_training
         from randomwalk.config.score_embedding import ScoreEmbeddingConfig
+        from randomwalk.config.training import PointData
         from randomwalk.errors import InputError
         from randomwalk.lookup import expand
         from randomwalk.run_folder import RunFolder

@@ -102,7 +102,7 @@ def classical(options: argparse.Namespace) -> dict[str, Method]:
     """Those without a network; BM3D if its package is there."""
 
     def total_variation(y: Tensor, level: int) -> Tensor:
-        problem = Problem(Identity(y.shape[1:]), GaussianNoise(level, (0, 255)), y, y)
+        problem = Problem(Identity(y.shape[1:]), GaussianNoise(level * 2 / 255), y, y)
         return photo_baselines.total_variation(problem, TV_WEIGHTS[level], TV_ITERATIONS)
 
     def nl_means(y: Tensor, level: int) -> Tensor:

@@ -23,7 +23,8 @@ from support.config_figures import Figure, figures, whole_seconds
 from support.config_plan import WEIGHTS, Job
 from support.stand_ins import StandIns, tells_what_to_do
 
-from randomwalk.config import PointData, SampleConfig, TrainConfig
+from randomwalk.config import SampleConfig, TrainConfig
+from randomwalk.config.training import PointData
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.run_folder import RunFolder, git_commit
 

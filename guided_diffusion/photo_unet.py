@@ -70,9 +70,6 @@ class PhotoUNet(nn.Module):
         code_size: of the positional code of the noise level; even.
         time_scale: factor of the network's time before the code, which is made for times up to about 1000.
         block: "modulated" (`ResidualBlock`, and a SiLU before the last convolution) or "gated" (`GatedBlock`).
-
-    Raises:
-        ValueError: settings that do not go together.
     """
 
     any_size = True
@@ -88,13 +85,7 @@ class PhotoUNet(nn.Module):
         block: str = "modulated",
     ) -> None:
         super().__init__()
-        if len(widths) != len(num_blocks):
-            raise ValueError(f"num_blocks: {len(num_blocks)} of them; expected one for each of {len(widths)} widths")
-        if code_size % 2:
-            raise ValueError(f"code_size={code_size}: expected an even number")
         kinds: dict[str, type[nn.Module]] = {"modulated": ResidualBlock, "gated": GatedBlock}
-        if block not in kinds:
-            raise ValueError(f"block={block!r}: expected one of {', '.join(kinds)}")
         self.multiple = 2 ** len(widths)
         self.code_size, self.time_scale = code_size, time_scale
         self.embed = nn.Sequential(

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from score_sde import layers
 
-EMBEDDINGS = ("linear", "fourier")
-
 
 class Stage(nn.Module):
     """A residual block, and attention behind it where there is some."""
@@ -76,15 +74,7 @@ class DDPMUNet(nn.Module):
         centered: bool = False,
     ) -> None:
         super().__init__()
-        counts = {"image_size": image_size, "num_channels": num_channels, "nf": nf, "num_res_blocks": num_res_blocks}
-        counts |= {f"ch_mult[{i}]": multiple for i, multiple in enumerate(ch_mult)}
-        counts |= {} if num_classes is None else {"num_classes": num_classes}
-        _check(counts, dropout, embedding, max_positions)
-        if not ch_mult:
-            raise ValueError("ch_mult must have at least one entry")
         self.divisor = 2 ** (len(ch_mult) - 1)
-        if image_size % self.divisor:
-            raise ValueError(f"image_size {image_size} is not divisible by {self.divisor} for {len(ch_mult)} levels")
         self.num_channels, self.nf, self.centered = num_channels, nf, centered
         self.embedding, self.max_positions = embedding, max_positions
         self.time = nn.Sequential(layers.linear(nf, 4 * nf), nn.SiLU(), layers.linear(4 * nf, 4 * nf))
@@ -178,15 +168,3 @@ class DDPMUNet(nn.Module):
             if self.classes is not None:
                 code = code + self.classes(y)
             return F.silu(code)
-
-
-def _check(counts: dict[str, int], dropout: float, embedding: str, max_positions: float) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-    if embedding not in EMBEDDINGS:
-        raise ValueError(f"embedding {embedding!r} is not supported; one of {', '.join(EMBEDDINGS)}")
-    if not max_positions > 1:
-        raise ValueError(f"max_positions must be above 1, got {max_positions}")

@@ -55,10 +55,6 @@ class TimeMLP(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if image_size != 1:
-            raise ValueError(f"image_size={image_size}: a TimeMLP is for points, whose image_size is 1")
-        if code_size % 2:
-            raise ValueError(f"code_size={code_size}: expected an even number")
         self.code_size, self.time_scale = code_size, time_scale
         self.time = nn.Sequential(nn.Linear(code_size, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.classes = nn.Embedding(num_classes, hidden) if num_classes is not None else None

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from randomwalk.config import PointData, SampleConfig, TrainConfig
+from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
 from randomwalk.config.files import load_sampling, load_training
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
+from randomwalk.config.training import PointData
 from randomwalk.config.yamltext import read_document
 from randomwalk.errors import InputError
 from support.common import ROOT

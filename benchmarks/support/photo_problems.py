@@ -72,7 +72,7 @@ def make_problem(case: Case, photo: Photograph, seed: int) -> Problem:
     """Degrade a photograph: its mask or kernel and the noise are the same whatever else is measured."""
     draws = photo.draws(seed, MEASUREMENT)
     operator = make_operator(case.operator, photo.pixels.shape, draws.generators[0])
-    noise = GaussianNoise(case.noise, (0, 255))
+    noise = GaussianNoise(case.noise * 2 / 255)
     truth = photo.pixels[None]
     with torch.no_grad():
         return Problem(operator, noise, noise.apply(operator(truth), draws), truth)

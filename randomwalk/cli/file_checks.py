@@ -11,8 +11,8 @@ from pathlib import Path
 
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
-from randomwalk.config.measurement import BlurSettings, InpaintingSettings, parts_of
 from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings
+from randomwalk.config.operators import BlurSettings, InpaintingSettings, parts_of
 from randomwalk.config.sampling import SampleConfig
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.config.training import PointData, TrainConfig

@@ -1,3 +1,3 @@
-from randomwalk.config.files import main
+from randomwalk.config.generated import main
 
 main()

@@ -1,8 +1,8 @@
-"""What the sections of a configuration are made of."""
+"""Types of settings, and the base class of all sections."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -11,7 +11,7 @@ from randomwalk.lookup import expand
 
 
 def _whole(value: Any) -> Any:
-    """2e6 is a whole number, although YAML reads it as a float."""
+    """Accept 2e6, which YAML reads as a float, as a whole number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -25,13 +25,14 @@ def _expanded(path: str) -> str:
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 TwoOrMore = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Pair = Field(min_length=2, max_length=2)
 Text = Annotated[str, Field(min_length=1)]
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
-"""A file or folder; every setting that names one is of this type."""
+"""A file or folder; the type of every setting that names one."""
 Fit = Literal["resize", "crop", "pad"]
 SampleFit = Literal["resize", "crop", "pad", "keep"]
 Precision = Literal["fp32", "bf16"]
@@ -39,9 +40,9 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", examples=[
 
 
 class Settings(BaseModel):
-    """Base of every section: unknown keys are errors, nothing is converted, keys carry their docstring into the schema.
+    """Base of every section: unknown keys are errors, nothing is converted, and docstrings of keys are their help.
 
-    A validator refuses with ``ValueError("key: what is wrong")``, the key relative to its section.
+    Validators refuse with ``ValueError("key: what is wrong")``, the key relative to its section.
     """
 
     model_config = ConfigDict(
@@ -50,6 +51,16 @@ class Settings(BaseModel):
 
 
 def check_order(low_key: str, low: float | None, high_key: str, high: float | None) -> None:
-    """Refuse a range whose lower end is not below the upper one; a missing end is no range."""
+    """Refuse a range whose lower end is not below the upper one; missing ends pass."""
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{low_key}: found {low}; allowed: a number below {high_key}, which is {high}")
+
+
+def named(union: Any) -> dict[str, type[Settings]]:
+    """The classes of a union of settings by the ``name`` that selects each in YAML and in Python.
+
+    Args:
+        union: such as ``OperatorSettings``.
+    """
+    classes = get_args(get_args(union)[0]) or get_args(union)
+    return {name: cls for cls in classes for name in get_args(cls.model_fields["name"].annotation)}

@@ -1,4 +1,4 @@
-"""Schroedinger bridges: one training of a bridge between two sets of points, and one use of it."""
+"""Schroedinger bridges: the training of a bridge between two distributions of points, and its use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Grid = Literal["cosine", "uniform"]
 
 
 class SetEnd(Settings):
-    """A set of points of randomwalk/studies/points/datasets.py. All have standard deviation 2."""
+    """A distribution of randomwalk/studies/points/datasets.py. All have standard deviation 2."""
 
     name: Literal[
         "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel", "gaussian", "eight_gaussians",
@@ -46,24 +46,24 @@ class BridgeSettings(Settings):
     """Diffusion Schroedinger bridge matching by iterative Markovian fitting (Shi et al. 2023, arXiv 2303.16852)."""
 
     source: EndSettings
-    """Where the forward process starts, at t = 0."""
+    """Start of the forward process, at t = 0."""
     target: EndSettings
-    """Where the backward process starts, at t = 1."""
+    """Start of the backward process, at t = 1."""
     sigma: Positive = 1.0
-    """Of the Brownian motion of the reference, in the units of the points, at time 1. Smaller: nearer to optimal
-    transport, and more iterations."""
+    """Standard deviation of the reference Brownian motion at time 1, in the units of the points. Smaller values are
+    closer to optimal transport and need more iterations."""
     first_coupling: Literal["independent", "reference"] = "independent"
     """The pairs of the first iteration: independent points of both sets, or of the source and of Brownian motion."""
     iterations: Count = 20
-    """Fits, of the backward and the forward process in turn; each but the first on pairs that the other one made."""
+    """Fits of the backward and the forward process in turn; each but the first on pairs from the other one."""
     first_steps: Count = 5000
-    """Optimizer steps of each direction's first fit, from random weights."""
+    """Optimizer steps of the first fit of each direction, from random weights."""
     steps: Count = 2000
-    """Optimizer steps of every later fit, from the weights of the one before."""
+    """Optimizer steps of every later fit, from the weights of the previous one."""
     num_pairs: Count = 20_000
-    """Pairs simulated anew for every fit."""
+    """Pairs simulated for every fit."""
     num_steps: Count = 60
-    """Steps in which they are simulated."""
+    """Steps of their simulation."""
     grid: Grid = "cosine"
     """Times of the simulation: dense at both ends, or even."""
 
@@ -75,18 +75,18 @@ class BridgeSettings(Settings):
 
 
 class BridgeEvaluation(Settings):
-    """What is measured and drawn at the end of a training."""
+    """Measurements and figures at the end of a training."""
 
     num_points: Annotated[int, Field(ge=200)] = 10_000
-    """Points that are sent each way."""
+    """Points that start in each direction."""
     num_steps: Annotated[int, Field(ge=2)] = 100
     """Steps of their simulation."""
     floor_repeats: Count = 10
-    """Pairs of exact sets, whose distance is what a perfect bridge would reach."""
+    """Pairs of exact sets, whose distance is that of a perfect bridge."""
     num_transport: Annotated[int, Field(ge=100)] = 1000
-    """Points of each set between which the optimal transports are computed that the bridge's cost is compared with."""
+    """Points of each set for the optimal transport with whose cost the bridge is compared."""
     animation_frames: Natural = 36
-    """Of each way; 0 writes no animation."""
+    """Frames of the animation of each direction; 0 writes none."""
 
 
 class BridgeConfig(Settings):
@@ -97,9 +97,9 @@ class BridgeConfig(Settings):
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeSettings
     network: MLPSettings
-    """Of each direction. Its time is the clock of studies/bridge/matching.py, from 0 to 1: time_scale near 1000."""
+    """Network of each direction. Its time runs from 0 to 1, so time_scale should be near 1000."""
     optimizer: Optimizer = Optimizer()
-    """"Images" are pairs of points here."""
+    """Optimizer; its "images" are pairs of points."""
     ema: EMASettings = EMASettings(half_life_images=100_000)
     batch_size: Count = 512
     """Pairs in one optimizer step."""
@@ -136,17 +136,17 @@ class BridgeSampleConfig(Settings):
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeWeights
     direction: Literal["forward", "backward", "both"] = "both"
-    """From the source of the training to its target, from the target to the source, or each."""
+    """From source to target, from target to source, or both."""
     points: PathText | None = None
-    """A .npy file of points [n, 2] to start from, in place of fresh ones of the set; for one direction."""
+    """A .npy file of starting points [n, 2] instead of fresh ones, for one direction."""
     num_points: Count | None = None
-    """How many fresh points start; 10,000 unless it or `points` is given."""
+    """Number of fresh starting points; 10,000 by default without `points`."""
     num_steps: Annotated[int, Field(ge=2)] = 100
     """Steps of the simulation."""
     grid: Grid = "cosine"
     """Times of the simulation: dense at both ends, or even."""
     animation_frames: Natural = 36
-    """Of each way; 0 writes no animation."""
+    """Frames of the animation of each direction; 0 writes none."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
 

@@ -6,9 +6,6 @@ A file is read safely (:mod:`randomwalk.config.yamltext`), translated if it is i
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +16,9 @@ from randomwalk.config import SampleConfig, TrainConfig, legacy
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
-from randomwalk.config.validate import schema_of, validate
+from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import Document, Dumper, apply_overrides, read_document
 from randomwalk.errors import InputError
-
-SCHEMA_FOLDER = Path("configs/schema")
-_SCHEMAS: dict[str, type[Settings]] = {
-    "sample.schema.json": SampleConfig,
-    "train.schema.json": TrainConfig,
-    "bridge.schema.json": BridgeConfig,
-    "bridge_sample.schema.json": BridgeSampleConfig,
-    "score_embedding.schema.json": ScoreEmbeddingConfig,
-}
 
 
 def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig:
@@ -42,7 +30,7 @@ def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> Sampl
             the paper's code is changed by its own keys, and its translation by ours.
 
     Returns:
-        The task; its ``notes`` say which keys of a translated file are not used.
+        The task; its ``notes`` list unused keys of a translated file.
 
     Raises:
         InputError: one message that lists all problems of the file.
@@ -79,7 +67,7 @@ def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
 
 
 def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig | BridgeSampleConfig:
-    """What ``sample.py`` is to do: a sampling task, or, by its key ``bridge``, the use of a trained bridge.
+    """The task of ``sample.py``: sampling, or, with the key ``bridge``, the use of a trained bridge.
 
     Args, Raises:
         as for :func:`load_sample_config`.
@@ -94,8 +82,8 @@ def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConf
 
 
 def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig | BridgeConfig | ScoreEmbeddingConfig:
-    """What ``train.py`` is to do: the training of a denoiser, or, by its key ``bridge``, of a bridge, or, by its key
-    ``method``, of few images by score embedding or what it is compared with.
+    """The task of ``train.py``: the training of a denoiser, or, with the key ``bridge``, of a bridge, or, with the key
+    ``method``, of score embedding or its baseline.
 
     Args, Raises:
         as for :func:`load_train_config`.
@@ -113,7 +101,7 @@ def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
 
 
 def _start_by(how: str, path: str | Path) -> str:
-    """What to type for a config that belongs to another program, or for the run whose config it is."""
+    """Command for a config of another program, or for the run that it belongs to."""
     folder = Path(path).parent
     if Path(path).name == "config.yaml" and (folder / "run.json").is_file():
         return f"go on with it by python {how.split()[0]} --resume {folder}"
@@ -121,13 +109,13 @@ def _start_by(how: str, path: str | Path) -> str:
 
 
 def _has_weights(document: Document) -> bool:
-    """Whether the file is about a bridge that is trained."""
+    """Whether the file is about a trained bridge."""
     section = document.data["bridge"]
     return isinstance(section, dict) and "path" in section
 
 
 def _foreign_keys(document: Document, expected: type[Settings], other: type[Settings]) -> set[str]:
-    """Keys that belong to the other command."""
+    """Keys of the other command."""
     return set(document.data) & (set(other.model_fields) - set(expected.model_fields))
 
 
@@ -138,7 +126,7 @@ def dump(config: Settings) -> str:
 
 
 def _plain(section: Settings) -> dict[str, Any]:
-    """A section as plain data: its name first, without the optional keys that are not set."""
+    """A section as plain data: its name first, without optional keys that are not set."""
     fields = type(section).model_fields
     data: dict[str, Any] = {}
     for key in sorted(fields, key=lambda key: key != "name"):
@@ -146,37 +134,3 @@ def _plain(section: Settings) -> dict[str, Any]:
         if value is not None or fields[key].default is not None:
             data[key] = _plain(value) if isinstance(value, Settings) else value
     return data
-
-
-def write_schemas(folder: str | Path = SCHEMA_FOLDER) -> list[Path]:
-    """Write the JSON schemas of both commands' configurations; the paths written."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, model in _SCHEMAS.items():
-        (folder / name).write_text(json.dumps(schema_of(model), indent=1) + "\n", encoding="utf-8")
-    return [folder / name for name in _SCHEMAS]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m randomwalk.config --schema [FOLDER]``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m randomwalk.config", description="JSON schemas of the configurations."
-    )
-    parser.add_argument(
-        "--schema",
-        metavar="FOLDER",
-        nargs="?",
-        type=Path,
-        const=SCHEMA_FOLDER,
-        required=True,
-        help=f"write the JSON schemas, by which editors complete and check the YAML files (default: {SCHEMA_FOLDER})",
-    )
-    try:
-        for path in write_schemas(parser.parse_args(arguments).schema):
-            print(path)
-    except OSError as error:
-        print(f"{error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
-        raise SystemExit(2) from error
-
-
-# --- weights that are not there --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pointers for keys that are not known where they stand: to where they are, or to what they are called here."""
+"""Pointers for unknown keys: where they belong, or their name here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Schema = dict[str, Any]
 _DEEPEST = 4
 _MOST = 3
 
-# What other programs call it, and the end of the key that it is here: the first that the config can have.
+# Names in other programs, and the ends of our keys: the first one that the config can have.
 _SYNONYMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gpu", "gpu_idx", "gpu_id", "cuda"), ("device",)),
     **dict.fromkeys(
@@ -55,7 +55,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 def resolve(node: Schema, schema: Schema) -> Schema:
-    """``node`` behind its references, and without the null of an optional key."""
+    """``node`` with its references followed, and without the null of an optional key."""
     while True:
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]
@@ -67,7 +67,7 @@ def resolve(node: Schema, schema: Schema) -> Schema:
 
 
 def keys_of(schema: Schema, data: Any) -> list[str]:
-    """The dotted keys that a config of this schema can have, where it has chosen by name only those of its choice."""
+    """The dotted keys that a config of this schema can have; only those of the chosen name where it has chosen one."""
     return list(dict.fromkeys(_keys(schema, schema, data, "")))
 
 
@@ -93,9 +93,9 @@ def elsewhere(path: str, value: Any, known: list[str], keys: list[str]) -> str:
 
     Args:
         path: dotted.
-        value: what it is set to.
-        known: what is known in its section.
-        keys: all that the config can have.
+        value: its value.
+        known: keys of its section.
+        keys: all keys of the config.
     """
     if isinstance(value, dict):
         for leaf in _leaves(path, value):
@@ -124,8 +124,8 @@ def renamed(path: str, value: Any, names: Mapping[str, str]) -> str:
 
     Args:
         path: dotted.
-        value: what it is set to.
-        names: what the keys of the other layout are called here.
+        value: its value.
+        names: our names of the keys of the other layout.
     """
     found = [(leaf, names[leaf]) for leaf in _leaves(path, value) if leaf in names]
     if not found and path in names:

@@ -10,37 +10,36 @@ from randomwalk.config.base import Natural, NonNegative, Settings, Text
 
 
 class Labels(Settings):
-    """Train a network that is told the class of each image.
+    """Train a class-conditional network.
 
-    Its `num_classes` is the number of classes in the data, and one more, for "none", if labels are dropped.
+    Its `num_classes` is the number of classes in the data, plus one for "none" if labels are dropped.
     """
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the examples whose label is replaced by "none", which classifier-free guidance needs."""
     auto: bool = False
-    """Only if the data have classes (images in two or more subfolders), to which network.num_classes and
-    denoiser.null_label are then set."""
+    """Use labels only if the data have classes (images in two or more subfolders), and set network.num_classes and
+    denoiser.null_label to match."""
 
 
 class Guidance(Settings):
     """Samples of given classes, and classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598):
 
-    D = D(x, none) + scale (D(x, label) - D(x, none)), two evaluations of the network unless the scale is 0 or 1.
+    D = D(x, none) + scale (D(x, label) - D(x, none)), with two evaluations of the network unless the scale is 0 or 1.
     """
 
     labels: Natural | Text | Annotated[list[Natural | Text], Field(min_length=1)]
-    """A class for all images, or a list of them that is repeated: image i gets `labels[i mod length]`. Classes are
-    named as in the weights, or counted from 0; where their names are numbers, a number is a name."""
+    """A class for all images, or a list that is repeated: image i gets `labels[i mod length]`. A class is its name in
+    the weights or its number from 0; where the names are numbers, a number is a name."""
     scale: NonNegative = 1.0
-    """1 samples the class, more exaggerates what sets it apart from the others, 0 ignores it."""
+    """Guidance scale: 1 samples the class, more exaggerates its features, 0 ignores it."""
 
 
 def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) -> None:
-    """Refuse a training whose network does not know the classes that it is told of, or is not told of those it knows.
+    """Refuse a training whose labels do not fit the classes of its network.
 
     Args:
-        labels: its section `labels`.
-        data, network, denoiser: its sections of these names.
+        labels, data, network, denoiser: sections of the training.
     """
     classes, null = getattr(network, "num_classes", None), getattr(denoiser, "null_label", None)
     if labels is None:
@@ -50,15 +49,13 @@ def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) 
             raise ValueError(f"denoiser.null_label: found {null}; it is for networks with classes; remove it")
         return
     if data.dataset == "points":
-        raise ValueError("labels: points have none; remove this section")
+        raise ValueError("labels: points have no labels; remove this section")
     if "num_classes" not in type(network).model_fields:
-        raise ValueError(
-            f"labels: network {network.name} knows no classes; remove them, or choose unet, ddpm_unet or mlp"
-        )
+        raise ValueError(f"labels: network {network.name} has no classes; remove them, or use unet, ddpm_unet or mlp")
     if labels.auto:
         for key, found in (("network.num_classes", classes), ("denoiser.null_label", null)):
             if found is not None:
-                raise ValueError(f"{key}: found {found}; with labels.auto the data say how many there are; remove it")
+                raise ValueError(f"{key}: found {found}; with labels.auto the data determine it; remove it")
         return
     if classes is None:
         raise ValueError(
@@ -71,6 +68,4 @@ def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) 
             f"{classes - 1}, the last of the {classes} classes of network.num_classes"
         )
     if labels.dropout == 0 and null is not None:
-        raise ValueError(
-            f"denoiser.null_label: found {null}; labels.dropout is 0, so the network never meets it; remove it"
-        )
+        raise ValueError(f"denoiser.null_label: found {null}; labels.dropout is 0, so it is never used; remove it")

@@ -47,7 +47,7 @@ _README_NAMES: dict[tuple[str, ...], tuple[str, str]] = {
     ("machinesetup", "gpu"): ("machinesetup", "gpu_idx"),
     ("pretrained_check_point",): ("model", "pretrained_check_point"),
 }
-"""Two keys that the README of the paper's code tells its users to edit, by the names that it gives them."""
+"""Keys that the README of the paper's code names differently."""
 _SAME_IN_UNET = {
     "image_size",
     "num_res_blocks",
@@ -84,7 +84,7 @@ def is_legacy(data: dict[str, Any]) -> bool:
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Of ``key=value`` for a file in this layout those that its own keys have, and those in keys of ours."""
+    """``key=value`` overrides of a file in this layout, split into those with its own keys and those with ours."""
     theirs, ours = [], []
     for override in overrides:
         dotted, equals, value = override.partition("=")
@@ -114,13 +114,13 @@ def _sections_of_layout() -> set[str]:
 
 @cache
 def _names_in_layout() -> dict[str, str]:
-    """What keys of ours are called in this layout, or how they are given all the same."""
+    """Names in this layout of our keys, or how to set those without one."""
     own = set(keys_of(schema_of(SampleConfig), {})) - _keys_of_layout()
     return {key: f"given as --set {key}=VALUE" for key in own} | {ours: key for key, ours in NATIVE_NAMES.items()}
 
 
 def _use_own_names(document: Document) -> None:
-    """Put the keys that go by the names of the README where the layout has them."""
+    """Move keys with the names of the README to their places in the layout."""
     for path, own in _README_NAMES.items():
         section, (name, key) = document.data, own
         for part in path[:-1]:
@@ -167,7 +167,7 @@ def translate(document: Document) -> tuple[Document, tuple[str, ...]]:
 
 
 def _common(task: VPTask | VETask) -> dict[str, Any]:
-    """What does not depend on the kind of network, in the order of our files."""
+    """The sections that do not depend on the kind of network, in the order of our files."""
     operator, gpu = task.measurement.operator.name, task.machinesetup.gpu_idx
     what = "uncond" if operator == "uncondition" else operator
     common: dict[str, Any] = {
@@ -266,7 +266,7 @@ def _mask(options: MaskOptions) -> dict[str, Any]:
 
 
 def _check_sizes(task: VPTask | VETask, image_size: int, document: Document) -> None:
-    """The image size stands in several places of the layout: they must agree."""
+    """Check that the places of the layout with the image size agree."""
     places: dict[tuple[str | int, ...], Any] = {}
     operator, mask = task.measurement.operator, task.measurement.mask_opt
     if isinstance(operator, SuperResolution) and operator.in_shape is not None:
@@ -282,7 +282,7 @@ def _check_sizes(task: VPTask | VETask, image_size: int, document: Document) -> 
             raise InputError(f"{document.where}: {key}: found {value!r}; allowed: {shape}, the network's size")
 
 
-# --- what the user should know ---------------------------------------------------------------------------------------
+# --- notes for the user ----------------------------------------------------------------------------------------------
 
 
 def keys_without_effect() -> dict[str, list[str]]:
@@ -318,7 +318,7 @@ def _given(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _unused_here(task: VPTask | VETask) -> list[str]:
-    """Keys that had no effect in this task, although they have one in others."""
+    """Keys without an effect in this task, although they have one in others."""
     measurement = task.measurement
     unused = ["measurement.noise"] if measurement.operator.name == "uncondition" else []
     if measurement.mask_opt is None:

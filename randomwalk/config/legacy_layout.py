@@ -1,7 +1,7 @@
 """The YAML layout of the paper's own code (Park et al. 2025, github.com/wustl-cig/randomwalk_diffusion).
 
-Every key of that layout, and whether it had an effect there: ``NoEffect`` keys were not read, or changed nothing that
-came out; ``NotNeeded`` keys did something that this program finds out by itself.
+All keys of that layout. ``NoEffect`` keys were not read there, or did not change results; this program determines the
+values of ``NotNeeded`` keys itself.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ NATIVE_NAMES = {
     "vp_diffusion.steps": "network.denoiser.num_timesteps",
     "vp_diffusion.noise_schedule": "network.denoiser.table",
 }  # fmt: skip
-"""What the keys of this layout are called in ours."""
+"""Our names of the keys of this layout."""
 UNET_LEVELS = {64: [1, 2, 3, 4], 128: [1, 1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}  # for channel_mult: ""
 
 

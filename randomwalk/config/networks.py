@@ -1,4 +1,4 @@
-"""Networks, and how they denoise."""
+"""Networks, and the denoisers around them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pydantic import Field, model_validator
 
 from randomwalk.config.base import (
     Count,
-    Fraction,
     Natural,
     NonNegative,
     PathText,
     Positive,
     Settings,
+    Share,
     TwoOrMore,
     check_order,
 )
 
 
 def _check_image_size(image_size: int, levels_key: str, levels: int) -> None:
-    """Each resolution level but the first halves the image."""
+    """Refuse a size that cannot be halved at each resolution level but the first."""
     divisor = 2 ** (levels - 1)
     if image_size % divisor:
         raise ValueError(
@@ -36,28 +36,28 @@ class UNetSettings(Settings):
     in_channels: Count = 3
     model_channels: Count = 128
     out_channels: Count = 3
-    """Twice `in_channels` for networks that also learn the variance; the extra half is ignored."""
+    """Twice `in_channels` for networks that also learned the variance; the extra half is ignored."""
     num_res_blocks: Count = 2
     attention_resolutions: list[Count] = Field(default=[])
     """Downsampling rates at which attention is used: 16 means at `image_size / 16`."""
-    dropout: Fraction = 0.0
+    dropout: Share = 0.0
     channel_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 4, 8])
     """Channels of each resolution level, in multiples of `model_channels`."""
     num_classes: Count | None = None
     use_checkpoint: bool = False
-    """Recompute activations in the backward pass, to save memory in training."""
+    """Recompute activations in the backward pass, which saves memory in training."""
     num_heads: Count = 1
     num_head_channels: Literal[-1] | Count = -1
     """Channels per head; -1 uses `num_heads` instead."""
     num_heads_upsample: Literal[-1] | Count = -1
-    """Heads on the way up; -1 means `num_heads`."""
+    """Heads in the decoder; -1 means `num_heads`."""
     use_scale_shift_norm: bool = True
-    """The time embedding scales and shifts, instead of being added."""
+    """The time embedding scales and shifts features instead of being added to them."""
     resblock_updown: bool = False
-    """Residual blocks resample, instead of convolutions of their own."""
+    """Resample in residual blocks instead of separate convolutions."""
     use_new_attention_order: bool = False
     norm_groups: Count = 32
-    """Groups of the normalisations, 32 in the public weights; a narrow network needs fewer, to see means."""
+    """Groups of the normalisations, 32 in the public weights; a narrow network needs fewer, to keep means."""
 
     @model_validator(mode="after")
     def _fits_its_images(self) -> UNetSettings:
@@ -92,14 +92,14 @@ class NCSNppSettings(Settings):
     """Feature-map widths at which attention is used."""
     sigma_min: Positive = 0.01
     sigma_max: Positive = 348.0
-    num_scales: Count = 1000
-    dropout: Fraction = 0.0
+    num_scales: TwoOrMore = 1000
+    dropout: Share = 0.0
     fourier_scale: Positive = 16.0
-    conv_size: Count = 3
+    conv_size: Literal[3] = 3
     init_scale: NonNegative = 0.0
     skip_rescale: bool = True
     fir: bool = True
-    fir_kernel: list[Count] = Field(default=[1, 3, 3, 1])
+    fir_kernel: Annotated[list[Count], Field(min_length=2)] = Field(default=[1, 3, 3, 1])
     resamp_with_conv: bool = True
     resblock_type: Literal["biggan", "ddpm"] = "biggan"
     progressive: Literal["none", "output_skip", "residual"] = "output_skip"
@@ -109,11 +109,11 @@ class NCSNppSettings(Settings):
     scale_by_sigma: bool = True
     """The network's output is divided by sigma."""
     conditional: bool = True
-    """The network knows sigma."""
+    """Condition the network on sigma."""
     centered: bool = False
     """Images are in [-1, 1] already; otherwise the network takes [0, 1] and centres them itself."""
     use_checkpoint: bool = False
-    """Recompute activations in the backward pass, to save memory in training."""
+    """Recompute activations in the backward pass, which saves memory in training."""
 
     @model_validator(mode="after")
     def _fits_its_images(self) -> NCSNppSettings:
@@ -133,18 +133,18 @@ class DDPMUNetSettings(Settings):
     ch_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 2, 2])
     """Channels of each resolution level, in multiples of `nf`."""
     num_res_blocks: Count = 2
-    """Of each level on the way down; one more on the way up."""
+    """Residual blocks of each level in the encoder; one more in the decoder."""
     attn_resolutions: list[Count] = Field(default=[16])
     """Feature-map widths at which attention is used."""
-    dropout: Fraction = 0.1
+    dropout: Share = 0.1
     resamp_with_conv: bool = True
-    """A 3x3 convolution at every change of level; or averages, and pixels repeated."""
+    """Change levels with a 3x3 convolution instead of averages and repeated pixels."""
     embedding: Literal["linear", "fourier"] = "linear"
-    """The network sees the time itself, or its sines and cosines."""
+    """Input of the time: the time itself, or its sines and cosines."""
     max_positions: Annotated[float, Field(gt=1)] = 10_000.0
     """Inverse of the lowest frequency of the sines and cosines."""
     num_classes: Count | None = None
-    """Or the number of training images, for a network that is told which of them to make."""
+    """Number of classes, or of training images for a network conditioned on the image to make."""
     centered: bool = False
     """Images are in [-1, 1] already; otherwise the network takes [0, 1] and centres them itself."""
 
@@ -159,16 +159,16 @@ class PhotoUNetSettings(Settings):
 
     name: Literal["photo_unet"]
     image_size: Count = 64
-    """Side of the training images; it takes any other too."""
+    """Side of the training images; other sizes work too."""
     num_channels: Count = 3
     widths: Annotated[list[Count], Field(min_length=2)] = Field(default=[64, 96, 128, 128])
     """Channels of each resolution level; the first has half the resolution of the image."""
     num_blocks: Annotated[list[Count], Field(min_length=2)] = Field(default=[3, 2, 1, 2])
-    """Residual blocks of each level on the way down, and again on the way up; the lowest level has them once."""
+    """Residual blocks of each level, in the encoder and again in the decoder; the lowest level has them once."""
     code_size: Annotated[int, Field(ge=2, multiple_of=2)] = 128
-    """Of the positional code of the noise level."""
+    """Size of the positional code of the noise level."""
     time_scale: Positive = 1.0
-    """Factor of time before the code, which is made for times up to about 1000: some 250 for denoiser edm."""
+    """Factor of time before the code, which suits times up to about 1000: about 250 for denoiser edm."""
     block: Literal["modulated", "gated"] = "modulated"
     """Residual block: SiLU with scale and shift by the noise level, or ReLU with a gain."""
 
@@ -193,9 +193,9 @@ class MLPSettings(Settings):
     """Width."""
     num_blocks: Count = 3
     code_size: Annotated[int, Field(ge=2, multiple_of=2)] = 64
-    """Of the positional code of time."""
+    """Size of the positional code of time."""
     time_scale: Positive = 1.0
-    """Factor of time before the code, which is made for times up to about 1000: some 250 for denoiser edm."""
+    """Factor of time before the code, which suits times up to about 1000: about 250 for denoiser edm."""
     num_classes: Count | None = None
 
 
@@ -209,16 +209,16 @@ VP_TABLES: dict[str, dict[str, float]] = {
     "scaled_linear": {"beta_min": 0.00085, "beta_max": 0.012, "num_timesteps": 1000},
     "cosine": {"num_timesteps": 1000},
 }
-"""The named noise tables of variance-preserving networks, with the settings of those that published them."""
+"""The named noise tables of variance-preserving networks, with their published settings."""
 
 
 class GivenTable(Settings):
-    """The noise table itself: one of its two keys."""
+    """A noise table as numbers: one of its two keys."""
 
     alphas_cumprod: PathText | list[float] | None = None
     """alpha_bar of every timestep, falling: numbers, or a file of them (.npy, .pt or text)."""
     betas: PathText | list[float] | None = None
-    """beta of every timestep, likewise."""
+    """beta of every timestep: numbers, or a file of them."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> GivenTable:
@@ -234,16 +234,16 @@ class VPDenoiserSettings(Settings):
 
     name: Literal["vp"]
     table: Literal["linear", "cosine", "scaled_linear"] | GivenTable = "linear"
-    """How the noise grew in the network's training: DDPM's linear betas, Nichol and Dhariwal's cosine, latent
+    """Noise table of the network's training: DDPM's linear betas, Nichol and Dhariwal's cosine, latent
     diffusion's betas with linear square roots, or the numbers."""
     beta_min: Positive | None = None
-    """First per-step beta: 1e-4 (linear) or 0.00085 (scaled_linear) without it."""
+    """First per-step beta; 1e-4 (linear) or 0.00085 (scaled_linear) by default."""
     beta_max: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Last per-step beta: 0.02 (linear) or 0.012 (scaled_linear) without it."""
+    """Last per-step beta; 0.02 (linear) or 0.012 (scaled_linear) by default."""
     num_timesteps: TwoOrMore | None = None
-    """1000 without it."""
+    """Length of a named table; 1000 by default."""
     null_label: Natural | None = None
-    """The class that means "of any class", where the network has one."""
+    """The class that means "any class", if the network has one."""
 
     @model_validator(mode="after")
     def _settings_of_the_table(self) -> VPDenoiserSettings:
@@ -261,7 +261,7 @@ class VPDenoiserSettings(Settings):
 
 
 class VEDenoiserSettings(Settings):
-    """NCSN++ score network that sees images in [0, 1] and sigma in those units (half of ours)."""
+    """NCSN++ score network, which sees images in [0, 1] and sigma in those units (half of that on [-1, 1])."""
 
     name: Literal["ve"]
     sigma_min: Positive = 0.01
@@ -284,7 +284,7 @@ class EDMDenoiserSettings(Settings):
     sigma_min: Positive = 0.002
     sigma_max: Positive = 80.0
     null_label: Natural | None = None
-    """The class that means "of any class", where the network has one."""
+    """The class that means "any class", if the network has one."""
 
     @model_validator(mode="after")
     def _range(self) -> EDMDenoiserSettings:
@@ -351,32 +351,32 @@ SDESettings = Annotated[
 
 
 class SDEDenoiserSettings(Settings):
-    """Network that is told the time of an SDE and sees x / sqrt(1 + sigma^2)."""
+    """Network conditioned on the time of an SDE, which sees x / sqrt(1 + sigma^2)."""
 
     name: Literal["sde"]
     sde: SDESettings
     prediction: Literal["epsilon", "x0", "v", "score"] = "epsilon"
-    """What the network gives: the noise, the image, v = alpha N - beta X, or the score."""
+    """Prediction of the network: the noise, the image, v = alpha N - beta X, or the score."""
     time: Literal["continuous", "log_sigma", "discrete"] = "continuous"
-    """The network sees 999 t / T, ln(sigma) / 4, or the index in a table of noise levels."""
+    """Time that the network sees: 999 t / T, ln(sigma) / 4, or the index in a table of noise levels."""
     num_levels: TwoOrMore = 1000
-    """Of the discrete table."""
+    """Length of the discrete table."""
     null_label: Natural | None = None
-    """The class that means "of any class", where the network has one."""
+    """The class that means "any class", if the network has one."""
 
 
 class ScoreDenoiserSettings(Settings):
-    """Network that gives the score of [0, 1] pixels and is told the time of an SDE without drift (score embedding)."""
+    """Network that predicts the score of [0, 1] pixels at the time of an SDE without drift (score embedding)."""
 
     name: Literal["score"]
     sde: Annotated[VESettings | PowerVESettings | EDMSettings, Field(discriminator="name")]
-    """In units of [0, 1] pixels."""
+    """SDE in units of [0, 1] pixels."""
     time_scale: Positive = 1.0
     """Factor of the time that the network sees."""
     eps: Positive = 1e-3
-    """The lowest time."""
+    """Lowest time."""
     null_label: Natural | None = None
-    """The class that means "of any class", where the network has one."""
+    """The class that means "any class", if the network has one."""
 
 
 DenoiserSettings = Annotated[
@@ -386,13 +386,13 @@ DenoiserSettings = Annotated[
 
 
 class Weights(Settings):
-    """Which weights denoise, and for files that do not say it themselves, what they are."""
+    """Weights of the denoiser, with a description if the file has none."""
 
     path: PathText
-    """File with the weights: our .safetensors, a guided-diffusion state dict or a score_sde checkpoint."""
+    """File with the weights: .safetensors of train.py, a guided-diffusion state dict or a score_sde checkpoint."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the parameters, or the parameters themselves."""
     architecture: NetworkSettings | None = None
-    """The network, for files that carry no description of it."""
+    """Network, for files without a description."""
     denoiser: DenoiserSettings | None = None
-    """How the network denoises, for files that carry no description of it."""
+    """Denoiser around the network, for files without a description."""

@@ -1,4 +1,4 @@
-"""What a training minimises."""
+"""The objective of a training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from randomwalk.config.base import Count, Positive, Settings
 from randomwalk.config.networks import DenoiserSettings
 
 EXACT_UP_TO = 32
-"""Values of an image up to which the divergence in a loss may be exact, a backward pass for each of them."""
+"""Most entries of an image for which the divergence in a loss may be exact, with a backward pass for each."""
 
 
 class LogNormalLevels(Settings):
@@ -22,7 +22,7 @@ class LogNormalLevels(Settings):
 
 
 class LogUniformLevels(Settings):
-    """ln sigma uniform on the range of the denoiser (VE); importance sampling for the likelihood weight."""
+    """ln sigma ~ Uniform on the range of the denoiser (VE); importance sampling for the likelihood weight."""
 
     name: Literal["log_uniform"]
 
@@ -45,24 +45,25 @@ LevelSettings = Annotated[
 
 
 class Objective(Settings):
-    """E[w(sigma) ||X - D(X + sigma N, sigma)||^2], as it is or in a form that does not look at X.
+    """E[w(sigma) ||X - D(X + sigma N, sigma)||^2], as it is or in a form without X.
 
-    A law of sigma and a weight; the denoiser's own by default.
+    The distribution of sigma and the weight are the denoiser's own by default.
     """
 
     name: Literal["denoising", "implicit_score_matching", "sliced_score_matching"] = "denoising"
-    """The square as it is; or with tr J + ||s||^2 / 2 of the score s; or with e^T J e + (e^T s)^2 / 2, e random."""
+    """The square; tr J + ||s||^2 / 2 of the score s and its Jacobian J; or e^T J e + (e^T s)^2 / 2, e random."""
     levels: LevelSettings | None = None
+    """Distribution of sigma."""
     weight: Literal["inverse_variance", "edm", "uniform", "snr_clipped", "v", "likelihood"] | None = None
-    """sigma^-2 (squared error of epsilon), EDM's, 1 (of x0), min(sigma^-2, gamma), sigma^-2 + 1 (of v), or g^2."""
+    """w: sigma^-2 (squared error of epsilon), EDM's, 1 (of x0), min(sigma^-2, gamma), sigma^-2 + 1 (of v), or g^2."""
     gamma: Positive = 5.0
     """The cap of snr_clipped (Hang et al. 2023, arXiv 2303.09556)."""
     divergence: Literal["exact", "hutchinson"] | None = None
-    """Of implicit_score_matching; by default exact for points, hutchinson for images."""
+    """Trace of J in implicit_score_matching; exact for points and hutchinson for images by default."""
     probes: Literal["rademacher", "gaussian"] | None = None
-    """The random vectors of hutchinson and of sliced_score_matching; rademacher by default."""
+    """Random vectors of hutchinson and of sliced_score_matching; rademacher by default."""
     num_probes: Count | None = None
-    """For each image; 1 by default."""
+    """Random vectors per image; 1 by default."""
 
     @model_validator(mode="after")
     def _only_its_own_settings(self) -> Objective:
@@ -79,12 +80,12 @@ class Objective(Settings):
 
 
 def check_objective(objective: Objective, denoiser: DenoiserSettings, size: int, once: dict[str, bool]) -> None:
-    """Refuse an objective that does not go with the rest of the training.
+    """Refuse an objective that does not fit the rest of the training.
 
     Args:
-        objective, denoiser: those sections.
-        size: values of an image.
-        once: settings with which a network can be differentiated once only, and whether they are on.
+        objective, denoiser: sections of the training.
+        size: entries of an image.
+        once: settings with which a network can be differentiated only once, and whether they are on.
 
     Raises:
         ValueError: ``key: what is wrong``.
@@ -102,8 +103,8 @@ def check_objective(objective: Objective, denoiser: DenoiserSettings, size: int,
         )
     if objective.divergence == "exact" and size > EXACT_UP_TO:
         raise ValueError(
-            f"objective.divergence: found exact, a backward pass for each of the {size} values of an image; allowed: "
-            f"hutchinson (exact for at most {EXACT_UP_TO} values)"
+            f"objective.divergence: found exact, a backward pass for each of the {size} entries of an image; allowed: "
+            f"hutchinson (exact for at most {EXACT_UP_TO} entries)"
         )
     for key, on in once.items():
         if on and objective.name != "denoising":

@@ -1,4 +1,4 @@
-"""One sampling task: what is sampled, how, and what becomes of it."""
+"""One sampling task: data, measurement, sampler and output."""
 
 from __future__ import annotations
 
@@ -8,68 +8,69 @@ from pydantic import PrivateAttr, model_validator
 
 from randomwalk.config.base import Count, Device, Natural, Pair, PathText, Positive, Precision, SampleFit, Settings
 from randomwalk.config.labels import Guidance
-from randomwalk.config.measurement import InpaintingSettings, Measurement, parts_of
+from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
+from randomwalk.config.operators import InpaintingSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
 
 class Start(Settings):
-    """Where the walk starts: mean + std * Normal(0, I). With a measurement, for random_walk only."""
+    """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
 
     mean: float = 0.0
+    """Mean of every pixel."""
     std: Positive | None = None
-    """Without it, the highest sigma of the schedule."""
+    """Standard deviation; the highest sigma of the schedule by default."""
 
 
 # --- sample.py -------------------------------------------------------------------------------------------------------
 
 
 class SampleData(Settings):
-    """The true images, from which measurements are made, or the measurements themselves if these are given
-    (`measurement.given`). Unconditional runs need none."""
+    """The true images, or the measurements themselves (`measurement.given`). Unconditional runs need none."""
 
     path: PathText
     """A folder, a zip or one image file; any mode and size (see `fit`)."""
     num_images: Count | None = None
-    """The first so many images in name order; all of them without it."""
+    """Number of images to use, in name order; all by default."""
     fit: SampleFit = "resize"
-    """How an image gets the network's size: resize the short side and crop the centre, crop, or pad; or keep its own
-    size, for networks that take any. Images of one size are then made in batches, and others alone."""
+    """How images get the network's size: resize the short side and crop the centre, crop, or pad; or keep their own
+    size, for networks of any size. Then only images of the same size share a batch."""
 
 
 class SampleConfig(Settings):
     """One sampling task: `python sample.py --diffusion_config FILE`."""
 
     seed: Natural = 0
-    """Image i is a function of the seed and i alone."""
+    """Seed of all random numbers: image i depends on the seed and i alone."""
     output: PathText
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     network: Weights
     guidance: Guidance | None = None
-    """For networks that know classes. Without this section they make images of any class, if they have learned to."""
+    """Class labels, for class-conditional networks. Without them these make images of any class, if trained to."""
     data: SampleData | None = None
     measurement: Measurement | None = None
     sampler: SamplerSettings
     start: Start = Start()
     num_images: Count | None = None
-    """How many images an unconditional run makes."""
+    """Number of images of an unconditional run."""
     image_size: Annotated[list[Count], Pair] | None = None
-    """[height, width]; without it, the size that the network was trained on."""
+    """[height, width]; the network's training size by default."""
     num_samples: Count = 1
-    """Samples for each measurement. With several, their mean, standard deviation and calibration are written."""
+    """Samples per measurement. With several, their mean, standard deviation and calibration are written."""
     batch_size: Count = 16
-    """Samples made at once. Particle methods make all those of an image at once, however many they are."""
+    """Samples computed together. Particle methods always compute all samples of an image together."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "fp32"
-    """Of the network; the state of the walk is always float32."""
+    """Precision of the network; the state of the walk is always float32."""
     max_memory: Positive | None = None
-    """GiB that a process takes at most, for networks that take images of any size: large images are then denoised in
-    overlapping tiles. Without it, 60% of what is free on the device."""
+    """Memory limit of a process in GiB, for networks of any size: large images are denoised in overlapping tiles.
+    60% of the free memory of the device by default."""
     compile: bool = False
     """torch.compile the network."""
     animation_frames: Natural = 24
-    """Frames of the progress animation of each image of up to 512 pixels along a side; 0 writes none."""
+    """Frames of the progress animation, for images of up to 512 pixels along a side; 0 writes none."""
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @property
@@ -85,7 +86,7 @@ class SampleConfig(Settings):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader of the file should know, one line each; set where the file was translated."""
+        """Remarks on a translated file for its reader, one line each."""
         return self._notes
 
     @model_validator(mode="after")
@@ -97,7 +98,9 @@ class SampleConfig(Settings):
                 f"sampler.name: found {self.sampler.name!r}; allowed {where} a measurement: {', '.join(allowed)}"
             )
         if measured and self.sampler.name != "random_walk" and self.start != Start():
-            raise ValueError(f"start: is for the sampler random_walk; {self.sampler.name} starts as it must; remove it")
+            raise ValueError(
+                f"start: is for the sampler random_walk; {self.sampler.name} chooses its own start; remove it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""A training with embedded scores, or the usual one that it is compared with."""
+"""A training with score embedding, or the DDPM training it is compared with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Boundary = Literal["neumann", "dirichlet", "periodic"]
 
 
 class EmbeddingData(Settings):
-    """The few images that a network is to learn by heart, or a set of them."""
+    """The few images that a network memorises."""
 
     dataset: Annotated[Literal["folder", "mnist", "fashion_mnist", "cifar10"], BeforeValidator(renamed)] = "folder"
     """A folder, a zip or one file of images, or a standard set."""
@@ -38,11 +38,11 @@ class EmbeddingData(Settings):
     fit: Fit = "resize"
     num_images: Count
     indices: list[Natural] | None = None
-    """Which ones, by their place in the set; the first ones if neither this nor `draw_seed` is given."""
+    """Indices of the images in the set; the first ones without this and `draw_seed`."""
     class_name: Text | None = None
-    """Only images of this class, as the set names it; they are counted from 0."""
+    """Use only images of this class of the set; `indices` count them from 0."""
     draw_seed: Natural | None = None
-    """Draw them, without replacement, by NumPy's RandomState of this seed, as the paper's code does."""
+    """Draw the images without replacement with NumPy's RandomState of this seed, as in the paper's code."""
 
     @model_validator(mode="after")
     def _which(self) -> EmbeddingData:
@@ -59,11 +59,11 @@ class EmbeddingData(Settings):
 
 
 class ValuePairSettings(Settings):
-    """The paper's: the density of pairs of values (I[k, j], I[j, k]), at each pixel's own pair. Square images."""
+    """The paper's density, of pairs of values (I[k, j], I[j, k]) at each pixel's own pair. Square images."""
 
     name: Literal["value_pair_kde"]
     estimator: Literal["histogram", "gaussian", "published"] = "histogram"
-    """Smoothed histogram; every pair of pixels, exact and slow; or the published code's, which smooths more."""
+    """Smoothed histogram; Gaussian kernels, exact and slow; or the published code's estimator, which smooths more."""
 
 
 class IntensitySettings(Settings):
@@ -71,11 +71,11 @@ class IntensitySettings(Settings):
 
     name: Literal["intensity"]
     offset: Positive = 0.1
-    """Added to the intensities in [0, 1], so that black has a logarithm."""
+    """Added to the intensities in [0, 1], so that the logarithm of black is finite."""
 
 
 class PositionSettings(Settings):
-    """Kernel density of pixel positions that are drawn by intensity (arXiv 2511.17634); one for all channels."""
+    """Kernel density of pixel positions drawn by intensity (arXiv 2511.17634), shared by all channels."""
 
     name: Literal["position_kde"]
     num_points: Annotated[int, Field(ge=3)] = 2000
@@ -87,41 +87,41 @@ DensitySettings = Annotated[ValuePairSettings | IntensitySettings | PositionSett
 
 
 class ExactSettings(Settings):
-    """The logarithm of the heat flow (Cole and Hopf): no iteration, no steps."""
+    """The logarithm of the heat flow (Cole-Hopf transform), without iterations or time steps."""
 
     name: Literal["exact"]
     method: Literal["matrix", "dct"] = "matrix"
     boundary: Boundary = "neumann"
     spacing: Positive = 1.0
-    """Of the pixel grid."""
+    """Spacing of the pixel grid."""
 
 
 class SemiImplicitSettings(Settings):
-    """Backward Euler with a lagged gradient, as the paper means it: a consistent finite-difference scheme."""
+    """Backward Euler with a lagged gradient, as the paper intends: a consistent finite-difference scheme."""
 
     name: Literal["semi_implicit"]
     linear_solver: Literal["lu", "bicgstab", "adi"] = "bicgstab"
     boundary: Boundary = "neumann"
     spacing: Positive = 1.0
-    """Of the pixel grid."""
+    """Spacing of the pixel grid."""
     linearisation: Literal["lagged", "newton"] = "lagged"
-    """Of the quadratic term in the fixed point: one factor is that of the iteration before, as in the paper; or
-    Newton's, with the same solution in fewer iterations."""
+    """Linearisation of the quadratic term: one factor from the previous iteration, as in the paper; or Newton's, with
+    the same solution in fewer iterations."""
     tolerance: Positive = 1e-8
-    """Of the fixed point, the relative change of the log density."""
+    """Relative change of the log density at which the fixed-point iteration stops."""
     max_iterations: Count = 100
     quadratic: Literal["gradient", "scalar"] = "gradient"
     """|grad m|^2, or the preprint's (m_x + m_y)^2, which is not the Fokker-Planck equation."""
 
 
 class LegacySettings(Settings):
-    """The published matrix with its defects, for reproduction: not a discretisation of the equation."""
+    """The published matrix with its defects, for reproduction; it is not a discretisation of the equation."""
 
     name: Literal["legacy"]
     spacing: Positive = 1.0
-    """Of the pixel grid."""
+    """Spacing of the pixel grid."""
     tolerance: Positive = 1e-6
-    """Of the fixed point, the relative change of the log density; below 2e-8 is below what its float32 resolves."""
+    """Relative change of the log density at which the fixed-point iteration stops; its float32 resolves 2e-8."""
     max_iterations: Count = 100
 
 
@@ -132,32 +132,32 @@ SolverSettings = Annotated[ExactSettings | SemiImplicitSettings | LegacySettings
 
 
 class EmbeddingMethod(Settings):
-    """Score embedding (Na, Gao and Wan 2024, arXiv 2404.06661): dx = base^t dw, a network that gives the score."""
+    """Score embedding (Na, Gao and Wan 2024, arXiv 2404.06661): dx = base^t dw, a network that predicts the score."""
 
     name: Literal["score_embedding"]
     base: Annotated[float, Field(ge=1)]
-    """sigma of the paper."""
+    """Base of the diffusion coefficient, sigma in the paper."""
     num_levels: TwoOrMore
-    """N: levels at which the field is computed, and parts of [0, 1] from which the training draws times."""
+    """Levels at which the field is computed, and parts of [0, 1] from which training times are drawn."""
     embedding: Literal["score", "random", "none"] = "score"
-    """What moves the images: the field of the Fokker-Planck equation; a random field of its norm at every level; or
-    nothing, which leaves plain denoising score matching."""
+    """Field that moves the images: that of the Fokker-Planck equation; a random one of the same norm at every level; or
+    none, which leaves plain denoising score matching."""
     component: Literal["sum", "rows", "columns"] = "sum"
-    """Of the gradient, which has two components where a pixel has one value: the paper adds them."""
+    """Component of the gradient, which has two where a pixel has one value; the paper adds them."""
     density: DensitySettings = ValuePairSettings(name="value_pair_kde")
     solver: SolverSettings = ExactSettings(name="exact")
     times: Literal["full", "published"] = "full"
-    """Of the training: from every part of [eps, 1], or from the lower half of each, as in the published code."""
+    """Training times: from every part of [eps, 1], or from the lower half of each, as in the published code."""
     batches: Literal["by_image", "mixed"] = "by_image"
-    """All levels of one image in turn, as published; or images and levels at random."""
+    """Batches of all levels of one image, as published; or of random images and levels."""
     eps: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    """The first time."""
+    """Lowest time."""
     time_scale: Positive = 1.0
     """Factor of the time that the network sees."""
 
 
 class DDPMMethod(Settings):
-    """What it is compared with: epsilon prediction on a linear table (Ho et al. 2020, arXiv 2006.11239)."""
+    """Baseline: epsilon prediction on a linear table (Ho et al. 2020, arXiv 2006.11239)."""
 
     name: Literal["ddpm"]
     beta_min: Positive = 1e-4
@@ -166,7 +166,7 @@ class DDPMMethod(Settings):
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     """Ancestral, or deterministic (Song et al. 2021, arXiv 2010.02502, eta = 0); the training is the same."""
     num_steps: TwoOrMore | None = None
-    """Of the sampling, evenly spread over the table; all timesteps if it is not given."""
+    """Sampling steps, evenly spread over the table; all timesteps by default."""
 
     @model_validator(mode="after")
     def _range(self) -> DDPMMethod:
@@ -180,36 +180,36 @@ Method = Annotated[EmbeddingMethod | DDPMMethod, Field(discriminator="name")]
 
 
 class EmbeddedSampling(Settings):
-    """How images are made, for the curves and at the end."""
+    """Sampling, for the curves and at the end."""
 
     start: Literal["normal", "prior", "truth"] = "prior"
-    """Of score_embedding: N(0, I), as published; the law that the SDE ends with; or a mixture of noise and the true
-    image, the published "conditional" sampling, which is told the answer. Of ddpm the first two are the same."""
+    """Start of score_embedding: N(0, I), as published; the distribution at the end of the SDE; or a mixture of noise
+    and the true image, the published "conditional" sampling, which sees the answer. For ddpm the first two agree."""
     truth_weight: Fraction = 0.6
-    """Share of the true image in the start, for `truth`."""
+    """Share of the true image in the start `truth`."""
     tolerance: Positive = 1e-3
-    """Relative and absolute, of the Dormand-Prince solver of score_embedding."""
+    """Relative and absolute tolerance of the Dormand-Prince solver of score_embedding."""
     tweedie: bool = True
-    """End with a denoising step; without it the noise of the first time, 0.03, stays in the image."""
+    """End with a denoising step; otherwise the noise of the lowest time, 0.03, stays in the image."""
     num_samples: Count = 1
-    """Of each image."""
+    """Samples per image."""
     minmax: bool = False
-    """Stretch samples to [0, 1] before measuring, as published: that hides errors of brightness and contrast."""
+    """Stretch samples to [0, 1] before measuring, as published, which hides errors of brightness and contrast."""
 
 
 class Profile(Settings):
-    """Measurements of samples during the training (`--profile`); the clock stands still meanwhile."""
+    """Measurements of samples during the training (`--profile`), during which the clock stops."""
 
     enabled: bool = False
     every_seconds: Positive | None = None
-    """Of training."""
+    """Seconds of training between two measurements."""
     every_steps: Count | None = None
     levels: list[Fraction] = Field(default=[0.9, 0.95])
-    """Of SSIM, whose crossings are reported."""
+    """SSIM levels whose crossings are reported."""
     hold: Count = 5
-    """A crossing counts as sustained if this many measurements in a row are above the level."""
+    """Measurements in a row above a level for a sustained crossing."""
     stop_at: Fraction | None = None
-    """End the training once the mean SSIM has been above this for `hold` measurements."""
+    """Mean SSIM that ends the training once it has been exceeded for `hold` measurements."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Profile:
@@ -231,10 +231,10 @@ class ScoreEmbeddingConfig(Settings):
     network: DDPMUNetSettings
     optimizer: Optimizer = Optimizer(learning_rate=1e-4, warmup_images=0, gradient_clip=None)
     ema: EMASettings | None = None
-    """Average of the parameters, with which samples are made; none is kept without this section."""
+    """Average of the parameters, used for sampling; none without this section."""
     batch_size: Count
     num_steps: Count
-    """Of the optimizer."""
+    """Optimizer steps."""
     time_limit: Positive | None = None
     """Seconds of density, solver and training together, after which the training ends."""
     sampling: EmbeddedSampling = EmbeddedSampling()

@@ -33,22 +33,22 @@ class TrainData(Settings):
     image_size: Count
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"
-    """Resize the short side and crop the centre; crop at random; or pad with the darkest value."""
+    """How images get their size: resize the short side and crop the centre; crop at random; or pad with black."""
     flip: bool = True
-    """Mirror half of the images, drawn anew each time."""
+    """Mirror each image with probability 1/2, drawn anew each time."""
     turn: bool = False
-    """Turn the images by a random number of quarter turns."""
+    """Rotate the images by a random multiple of 90 degrees."""
     rescale: Annotated[list[Positive], Pair] | None = None
-    """[smallest, largest] factor by which a random cut is scaled, drawn anew each time: with fit: crop of the image as
-    it is, with fit: resize of what just covers image_size, so that 1 is the largest cut."""
+    """[smallest, largest] scale of a random crop, drawn anew each time: relative to the image with fit: crop, and to
+    the image resized to cover image_size with fit: resize, so that 1 is the largest crop."""
     cache: bool = False
-    """Decode all images at the start and keep them in memory; with fit: resize no larger than they are used."""
+    """Decode all images at the start and keep them in memory; with fit: resize no larger than needed."""
     num_validation: Natural = 256
-    """Images held out of the training for validation: the last ones, in a seeded order. Without validation_path."""
+    """Images held out for validation: the last ones in a seeded order. Without validation_path."""
     validation_path: PathText | None = None
-    """Folder or zip of the validation images, all of which are used; then none are held out."""
+    """Folder or zip of validation images; then none are held out."""
     validation_size: Count | None = None
-    """Side of the validation images, for networks that take any size; image_size without it."""
+    """Side of the validation images, for networks of any size; image_size by default."""
 
     @model_validator(mode="after")
     def _settings_that_go_together(self) -> TrainData:
@@ -67,14 +67,14 @@ class TrainData(Settings):
 
 
 class PointData(Settings):
-    """Points in the plane, new ones at every step."""
+    """Points in the plane, drawn anew at every step."""
 
     dataset: Literal["points"]
     set: Literal[
         "swiss_roll", "moons", "circles", "s_curve", "checkerboard", "pinwheel",
         "gaussian", "eight_gaussians", "mixture",
     ]  # fmt: skip
-    """Which of the sets of randomwalk/studies/points/datasets.py. All have standard deviation 2."""
+    """A distribution of randomwalk/studies/points/datasets.py. All have standard deviation 2."""
 
     @property
     def image_size(self) -> int:
@@ -109,9 +109,9 @@ class Optimizer(Settings):
     warmup_images: Natural = 10_000
     """Images over which the learning rate rises linearly from 0."""
     decay: Literal["none", "cosine", "linear"] = "none"
-    """Of the learning rate, after the warm-up, to 0 at the end: along half a cosine, or constant and then a line."""
+    """Decay of the learning rate to 0 after the warm-up: half a cosine, or constant and then linear."""
     cooldown: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of the training over which the line of `decay: linear` falls."""
+    """Share of the training over which `decay: linear` falls."""
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
     """Decay of Adam's averages of the gradient and of its square."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
@@ -139,20 +139,20 @@ class TrainConfig(Settings):
     network: NetworkSettings
     denoiser: DenoiserSettings
     labels: Labels | None = None
-    """Without this section the network is not told classes."""
+    """Class labels. Without this section the network is unconditional."""
     initial_weights: PathText | None = None
-    """Weights file of an earlier training of the same network, to start from."""
+    """Weights of an earlier training of the same network to start from."""
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     ema: EMASettings = EMASettings()
     batch_size: Count = 128
     """Images in one optimizer step, over all processes."""
     accumulate: Count = 1
-    """Parts in which a process computes its share of the batch, to save memory."""
+    """Parts into which a process splits its share of the batch, to save memory."""
     num_images: Count
-    """Length of the training: images seen, repeats counted."""
+    """Length of the training in images, counting repeats."""
     max_minutes: Positive | None = None
-    """End after so many minutes of training, with the learning rate's decay stretched or shortened to that."""
+    """Minutes of training after which to end, with the decay of the learning rate rescaled to them."""
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -160,7 +160,7 @@ class TrainConfig(Settings):
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: Natural = 0
-    """Processes that decode images ahead."""
+    """Processes that decode images in advance."""
     log_every: Count = 50
     """Steps between two lines of log.csv."""
     checkpoint_images: Count = 100_000
@@ -170,7 +170,7 @@ class TrainConfig(Settings):
     validation_sigmas: list[Positive] = Field(default=[0.1, 0.25, 0.5, 1.0])
     """Noise levels at which the denoising PSNR is measured, in [-1, 1] pixel units."""
     export_raw: bool = False
-    """Also put the parameters that were not averaged in the exported file."""
+    """Also export the parameters without averaging."""
     export_dtype: Literal["float32", "float16"] = "float32"
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
-"""Check plain data against the classes of this package; say in plain words what is wrong.
+"""Check plain data against the classes of this package, and say in plain words what is wrong.
 
+YAML files come here as a :class:`Document`, and the keywords of Python's ``make`` functions through :func:`complete`.
 The words come from the JSON schema of the class, so that a message and the user's editor agree on what is allowed.
 """
 
@@ -10,12 +11,15 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from randomwalk import lookup
 from randomwalk.config import hints
+from randomwalk.config.base import named
 from randomwalk.config.hints import Schema, resolve
 from randomwalk.config.legacy_layout import NATIVE_NAMES
 from randomwalk.config.yamltext import Document, KeyPath
@@ -35,7 +39,7 @@ def validate(model: type[Model], document: Document, renamed: Mapping[str, str] 
     Args:
         model: the class.
         document: the data.
-        renamed: what keys of another layout are called in this one, to point at.
+        renamed: names here of the keys of another layout, for pointers.
 
     Raises:
         InputError: one message with a line for each problem: the key's path, what was found, what is allowed.
@@ -44,7 +48,7 @@ def validate(model: type[Model], document: Document, renamed: Mapping[str, str] 
         return model.model_validate(document.data)
     except ValidationError as error:
         problems: dict[KeyPath, str] = {}
-        # The branches of a union report one value several times: first what a validator of ours says of it.
+        # The branches of a union report one value several times; a message of one of our validators comes first.
         found = list(_problems(error, schema_of(model), document, renamed))
         for path, text, _ in sorted(found, key=lambda problem: not problem[2]):
             problems.setdefault(path, text)
@@ -54,6 +58,36 @@ def validate(model: type[Model], document: Document, renamed: Mapping[str, str] 
         raise InputError(f"{document.where}: {lines[0]}")
     rest = [f"... and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
     raise InputError("\n  ".join([f"{document.where}: {len(lines)} problems", *lines[:_MOST_LINES], *rest]))
+
+
+def complete(kind: str, union: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of one class of a union: the given ones, checked, and the declared defaults of the others.
+
+    Args:
+        kind: what the union holds, for messages: "operator".
+        union: such as ``OperatorSettings``.
+        settings: ``{"name": ..., **settings}``; tuples, paths, arrays and tensors pass for what YAML has instead.
+
+    Returns:
+        ``{"name": ..., **settings}``, sections as dictionaries.
+
+    Raises:
+        InputError: an unknown name or key, or a value that is not allowed.
+    """
+    name = settings.get("name")
+    model = lookup.find(kind, named(union), str(name))
+    return validate(model, Document(_as_yaml(dict(settings)), f"{kind} {name}")).model_dump()
+
+
+def _as_yaml(value: Any) -> Any:
+    """A Python value as YAML would give it."""
+    if isinstance(value, Mapping):
+        return {key: _as_yaml(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_yaml(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # NumPy's and PyTorch's numbers and arrays
 
 
 @cache
@@ -75,7 +109,7 @@ def _without_titles(node: Any) -> Any:
 def _problems(
     error: ValidationError, schema: Schema, document: Document, renamed: Mapping[str, str]
 ) -> Iterator[tuple[KeyPath, str, bool]]:
-    """Key path and explanation of every problem, and whether the explanation is a validator's own."""
+    """Key path and explanation of every problem, and whether a validator of ours wrote the explanation."""
     for details in error.errors(include_url=False):
         walk = _Walk(schema)
         walk.to(details["loc"])
@@ -117,29 +151,29 @@ def _explain(details: ErrorDetails, walk: _Walk, document: Document) -> tuple[Ke
 
 
 def _unknown_key(walk: _Walk, document: Document, renamed: Mapping[str, str]) -> str:
-    """Explanation of a key that its section does not have, with a pointer to what was meant."""
+    """Explanation of a key that its section does not have, with a pointer to the intended one."""
     path, known, dotted = walk.path, _keys(walk.section), _dotted(walk.path)
     name = walk.section["properties"].get("name", {}).get("const")
     others = [n for n, branch in walk.branches() if path[-1] in branch.get("properties", {})]
     hint = hints.renamed(dotted, document.value(path), renamed)
     if not hint and others:
-        typed = document.origins.get(path) == "--set" or not all(isinstance(part, str) for part in path)
-        remove = "" if typed else f", so remove it: --set {dotted}="
+        in_file = document.origins and document.origins.get(path) != "--set" and all(isinstance(p, str) for p in path)
+        remove = f", so remove it: --set {dotted}=" if in_file else ""
         hint = f"it is for name: {_one_of(others).removeprefix('one of ')}{remove}; "
-    for data in (document.data, {}):  # of what this config has chosen, or else of all
+    for data in (document.data, {}):  # first among the sections that this config has chosen, then among all
         hint = hint or hints.elsewhere(dotted, document.value(path), known, hints.keys_of(walk.schema, data))
     here = f"known with name: {name}" if name else "known here"
     return f"unknown key; {hint}{here}: {', '.join(known)}"
 
 
 def _choices(node: Schema, schema: Schema) -> list[Any]:
-    """The values that a node lists, in one of its branches at least."""
+    """The values listed by a node or one of its branches."""
     branches = [resolve(branch, schema) for branch in node.get("anyOf", [])]
     return [*node.get("enum", []), *(choice for branch in branches for choice in branch.get("enum", []))]
 
 
 def _names_of_section(node: Schema, schema: Schema) -> list[Any]:
-    """The names that a section can have, where it is chosen by one."""
+    """The names that can select a section."""
     if "discriminator" in node:
         return list(node["discriminator"]["mapping"])
     return list(resolve(node.get("properties", {}).get("name", {}), schema).get("enum", []))
@@ -148,8 +182,8 @@ def _names_of_section(node: Schema, schema: Schema) -> list[Any]:
 class _Walk:
     """Follows the location of a pydantic error through the schema.
 
-    Such a location has parts that are no keys of the user's: the chosen name of a section, and the branches of a
-    union. The former are dropped; at the latter the walk ends, since the value is wrong as a whole.
+    Parts of such a location are not keys of the user: the chosen name of a section is dropped, and the walk ends at the
+    branches of a union, since the value is wrong as a whole.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -159,7 +193,7 @@ class _Walk:
         self.union: Schema = {}
 
     def to(self, location: tuple[str | int, ...]) -> None:
-        """Go on to the key path, the schema of the value there, and the schema of the section around it."""
+        """Walk to the key path, the schema of its value and the schema of the section around it."""
         union: Schema = {}
         for part in location:
             node = self.node
@@ -176,7 +210,7 @@ class _Walk:
                 break
 
     def branches(self) -> Iterator[tuple[str, Schema]]:
-        """The sections, by name, of which the one around the value was chosen."""
+        """The alternatives, by name, to the section around the value."""
         for name, reference in self.union.get("discriminator", {}).get("mapping", {}).items():
             yield name, resolve({"$ref": reference}, self.schema)
 
@@ -205,7 +239,7 @@ def _suggestion(value: Any, known: list[str]) -> str:
 
 
 def found(value: Any, text_expected: bool = False) -> str:
-    """``value`` as the user would write it, cut if it is long; text marked as such where it could be missed."""
+    """``value`` as the user would write it, shortened, with a mark on text where text is not expected."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -224,7 +258,7 @@ def found(value: Any, text_expected: bool = False) -> str:
 
 
 def describe(node: Schema, schema: Schema) -> str:
-    """What a node of a JSON schema allows, in words."""
+    """The values that a node of a JSON schema allows, in words."""
     if "$ref" in node:
         return describe(resolve(node, schema), schema)
     if "anyOf" in node:
@@ -243,7 +277,8 @@ def describe(node: Schema, schema: Schema) -> str:
     kind = node.get("type", "")
     if kind == "array":
         count = node.get("minItems")
-        size = f"{count} entries" if count is not None and count == node.get("maxItems") else "entries"
+        size = f"{count} or more entries" if count else "entries"
+        size = f"{count} entries" if count is not None and count == node.get("maxItems") else size
         return f"a list of {size}, each {describe(node.get('items', {}), schema)}"
     return words.get(kind) or _describe_number(node)
 
@@ -256,6 +291,7 @@ def _describe_number(node: Schema) -> str:
         *([f"above {above}"] if above is not None else []),
         *([f"at most {high}"] if high is not None else []),
         *([f"below {below}"] if below is not None else []),
+        *([f"divisible by {node['multipleOf']}"] if "multipleOf" in node else []),
     ]
     what = {"integer": "a whole number", "number": "a number"}.get(node.get("type", ""), "a value")
     return " ".join([what, " and ".join(limits)]).strip()

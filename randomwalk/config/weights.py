@@ -1,4 +1,4 @@
-"""Files with weights as a config names them: missing, damaged, or of which kind. Imports no PyTorch."""
+"""Kinds of files with weights, and messages for missing or damaged ones. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BUNDLED = {
     "configs/vp_train.yaml",
     "fashion_ve.safetensors": "the bundled NCSN++, trained on Fashion-MNIST by python train.py --config "
     "configs/ve_train.yaml",
-    "fashion_labels.safetensors": "the bundled UNet that knows classes, trained on Fashion-MNIST by python train.py "
+    "fashion_labels.safetensors": "the bundled class-conditional UNet, trained on Fashion-MNIST by python train.py "
     "--config configs/fashion/vp_continuous_train.yaml",
 }
 
@@ -33,7 +33,7 @@ _PUBLISHED = {
 
 
 def describe_missing_weights(path: str | Path) -> str:
-    """What to tell the user when the file ``network.path`` is not there: what it is and how to get it."""
+    """Message for a missing ``network.path``: which file it is and how to get it."""
     path = Path(path)
     missing = f"{path}: does not exist (network.path)."
     if path.name in _PUBLISHED:
@@ -48,9 +48,9 @@ def describe_missing_weights(path: str | Path) -> str:
         )
     training = Path("configs", path.parent.parent.name, f"{path.parent.name}_train.yaml")
     if training.is_file():  # results/toy/moons/model.safetensors
-        return f"{missing} It is what this training makes: python train.py --config {training}"
+        return f"{missing} This training makes it: python train.py --config {training}"
     return (
-        f"{missing} Expected a file with weights: one that train.py made (.safetensors), a guided-diffusion state dict "
+        f"{missing} Expected a file with weights: .safetensors of train.py, a guided-diffusion state dict "
         "or a score_sde checkpoint; relative paths start in the current folder"
     )
 
@@ -59,12 +59,12 @@ def kind_of_weights(path: Path, key: str = "network.path") -> str:
     """The kind of a file with weights: 'safetensors', 'zip' (torch.save) or 'pickle' (torch.save before PyTorch 1.6).
 
     Raises:
-        InputError: there is no such file, or it is none with weights, or the end of it is missing.
+        InputError: the file is missing, holds no weights or is incomplete.
     """
     if not path.exists():
         raise InputError(_missing(path, key))
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give the file with the weights that is in it{_weights_in(path)}")
+        raise InputError(f"{path} is a folder; give the file with the weights in it{_weights_in(path)}")
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -89,7 +89,7 @@ def kind_of_weights(path: Path, key: str = "network.path") -> str:
     if head.startswith(b"\x80"):
         return "pickle"
     raise InputError(
-        f"{path} is no file with weights; known are .safetensors and files of torch.save (.pt, .pth). "
+        f"{path} is no file with weights; expected .safetensors or a file of torch.save (.pt, .pth). "
         f"It begins with {head[:16]!r}"
     )
 
@@ -100,7 +100,7 @@ def _weights_in(folder: Path) -> str:
 
 
 def _check_length(path: Path) -> None:
-    """See that a safetensors file is as long as its header says."""
+    """Refuse a safetensors file that is shorter than its header says."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length < path.stat().st_size else b""

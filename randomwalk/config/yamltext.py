@@ -37,12 +37,12 @@ _SCALARS = (
 
 @dataclass
 class Document:
-    """Plain data, and where in the user's input each value stands.
+    """Plain data, with the place of each value in the user's input.
 
     Attributes:
         data: the top-level section.
-        where: what to call it in messages.
-        origins: "line 12" or "--set" by key path; a value without one stands where its section does.
+        where: its name in messages.
+        origins: "line 12" or "--set" by key path; a value without one has the place of its section.
     """
 
     data: dict[str, Any]
@@ -50,7 +50,7 @@ class Document:
     origins: dict[KeyPath, str] = field(default_factory=dict)
 
     def origin(self, path: KeyPath) -> str:
-        """As in ``" (line 12)"``, of the value at ``path`` or of the innermost section around it that has a place."""
+        """Place of the value at ``path``, or of the innermost section around it with a place: ``" (line 12)"``."""
         found = (self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins)
         return next((f" ({origin})" for origin in found), "")
 
@@ -120,7 +120,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 
 
 def _section_of(document: Document, path: tuple[str, ...]) -> dict[str, Any]:
-    """The section that holds the last key of ``path``; sections that are absent are made."""
+    """The section of the last key of ``path``; missing sections are added."""
     section = document.data
     for depth, key in enumerate(path[:-1], start=1):
         if section.get(key) is None:
@@ -139,14 +139,14 @@ def _section_of(document: Document, path: tuple[str, ...]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalars and the tags of this module only."""
+    """PyYAML's safe loader, restricted to the scalars and tags of this module."""
 
     yaml_constructors: ClassVar[dict[str | None, Any]] = {}
     yaml_multi_constructors: ClassVar[dict[str | None, Any]] = {}
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what the loader of this module reads back unchanged."""
+    """Writer whose output the loader of this module reads back unchanged."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -203,7 +203,7 @@ _register()
 def _parse(text: str, where: str) -> tuple[Any, dict[KeyPath, str]]:
     """Plain data, and the line of every key."""
     try:
-        loader = _Loader(text)  # reads the first characters, and refuses those that are not text
+        loader = _Loader(text)  # reads the first characters and refuses non-text
         node = loader.get_single_node()
         if node is None:
             return None, {}

@@ -1,1 +1,1 @@
-"""Denoisers: networks behind one interface, what is put around them, and their files."""
+"""Denoisers: networks behind one interface, wrappers around them, and their files."""

@@ -1,7 +1,10 @@
 """Denoisers: D(x, sigma) = E[X | X + sigma N = x], and the adapters that make one out of a network.
 
-Here end the conventions of the networks (alpha_bar, timesteps, [0, 1] pixels, scaled inputs): outside, pixels are
-in [-1, 1] and sigma is in those units.
+The conventions of the networks (alpha_bar, timesteps, [0, 1] pixels, scaled inputs) stay inside the adapters: outside,
+pixels are in [-1, 1] and sigma is in those units.
+
+`make` builds an adapter by name from the settings of YAML (:mod:`randomwalk.config.networks`), which have all defaults
+and bounds.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from randomwalk.config.networks import VP_TABLES
+from randomwalk.config import validate
+from randomwalk.config.networks import DenoiserSettings
 from randomwalk.denoisers.ddpm_table import Table, pretrained, vp_sigmas
 from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.errors import InputError
@@ -27,7 +31,7 @@ PREDICTIONS: dict[str, Coefficients] = {
     "v": lambda s: (1 / (1 + s**2), -1 / (1 + s**2), -s * (1 + s**2).rsqrt(), -(1 + s**2).rsqrt() / s),
     "score": lambda s: (1.0, 0.0, s**2 * (1 + s**2).rsqrt(), (1 + s**2).rsqrt()),
 }
-"""What a network predicts: for each name ``c_x, b_x, c_F, b_F`` of ``D = c_x x + c_F F`` and ``score = b_x x + b_F F``.
+"""Predictions of a network, each with ``c_x, b_x, c_F, b_F`` of ``D = c_x x + c_F F`` and ``score = b_x x + b_F F``.
 
 With ``X_sigma = X + sigma N`` and ``z = X_sigma / sqrt(1 + sigma^2) = alpha X + beta N``: epsilon is N, x0 is X, v is
 ``alpha N - beta X`` (Salimans and Ho 2022, arXiv 2202.00512), and score is the gradient of the log density of z. Two
@@ -36,11 +40,11 @@ sets of coefficients, since ``(D - x) / sigma^2`` loses digits at small sigma, a
 
 
 class SDEDenoiser(NetworkDenoiser):
-    """Network that is told the time of an SDE.
+    """Network conditioned on the time of an SDE.
 
-    It sees ``z = x / sqrt(1 + sigma^2)`` (the state of the VP SDE; of the others what has the variance of VP's) and the
-    SDE's time at the noise level sigma, and gives one of `PREDICTIONS`. Output channels beyond those of x (a learned
-    variance) are ignored.
+    It sees ``z = x / sqrt(1 + sigma^2)`` (the state of the VP SDE, and for the other SDEs their state scaled to that
+    variance) and the SDE's time at the noise level sigma, and predicts one of `PREDICTIONS`. Output channels beyond
+    those of x (a learned variance) are ignored.
 
     Args:
         network: ``network(z, label) -> F``.
@@ -48,11 +52,11 @@ class SDEDenoiser(NetworkDenoiser):
         prediction: epsilon, x0, v or score.
         time: continuous, ``label = 999 t / T``; log_sigma, ``ln(sigma) / 4``; or discrete, the index in the SDE's table
             of ``num_levels`` levels.
-        num_levels: of the discrete table.
+        num_levels: size of the discrete table.
         null_label: see `NetworkDenoiser`.
 
     Attributes:
-        sde: the SDE; None of a table that belongs to none.
+        sde: the SDE; None for a table that belongs to no SDE.
     """
 
     sde: sdes.SDE | None
@@ -61,29 +65,19 @@ class SDEDenoiser(NetworkDenoiser):
         self,
         network: nn.Module,
         sde: Mapping[str, Any],
-        prediction: str = "epsilon",
-        time: str = "continuous",
-        num_levels: int = 1000,
-        null_label: int | None = None,
+        prediction: str,
+        time: str,
+        num_levels: int,
+        null_label: int | None,
     ) -> None:
-        try:
-            self._init(network, sdes.make(**sde), prediction, time, num_levels, null_label)
-        except ValueError as error:
-            raise InputError(f"denoiser sde: {error}") from error
-
-    def _init(
-        self, network: nn.Module, sde: sdes.SDE, prediction: str, time: str, num_levels: int, null_label: int | None
-    ) -> None:
-        for value, known in ((prediction, tuple(PREDICTIONS)), (time, ("continuous", "log_sigma", "discrete"))):
-            if value not in known:
-                raise ValueError(f"{value!r} is unknown; known are {', '.join(known)}")
+        made = sdes.make(**sde)
         times: Time
         if time == "discrete":
-            times = DiscreteTime(sde.levels(num_levels).sigma)
+            times = DiscreteTime(made.levels(num_levels).sigma)
         else:
-            times = ContinuousTime(sde) if time == "continuous" else LogSigma(sde)
+            times = ContinuousTime(made) if time == "continuous" else LogSigma(made)
         super().__init__(network, times.sigma_min, times.sigma_max, null_label)
-        self.sde, self.times, self.prediction = sde, times, prediction
+        self.sde, self.times, self.prediction = made, times, prediction
 
     def own_levels(self, u: Tensor) -> Tensor:
         if isinstance(self.times, DiscreteTime):
@@ -91,7 +85,7 @@ class SDEDenoiser(NetworkDenoiser):
         return self.times.levels(1 - u).clamp(self.sigma_min, self.sigma_max)
 
     def predict(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """What the network predicts of ``x``, as many channels as x has."""
+        """Prediction of the network for ``x``, with as many channels as x."""
         self.check_sigma(sigma)
         levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(x.shape[0])
         scale = (1 + broadcast_sigma(levels, x.double()) ** 2).rsqrt().to(x.dtype)
@@ -113,13 +107,12 @@ class VPDenoiser(SDEDenoiser):
 
     with the fractional timestep t found by linear interpolation in the table of sigmas. The linear table is the
     discrete one of the VP SDE in `SDEDenoiser`, whose ``beta(t)`` is ``num_timesteps`` times the beta of a step; the
-    others belong to no SDE here.
+    others belong to no SDE of this library.
 
     Args:
         network: ``network(z, t) -> eps``, t on the scale 0 .. num_timesteps - 1.
-        beta_min, beta_max, num_timesteps: of the table; see `tables.vp_sigmas`.
+        table, beta_min, beta_max, num_timesteps: see `ddpm_table.vp_sigmas`.
         null_label: see `NetworkDenoiser`.
-        table: linear, scaled_linear, cosine, or ``{"alphas_cumprod": ...}`` or ``{"betas": ...}``.
     """
 
     times: DiscreteTime
@@ -127,19 +120,18 @@ class VPDenoiser(SDEDenoiser):
     def __init__(
         self,
         network: nn.Module,
-        beta_min: float | None = None,
-        beta_max: float | None = None,
-        num_timesteps: int | None = None,
-        null_label: int | None = None,
-        table: Table = "linear",
+        table: Table,
+        beta_min: float | None,
+        beta_max: float | None,
+        num_timesteps: int | None,
+        null_label: int | None,
     ) -> None:
         times = DiscreteTime(vp_sigmas(table, beta_min, beta_max, num_timesteps))
         NetworkDenoiser.__init__(self, network, times.sigma_min, times.sigma_max, null_label)
         self.times, self.prediction, self.sde = times, "epsilon", None
         if table == "linear":
-            usual = VP_TABLES["linear"]
-            steps = num_timesteps or usual["num_timesteps"]
-            self.sde = sdes.VP((beta_min or usual["beta_min"]) * steps, (beta_max or usual["beta_max"]) * steps)
+            assert beta_min is not None and beta_max is not None and num_timesteps is not None
+            self.sde = sdes.VP(beta_min * num_timesteps, beta_max * num_timesteps)
 
     @property
     def table(self) -> Tensor:
@@ -156,12 +148,12 @@ class VEDenoiser(NetworkDenoiser):
 
     Args:
         network: ``network(u, sigma_u) -> score`` (NCSN++).
-        sigma_min, sigma_max: its range, in the network's own [0, 1] units.
+        sigma_min, sigma_max: its noise range, in the network's own [0, 1] units.
     """
 
-    response = 0.0  # measured: 1.00 whatever k is, at all levels
+    response = 0.0  # measured: 1.00 for all k, at all levels
 
-    def __init__(self, network: nn.Module, sigma_min: float = 0.01, sigma_max: float = 348.0) -> None:
+    def __init__(self, network: nn.Module, sigma_min: float, sigma_max: float) -> None:
         super().__init__(network, 2 * sigma_min, 2 * sigma_max)
 
     def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
@@ -174,7 +166,7 @@ class VEDenoiser(NetworkDenoiser):
 
 
 class ScoreDenoiser(NetworkDenoiser):
-    """Network that gives the score of [0, 1] pixels and is told the time of an SDE without drift (score embedding).
+    """Network that predicts the score of [0, 1] pixels at the time of an SDE without drift (score embedding).
 
     With u = (x + 1) / 2 and s(u, time_scale t) the score of ``u = u_0 + std(t) n``, std(t) = sigma / 2:
 
@@ -186,7 +178,7 @@ class ScoreDenoiser(NetworkDenoiser):
         network: ``network(u, time_scale t) -> score``.
         sde: name and settings for `score_sde.sdes.make`, in units of [0, 1] pixels: power_ve, ve or edm.
         time_scale: factor of the time that the network sees.
-        eps: the lowest time.
+        eps: lowest time.
         null_label: see `NetworkDenoiser`.
     """
 
@@ -194,18 +186,13 @@ class ScoreDenoiser(NetworkDenoiser):
         self,
         network: nn.Module,
         sde: Mapping[str, Any],
-        time_scale: float = 1.0,
-        eps: float = 1e-3,
-        null_label: int | None = None,
+        time_scale: float,
+        eps: float,
+        null_label: int | None,
     ) -> None:
-        try:
-            found = sdes.make(**sde)
-        except ValueError as error:
-            raise InputError(f"denoiser score: {error}") from error
-        if float(found.mean_coefficient(found.T)) != 1:
-            raise InputError(f"denoiser score: SDE {sde['name']!r} has a drift; allowed are power_ve, ve and edm")
-        if not 0 < eps < found.T:
-            raise InputError(f"denoiser score: eps = {eps}; expected a time between 0 and {found.T:g}")
+        found = sdes.make(**sde)
+        if eps >= found.T:
+            raise ValueError(f"eps: found {eps}; allowed: a time below {found.T:g}, the end of the SDE")
         super().__init__(network, 2 * float(found.std(eps)), 2 * float(found.std(found.T)), null_label)
         self.sde, self.time_scale = found, float(time_scale)
 
@@ -243,10 +230,10 @@ class EDMDenoiser(NetworkDenoiser):
     def __init__(
         self,
         network: nn.Module,
-        sigma_data: float = 0.5,
-        sigma_min: float = 0.002,
-        sigma_max: float = 80.0,
-        null_label: int | None = None,
+        sigma_data: float,
+        sigma_min: float,
+        sigma_max: float,
+        null_label: int | None,
     ) -> None:
         super().__init__(network, sigma_min, sigma_max, null_label)
         self.sigma_data = sigma_data
@@ -270,10 +257,19 @@ DENOISERS: dict[str, type[NetworkDenoiser]] = {
 
 
 def make(name: str, network: nn.Module, **settings: Any) -> NetworkDenoiser:
-    """The adapter called ``name`` around a network, with the settings of its class."""
-    if name not in DENOISERS:
-        raise InputError(f"denoiser {name!r} is unknown; known are {', '.join(DENOISERS)}")
+    """The denoiser called ``name`` around a network.
+
+    Args:
+        name: one of ``DENOISERS``.
+        network: see the class.
+        settings: as in YAML, with the same defaults and bounds; see ``docs/settings.md`` or
+            :mod:`randomwalk.config.networks`.
+
+    Raises:
+        InputError: an unknown name or setting, or an impossible value.
+    """
+    complete = validate.complete("denoiser", DenoiserSettings, {"name": name, **settings})
     try:
-        return DENOISERS[name](network, **settings)
-    except TypeError as error:
-        raise InputError(f"denoiser {name!r}: {error}") from error
+        return DENOISERS[complete.pop("name")](network, **complete)
+    except ValueError as error:
+        raise InputError(f"denoiser {name}: {error}") from error

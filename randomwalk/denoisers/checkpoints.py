@@ -1,6 +1,6 @@
 """Denoisers to and from files: `save_denoiser` and `load_denoiser`.
 
-Our own format is safetensors whose metadata describe the network and how it denoises:
+The format of `save_denoiser` is safetensors whose metadata describe the network and the denoiser around it:
 
     metadata  {"format": "randomwalk", "config": JSON of {"network": {"name": ..., **settings},
               "denoiser": {"name": ..., **settings}, "training": {...}, "classes": [names, if there are any]}}
@@ -9,7 +9,6 @@ Our own format is safetensors whose metadata describe the network and how it den
 
 from __future__ import annotations
 
-import inspect
 import json
 import reprlib
 from collections.abc import Mapping
@@ -20,8 +19,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from randomwalk.denoisers import adapters as denoisers
-from randomwalk.denoisers.ddpm_table import resolved
+from randomwalk.config import validate
+from randomwalk.config.networks import DenoiserSettings
+from randomwalk.denoisers import adapters
+from randomwalk.denoisers.ddpm_table import with_numbers
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import (
     NETWORKS,
@@ -38,30 +39,29 @@ from randomwalk.run_folder import RunFolder
 
 __all__ = ["build_network", "load_denoiser", "make_denoiser", "read_config", "resolve_device", "save_denoiser"]
 
-# Settings that concern training alone: a config may differ from the file in them.
-_TRAINING_ONLY = {"dropout", "use_checkpoint", "use_fp16", "init_scale"}
+# Settings that only concern training: a config may differ from the file in them.
+_TRAINING_ONLY = {"dropout", "use_checkpoint", "init_scale"}
 
 
 def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> NetworkDenoiser:
-    """An untrained denoiser that knows its channels and image size.
+    """An untrained denoiser with its channels and image size.
 
     Args:
-        network: ``{"name": "unet" | "photo_unet" | "ncsnpp" | "ddpm_unet" | "mlp", **arguments of its class}``.
-        denoiser: ``{"name": "vp" | "ve" | "edm" | "sde" | "score", **settings}`` as for `denoisers.make`.
+        network: ``{"name": ..., **settings}`` as for `networks.build_network`.
+        denoiser: ``{"name": ..., **settings}`` as for `adapters.make`.
 
     Raises:
-        InputError: an unknown name or setting, or a denoiser and a network that do not go together.
+        InputError: an unknown name or setting, or a denoiser and a network that do not fit.
     """
-    if (network["name"] == "ncsnpp") != (denoiser["name"] == "ve"):
+    full, wrapper = full_settings(network), validate.complete("denoiser", DenoiserSettings, denoiser)
+    if (full["name"] == "ncsnpp") != (wrapper["name"] == "ve"):
         raise InputError(
-            f"denoiser {denoiser['name']} around network {network['name']}: ncsnpp takes sigma and gives a score, as "
-            "denoiser ve expects; unet, photo_unet, ddpm_unet and mlp take a time and give what vp, edm, sde and score "
-            "expect"
+            f"denoiser {wrapper['name']} around network {full['name']}: ncsnpp takes sigma and predicts the score, as "
+            "denoiser ve expects; the other networks take a time, as the other denoisers expect"
         )
-    settings = dict(denoiser)
-    made = denoisers.make(settings.pop("name", None), build_network(network), **settings)
-    full = full_settings(network)
-    made.channels, made.image_size = full[NETWORKS[network["name"]][2]], full["image_size"]
+    made = adapters.make(network=build_network(full), **wrapper)
+    made.channels = full["in_channels"] if full["name"] == "unet" else full["num_channels"]
+    made.image_size = full["image_size"]
     made.num_classes = full.get("num_classes")
     made.any_size = getattr(made.network, "any_size", False)
     return made
@@ -82,9 +82,9 @@ def save_denoiser(
     Args:
         path: the file.
         config: ``{"network": {"name": ..., **settings}, "denoiser": {"name": ..., **settings}, "training": {...}}``,
-            all of it JSON; "training" is free. Where labels are of classes with names, also "classes": [...].
-        ema: state dict of the network (all of it, buffers too) with averaged parameters.
-        raw: the same with the parameters that were not averaged.
+            all of it JSON; "training" is free. Optional names of the classes: "classes": [...].
+        ema: full state dict of the network (with buffers) with averaged parameters.
+        raw: the same with the parameters before averaging.
         dtype: float32 or float16, for floating-point tensors; float64 ones (tables) stay float64.
 
     Raises:
@@ -94,7 +94,13 @@ def save_denoiser(
     path = Path(path)
     if dtype not in (torch.float32, torch.float16):
         raise ValueError(f"weights are stored as float32 or float16, not {dtype}")
-    network = scratch_network(config["network"])
+    description = {key: config.get(key, {}) for key in ("network", "denoiser", "training")}
+    description["network"] = full_settings(config["network"])
+    # The numbers of a table belong in the file, which must not need another one.
+    description["denoiser"] = with_numbers(validate.complete("denoiser", DenoiserSettings, config["denoiser"]))
+    if config.get("classes"):
+        description["classes"] = list(config["classes"])
+    network = scratch_network(description["network"])
     tensors = {}
     for prefix, state in (("ema.", ema), ("raw.", raw)):
         if state is None:
@@ -106,10 +112,6 @@ def save_denoiser(
             if not torch.isfinite(stored).all():
                 raise RunError(f"{path} was not written: {prefix}{key} has values that are not finite in {dtype}")
             tensors[prefix + key] = stored
-    description = {key: config.get(key, {}) for key in ("network", "denoiser", "training")}
-    description["denoiser"] = resolved(description["denoiser"])  # the file must not need another one
-    if config.get("classes"):
-        description["classes"] = list(config["classes"])
     data = save(tensors, {"format": "randomwalk", "config": json.dumps(description)})
     RunFolder(path.parent).write(path.name, lambda file: file.write(data), sync=True)
 
@@ -135,24 +137,23 @@ def load_denoiser(
 ) -> NetworkDenoiser:
     """The denoiser in a file, ready to use: evaluation mode, no gradients to its weights, channels-last.
 
-    Files: ours; a state dict of guided-diffusion; a checkpoint of score_sde. Files of others do not say how the
-    network denoises and leave out parts of its architecture: then give ``network`` and ``denoiser``. Without them, the
-    error message has the description to paste, as far as the file tells it.
+    Files: those of `save_denoiser`; a state dict of guided-diffusion; a checkpoint of score_sde. The latter two do not
+    describe the denoiser and parts of the architecture: then give ``network`` and ``denoiser``. Without them, the error
+    message has the description to paste, as far as the file determines it.
 
     Args:
         path: the file.
-        network: ``{"name": "unet" | "ncsnpp", **arguments of its class}``. With a file of ours, which describes
-            itself, what is given must agree with it.
-        denoiser: ``{"name": "vp" | "ve" | "edm", **settings}``, likewise.
+        network: ``{"name": ..., **settings}``. It must agree with the description in the file, if there is one.
+        denoiser: ``{"name": ..., **settings}``, likewise.
         weights: "ema", the moving average of the parameters, or "raw", the parameters themselves. A plain state dict
-            has one set of weights and does not say which: it is loaded for either.
+            has one set of weights, which is loaded for both.
         device: "cpu", "cuda", "cuda:N", or "auto": a GPU if there is one.
         precision: "fp32", or "bf16" for autocasting the network (parameters stay float32).
         compile: ``torch.compile`` the network.
 
     Raises:
         InputError: the file is missing, damaged, refused (it would run code), not described, or does not fit the
-            network; or the device is not there. Never are weights left at random.
+            network; or the device is not available. Weights are never left at random.
     """
     if weights not in ("ema", "raw"):
         raise InputError(f"weights: {weights!r} is not known; 'ema' or 'raw'")
@@ -201,12 +202,15 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 def _settings(
     file: WeightFile, network: Mapping[str, Any] | None, denoiser: Mapping[str, Any] | None
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Of the network and the denoiser: the file's own if it describes itself, else what was given."""
+    """Settings of the network and the denoiser: the file's own if it describes itself, else the given ones."""
     if file.config is not None:
-        own_network, own_denoiser = file.config["network"], file.config["denoiser"]
-        _check_agreement(file.path, "architecture", network, own_network, full_settings(own_network))
-        given = None if denoiser is None else _with_numbers(denoiser)
-        _check_agreement(file.path, "denoiser", given, own_denoiser, _full_denoiser(own_denoiser))
+        try:
+            own_network = full_settings(file.config["network"])
+            own_denoiser = validate.complete("denoiser", DenoiserSettings, file.config["denoiser"])
+        except InputError as error:
+            raise InputError(f"{file.path}: its description cannot be used: {error}") from error
+        _check_agreement(file.path, "architecture", network, own_network)
+        _check_agreement(file.path, "denoiser", denoiser and with_numbers(denoiser), own_denoiser)
         return own_network, own_denoiser
     if network is not None and denoiser is not None:
         return network, denoiser
@@ -219,32 +223,15 @@ def _settings(
     )
 
 
-def _full_denoiser(settings: Mapping[str, Any]) -> dict[str, Any]:
-    cls = denoisers.DENOISERS.get(settings["name"])
-    parameters = inspect.signature(cls).parameters if cls else {}
-    return resolved({**{name: p.default for name, p in parameters.items() if name != "network"}, **settings})
-
-
-def _with_numbers(denoiser: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a config says of the denoiser and no more, but with the numbers of a table that is in a file."""
-    return (
-        denoiser
-        if isinstance(denoiser.get("table"), str | None)
-        else {**denoiser, "table": resolved(denoiser)["table"]}
-    )
-
-
-def _check_agreement(
-    path: Path, section: str, given: Mapping[str, Any] | None, own: Mapping[str, Any], full: Mapping[str, Any]
-) -> None:
+def _check_agreement(path: Path, section: str, given: Mapping[str, Any] | None, own: Mapping[str, Any]) -> None:
     for key, value in (given or {}).items():
         if key in _TRAINING_ONLY:
             continue
-        theirs = full.get(key)
-        if key not in full or _plain(value) != _plain(theirs):
+        theirs = own.get(key)
+        if key not in own or _plain(value) != _plain(theirs):
             says = (
                 f"is {reprlib.repr(theirs)} in the file"
-                if key in full
+                if key in own
                 else f"is unknown to {own['name']!r}, as the file has it"
             )
             raise InputError(
@@ -254,11 +241,14 @@ def _check_agreement(
 
 
 def _plain(value: Any) -> Any:
+    """A value without the type of its lists, and without the keys of a section that are not set."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
     return list(value) if isinstance(value, tuple) else value
 
 
 def _built(file: WeightFile, network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> NetworkDenoiser:
-    """The denoiser with fresh weights; the random stream of the caller is left as it was."""
+    """The denoiser with fresh weights, without a draw from the caller's random numbers."""
     try:
         with torch.random.fork_rng(devices=[]):
             return make_denoiser(network, denoiser)
@@ -273,8 +263,8 @@ def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -
     fresh = network.state_dict()
     state = dict(file.state)
     difference = _sigmas_difference(state, fresh)
-    if full_settings(settings).get("embedding_type") == "fourier" and "sigmas" in fresh:
-        # Its length is the number of steps of whoever saved it, and nothing is computed from it.
+    if settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh:
+        # Its length is an arbitrary number of steps, and nothing is computed from it.
         state["sigmas"] = fresh["sigmas"]
     if difference := first_difference(network, state) or difference:
         raise InputError(_misfit(file, difference, settings))
@@ -288,7 +278,7 @@ def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -
 
 
 def _sigmas_difference(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> str | None:
-    """Whether NCSN++'s noise levels in the file have another range than those of the network."""
+    """Difference between the ranges of NCSN++'s noise levels in the file and in the network, if any."""
     if "sigmas" not in state or "sigmas" not in fresh or state["sigmas"].ndim != 1 or not len(state["sigmas"]):
         return None
     theirs, ours = ((float(t["sigmas"][0]), float(t["sigmas"][-1])) for t in (state, fresh))
@@ -308,10 +298,10 @@ def _misfit(file: WeightFile, difference: str, settings: Mapping[str, Any]) -> s
 
 
 def with_averages(file: WeightFile, network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with averages in place of all parameters, where averages are asked for and the file has some.
+    """The state dict with averages in place of all parameters, if they are requested and the file has some.
 
     Raises:
-        InputError: it has some for a part of the parameters only.
+        InputError: the file has averages of only some parameters.
     """
     trainable = [name for name, p in network.named_parameters() if p.requires_grad]
     if missing := [name for name in trainable if name in file.not_averaged]:
@@ -324,7 +314,7 @@ def with_averages(file: WeightFile, network: nn.Module, state: Mapping[str, Tens
 
 
 def _named(file: WeightFile, network: nn.Module) -> dict[str, Tensor]:
-    """score_sde's list of averaged parameters under the names of the trainable parameters, whose order it has."""
+    """score_sde's list of averaged parameters, by the names of the trainable parameters in the same order."""
     assert file.shadow is not None
     trainable = [(name, p.shape) for name, p in network.named_parameters() if p.requires_grad]
     if len(trainable) != len(file.shadow):

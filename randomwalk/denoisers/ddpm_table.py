@@ -1,7 +1,8 @@
-"""Noise tables of variance-preserving networks: what ``beta`` was at each of the timesteps that they were trained on.
+"""Noise tables of variance-preserving networks: the noise level at each timestep of their training.
 
-A network is told the index t of a level of its table, so that the wrong table asks it about another noise than there
-is. All tables are given here as noise levels ``sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)``, ascending, float64.
+A network sees the index t of a level of its table, so the wrong table gives it the wrong noise level. Tables are noise
+levels here, ``sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)``, ascending, ``[T]`` float64. They are evaluated as
+``expm1(-sum log(1 - beta))``, so that no digits cancel where ``alpha_bar`` is close to 1.
 """
 
 from __future__ import annotations
@@ -21,16 +22,14 @@ from randomwalk.errors import InputError
 
 Table = str | Mapping[str, Any]
 """The name of a table, or ``{"alphas_cumprod": numbers or file}``, or ``{"betas": numbers or file}``."""
-GIVEN = ("alphas_cumprod", "betas")
 _OFFSET, _LARGEST_BETA = 0.008, 0.999  # of the cosine table, as published
+_GRID = 1_000_000  # points at which the paper's code tabulates sigma over time
 
 
-def vp_sigmas(
-    table: Table = "linear",
-    beta_min: float | None = None,
-    beta_max: float | None = None,
-    num_timesteps: int | None = None,
-) -> Tensor:
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def vp_sigmas(table: Table, beta_min: float | None, beta_max: float | None, num_timesteps: int | None) -> Tensor:
     """Noise levels ``[T]`` of a table.
 
     Args:
@@ -38,66 +37,56 @@ def vp_sigmas(
             scaled_linear, ``sqrt(beta)`` evenly spaced (Rombach et al. 2022, arXiv 2112.10752); cosine, ``alpha_bar``
             a squared cosine of time (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17, beta at most 0.999); or the
             numbers themselves.
-        beta_min, beta_max: of linear and scaled_linear; the published ones without them.
-        num_timesteps: T of a named table, 1000 without it; of given numbers it is how many they are.
+        beta_min, beta_max: of linear and scaled_linear.
+        num_timesteps: T of a named table.
 
     Raises:
-        InputError: an unknown table, a setting that it does not have, or numbers that are no table.
+        InputError: numbers that are no table.
     """
-    given = {"beta_min": beta_min, "beta_max": beta_max, "num_timesteps": num_timesteps}
-    set_here = {key: value for key, value in given.items() if value is not None}
     if not isinstance(table, str):
-        if set_here:
-            raise InputError(f"denoiser vp: {', '.join(set_here)} beside numbers that are the whole table; remove it")
         return _given_sigmas(table)
-    if table not in VP_TABLES:
-        raise InputError(f"denoiser vp: table {table!r} is unknown; expected {', '.join(VP_TABLES)}, or numbers")
-    if unknown := set_here.keys() - VP_TABLES[table].keys():
-        raise InputError(f"denoiser vp: the table {table} has no {', '.join(sorted(unknown))}; remove it")
-    settings: dict[str, Any] = {**VP_TABLES[table], **set_here}
+    assert num_timesteps is not None
     if table == "cosine":
-        return _sigmas_of(_cosine_betas(settings["num_timesteps"]))
+        time = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
+        alpha_bar = torch.cos((time + _OFFSET) / (1 + _OFFSET) * math.pi / 2) ** 2
+        return _sigmas_of((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=_LARGEST_BETA))
+    assert beta_min is not None and beta_max is not None
     if table == "linear":
-        return ddpm_sigmas(**settings)
-    ddpm_sigmas(**settings)  # refuses impossible settings
-    low, high = math.sqrt(settings["beta_min"]), math.sqrt(settings["beta_max"])
-    return _sigmas_of(torch.linspace(low, high, settings["num_timesteps"], dtype=torch.float64) ** 2)
+        return ddpm_sigmas(beta_min, beta_max, num_timesteps)
+    low, high = math.sqrt(beta_min), math.sqrt(beta_max)
+    return _sigmas_of(torch.linspace(low, high, num_timesteps, dtype=torch.float64) ** 2)
 
 
-def resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a denoiser that need no file and no default: the usual betas of its table, or its numbers."""
-    found = dict(settings)
-    if found.get("name") != "vp":
-        return found
-    table = found.get("table", "linear")
-    if isinstance(table, str):
-        usual = {"table": table, **VP_TABLES.get(table, {})}
-        return usual | {key: value for key, value in found.items() if value is not None or key not in usual}
-    kind, values = _only_entry(table)
-    return found | {"table": {kind: _numbers(kind, values).tolist()}}
+def ddpm_sigmas(beta_min: float, beta_max: float, num_timesteps: int) -> Tensor:
+    """Noise levels of a DDPM with ``T = num_timesteps`` evenly spaced ``beta_i``.
 
-
-def _cosine_betas(num_timesteps: int) -> Tensor:
+    Source: Ho et al. 2020, arXiv 2006.11239, section 4 (with 1e-4, 0.02 and 1000).
+    """
+    if not 0 < beta_min <= beta_max < 1:
+        raise InputError(f"beta_min={beta_min}, beta_max={beta_max}: expected 0 < beta_min <= beta_max < 1")
     if num_timesteps != int(num_timesteps) or num_timesteps < 2:
         raise InputError(f"num_timesteps={num_timesteps}: expected an integer of at least 2")
-    time = torch.linspace(0, 1, int(num_timesteps) + 1, dtype=torch.float64)
-    alpha_bar = torch.cos((time + _OFFSET) / (1 + _OFFSET) * math.pi / 2) ** 2
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=_LARGEST_BETA)
+    return _sigmas_of(torch.linspace(beta_min, beta_max, int(num_timesteps), dtype=torch.float64))
 
 
 def _sigmas_of(betas: Tensor) -> Tensor:
     return torch.expm1(-torch.log1p(-betas).cumsum(0)).sqrt()
 
 
-# --- given numbers ---------------------------------------------------------------------------------------------------
+def with_numbers(denoiser: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a denoiser, with the numbers of a table that is in a file; the keys of a named table come first."""
+    table = denoiser.get("table")
+    if table is None:
+        return dict(denoiser)
+    if isinstance(table, str):
+        first = ("table", *VP_TABLES.get(table, ()))
+        return {key: denoiser[key] for key in first if key in denoiser} | dict(denoiser)
+    kind, values = _only_entry(table)
+    return {**denoiser, "table": {kind: _numbers(kind, values).tolist()}}
 
 
 def _only_entry(table: Mapping[str, Any]) -> tuple[str, Any]:
-    entries = [(key, value) for key, value in table.items() if value is not None]
-    if len(entries) != 1 or entries[0][0] not in GIVEN:
-        found = ", ".join(str(key) for key, _ in entries) or "nothing"
-        raise InputError(f"denoiser vp: table: found {found}; expected one of {', '.join(GIVEN)}")
-    return entries[0]
+    return next((key, value) for key, value in table.items() if value is not None)
 
 
 def _given_sigmas(table: Mapping[str, Any]) -> Tensor:
@@ -105,8 +94,8 @@ def _given_sigmas(table: Mapping[str, Any]) -> Tensor:
     numbers, what = _numbers(kind, values), f"denoiser vp: table.{kind}"
     if kind == "alphas_cumprod" and numbers[-1] == 0:
         raise InputError(
-            f"{what}: ends with 0, a level of pure noise, at which a network that predicts the noise says nothing; "
-            "leave out that entry"
+            f"{what}: ends with 0, a level of pure noise, at which the prediction of the noise does not determine the "
+            "image; leave out that entry"
         )
     if not ((numbers > 0) & (numbers < 1)).all():
         raise InputError(f"{what}: has entries outside 0 to 1 (from {numbers.min():g} to {numbers.max():g})")
@@ -122,14 +111,14 @@ def _given_sigmas(table: Mapping[str, Any]) -> Tensor:
 
 
 def _numbers(kind: str, values: Any) -> Tensor:
-    """What is given as a list, an array or a file, float64 ``[T]``."""
+    """Numbers of a list or a file, float64 ``[T]``."""
     where = f"denoiser vp: table.{kind}"
-    if isinstance(values, str | Path):
+    if isinstance(values, str):
         where, values = f"{where}: {values}", _read(where, Path(values))
     try:
         numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{where}: is no list of numbers ({error})") from error
+        raise InputError(f"{where}: is not a list of numbers ({error})") from error
     if numbers.ndim != 1 or len(numbers) < 2 or not numbers.isfinite().all():
         raise InputError(f"{where}: has shape {list(numbers.shape)}; expected a list of at least two finite numbers")
     return numbers
@@ -146,23 +135,7 @@ def _read(where: str, path: Path) -> Any:
         raise InputError(f"{where}: {path} cannot be read as numbers ({str(error).splitlines()[0]})") from error
 
 
-_GRID = 1_000_000  # points at which the paper's code tabulates sigma over time
-
-
-def ddpm_sigmas(beta_min: float, beta_max: float, num_timesteps: int) -> Tensor:
-    """Noise levels of a DDPM, ``sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)``, ascending ``[T]`` float64.
-
-    ``alpha_bar_t = prod_{i<=t} (1 - beta_i)`` with ``T = num_timesteps`` evenly spaced ``beta_i`` per step.
-    Evaluated as ``expm1(-sum log(1 - beta))``, so that no digits cancel where ``alpha_bar`` is close to 1.
-
-    Source: Ho et al. 2020, arXiv 2006.11239, section 4 (the paper's values are 1e-4, 0.02 and 1000).
-    """
-    if not 0 < beta_min <= beta_max < 1:
-        raise InputError(f"beta_min={beta_min}, beta_max={beta_max}: expected 0 < beta_min <= beta_max < 1")
-    if num_timesteps != int(num_timesteps) or num_timesteps < 2:
-        raise InputError(f"num_timesteps={num_timesteps}: expected an integer of at least 2")
-    beta = torch.linspace(beta_min, beta_max, int(num_timesteps), dtype=torch.float64)
-    return torch.expm1(-torch.log1p(-beta).cumsum(0)).sqrt()
+# --- times of a table ------------------------------------------------------------------------------------------------
 
 
 def interpolate(time: Tensor, table: Tensor) -> Tensor:
@@ -171,11 +144,16 @@ def interpolate(time: Tensor, table: Tensor) -> Tensor:
     return torch.lerp(table[left], table[left + 1], (time - left).clamp(0, 1))
 
 
+def pretrained(u: Tensor, table: Tensor) -> Tensor:
+    """Even steps in the network's own time: ``sigma = table(t)``, ``t = (T - 1)(1 - u)``."""
+    return interpolate((len(table) - 1) * (1 - u), table)
+
+
 def snap(sigmas: Tensor, table: Tensor) -> Tensor:
     """Times at which ``interpolate(time, table)`` is nearest to each sigma, among a million even times.
 
-    The paper's code searches the whole grid ``linspace(0, T - 1, 1_000_000)``. Here the exact time of sigma
-    is found in the table by bisection, and only the grid points on its two sides are compared.
+    The paper's code searches the whole grid ``linspace(0, T - 1, 1_000_000)``. Here bisection finds the exact time of
+    sigma in the table, and only its two neighbours on the grid are compared.
     """
     left = (torch.searchsorted(table, sigmas) - 1).clamp(0, len(table) - 2)
     exact = left + (sigmas - table[left]) / (table[left + 1] - table[left])
@@ -184,8 +162,3 @@ def snap(sigmas: Tensor, table: Tensor) -> Tensor:
     below, above = index * spacing, (index + 1) * spacing
     nearer = (interpolate(below, table) - sigmas).abs() <= (interpolate(above, table) - sigmas).abs()
     return torch.where(nearer, below, above)
-
-
-def pretrained(u: Tensor, table: Tensor) -> Tensor:
-    """Even steps in the network's own time: ``sigma = table(t)``, ``t = (T - 1)(1 - u)``."""
-    return interpolate((len(table) - 1) * (1 - u), table)

@@ -1,4 +1,4 @@
-"""The interface of a denoiser, ``D(x, sigma) = E[X | X + sigma N = x]``, and the base of those around a network."""
+"""The interface of a denoiser, ``D(x, sigma) = E[X | X + sigma N = x]``, and the base of adapters around a network."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def broadcast_sigma(sigma: float | Tensor, x: Tensor) -> Tensor:
 class Denoiser(nn.Module):
     """MMSE denoiser, and by Tweedie's formula the score of the noisy density.
 
-    Subclasses define ``forward`` and, where they can say how many, ``channels`` and ``image_size``.
+    Subclasses define ``forward`` and, if these are fixed, ``channels`` and ``image_size``.
 
     Attributes:
-        sigma_min, sigma_max: the noise levels at which it can be used.
-        channels, image_size: what it was trained on; None if it accepts anything.
+        sigma_min, sigma_max: range of its noise levels.
+        channels, image_size: those of its training; None if it accepts any.
         any_size: whether it takes images of other sizes than ``image_size`` too.
-        cost: evaluations of a network that one of the denoiser takes.
-        response: where there is k > 1 times the noise that it is told of, it takes out about ``k^response`` times of
-            what it is told of. Measured: with the bundled epsilon networks 1.05 and 1.2 for k = 1.1 and 1.5.
+        cost: network evaluations per evaluation of the denoiser.
+        response: with k > 1 times the noise of the stated level in the image, it removes about ``k^response`` times
+            the stated level. Measured with the bundled epsilon networks: 1.05 and 1.2 for k = 1.1 and 1.5.
     """
 
     sigma_min: float = 0.0
@@ -46,7 +46,7 @@ class Denoiser(nn.Module):
 
         Args:
             x: noisy images ``[B, C, H, W]``.
-            sigma: a number, or ``[B]`` one for each image.
+            sigma: a number, or ``[B]``, one for each image.
         """
         raise NotImplementedError
 
@@ -58,7 +58,7 @@ class Denoiser(nn.Module):
         """D(x, sigma) and the product with the transpose of its Jacobian, ``v -> (dD/dx)^T v``.
 
         For an exact denoiser the Jacobian is symmetric, and ``sigma^2 dD/dx = Cov[X | X_sigma = x]`` (the second-order
-        Tweedie formula). Each product is a backward pass. The graph lives as long as the product.
+        Tweedie formula). Each product is a backward pass; the graph lives as long as the function.
         """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -66,9 +66,9 @@ class Denoiser(nn.Module):
         return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=True)[0]
 
     def own_levels(self, u: Tensor) -> Tensor:
-        """Noise levels at even steps of what the denoiser is told of them, from the highest (u = 0) to the lowest (1).
+        """Noise levels at even steps of the denoiser's own time, from the highest (u = 0) to the lowest (1).
 
-        Here that is ln sigma. Float64, like u.
+        The time is ln sigma here. Float64, like u.
         """
         return self.sigma_max * (self.sigma_min / self.sigma_max) ** u
 
@@ -88,17 +88,17 @@ class Denoiser(nn.Module):
 class NetworkDenoiser(Denoiser):
     """Base of the adapters around a network.
 
-    Their ``forward`` and ``score`` also take ``label``: ``[B]`` integers, the classes of the images, for networks that
-    know classes.
+    Their ``forward`` and ``score`` also take ``label``: ``[B]`` integers, the classes of the images, for
+    class-conditional networks.
 
     Args:
         network: the network; float32 parameters.
-        sigma_min, sigma_max: the range of noise levels it was trained on, in [-1, 1] pixel units.
-        null_label: the class that means "of any class", where the network has one.
+        sigma_min, sigma_max: range of the noise levels of its training, in [-1, 1] pixel units.
+        null_label: the class that means "any class", if the network has one.
 
     Attributes:
-        num_classes: how many classes the network knows; None if it takes no labels.
-        classes: their names, as far as its file tells them: label k is ``classes[k]``.
+        num_classes: number of classes of the network; None if it takes no labels.
+        classes: their names, if its file has them: label k is ``classes[k]``.
     """
 
     num_classes: int | None = None
@@ -115,7 +115,7 @@ class NetworkDenoiser(Denoiser):
         return (self(x, sigma, label) - x) / broadcast_sigma(sigma, x) ** 2
 
     def call_network(self, x: Tensor, condition: Tensor, label: Tensor | None = None) -> Tensor:
-        """The network's output in x's type; the network computes in ``autocast_dtype`` if that is set."""
+        """Output of the network in x's type; the network computes in ``autocast_dtype`` if set."""
         x = x.contiguous(memory_format=torch.channels_last)
         labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):

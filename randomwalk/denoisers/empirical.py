@@ -1,4 +1,4 @@
-"""The exact denoiser of a finite set of images, which is what training on a few images aims at; nothing is trained."""
+"""The exact denoiser of a finite set of images: the optimum of a training on a few images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class EmpiricalDenoiser(Denoiser):
 
         D(x, sigma) = sum_k w_k x_k,    w = softmax_k( -|x - x_k|^2 / (2 sigma^2) )
 
-    It minimises the denoising loss of a training on these images; what it samples are the images. With labels, the
-    number of the image that is to be made, it is that image whatever x is: what a network that is told the number
-    should learn. `GaussianMixture` with covariance 0 is the same for few images; this one takes any number, in parts.
+    It minimises the denoising loss on these images, and sampling with it returns them. With labels, the indices of the
+    images, it returns the image of that index for all x: the optimum of a network conditioned on the index.
+    `GaussianMixture` with covariance 0 is the same for few images; this one takes any number, in chunks.
 
     Args:
         images: ``[n, C, H, W]`` in [-1, 1].
-        chunk: how many to look at at once.
+        chunk: images compared at once.
 
     Raises:
-        InputError: no images, or not of that shape, or not finite.
+        InputError: there are no images, or they have another shape or are not finite.
     """
 
     images: Tensor
@@ -51,7 +51,7 @@ class EmpiricalDenoiser(Denoiser):
         return (self(x, sigma, label) - x) / broadcast_sigma(sigma, x) ** 2
 
     def responsibilities(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Probability of each image given ``X_sigma = x``, ``[B, n]``, float64; at sigma = 0 the nearest one's."""
+        """Probability of each image given ``X_sigma = x``, ``[B, n]``, float64; at sigma = 0, 1 for the nearest."""
         z = x.flatten(1).double()
         distances = torch.cat([self._distances(z, part) for part in self.images.split(self.chunk)], 1)
         above = distances - distances.detach().amin(1, keepdim=True)
@@ -60,6 +60,6 @@ class EmpiricalDenoiser(Denoiser):
 
     @staticmethod
     def _distances(z: Tensor, part: Tensor) -> Tensor:
-        """``|x - x_k|^2`` up to |x|^2, which all share, ``[B, chunk]``: no digits lost to it at large sigma."""
+        """``|x - x_k|^2`` up to the common |x|^2, which would cost digits at large sigma; ``[B, chunk]``."""
         points = part.flatten(1).double()
         return points.square().sum(1) - 2 * z @ points.T

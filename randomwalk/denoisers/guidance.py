@@ -1,4 +1,4 @@
-"""Samples of a class: a network that knows classes as a denoiser of given ones, with classifier-free guidance."""
+"""Classifier-free guidance: a class-conditional network as a denoiser of given classes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from randomwalk.errors import InputError
 
 
 class GuidedDenoiser(Wrapper):
-    """Denoiser of images of given classes, extrapolated from that of images of any class by the scale w:
+    """Denoiser of images of given classes, with the guidance scale w:
 
         D(x, sigma) = D(x, sigma, none) + w (D(x, sigma, label) - D(x, sigma, none))
 
-    and so, since the score is affine in D, ``score = (1 - w) score(x) + w score(x | label)``: that of
-    ``p_sigma(x) (p_sigma(x | label) / p_sigma(x))^w`` at every sigma. w = 1 is the network's own denoiser of the class,
-    and w = 0 that of no class, each with one evaluation. Any other w takes two, in one batch. What is sampled with w
-    above 1 is not ``p(x) p(label | x)^w``: these products at different sigma are not noisy versions of one density.
+    The score is affine in D, hence ``score = (1 - w) score(x) + w score(x | label)``, the score of
+    ``p_sigma(x) (p_sigma(x | label) / p_sigma(x))^w`` at every sigma. w = 1 is the network's denoiser of the class and
+    w = 0 that of any class, each with one evaluation; any other w takes two, in one batch. Samples with w above 1 do
+    not follow ``p(x) p(label | x)^w``: these products at different sigma are not noisy versions of one density.
 
-    Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6; its w is ours less 1.
+    Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6, whose w is smaller by 1.
 
     Args:
-        denoiser: of a network that knows classes.
-        labels: ``[B]`` classes. Where x has n times as many rows, each label is for n rows in turn.
+        denoiser: around a class-conditional network.
+        labels: ``[B]`` classes. If x has n times as many rows, each label is for n consecutive rows.
         scale: w.
 
     Raises:
-        InputError: a network without classes, a label that is not among them, or a scale that needs the class "none"
-            where there is none.
+        InputError: the network has no classes or not this label, or the scale needs a class "none" that is missing.
     """
 
     inner: NetworkDenoiser
@@ -71,15 +70,15 @@ class GuidedDenoiser(Wrapper):
 
 
 def guided(denoiser: Denoiser, labels: Sequence[int | str] | None, scale: float = 1.0) -> Denoiser:
-    """The denoiser of images of these classes, or without labels of images of any class.
+    """The denoiser of images of these classes, or, without labels, of any class.
 
     Args:
-        denoiser: of any network.
-        labels: of the rows, as for `GuidedDenoiser`; or names of classes.
-        scale: of the guidance.
+        denoiser: around any network.
+        labels: as for `GuidedDenoiser`, or names of classes.
+        scale: guidance scale.
 
     Raises:
-        InputError: the network does not know these classes, or must be told some.
+        InputError: the network does not have these classes, or needs labels.
     """
     numbers = None if labels is None else [number_of_class(denoiser, label) for label in labels]
     if numbers is not None:
@@ -95,7 +94,7 @@ def guided(denoiser: Denoiser, labels: Sequence[int | str] | None, scale: float 
 
 
 def number_of_class(denoiser: Denoiser, label: int | str) -> int:
-    """The label of the class of this name; a number is itself, unless all names are numbers: then it is a name.
+    """The label of a class. A number is its own label, unless all names are numbers: then it is a name.
 
     Raises:
         InputError: no class of the denoiser's network has this name.
@@ -116,7 +115,7 @@ def number_of_class(denoiser: Denoiser, label: int | str) -> int:
 
 
 def name_of_class(denoiser: Denoiser, label: int) -> str:
-    """The name of a class in words for people; a number where none is known."""
+    """The name of a class for display; its number if it has none."""
     names = getattr(denoiser, "classes", ())
     return names[label] if label < len(names) else f"class {label}"
 
@@ -127,13 +126,13 @@ def _listed(names: Sequence[str], most: int = 30) -> str:
 
 
 def _classes(denoiser: Denoiser) -> list[int]:
-    """The labels that mean a class."""
+    """The labels of classes, without the label for any class."""
     null = getattr(denoiser, "null_label", None)
     return [label for label in range(getattr(denoiser, "num_classes", None) or 0) if label != null]
 
 
 def check_guidance(denoiser: Denoiser, labels: Sequence[int], scale: float) -> None:
-    """Raise InputError unless the denoiser's network can be guided to these classes by this scale."""
+    """Raise InputError unless the network supports these classes at this scale."""
     classes, null = _classes(denoiser), getattr(denoiser, "null_label", None)
     if not classes:
         raise InputError("guidance: the network knows no classes; remove this section")
@@ -153,7 +152,7 @@ def check_guidance(denoiser: Denoiser, labels: Sequence[int], scale: float) -> N
 
 
 def check_unguided(denoiser: Denoiser) -> None:
-    """Raise InputError if the denoiser's network must be told a class."""
+    """Raise InputError if the network needs a class."""
     classes = _classes(denoiser)
     if classes and getattr(denoiser, "null_label", None) is None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Gaussian mixtures: the denoiser, score and density known in closed form, with which samplers are checked."""
+"""Gaussian mixtures, whose denoiser, score and density are known in closed form: test cases for samplers."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class GaussianMixture(Denoiser):
         score(x, sigma) = -sum_k r_k Q_k diag(1 / (l_k + sigma^2)) z_k
 
     Both are evaluated as written, so that neither loses digits at very small or very large sigma. If every S_k is
-    isotropic the components differ in the span of the means alone, and no ``[B, K, d]`` is formed. Everything is
-    computed in the type of ``means`` (float64 for exact work) and returned in that of x.
+    isotropic, the components differ only in the span of the means, and no ``[B, K, d]`` is formed. Computations are in
+    the type of ``means`` (float64 for exact work), results in that of x.
 
     Args:
         weights: ``[K]``, not negative; scaled to sum 1.
         means: ``[K, d]``, or ``[K, C, H, W]`` for images, which are flattened.
-        covariances: by its number of dimensions: a number or ``[K]`` is isotropic, the *variance* of every pixel;
-            ``[K, d]`` is diagonal; ``[K, d, d]`` is full. (So ``[K]`` is one number for each component, never one for
-            each pixel.) Eigenvalues may be 0: a mixture of points is allowed wherever sigma is positive.
+        covariances: a number or ``[K]`` is isotropic, the *variance* of every pixel (one number for each component,
+            never one for each pixel); ``[K, d]`` is diagonal; ``[K, d, d]`` is full. Eigenvalues may be 0: a mixture of
+            points is allowed where sigma is positive.
 
     Raises:
         InputError: shapes that do not fit, negative weights, covariances that are not symmetric and positive
@@ -87,7 +87,7 @@ class GaussianMixture(Denoiser):
         if self.span is not None:
             variances, log_joint = self._isotropic(x, sigma, relative=True)
             r = log_joint.softmax(1) / variances
-            origin = self.means[0]  # differences from a mean: no digits are lost where the means are far from 0
+            origin = self.means[0]  # differences from a mean, since digits are lost if the means are far from 0
             out = r @ (self.means - origin) - r.sum(1, keepdim=True) * (x.flatten(1).to(r) - origin)
             return out.reshape(x.shape).to(x.dtype)
         z, variances, log_joint = self._components(x, sigma)
@@ -109,7 +109,7 @@ class GaussianMixture(Denoiser):
         chosen = torch.from_numpy(generator.choice(len(weights), num, p=weights / weights.sum())).to(self.means.device)
         normal = torch.from_numpy(generator.standard_normal((num, self.means.shape[1]))).to(self.means)
         out = self.means[chosen].clone()
-        for k in range(len(weights)):  # one rotation for each component, not for each draw
+        for k in range(len(weights)):  # one rotation per component, not per draw
             z = self.eigenvalues[k].sqrt() * normal[chosen == k]
             out[chosen == k] += z if self.basis is None else z @ self.basis[k].T
         return out.reshape(num, *self.event_shape)
@@ -150,7 +150,7 @@ class GaussianMixture(Denoiser):
     def _isotropic(self, x: Tensor, sigma: float | Tensor, relative: bool = False) -> tuple[Tensor, Tensor]:
         """Variances ``l_k + sigma^2`` (``[1 or B, K]``) and ``log(w_k p_k(x)) [B, K]``; for isotropic components.
 
-        ``relative`` leaves out what all components share if they have one variance.
+        ``relative`` omits a term common to all components if they have one variance.
         """
         assert self.span is not None
         z = x.flatten(1).to(self.means) - self.means[0]

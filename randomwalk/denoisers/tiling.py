@@ -15,21 +15,21 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.wrappers import Wrapper
 
 ALIGNMENT = 32
-"""Tiles begin at multiples of it, so that a network's coarse grids lie on a tile as they would on the whole image."""
+"""Tiles begin at its multiples, so that a network's coarse grids are the same on a tile as on the whole image."""
 
 Evaluate: TypeAlias = Callable[[Tensor, float | Tensor], Tensor]
 Span: TypeAlias = tuple[int, int]
-"""Where a tile begins along an axis, and where it ends (exclusive)."""
+"""Begin and end (exclusive) of a tile along an axis."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is cut up.
+    """Division of an image into tiles.
 
     Args:
-        height, width: most rows and columns of a tile, multiples of `ALIGNMENT`.
-        overlap: least number of pixels that neighbours share, a multiple of `ALIGNMENT` below both.
-        at_once: how many images of a batch go through the network together.
+        height, width: largest size of a tile, multiples of `ALIGNMENT`.
+        overlap: smallest overlap of neighbours in pixels, a multiple of `ALIGNMENT` below both.
+        at_once: images of a batch in one evaluation of the network.
     """
 
     height: int
@@ -60,10 +60,10 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 
 def windows(of: list[Span]) -> list[Tensor]:
-    """Weights of the tiles along an axis, float64: smooth, close to 0 at the ends that lie in the image, of sum 1.
+    """Weights of the tiles along an axis, float64: smooth, close to 0 at the ends inside the image, of sum 1.
 
-    ``sin^2`` over what a tile shares with the one before it, ``cos^2`` over what it shares with the next, then divided
-    by the sum (which is 1 already, unless three tiles meet).
+    ``sin^2`` on the overlap with the previous tile and ``cos^2`` on that with the next, divided by the sum (which
+    differs from 1 only where three tiles meet).
     """
     found = []
     for i, (start, stop) in enumerate(of):
@@ -88,14 +88,14 @@ class TiledDenoiser(Wrapper):
 
         D(x, sigma) = sum_t w_t D(x_t, sigma),    sum_t w_t = 1 at every pixel,
 
-    with smooth weights w_t that are close to 0 where a tile ends inside the image, since there the network lacks what
-    it would see beyond. A product with the transposed Jacobian is the sum of those of the tiles with ``w_t v_t``: each
-    tile is computed again for it and forgotten, so that memory stays that of one tile.
+    with smooth weights w_t that are close to 0 where a tile ends inside the image, where the network lacks context. A
+    product with the transposed Jacobian is the sum of those of the tiles with ``w_t v_t``; each tile is computed again
+    for it, so that memory stays that of one tile.
 
     Args:
         denoiser: of images of any size.
-        tiling: how to cut.
-        watch: called as ``watch(done, total)`` after each tile, where there are several.
+        tiling: division into tiles.
+        watch: called as ``watch(done, total)`` after each tile, if there are several.
     """
 
     def __init__(self, denoiser: Denoiser, tiling: Tiling, watch: Callable[[int, int], object] | None = None) -> None:
@@ -134,7 +134,7 @@ class TiledDenoiser(Wrapper):
         return self.tiling.is_whole(x.shape[-2], x.shape[-1]) and len(x) <= self.tiling.at_once
 
     def _tiles(self, x: Tensor, sigma: float | Tensor) -> Iterator[tuple[tuple[slice, ...], float | Tensor, Tensor]]:
-        """Of each tile: where it is in x, its noise levels, and its weights ``[H, W]``."""
+        """Place in x, noise levels and weights ``[H, W]`` of each tile."""
         down = spans(x.shape[-2], self.tiling.height, self.tiling.overlap)
         across = spans(x.shape[-1], self.tiling.width, self.tiling.overlap)
         tiles = product(zip(down, windows(down), strict=True), zip(across, windows(across), strict=True))

@@ -1,7 +1,7 @@
-"""Reading files with weights: what they hold, without running any code in them.
+"""Reading files with weights, without running code in them.
 
-Known are our safetensors, the plain state dict of guided-diffusion (also wrapped or with a prefix) and the checkpoint
-of score_sde. Whatever cannot be used is an `InputError` that names the file.
+Formats: safetensors of `save_denoiser`, the plain state dict of guided-diffusion (also wrapped or with a prefix) and
+the checkpoint of score_sde. Any other content is an `InputError` that names the file.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ _WRAPPERS = ("model", "state_dict")
 _AVERAGED = ("ema_model.", "model_ema.", "ema.")
 """Prefixes of an averaged set in one state dict with the other, as in Lightning's checkpoints."""
 _COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}
-"""What averaging modules keep beside the averages."""
+"""Entries of averaging modules beside the averages."""
 
 
 @dataclass
 class WeightFile:
-    """The weights asked for.
+    """The requested weights of a file.
 
     Attributes:
         state: state dict of the network.
-        shadow: averaged parameters to lay over it, in the order of the trainable parameters, where the file has them
-            without names (score_sde).
-        not_averaged: names in ``state`` that a set of averages beside it does not have, as it may lack buffers.
+        shadow: averaged parameters without names (score_sde), in the order of the trainable parameters.
+        not_averaged: names in ``state`` without an average, such as buffers.
         config: "network", "denoiser", "training" and "classes", if the file describes itself.
     """
 
@@ -51,15 +50,15 @@ class WeightFile:
 
 
 def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
-    """Read a file by its content; the ending of its name does not matter.
+    """Read a file of any format; the suffix of its name does not matter.
 
     Args:
         path: the file.
-        weights: "ema" or "raw". A file with a single set of weights gives that one, whichever is asked for, since a
-            plain state dict does not say which it is (the public ones are averaged).
+        weights: "ema" or "raw". A file with a single set of weights gives that one for both, since a plain state dict
+            does not say which it is (the public ones are averaged).
 
     Raises:
-        InputError: there is no such file, it is damaged, or something else than weights.
+        InputError: the file is missing, damaged or holds no weights.
     """
     path = Path(path)
     kind = kind_of_weights(path)
@@ -69,8 +68,8 @@ def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
 
 
 def read_config(path: str | Path) -> dict[str, Any] | None:
-    """What one of our files says about itself, {"network": ..., "denoiser": ..., "training": ...}, without reading
-    its weights; None for files of others.
+    """The description in a file of `save_denoiser`, {"network": ..., "denoiser": ..., "training": ...}, without its
+    weights; None for other files.
 
     Raises:
         InputError: as `read_weights`.
@@ -125,8 +124,7 @@ def _read_safetensors(path: Path, weights: str) -> WeightFile:
 
 
 def _load_pickle(path: Path, zipped: bool) -> Any:
-    """The object in the file. Nothing in it is executed: a pickle that asks for more than tensors and plain
-    containers is refused."""
+    """The object in the file; a pickle of anything but tensors and plain containers is refused, not executed."""
     if zipped:
         _check_archive(path)
     try:
@@ -148,7 +146,7 @@ def _load_pickle(path: Path, zipped: bool) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Compare the checksums, which torch.load does not: a download with a hole in it has plausible tensors."""
+    """Compare the checksums, which torch.load does not: an incomplete download has plausible tensors."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -159,7 +157,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The line of an error message that says why; torch.load has advice around it that does not apply here."""
+    """The line with the reason in a message of torch.load, without its advice, which does not apply here."""
     lines = str(error).split("Check the documentation")[0].strip().splitlines()
     if not lines:
         return type(error).__name__
@@ -188,7 +186,7 @@ def _from_pickle(path: Path, content: Any, weights: str) -> WeightFile:
 
 
 def _of_state(path: Path, state: Mapping[str, Tensor], weights: str) -> WeightFile:
-    """One set of weights, or that asked for of two under prefixes side by side."""
+    """The only set of weights, or the requested one of two under prefixes."""
     prefix = next((prefix for prefix in _AVERAGED if any(key.startswith(prefix) for key in state)), None)
     if prefix is None:
         return WeightFile(path, _without_prefix(state))
@@ -199,21 +197,21 @@ def _of_state(path: Path, state: Mapping[str, Tensor], weights: str) -> WeightFi
 
 
 def _averaged(path: Path, raw: Mapping[str, Tensor], averages: Mapping[str, Tensor]) -> WeightFile:
-    """The averages, with what they lack from the other set; whether they may lack it shows with the network."""
+    """The averages, completed from the other set; the network decides whether missing entries are allowed."""
     state = _without_prefix(raw)
     averages = _without_prefix({key: value for key, value in averages.items() if key not in _COUNTERS})
     return WeightFile(path, {**state, **averages}, not_averaged=frozenset(state) - averages.keys())
 
 
 def _is_state(value: Any) -> bool:
-    """Whether it maps names to tensors, and has some."""
+    """Whether a value is a non-empty mapping of names to tensors."""
     if not isinstance(value, Mapping) or not value:
         return False
     return all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without what wrappers put before every name."""
+    """The state dict without the prefixes that wrappers give to every name."""
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return dict(state)

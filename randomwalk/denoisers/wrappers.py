@@ -1,4 +1,4 @@
-"""Denoisers around another one: counting its evaluations, and keeping the last denoised images."""
+"""Wrappers around a denoiser: counting evaluations, and keeping the last denoised images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from randomwalk.denoisers.denoiser import Denoiser, broadcast_sigma
 
 
 class Wrapper(Denoiser):
-    """Base of denoisers around another one, ``inner``, whose noise levels, images and cost are theirs."""
+    """Base of denoisers around another one, ``inner``, with its noise levels, images and cost."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -24,11 +24,11 @@ class Wrapper(Denoiser):
 
 
 class CountingDenoiser(Wrapper):
-    """Passes everything on to another denoiser and counts (one for a batch, or as much as the other's ``cost``).
+    """Denoiser that counts the evaluations of another one (``cost`` for each batch).
 
     Attributes:
-        evaluations: of the network.
-        vjps: products with its transposed Jacobian.
+        evaluations: number of network evaluations.
+        vjps: number of products with the transposed Jacobian of the network.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -57,7 +57,7 @@ class CountingDenoiser(Wrapper):
 
 
 class Probe(CountingDenoiser):
-    """Counts, and can show the last evaluation as a denoised image without another one."""
+    """Counting denoiser that keeps its last denoised image."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser)
@@ -75,11 +75,11 @@ class Probe(CountingDenoiser):
 
     def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         out, product = super().linearized(x, sigma)
-        self._denoised = lambda: out  # and not the one that holds the graph
+        self._denoised = lambda: out  # not the tensor that holds the graph
         return out, product
 
     def denoised(self) -> Tensor:
         """D(x, sigma) of the last evaluation."""
         if self._denoised is None:
-            raise RuntimeError("nothing was denoised yet")
+            raise RuntimeError("no image has been denoised yet")
         return self._denoised()

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from randomwalk.config.base import Fit, SampleFit
 from randomwalk.errors import InputError
 from randomwalk.images import pictures
 from randomwalk.images.pictures import Header, Picture
 from randomwalk.images.standard_sets import Split, StandardSet, load_standard_set
 
-Fit = Literal["resize", "crop", "pad"]
 Size = tuple[int, int]
 """Height and width."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -144,7 +144,7 @@ class ImageSource:
         """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
         return self.picture(i).on_white(channels)
 
-    def load(self, i: int, channels: int, size: Sequence[int], fit: Fit | Literal["keep"]) -> Tensor:
+    def load(self, i: int, channels: int, size: Sequence[int], fit: SampleFit) -> Tensor:
         """Image ``i`` as float32 ``[channels, H, W]`` in [-1, 1] with ``(H, W) = size``.
 
         It is cut at the centre; with ``fit`` "keep", which never scales and keeps 16 bits and the colours under

@@ -10,6 +10,8 @@ Its adjoint then comes from automatic differentiation, its norm from Lanczos' me
 proximal map from conjugate gradients. Define ``adjoint`` for speed, and ``spectral`` and ``pinv`` where there is a
 closed form, or, for small images, get all in closed form from ``Dense.of(Flip(image_shape))``. Set ``linear = False``
 for a differentiable operator that is not linear.
+
+``docs/extending.md`` shows how to give it a name, so that ``make`` and YAML files find it.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from randomwalk import lookup
+from randomwalk.config import validate
+from randomwalk.config.operators import OperatorSettings
 from randomwalk.errors import InputError
-from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, make_blur
+from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, blur_with_kernel, make_blur, make_motion_blur
 from randomwalk.operators.composition import Composition
 from randomwalk.operators.dense import Dense
 from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, make_fourier_subsampling
 from randomwalk.operators.inpainting import Inpainting, make_inpainting
-from randomwalk.operators.motion import make_motion_blur
 from randomwalk.operators.nonlinear import HDR, JPEG
 from randomwalk.operators.operator import Identity, Operator
 from randomwalk.operators.sensing import Colorization, CompressedSensing, OrthonormalRows, make_compressed_sensing
@@ -53,6 +56,7 @@ __all__ = [
     "Separable",
     "SeparableBlur",
     "SuperResolution",
+    "blur_with_kernel",
     "make",
 ]
 
@@ -60,21 +64,20 @@ __all__ = [
 def make_composition(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
+    masks: Sequence[Tensor] | None,
     first: Mapping[str, Any],
     second: Mapping[str, Any],
-    dense: bool = False,
+    dense: bool,
 ) -> Composition | Dense:
-    """``second`` after ``first``, both as ``{"name": ..., **settings}``; what they draw, they draw in this order.
-
-    ``dense`` makes a matrix of it, for small images, see :class:`Dense`.
-    """
-    inner = make(image_shape=image_shape, generators=generators, **first)
+    """``second`` after ``first``, each ``{"name": ..., **settings}``; they draw in this order."""
+    inner = make(image_shape=image_shape, generators=generators, masks=masks, **first)
     if len(inner.measurement_shape) != 3:
         raise InputError(
             f"composition: {first['name']} gives measurements of shape {inner.measurement_shape}, which are no images "
-            "that another operator could act on; take it as the second"
+            "that another operator could act on; use it as the second"
         )
-    composed = Composition(inner, make(image_shape=inner.measurement_shape, generators=generators, **second))
+    outer = make(image_shape=inner.measurement_shape, generators=generators, masks=masks, **second)
+    composed = Composition(inner, outer)
     return Dense.of(composed) if dense else composed
 
 
@@ -100,6 +103,7 @@ def make(
     *,
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator] | None = None,
+    masks: Sequence[Tensor] | None = None,
     **settings: Any,
 ) -> Operator:
     """The operator called ``name``.
@@ -109,13 +113,15 @@ def make(
         image_shape: ``(C, H, W)`` of the images.
         generators: one for each image of the batch, used by operators that draw something: image i's mask then
             depends on its generator alone. None means one draw for all images, from ``rng.generator(0)``.
-        settings: those of the operator, e.g. ``factor`` of super_resolution.
+        masks: ``[H, W]`` of each image, for inpainting with ``mask="beside"``.
+        settings: as in YAML, with the same defaults and bounds; see ``docs/settings.md`` or the operator's class in
+            :mod:`randomwalk.config.operators`.
 
     Raises:
         InputError: an unknown name or setting, or an impossible value.
     """
-    made = lookup.find("operator", OPERATORS, name)
-    lookup.check_settings(f"operator {name!r}", made, settings, given=["image_shape", "generators"])
-    if "generators" in inspect.signature(made).parameters:
-        settings["generators"] = [generator(0)] if generators is None else generators
-    return made(image_shape, **settings)
+    complete = validate.complete("operator", OperatorSettings, {"name": name, **settings})
+    made = OPERATORS[complete.pop("name")]
+    batch = {"generators": [generator(0)] if generators is None else generators, "masks": masks}
+    taken = inspect.signature(made).parameters
+    return made(image_shape, **{key: value for key, value in batch.items() if key in taken}, **complete)

@@ -1,11 +1,10 @@
-"""Blur with a kernel: Gaussian, or from a file."""
+"""Blur with a kernel: Gaussian, from a file, or the path of a shaking camera."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,22 +12,21 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
+from randomwalk.config.operators import Boundary
 from randomwalk.errors import InputError
 from randomwalk.operators.dense import Dense
 from randomwalk.operators.operator import RCOND, Operator
 from randomwalk.operators.separable import Separable
 
-Boundary = Literal["reflect", "replicate", "zero", "circular"]
+_POINTS = 500  # of the path of a motion kernel
 
 
-def extension(size: int, before: int, after: int, boundary: str) -> Tensor:
-    """Matrix ``[before + size + after, size]`` that continues a row of pixels at both ends, float64.
+def extension(size: int, before: int, after: int, boundary: Boundary) -> Tensor:
+    """Matrix ``[before + size + after, size]`` that extends a row of pixels at both ends, float64.
 
-    reflect mirrors it about the edge pixel, which is not repeated; replicate repeats the edge pixel; zero continues
-    with zeros (mid-grey); circular with the other end. Any number of pixels can be added.
+    reflect mirrors it about the edge pixel, which is not repeated; replicate repeats the edge pixel; zero adds zeros
+    (mid-grey); circular adds the pixels of the other end. Any number of pixels can be added.
     """
-    if boundary not in get_args(Boundary):
-        raise InputError(f"blur: boundary={boundary!r}; expected one of {', '.join(get_args(Boundary))}")
     place = torch.arange(-before, size + after)
     if boundary == "reflect":
         period = max(2 * size - 2, 1)
@@ -44,15 +42,14 @@ def extension(size: int, before: int, after: int, boundary: str) -> Tensor:
 class Blur(Operator):
     """``(A x)[i, j] = sum_ab k[a, b] x[i + a - h, j + b - w]`` in every channel, the same size out.
 
-    ``(h, w)`` is the middle of the kernel, which is not flipped (correlation). Beyond the border the image goes on as
-    ``boundary`` says. A circular blur is diagonal in Fourier space, so it has a spectral decomposition and a
-    pseudo-inverse in closed form; for the others the solves are by conjugate gradients. Kernels that are the product
-    of a row and a column have both at any boundary, see :func:`make_blur`; so has any blur of small images through
-    :meth:`Dense.of`.
+    ``(h, w)`` is the middle of the kernel, which is not flipped (correlation). ``boundary`` extends the image beyond
+    its border. A circular blur is diagonal in Fourier space and has a spectral decomposition and a pseudo-inverse in
+    closed form; the others solve by conjugate gradients. Kernels that are the product of a row and a column have both
+    at any boundary (:func:`blur_with_kernel`), and so has any blur of small images (:meth:`Dense.of`).
 
     Args:
         image_shape: ``(C, H, W)``.
-        kernel: ``[k, l]``, or ``[B, 1, k, l]`` with one for each image of the batches that it is used on.
+        kernel: ``[k, l]``, or ``[B, 1, k, l]`` with one for each image of the batch.
         boundary: reflect, replicate, zero or circular, see :func:`extension`.
     """
 
@@ -61,7 +58,7 @@ class Blur(Operator):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, image_shape: Sequence[int], kernel: Tensor, boundary: Boundary = "reflect") -> None:
+    def __init__(self, image_shape: Sequence[int], kernel: Tensor, boundary: Boundary) -> None:
         super().__init__(image_shape)
         kernel = kernel.double()
         kernel = kernel[None, None] if kernel.ndim == 2 else kernel
@@ -70,7 +67,7 @@ class Blur(Operator):
         self.circular = boundary == "circular"
         self.register_buffer("kernel", kernel)
         for name, size, taps in zip(("rows", "columns"), self.image_shape[1:], kernel.shape[2:], strict=True):
-            if self.circular:  # brings the middle of the kernel to the first pixel, and wraps what is too large
+            if self.circular:  # moves the middle of the kernel to the first pixel, and wraps a kernel that is too large
                 matrix = one_hot((torch.arange(taps) - taps // 2) % size, size).double()
             else:
                 matrix = extension(size, taps // 2, taps - 1 - taps // 2, boundary)
@@ -116,8 +113,8 @@ class Blur(Operator):
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if not self.circular:
             raise InputError(
-                "this blur has no spectral decomposition: take boundary circular, for small images dense: true "
-                "(Dense.of), or a sampler setting that does without"
+                "this blur has no spectral decomposition: use boundary: circular, dense: true (for small images), or a "
+                "sampler setting that does not need one"
             )
         return self._filter(x, f(self._transfer(self.kernel).abs() ** 2).to(x.dtype))
 
@@ -141,9 +138,7 @@ class SeparableBlur(Separable):
         boundary: see :func:`extension`.
     """
 
-    def __init__(
-        self, image_shape: Sequence[int], rows: Tensor, columns: Tensor, boundary: Boundary = "reflect"
-    ) -> None:
+    def __init__(self, image_shape: Sequence[int], rows: Tensor, columns: Tensor, boundary: Boundary) -> None:
         _, height, width = image_shape
         super().__init__(image_shape, blur_matrix(height, rows, boundary), blur_matrix(width, columns, boundary))
 
@@ -151,41 +146,29 @@ class SeparableBlur(Separable):
 class GaussianBlur(SeparableBlur):
     """Blur with a Gaussian, ``exp(-a^2 / (2 std^2))`` at the pixels, scaled to sum 1.
 
-    It is cut off at 4 standard deviations, or earlier by ``kernel_size``.
-
     Args:
         image_shape: ``(C, H, W)``.
         std: in pixels.
-        kernel_size: odd; None does not cut off before 4 standard deviations.
+        kernel_size: odd, in pixels; the kernel never extends beyond 4 standard deviations.
         boundary: see :func:`extension`.
     """
 
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        std: float = 3.0,
-        kernel_size: int | None = None,
-        boundary: Boundary = "reflect",
-    ) -> None:
+    def __init__(self, image_shape: Sequence[int], std: float, kernel_size: int | None, boundary: Boundary) -> None:
         kernel = gaussian_kernel(std, kernel_size)
         super().__init__(image_shape, kernel, kernel, boundary)
 
 
-def gaussian_kernel(std: float, kernel_size: int | None = None) -> Tensor:
+def gaussian_kernel(std: float, kernel_size: int | None) -> Tensor:
     """Sampled Gaussian along one axis, float64, of sum 1; see :class:`GaussianBlur`."""
-    if not 0 < std < float("inf"):
-        raise InputError(f"gaussian_blur: std={std}; expected a positive number of pixels")
     radius = int(4 * std + 0.5)
     if kernel_size is not None:
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise InputError(f"gaussian_blur: kernel_size={kernel_size}; expected an odd number of pixels")
         radius = min(radius, kernel_size // 2)
     place = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weight = torch.exp(-(place**2) / (2 * std**2))
     return weight / weight.sum()
 
 
-def blur_matrix(size: int, kernel: Tensor, boundary: str) -> Tensor:
+def blur_matrix(size: int, kernel: Tensor, boundary: Boundary) -> Tensor:
     """Matrix ``[size, size]`` of the correlation with ``kernel`` ``[k]`` along one axis, float64."""
     taps = len(kernel)
     extended = extension(size, taps // 2, taps - 1 - taps // 2, boundary)
@@ -211,37 +194,77 @@ def read_kernel(file: str | Path) -> Tensor:
     return kernel
 
 
-def make_blur(
-    image_shape: Sequence[int],
-    file: str | Path | None = None,
-    kernel: Tensor | None = None,
-    normalize: bool = True,
-    boundary: Boundary = "reflect",
-    dense: bool = False,
-) -> Blur | SeparableBlur | Dense:
-    """Blur with the kernel of a file; a :class:`SeparableBlur` if the kernel is the product of a row and a column.
+def blur_with_kernel(image_shape: Sequence[int], kernel: Tensor, boundary: Boundary) -> Blur | SeparableBlur:
+    """Blur with a kernel; a :class:`SeparableBlur` if the kernel is the product of a row and a column.
 
     Args:
         image_shape: ``(C, H, W)``.
-        file: an image (its grey values), or a two-dimensional .npy file.
-        kernel: ``[k, l]``, instead of a file.
-        normalize: scale the kernel to sum 1.
+        kernel: ``[k, l]``, used as it is.
         boundary: see :func:`extension`.
-        dense: as a matrix, for small images, see :class:`Dense`; not needed where there is another closed form.
     """
-    if file is not None and kernel is None:
-        kernel = read_kernel(file)
-    elif kernel is None or file is not None:
-        raise InputError("blur: needs the setting file, the path of the kernel, or a kernel")
-    kernel = kernel.double()
-    if kernel.ndim != 2:
-        raise InputError(f"blur: the kernel has shape {tuple(kernel.shape)}; expected [k, l]")
-    if normalize:
-        if not kernel.sum() > 0:
-            raise InputError(f"blur: the kernel sums to {float(kernel.sum()):g}; take normalize: false, or another one")
-        kernel = kernel / kernel.sum()
-    u, s, vt = torch.linalg.svd(kernel)
+    u, s, vt = torch.linalg.svd(kernel.double())
     if len(s) == 1 or s[1] <= 1e-12 * s[0]:
         return SeparableBlur(image_shape, u[:, 0] * s[0], vt[0], boundary)
-    blur = Blur(image_shape, kernel, boundary)
+    return Blur(image_shape, kernel, boundary)
+
+
+def make_blur(
+    image_shape: Sequence[int], file: str, normalize: bool, boundary: Boundary, dense: bool
+) -> Blur | SeparableBlur | Dense:
+    """Blur with the kernel of a file, see :class:`randomwalk.config.operators.BlurSettings`."""
+    kernel = read_kernel(file)
+    if normalize:
+        if not kernel.sum() > 0:
+            raise InputError(
+                f"blur: the kernel {file} sums to {float(kernel.sum()):g}; use normalize: false, or another kernel"
+            )
+        kernel = kernel / kernel.sum()
+    blur = blur_with_kernel(image_shape, kernel, boundary)
+    return Dense.of(blur) if dense and isinstance(blur, Blur) else blur
+
+
+def motion_kernel(size: int, intensity: float, draws: np.random.Generator) -> Tensor:
+    """Kernel ``[size, size]`` of sum 1: how long a camera that moves at constant speed looks at each pixel.
+
+    The path has between half and the whole length of the kernel and starts in any direction. The direction then does
+    a random walk, whose standard deviation at the end is ``2 intensity`` radians, with ``Poisson(2 intensity)`` jumps
+    to any direction: 0 gives a straight line, 1 a tangled one. The mean of the path is in the middle of the kernel, and
+    each point of the path is spread over the four pixels around it (bilinear weights).
+
+    Args:
+        size: odd, in pixels.
+        intensity: between 0 and 1.
+        draws: source of the random path.
+    """
+    length = draws.uniform(0.5, 1) * (size - 1)
+    turns = draws.normal(0, 2 * intensity / _POINTS**0.5, _POINTS)
+    turns[0] = draws.uniform(0, 2 * np.pi)
+    for jump in draws.integers(1, _POINTS, draws.poisson(2 * intensity)):
+        turns[jump] += draws.uniform(-np.pi, np.pi)
+    angles = np.cumsum(turns)
+    path = np.cumsum(np.stack([np.sin(angles), np.cos(angles)], 1), 0) * length / _POINTS
+    path += (size - 1) / 2 - path.mean(0)  # no point is further than length / 2 from the mean: all fit in
+    kernel = np.zeros((size, size))
+    corner = np.clip(np.floor(path).astype(int), 0, max(size - 2, 0))
+    for step in np.ndindex(2, 2) if size > 1 else [(0, 0)]:
+        weight = np.prod(1 - np.abs(path - corner - step), axis=1)
+        np.add.at(kernel, tuple((corner + step).T), weight)
+    return torch.from_numpy(kernel / kernel.sum())
+
+
+def make_motion_blur(
+    image_shape: Sequence[int],
+    generators: Sequence[np.random.Generator],
+    kernel_size: int,
+    intensity: float,
+    boundary: Boundary,
+    dense: bool,
+) -> Blur | Dense:
+    """Blur with one motion kernel for each generator, see :class:`randomwalk.config.operators.MotionBlurSettings`.
+
+    Only the circular boundary has a spectral decomposition, so that every sampler can use it; with the others, solves
+    by conjugate gradients take up to thousands of products, and may fail.
+    """
+    kernels = [motion_kernel(kernel_size, intensity, draws) for draws in generators]
+    blur = Blur(image_shape, torch.stack(kernels)[:, None], boundary)
     return Dense.of(blur) if dense else blur

@@ -46,7 +46,7 @@ class Composition(Operator):
         return self.first.adjoint(self.second.adjoint(y))
 
     def norm(self) -> float:
-        """As of any linear operator; if one of the two is not linear, the product of their bounds."""
+        """Norm of the composition if it is linear, and otherwise the product of the bounds of the two."""
         return super().norm() if self.linear else self.first.norm() * self.second.norm()
 
     def repeated(self, num: int) -> Self:

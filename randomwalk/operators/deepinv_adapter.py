@@ -3,8 +3,8 @@
     operator = from_deepinv(deepinv.physics.BlurFFT((3, 64, 64), filter), image_shape=(3, 64, 64))
     physics = to_deepinv(operators.make("compressed_sensing", image_shape=(3, 64, 64)))
 
-Nothing is rescaled: ours act on pixels in [-1, 1], and so does what comes from deepinv when it is used here, while
-deepinv's own models take [0, 1]. Noise stays with its library: `operators.noise` here, ``noise_model`` there.
+Nothing is rescaled: operators act on pixels in [-1, 1] here, including those that come from deepinv, while deepinv's
+own models take [0, 1]. Noise is not converted: `operators.noise` here, ``noise_model`` there.
 
 Source: Tachella et al. 2025, arXiv 2505.20160.
 """
@@ -71,15 +71,15 @@ def from_deepinv(physics: Any, image_shape: Sequence[int]) -> Operator:
     """A deepinv physics object as an operator, without its noise.
 
     It is linear if it is a ``LinearPhysics``, and has a spectral decomposition if it is a ``DecomposablePhysics``; the
-    rest is by conjugate gradients, and ``Dense.of`` makes a matrix of it for small images. What the physics holds (its
-    mask, its kernel) is for all images of a batch.
+    rest is by conjugate gradients, and ``Dense.of`` makes a matrix of it for small images. The mask or kernel of the
+    physics is shared by all images of a batch.
 
     Args:
         physics: a ``deepinv.physics.Physics`` whose measurement is one tensor.
         image_shape: ``(C, H, W)``.
 
     Raises:
-        InputError: deepinv is missing, or the object is no physics.
+        InputError: deepinv is missing, or the object is not a physics.
     """
     return PhysicsOperator(physics, image_shape)
 
@@ -87,11 +87,11 @@ def from_deepinv(physics: Any, image_shape: Sequence[int]) -> Operator:
 def to_deepinv(operator: Operator, **settings: Any) -> Any:
     """An operator as a deepinv ``LinearPhysics``, or ``Physics`` if it is not linear.
 
-    Its adjoint, pseudo-inverse and proximal map are the operator's.
+    The adjoint, pseudo-inverse and proximal map are those of the operator.
 
     Args:
-        operator: ours.
-        settings: of the physics, such as ``noise_model``.
+        operator: the operator.
+        settings: keywords of the physics, such as ``noise_model``.
 
     Raises:
         InputError: deepinv is missing.

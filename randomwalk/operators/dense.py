@@ -20,14 +20,14 @@ MEMORY_LIMIT = 2**30
 class Dense(Operator):
     """``A x = M x`` of the image as one vector, with everything in closed form from the SVD of M.
 
-    For small images: M takes ``8 B m d`` bytes (with d = C H W numbers in an image and m in a measurement), of which
-    there may be ``MEMORY_LIMIT``, 1 GiB; the singular vectors take up to twice as much again, and the decomposition
-    a time that grows like ``m d min(m, d)``.
+    For small images: M takes ``8 B m d`` bytes (with d = C H W entries of an image and m of a measurement), at most
+    ``MEMORY_LIMIT``, 1 GiB; the singular vectors take up to twice as much again, and the time of the decomposition
+    grows like ``m d min(m, d)``.
 
     Args:
         image_shape: ``(C, H, W)``.
-        matrix: M, ``[m, d]``, or ``[B, m, d]`` with one for each image of the batches that it is used on.
-        measurement_shape: of one image's measurement; ``(m,)`` if None.
+        matrix: M, ``[m, d]``, or ``[B, m, d]`` with one for each image of the batch.
+        measurement_shape: shape of one image's measurement; ``(m,)`` if None.
     """
 
     per_image = ("matrix", "left", "singular_values", "basis")
@@ -52,7 +52,7 @@ class Dense(Operator):
 
     @classmethod
     def of(cls, operator: Operator) -> Dense:
-        """The same operator as a matrix, column by column; its ``forward`` is all that is needed.
+        """The same operator as a matrix, column by column, from its ``forward`` alone.
 
         Raises:
             InputError: it is not linear, or its matrix would be larger than ``MEMORY_LIMIT``.
@@ -68,7 +68,7 @@ class Dense(Operator):
                     f"{type(operator).__name__}: as a matrix it takes {needed / 2**30:.1f} GiB, more than "
                     f"{MEMORY_LIMIT / 2**30:g}; dense is for small images"
                 )
-            # One pixel at a time is on, so that an operator with a state for each image meets its own batch size.
+            # One pixel at a time, so that an operator with a state for each image gets a batch of its own size.
             columns = []
             for pixel in range(size):
                 image = torch.zeros_like(blank)

@@ -17,7 +17,7 @@ class FourierSubsampling(Operator):
 
     The measurement ``[B, 2 C, H, W]`` holds the real parts of all channels, then the imaginary parts; missing lines
     stay in it as zeros before the noise, whose standard deviation is that of a real or an imaginary part. The images
-    are real, hence a line also tells what the opposite one holds: ``A^T A = F^-1 (mask + mask mirrored) / 2 F``.
+    are real, so a line determines the opposite one: ``A^T A = F^-1 (mask + mask mirrored) / 2 F``.
 
     Args:
         image_shape: ``(C, H, W)``.
@@ -65,7 +65,7 @@ class FourierSubsampling(Operator):
         return self._filter(x, f)
 
     def _eigenvalues(self) -> Tensor:
-        """Of ``A^T A``, by frequency, the zero frequency first: 0, 1/2 or 1."""
+        """Eigenvalues of ``A^T A`` (0, 1/2 or 1) by frequency, the zero frequency first."""
         mask = torch.fft.ifftshift(self.mask.double(), dim=(-2, -1))
         mirrored = mask.flip((-2, -1)).roll((1, 1), (-2, -1))
         return (mask + mirrored) / 2
@@ -77,14 +77,11 @@ class FourierSubsampling(Operator):
 def line_mask(width: int, acceleration: float, center_fraction: float, draws: np.random.Generator) -> Tensor:
     """Mask ``[W]`` of ``round(W / acceleration)`` columns, more of them at low frequencies.
 
-    ``round(center_fraction W)`` in the middle are always measured, one at least; the others are drawn with weights that
-    fall with the square of the distance from the middle, ``(1 - |k| / k_max)^2``, the last column's being that of half
-    a column further in.
+    ``round(center_fraction W)`` columns in the middle, at least one, are always measured; the others are drawn with the
+    weights ``(1 - |k| / k_max)^2`` of their distance k from the middle, ``k_max`` half a column beyond the last one.
     """
-    if not 1 <= acceleration <= width:
+    if acceleration > width:
         raise InputError(f"fourier_subsampling: acceleration={acceleration}; expected a number from 1 to {width}")
-    if not 0 <= center_fraction <= 1:
-        raise InputError(f"fourier_subsampling: center_fraction={center_fraction}; expected a number from 0 to 1")
     count, center = max(1, round(width / acceleration)), max(1, round(center_fraction * width))
     if center > count:
         raise InputError(
@@ -104,8 +101,8 @@ def line_mask(width: int, acceleration: float, center_fraction: float, draws: np
 def make_fourier_subsampling(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
-    acceleration: float = 4.0,
-    center_fraction: float = 0.08,
+    acceleration: float,
+    center_fraction: float,
 ) -> FourierSubsampling:
     """Fourier subsampling with one mask of columns for each generator, see :func:`line_mask`."""
     masks = [line_mask(image_shape[2], acceleration, center_fraction, draws) for draws in generators]
@@ -115,7 +112,8 @@ def make_fourier_subsampling(
 class PhaseRetrieval(Operator):
     """``A(x) = |F P x|``: modulus of the unitary Fourier transform of the image with a border of zeros (P), centred.
 
-    Not linear, and blind to shifts, to a turn by 180 degrees and to the sign of x; its Jacobian's norm is at most 1.
+    Not linear, and invariant to shifts, to a rotation by 180 degrees and to the sign of x; its Jacobian's norm is at
+    most 1.
     The derivative at a vanishing coefficient is taken to be 0.
 
     Args:
@@ -126,10 +124,8 @@ class PhaseRetrieval(Operator):
 
     linear = False
 
-    def __init__(self, image_shape: Sequence[int], oversample: float = 2.0) -> None:
+    def __init__(self, image_shape: Sequence[int], oversample: float) -> None:
         super().__init__(image_shape)
-        if not 0 <= oversample < float("inf"):
-            raise InputError(f"phase_retrieval: oversample={oversample}; expected a number of at least 0")
         self.border = tuple(int(oversample / 8 * size) for size in self.image_shape[1:])
 
     @property

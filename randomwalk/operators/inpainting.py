@@ -20,7 +20,7 @@ class Inpainting(Operator):
     Args:
         image_shape: ``(C, H, W)``.
         mask: 1 = observed, 0 = missing; ``[H, W]`` for all images, or ``[B, 1, H, W]`` with one for each image of
-            the batches that it is used on. Channels share it.
+            the batch. Channels share it.
     """
 
     per_image = ("mask",)
@@ -60,9 +60,7 @@ class Inpainting(Operator):
 
 
 def random_mask(height: int, width: int, missing: float, draws: np.random.Generator) -> Tensor:
-    """Mask ``[H, W]`` in which exactly ``int(missing * H * W)`` pixels, drawn evenly, are 0."""
-    if not 0 <= missing < 1:
-        raise InputError(f"inpainting: missing={missing}; expected a fraction of at least 0 and below 1")
+    """Mask ``[H, W]`` in which exactly ``int(missing * H * W)`` pixels, drawn uniformly, are 0."""
     mask = np.ones(height * width, dtype=np.float32)
     mask[draws.choice(mask.size, int(missing * mask.size), replace=False)] = 0
     return torch.from_numpy(mask.reshape(height, width))
@@ -75,10 +73,10 @@ def box_mask(height: int, width: int, box_size: int | Sequence[int], margin: int
     first row and column are drawn from ``margin .. size - margin - side``, the upper end excluded.
     """
     low, high = (box_size, box_size) if isinstance(box_size, int) else box_size
-    if not 1 <= low <= high or margin < 0 or high + 2 * margin > min(height, width):
+    if high + 2 * margin > min(height, width):
         raise InputError(
             f"inpainting: a box of size {box_size} with margin {margin} does not fit {height}x{width}; "
-            "expected box_size of at least 1 and box_size + 2 margin within the image"
+            "expected box_size + 2 margin within the image"
         )
     sides = [int(side) for side in draws.integers(low, high + 1, size=2)]
     limits = [size - margin - side for size, side in zip((height, width), sides, strict=True)]
@@ -89,7 +87,7 @@ def box_mask(height: int, width: int, box_size: int | Sequence[int], margin: int
 
 
 def read_mask(path: str | Path, height: int, width: int) -> Tensor:
-    """Mask ``[H, W]`` from an image file: brighter than half is observed, as is what is transparent."""
+    """Mask ``[H, W]`` from an image file: pixels brighter than half, and transparent ones, are observed."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -106,36 +104,32 @@ def read_mask(path: str | Path, height: int, width: int) -> Tensor:
 def make_inpainting(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
-    mask: str = "random",
-    missing: float = 0.92,
-    box_size: int | Sequence[int] | None = None,
-    margin: int = 0,
-    file: str | Path | None = None,
-    masks: Sequence[Tensor] | None = None,
+    masks: Sequence[Tensor] | None,
+    mask: str,
+    missing: float,
+    box_size: int | Sequence[int] | None,
+    margin: int,
+    file: str | None,
 ) -> Inpainting:
-    """Inpainting with one mask for each generator, or with the one of an image file.
+    """Inpainting, see :class:`randomwalk.config.operators.InpaintingSettings`.
 
     Args:
         image_shape: ``(C, H, W)``.
-        generators: one for each image.
-        mask: "random" (uses ``missing``), "box" (``box_size``, ``margin``), "file" (``file``) or "beside" (``masks``).
-        masks: that of each image, ``[H, W]``, where they come with the images.
+        generators: one for each image, for masks that are drawn.
+        masks: ``[H, W]`` of each image, for ``mask="beside"``.
+        mask, missing, box_size, margin, file: settings.
     """
     _, height, width = image_shape
     if mask == "random":
         found = [random_mask(height, width, missing, draws) for draws in generators]
     elif mask == "box":
-        if box_size is None:
-            raise InputError("inpainting: mask 'box' needs the setting box_size, in pixels")
+        assert box_size is not None
         found = [box_mask(height, width, box_size, margin, draws) for draws in generators]
     elif mask == "file":
-        if file is None:
-            raise InputError("inpainting: mask 'file' needs the setting file, the path of a mask image")
+        assert file is not None
         found = [read_mask(file, height, width)]
-    elif mask == "beside":
-        if masks is None:
-            raise InputError("inpainting: mask 'beside' needs images from files, with their masks next to them")
-        found = list(masks)
+    elif masks is None:
+        raise InputError("inpainting: mask 'beside' needs images from files, with their masks next to them")
     else:
-        raise InputError(f"inpainting: mask={mask!r}; expected random, box, file or beside")
+        found = list(masks)
     return Inpainting(image_shape, torch.stack(found)[:, None])

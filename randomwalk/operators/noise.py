@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from randomwalk import lookup
+from randomwalk.config import validate
+from randomwalk.config.noise import NoiseSettings
 from randomwalk.errors import InputError
 from randomwalk.operators import Operator
 from randomwalk.rng import Draws
 
 
 class Noise:
-    """A law of the measurement given ``A(x)``. A subclass defines ``apply`` and ``log_prob``.
+    """Distribution of the measurement given ``A(x)``. Subclasses define ``apply`` and ``log_prob``.
 
     Attributes:
         name: in YAML.
-        std: standard deviation in [-1, 1] pixel units, or one that stands for it where it varies; 0 for no noise.
+        std: standard deviation in [-1, 1] pixel units, or a typical one where it varies; 0 for no noise.
     """
 
     name: str
@@ -37,10 +38,10 @@ class Noise:
         raise NotImplementedError
 
     def of_copies(self, count: int) -> Noise:
-        """The law to be used for each of ``count`` copies of one measurement: their log-likelihoods add up to its own.
+        """Noise of each of ``count`` copies of one measurement, such that their log-likelihoods add up to its own.
 
-        A grey picture is given to a network for colours as three equal channels. Taken for three measurements with
-        independent noise, they would be believed too much.
+        A network for colours sees a grey picture as three equal channels. As three measurements with independent
+        noise they would get too much weight.
         """
         raise NotImplementedError
 
@@ -55,21 +56,16 @@ class Noise:
 
 
 class GaussianNoise(Noise):
-    """``y + std n`` with ``n ~ Normal(0, I)``, also where a mask has removed the pixel.
+    """``y + std n`` with ``n ~ Normal(0, I)``, in masked pixels too.
 
     Args:
-        std: standard deviation, on the scale of ``pixel_range``.
-        pixel_range: black and white of that scale. The attribute ``std`` is on ours, [-1, 1]: 0.2 on (0, 1)
-            becomes 0.4.
-
-    Raises:
-        InputError: ``std`` is not positive or the range is empty.
+        std: standard deviation, positive, in [-1, 1] pixel units. `make` takes other units too.
     """
 
     name = "gaussian"
 
-    def __init__(self, std: float, pixel_range: Sequence[float] = (-1, 1)) -> None:
-        self.std = _in_our_units(std, pixel_range)
+    def __init__(self, std: float) -> None:
+        self.std = std
 
     def apply(self, y: Tensor, draws: Draws) -> Tensor:
         return y + self.std * draws.normal(y.shape[1:]).to(y)
@@ -85,21 +81,17 @@ class GaussianNoise(Noise):
 
 
 class LaplaceNoise(Noise):
-    """``y + e`` with the density ``exp(-|e| / b) / (2 b)`` in every number of the measurement: noise with outliers.
+    """``y + e`` with the density ``exp(-|e| / b) / (2 b)`` in every entry of the measurement: noise with outliers.
 
     Args:
-        std: standard deviation ``sqrt(2) b``, on the scale of ``pixel_range``.
-        pixel_range: black and white of that scale, see :class:`GaussianNoise`.
-
-    Raises:
-        InputError: ``std`` is not positive or the range is empty.
+        std: standard deviation ``sqrt(2) b``, positive, in [-1, 1] pixel units. `make` takes other units too.
     """
 
     name = "laplace"
 
-    def __init__(self, std: float, pixel_range: Sequence[float] = (-1, 1)) -> None:
-        self.std = _in_our_units(std, pixel_range)
-        self.scale = self.std / math.sqrt(2)
+    def __init__(self, std: float) -> None:
+        self.std = std
+        self.scale = std / math.sqrt(2)
 
     def apply(self, y: Tensor, draws: Draws) -> Tensor:
         # |e| / b = -log P(|n| is larger) has the exponential distribution, n being normal.
@@ -119,29 +111,23 @@ class LaplaceNoise(Noise):
 class PoissonNoise(Noise):
     """Counts of photons: ``k ~ Poisson(peak (A(x) + 1) / 2)``, given as ``y = 2 k / peak - 1`` in [-1, 1] pixel units.
 
-    Black (-1) gives none and white (+1) ``peak`` photons in the mean, so ``Var[y] = 2 (A(x) + 1) / peak``: it is for
-    operators whose measurements are pixels. An image x of a sampler may be darker than black, where there is no such
-    law, and just above it the law is too curved for steps of any length. So below half a photon the log-likelihood
-    goes on along its tangent (which is exact where nothing was counted), and below black it never rises as x gets
-    darker.
+    Black (-1) gives none and white (+1) ``peak`` photons on average, so ``Var[y] = 2 (A(x) + 1) / peak``, for operators
+    whose measurements are pixels. A sampler's image x may be darker than black, where the distribution is not defined,
+    and just above black the log-likelihood is too curved for any step. Below half a photon it is therefore continued
+    along its tangent (exact where nothing was counted), and below black it never rises as x gets darker.
 
     Args:
-        peak: photons at white. The rate 1 of a scale of [0, 255], as in diffusion posterior sampling, is 255.
+        peak: photons at white, positive. The rate 1 on [0, 255], as in diffusion posterior sampling, is 255.
 
     Attributes:
         std: at mid-grey, ``sqrt(2 / peak)``.
-
-    Raises:
-        InputError: ``peak`` is not positive.
     """
 
     name = "poisson"
     lowest = 0.5
-    """Intensity, in photons, below which the log-likelihood is continued."""
+    """Intensity, in photons, below which the log-likelihood is linear."""
 
     def __init__(self, peak: float) -> None:
-        if not 0 < peak < math.inf:
-            raise InputError(f"noise: peak={peak}; expected a positive number of photons at white")
         self.peak = peak
         self.std = math.sqrt(2 / peak)
 
@@ -154,14 +140,14 @@ class PoissonNoise(Noise):
         """See :meth:`Noise.apply`.
 
         Raises:
-            InputError: the measurement is far darker than black, hence no image.
+            InputError: the measurement is far darker than black, hence not an image.
         """
         from scipy.stats import poisson
 
-        if y.min() < -1.5:  # a sharpening operator overshoots a little; that is dark
+        if y.min() < -1.5:  # a sharpening operator may overshoot a little, which counts as dark
             raise InputError(
                 f"noise: poisson is for measurements that are pixels, from -1 (no photons) on, but this operator gives "
-                f"{float(y.min()):.2f}; take gaussian noise, or another operator"
+                f"{float(y.min()):.2f}; use gaussian noise, or another operator"
             )
         intensity = (self.peak * (y.detach().double() + 1) / 2).clamp(min=0).cpu().numpy()
         uniform = torch.special.ndtr(draws.normal(y.shape[1:]).double()).cpu().numpy()
@@ -181,7 +167,7 @@ class PoissonNoise(Noise):
 
 
 class NoNoise(Noise):
-    """``y = A(x)`` exactly; it has no density, so that samplers which follow a likelihood can't use it."""
+    """``y = A(x)`` exactly; it has no density, so samplers that follow the score of the likelihood cannot use it."""
 
     name = "none"
     std = 0.0
@@ -207,24 +193,23 @@ NOISES: dict[str, Callable[..., Noise]] = {
 
 
 def make(name: str, **settings: Any) -> Noise:
-    """The noise called ``name``, one of ``NOISES``, with the settings of its class.
+    """The noise called ``name``, one of ``NOISES``.
+
+    Args:
+        name: of the noise.
+        settings: as in YAML, with the same defaults and bounds; see ``docs/settings.md`` or
+            :mod:`randomwalk.config.noise`. ``std`` is in the units of ``pixel_range``: 0.2 on [0, 1] is 0.4 on [-1, 1].
 
     Raises:
         InputError: an unknown name or setting, or an impossible value.
     """
-    made = lookup.find("noise", NOISES, name)
-    lookup.check_settings(f"noise {name!r}", made, settings)
-    return made(**settings)
-
-
-def _in_our_units(std: float, pixel_range: Sequence[float]) -> float:
-    """A standard deviation on the scale of ``pixel_range``, on [-1, 1]."""
-    low, high = pixel_range
-    if not low < high:
-        raise InputError(f"noise: pixel_range={tuple(pixel_range)}; expected black below white, as in [-1, 1]")
-    if not 0 < std < math.inf:
-        raise InputError(f"noise: std={std}; expected a positive number")
-    return std * 2 / (high - low)
+    complete = validate.complete("noise", NoiseSettings, {"name": name, **settings})
+    if complete.get("std") == "auto":
+        raise InputError(f"noise {name}: std: found auto, which only a sampling task can estimate; allowed: a number")
+    if "pixel_range" in complete:
+        low, high = complete.pop("pixel_range")
+        complete["std"] = complete["std"] * 2 / (high - low)
+    return NOISES[complete.pop("name")](**complete)
 
 
 class Likelihood:

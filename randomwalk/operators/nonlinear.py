@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.images.pictures import LUMA
 from randomwalk.operators.operator import Operator
 
 
 class HDR(Operator):
-    """``A(x) = clip(factor x, -1, 1)``: an exposure too high for the sensor, sought is what it clipped.
+    """``A(x) = clip(factor x, -1, 1)``: an exposure too high for the sensor; the clipped values are sought.
 
     Not linear; the derivative is ``factor`` where nothing is clipped and 0 elsewhere.
     Source: Mardani et al. 2024, arXiv 2305.04391, with factor 2.
@@ -24,10 +25,8 @@ class HDR(Operator):
 
     linear = False
 
-    def __init__(self, image_shape: Sequence[int], factor: float = 2.0) -> None:
+    def __init__(self, image_shape: Sequence[int], factor: float) -> None:
         super().__init__(image_shape)
-        if not 0 < factor < float("inf"):
-            raise InputError(f"hdr: factor={factor}; expected a positive number")
         self.factor = factor
 
     @property
@@ -44,11 +43,11 @@ class HDR(Operator):
 class JPEG(Operator):
     """A JPEG codec at a quality, with a derivative: an approximation in two ways.
 
-    ``A(x)`` is what encoding and decoding makes of the image: YCbCr, chroma averaged over 2 x 2 pixels (4:2:0) and
-    interpolated, cosine transform of 8 x 8 blocks, coefficients rounded to multiples of the quantization table. It
-    differs from a codec's in that colours and pixels are not rounded to bytes. The *derivative* of the rounding and of
-    the clipping, 0 or undefined, is replaced by 1 ("straight-through"), so that the gradient is the one of a codec that
-    does not quantize, at the residual of the one that does.
+    ``A(x)`` is the image after encoding and decoding: YCbCr, chroma averaged over 2 x 2 pixels (4:2:0) and
+    interpolated, cosine transform of 8 x 8 blocks, coefficients rounded to multiples of the quantization table. Unlike
+    a codec's, colours and pixels are not rounded to bytes. The *derivative* of the rounding and of
+    the clipping, 0 or undefined, is replaced by 1 ("straight-through"), so that the gradient is that of a codec that
+    does not quantize, at the residual of one that does.
 
     Source: ITU-T T.81 (1992), annex A and K.1; tables scaled by quality as in the library of the IJG. The derivative:
     Bengio, Leonard and Courville 2013, arXiv 1308.3432.
@@ -63,12 +62,8 @@ class JPEG(Operator):
     cosines: Tensor
     tables: Tensor
 
-    def __init__(self, image_shape: Sequence[int], quality: int = 10, subsampling: str = "4:2:0") -> None:
+    def __init__(self, image_shape: Sequence[int], quality: int, subsampling: str) -> None:
         super().__init__(image_shape)
-        if not isinstance(quality, int) or not 1 <= quality <= 100:
-            raise InputError(f"jpeg: quality={quality!r}; expected a whole number from 1 to 100")
-        if subsampling not in ("4:2:0", "4:4:4"):
-            raise InputError(f"jpeg: subsampling={subsampling!r}; expected 4:2:0 or 4:4:4")
         if image_shape[0] not in (1, 3):
             raise InputError(f"jpeg: the images have {image_shape[0]} channels; expected 1 (grey) or 3 (RGB)")
         self.halved = subsampling == "4:2:0" and image_shape[0] == 3
@@ -129,12 +124,12 @@ def _pad_to(x: Tensor, side: int) -> Tensor:
 
 
 def _to_pixels(level: Tensor) -> Tensor:
-    """[-1, 1] pixels of shifted bytes, clipped, the derivative going on as if not."""
+    """Pixels in [-1, 1] of shifted bytes, clipped, with the derivative of no clipping."""
     x = (level + 128) / 127.5 - 1
     return x + (x.clamp(-1, 1) - x).detach()
 
 
-_YCBCR = [[0.299, 0.587, 0.114], [-0.299 / 1.772, -0.587 / 1.772, 0.5], [0.5, -0.587 / 1.402, -0.114 / 1.402]]
+_YCBCR = [[*LUMA], [-0.299 / 1.772, -0.587 / 1.772, 0.5], [0.5, -0.587 / 1.402, -0.114 / 1.402]]
 _LUMA_TABLE = [
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56),
     *(14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),

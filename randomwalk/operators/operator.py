@@ -16,11 +16,11 @@ from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 ImageShape = tuple[int, int, int]
 
 RCOND = 1e-4
-"""Singular values below this share of the largest are 0 to a pseudo-inverse."""
+"""Pseudo-inverses treat singular values below this share of the largest as 0."""
 
 
 class Operator(nn.Module):
-    """A map from images to measurements. Whatever it holds (masks, matrices) is a buffer.
+    """A map from images to measurements. Its masks and matrices are buffers.
 
     Args:
         image_shape: ``(C, H, W)`` of the images.
@@ -63,7 +63,7 @@ class Operator(nn.Module):
         """``A^+ y``: of the least-squares solutions of ``A x = y``, the one of smallest norm.
 
         By conjugate gradients on ``A^T A x = A^T y``, to the residual of ``solve.TOLERANCE``, unless a subclass defines
-        it. Closed forms take singular values below ``RCOND`` times the largest for 0: in single precision their
+        it. Closed forms treat singular values below ``RCOND`` times the largest as 0: in single precision their
         inverses return only rounding errors.
 
         Raises:
@@ -84,7 +84,7 @@ class Operator(nn.Module):
         """
         blank = self._blank().double()
         start = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(blank)
-        with torch.no_grad():  # an operator with a state for each image answers with as many rows
+        with torch.no_grad():  # an operator with a state for each image returns as many rows
             start = start.expand(len(self(start)), *self.image_shape)
             return largest_eigenvalue(self._gram, start) ** 0.5
 
@@ -102,7 +102,7 @@ class Operator(nn.Module):
         """
         raise InputError(
             f"{type(self).__name__} has no spectral decomposition: define spectral(f, x), "
-            "or use a sampler setting that does not need it (random_walk with preconditioned: false)"
+            "or use a sampler setting that does not need one (random_walk with preconditioned: false)"
         )
 
     @property
@@ -119,8 +119,8 @@ class Operator(nn.Module):
         Args:
             z: ``[B, C, H, W]``.
             y: ``[B, *measurement_shape]``.
-            eta: of the measurement; 0 gives the limit, ``z + A^+ (y - A z)``.
-            sigma: of the prior, positive.
+            eta: noise level of the measurement; 0 gives the limit, ``z + A^+ (y - A z)``.
+            sigma: standard deviation of the prior, positive.
 
         Raises:
             InputError: the operator is not linear.
@@ -131,7 +131,7 @@ class Operator(nn.Module):
         damping = (eta / sigma) ** 2
         right = self.adjoint(y - self(z))
         if self.has_spectral:
-            # A^T has nothing where t = 0; what rounding leaves there must not be divided by a tiny damping.
+            # A^T v vanishes where t = 0; its rounding errors there must not be divided by a tiny damping.
             return z + self.spectral(lambda t: (t > 0) / (t + damping), right)
         return z + conjugate_gradients(lambda v: self._gram(v) + damping * v, right)
 
@@ -140,7 +140,7 @@ class Operator(nn.Module):
         return self.adjoint(self(x))
 
     def repeated(self, num: int) -> Self:
-        """The operator for batches in which every image comes ``num`` times in a row."""
+        """The operator for batches that repeat every image ``num`` times in a row."""
         if num == 1 or all(len(self.get_buffer(name)) == 1 for name in self.per_image):
             return self
         other = copy.copy(self)
@@ -151,7 +151,7 @@ class Operator(nn.Module):
         return other
 
     def _blank(self) -> Tensor:
-        """A batch of one black image, of the type and on the device of what the operator holds."""
+        """A batch of one image of zeros, of the type and on the device of the operator's buffers."""
         like = next((b for b in chain(self.buffers(), self.parameters()) if b.is_floating_point()), torch.empty(0))
         return like.new_zeros((1, *self.image_shape))
 
@@ -176,7 +176,7 @@ class Identity(Operator):
 
 
 class TightRows(Operator):
-    """Base of operators whose rows are orthogonal and of one length: ``A A^T = c I``. They define the adjoint.
+    """Base of operators with orthogonal rows of one length: ``A A^T = c I``. Subclasses define the adjoint.
 
     Args:
         image_shape: ``(C, H, W)``.

@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.images.pictures import LUMA
 from randomwalk.operators.operator import TightRows
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the grey of ITU-R BT.601."""
-
 DENSE_LIMIT = 4096
-"""Most numbers in an image for which compressed sensing draws a dense matrix."""
+"""Most entries of an image for which compressed sensing draws a dense matrix."""
 
 
 class Colorization(TightRows):
-    """``A x = 0.299 red + 0.587 green + 0.114 blue``: a grey image, ``[B, 1, H, W]``, whose colours are sought.
+    """``A x = 0.299 red + 0.587 green + 0.114 blue``: grey measurements ``[B, 1, H, W]`` of colour images.
 
     Args:
         image_shape: ``(3, H, W)``.
@@ -49,9 +47,9 @@ class Colorization(TightRows):
 class CompressedSensing(TightRows):
     """``A = S H D``: random signs D, an orthonormal transform H that mixes all pixels, a random selection S of rows.
 
-    H is Hartley's, ``Re F x - Im F x`` of the unitary Fourier transform F of the image as one vector, which is its own
-    inverse. The m rows are orthonormal; memory is that of an image and time that of a fast Fourier transform, at any
-    image size. Source: Do, Gan, Nguyen and Tran 2012, arXiv 1106.5037.
+    H is the Hartley transform ``Re F x - Im F x``, F the unitary Fourier transform of the image as one vector; it is
+    its own inverse. The m rows are orthonormal; memory is that of an image and time that of a fast Fourier transform,
+    at any image size. Source: Do, Gan, Nguyen and Tran 2012, arXiv 1106.5037.
 
     Args:
         image_shape: ``(C, H, W)``; d = C H W.
@@ -122,33 +120,29 @@ def _hartley(x: Tensor) -> Tensor:
 def make_compressed_sensing(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
-    ratio: float = 0.25,
-    matrix: str = "hartley",
+    ratio: float,
+    matrix: str,
 ) -> TightRows:
     """Compressed sensing with ``m = round(ratio C H W)`` orthonormal rows, at least one, drawn for each image.
 
     Args:
         image_shape: ``(C, H, W)``; d = C H W.
         generators: one for each image.
-        ratio: share of the numbers in an image that are measured.
+        ratio: measurements per entry of the image.
         matrix: "hartley" draws :class:`CompressedSensing`, at any size; "dense" rows of an orthogonal matrix that are
             uniform among all (the QR decomposition of a Gaussian matrix; Mezzadri 2007, arXiv math-ph/0609050), up to
             d = 4096, in ``8 B m d`` bytes.
     """
     size = prod(image_shape)
-    if not 0 < ratio <= 1:
-        raise InputError(f"compressed_sensing: ratio={ratio}; expected a number above 0 and at most 1")
     count = max(1, round(ratio * size))
     if matrix == "hartley":
         signs = np.stack([2.0 * draws.integers(0, 2, size) - 1 for draws in generators])
         rows = np.stack([np.sort(draws.choice(size, count, replace=False)) for draws in generators])
         return CompressedSensing(image_shape, torch.from_numpy(signs), torch.from_numpy(rows))
-    if matrix != "dense":
-        raise InputError(f"compressed_sensing: matrix={matrix!r}; expected hartley or dense")
     if size > DENSE_LIMIT:
         raise InputError(
-            f"compressed_sensing: a dense matrix for images of {size} numbers is too large; matrix: dense is for "
-            f"{DENSE_LIMIT} at most; take matrix: hartley"
+            f"compressed_sensing: a dense matrix for images of {size} entries is too large; matrix: dense is for "
+            f"at most {DENSE_LIMIT}; use matrix: hartley"
         )
     return OrthonormalRows(image_shape, torch.stack([_uniform_rows(count, size, draws) for draws in generators]))
 

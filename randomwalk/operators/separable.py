@@ -14,7 +14,7 @@ from randomwalk.operators.operator import RCOND, Operator
 class Separable(Operator):
     """``A x = R x C^T`` in every channel: one matrix along each axis.
 
-    The singular value decompositions of R and C give everything else. All are kept in float64 and used in the type
+    The singular value decompositions of R and C give everything else. All are stored in float64 and applied in the type
     of the images.
 
     Args:
@@ -29,7 +29,7 @@ class Separable(Operator):
     columns_left: Tensor
     rows_basis: Tensor  # right singular vectors, one to a row
     columns_basis: Tensor
-    singular_values: Tensor  # of A, [min(h, H), min(w, W)]; it has no others but 0
+    singular_values: Tensor  # of A, [min(h, H), min(w, W)]; all others are 0
 
     def __init__(self, image_shape: Sequence[int], rows: Tensor, columns: Tensor) -> None:
         super().__init__(image_shape)
@@ -87,10 +87,8 @@ class SuperResolution(Separable):
         factor: divides H and W.
     """
 
-    def __init__(self, image_shape: Sequence[int], factor: int = 4) -> None:
+    def __init__(self, image_shape: Sequence[int], factor: int) -> None:
         _, height, width = image_shape
-        if not isinstance(factor, int) or factor < 1:
-            raise InputError(f"super_resolution: factor={factor!r}; expected a positive integer")
         if height % factor or width % factor:
             raise InputError(
                 f"super_resolution: factor {factor} does not divide the image size {height}x{width}; "

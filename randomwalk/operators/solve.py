@@ -1,4 +1,4 @@
-"""Conjugate gradients, each row of a batch for itself."""
+"""Conjugate gradients and Lanczos' method, for every row of a batch on its own."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solution x of ``M x = b``, M symmetric positive semi-definite and b in its range, for every row.
 
-    Starts from 0, so that of several solutions it finds the one of smallest norm. A row stops when its own residual,
-    as the recursion carries it, is at most ``tolerance * ||b||``; rows do not influence each other.
+    Starts from 0 and so finds the solution of smallest norm. A row stops when its recursively updated residual is at
+    most ``tolerance * ||b||``; rows do not influence each other.
 
     Source: Hestenes & Stiefel 1952.
 
     Args:
         apply: ``M v`` for ``v`` shaped like b, row by row.
         b: ``[B, ...]``.
-        tolerance: by default :data:`TOLERANCE` of b's type.
-        max_iterations: until it gives up.
+        tolerance: :data:`TOLERANCE` of b's type by default.
+        max_iterations: limit on the iterations.
 
     Raises:
         RunError: a row has not reached the tolerance.
@@ -40,7 +40,7 @@ def conjugate_gradients(
     shares = (squared / dot(b, b)).nan_to_num().sqrt()
     raise RunError(
         f"conjugate gradients reached a relative residual of {float(shares.max()):.1e} in {max_iterations} "
-        "iterations, which is not enough: the operator is too ill-conditioned; take more measurement noise, or an "
+        "iterations, which is not enough: the operator is too ill-conditioned; use more measurement noise, or an "
         "operator with a spectral decomposition (a blur with boundary: circular, or for small images dense: true)"
     )
 
@@ -48,14 +48,14 @@ def conjugate_gradients(
 def iterates(
     apply: Callable[[Tensor], Tensor], b: Tensor, goal: Tensor, *, restart: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """``x`` after 0, 1, 2, ... products with M, and the squared norm of each row's residual, without end.
+    """Endless iterates ``x`` after 0, 1, 2, ... products with M, with the squared norm of each row's residual.
 
     Args:
         apply: ``M v`` for ``v`` shaped like b, row by row.
         b: ``[B, ...]``.
-        goal: squared norm of its residual at which a row stops, shaped to scale the rows.
-        restart: a row whose direction v does not have ``v^T M v > 0`` goes on from its residual, as rounding must
-            have been the cause; else it stops for good, as M is not what is assumed.
+        goal: squared norm of the residual at which a row stops, of a shape that scales the rows.
+        restart: whether a row whose direction v violates ``v^T M v > 0`` restarts from its residual, since rounding
+            must be the cause; otherwise it stops, since M is not positive semi-definite.
     """
     x, residual, direction, squared = torch.zeros_like(b), b, b, dot(b, b)
     while True:
@@ -78,7 +78,7 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, iterati
 
     Args:
         apply: ``M v`` for ``v`` shaped like ``start``.
-        start: float64, not orthogonal to the eigenvector; a random one is not.
+        start: float64, not orthogonal to the eigenvector, such as a random one.
     """
     v, last = start / start.norm(), torch.zeros_like(start)
     diagonal: list[float] = []
@@ -102,5 +102,5 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, iterati
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of every row, shaped to scale it."""
+    """Inner product of every row, of a shape that scales the rows."""
     return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))

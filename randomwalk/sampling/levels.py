@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randomwalk.config import PredictorCorrectorSettings, SampleConfig
+from randomwalk.config import SampleConfig
+from randomwalk.config.samplers import PredictorCorrectorSettings
 from randomwalk.denoisers.adapters import SDEDenoiser
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError

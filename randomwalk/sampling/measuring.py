@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.measurement import Measurement, parts_of
+from randomwalk.config.measurement import Measurement
+from randomwalk.config.operators import parts_of
 from randomwalk.errors import InputError
 from randomwalk.images.noise_estimation import estimate_noise
 from randomwalk.images.sources import ImageSource
@@ -27,7 +25,7 @@ COPIES = 3
 
 def make_noise(measurement: Measurement) -> Noise:
     """The noise that a config states; of `ASSUMED_STD` if it is to be estimated."""
-    settings = measurement.noise.model_dump(exclude_none=True)
+    settings = measurement.noise.model_dump()
     if settings.get("std") == "auto":
         return GaussianNoise(ASSUMED_STD)
     return noises.make(**settings)
@@ -41,13 +39,6 @@ def mask_of(config: SampleConfig, source: ImageSource, image: int, shape: ImageS
     """
     mask = source.mask(image)
     return mask if config.given else mask[: shape[1], : shape[2]]
-
-
-def with_masks(settings: Mapping[str, Any], masks: Sequence[Tensor]) -> dict[str, Any]:
-    """The settings of an operator with the masks of the images, ``[H, W]`` each, where they belong."""
-    if settings["name"] == "composition":
-        return {**settings, **{part: with_masks(settings[part], masks) for part in ("first", "second")}}
-    return {**settings, "masks": masks} if settings.get("mask") == "beside" else dict(settings)
 
 
 def stays_grey(config: SampleConfig, source: ImageSource, image: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.measurement import CompositionSettings, SuperResolutionSettings
+from randomwalk.config.operators import CompositionSettings, SuperResolutionSettings
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, Size

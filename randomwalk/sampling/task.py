@@ -36,7 +36,7 @@ from randomwalk.sampling.batch import BATCH_PIXELS, Batch, Unit, batches_of, cou
 from randomwalk.sampling.foresight import schedule_notes
 from randomwalk.sampling.levels import make_schedule
 from randomwalk.sampling.memory import Budget, make_budget
-from randomwalk.sampling.sections import described, make_sampler, names_of, needs_gradient, settings_of
+from randomwalk.sampling.sections import described, make_sampler, names_of, needs_gradient
 from randomwalk.sampling.sizes import factor_of, image_shape, measured_size, own_sizes, trimming_notes
 from randomwalk.sampling.trial import trial_operator, try_out
 
@@ -262,12 +262,13 @@ class Task:
         assert self.config.measurement is not None
         if self._measured is None or self._measured[0] != list(images):  # a decomposition can take seconds: keep one
             generators = [generator(self.config.seed, image, MEASUREMENT_STREAM) for image in images]
-            settings = settings_of(self.config.measurement.operator)
+            masks = None
             if self.config.masks_beside:
                 assert self.source is not None
                 masks = [measuring.mask_of(self.config, self.source, i, self.shape_of(i)) for i in images]
-                settings = measuring.with_masks(settings, masks)
-            operator = operators.make(image_shape=self.shape_of(images[0]), generators=generators, **settings)
+            settings = self.config.measurement.operator.model_dump()
+            shape = self.shape_of(images[0])
+            operator = operators.make(image_shape=shape, generators=generators, masks=masks, **settings)
             self._measured = (list(images), operator.to(self.device), generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from randomwalk.config import TrainConfig, TrainData
+from randomwalk.config import TrainConfig
+from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, open_dataset, open_images
 from randomwalk.rng import generator

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from randomwalk.config import TrainConfig, TrainData
+from randomwalk.config import TrainConfig
+from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.pictures import Header
 from randomwalk.images.sources import ImageSource

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from randomwalk.config import TrainData
+from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, fit_to, in_order, to_tensor
 from randomwalk.progress import progress_bar

@@ -117,7 +117,7 @@ def make_labels(config: TrainConfig, source: ImageSource) -> TrainingLabels | No
     return TrainingLabels(source, config.labels.dropout, getattr(config.denoiser, "null_label", None), config.seed)
 
 
-def told(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
+def conditioned_on(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
     """The denoiser of images of these classes ``[B]``; the denoiser itself without labels."""
     if labels is None:
         return denoiser

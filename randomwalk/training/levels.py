@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from randomwalk.config import EvenTimeLevels, LogNormalLevels, Objective, UniformTimestepLevels
+from randomwalk.config.objective import EvenTimeLevels, LogNormalLevels, Objective, UniformTimestepLevels
 from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError

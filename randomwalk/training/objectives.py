@@ -39,7 +39,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from randomwalk.config import Objective
+from randomwalk.config.objective import Objective
 from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.training.levels import Levels, make_levels

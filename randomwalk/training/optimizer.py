@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from randomwalk.config import Optimizer
+from randomwalk.config.training import Optimizer
 from randomwalk.training.muon import MuonAndAdam
 
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from randomwalk import samplers
-from randomwalk.config import TrainConfig, TrainData
+from randomwalk.config import TrainConfig
+from randomwalk.config.training import TrainData
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import schedules
 from randomwalk.training.examples import Split
-from randomwalk.training.labels import classes_in_turn, labels_of, told
+from randomwalk.training.labels import classes_in_turn, conditioned_on, labels_of
 
 BATCH = 64
 GRID = 36
@@ -64,7 +65,7 @@ def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dic
             continue
         indices, x, count = list(loaded), torch.stack(list(loaded.values())).to(device), count + len(loaded)
         noise = ImageDraws([generator(config.seed, 7, i) for i in indices], device).normal(x.shape[1:])
-        of_class = told(denoiser, labels_of(config, split.source, indices))
+        of_class = conditioned_on(denoiser, labels_of(config, split.source, indices))
         for sigma in sums:
             mse = (of_class(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
             sums[sigma] += float((10 * torch.log10(4 / mse)).sum())
@@ -80,5 +81,5 @@ def sample_grid(denoiser: Denoiser, config: TrainConfig) -> Tensor:
     high = min(denoiser.sigma_max, 80.0)
     sigmas = schedules.make("karras", GRID_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
     x = high * draws.normal((config.data.channels, size, size))
-    of_class = told(denoiser, classes_in_turn(config, GRID))
+    of_class = conditioned_on(denoiser, classes_in_turn(config, GRID))
     return samplers.make("ddpm_small").sample(of_class, x, sigmas, noise=draws.noise)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import classroom
 import pytest
 
-from randomwalk.config import PointData
 from randomwalk.config.files import load_train_config
+from randomwalk.config.training import PointData
 from score_sde import sdes
 
 

@@ -219,4 +219,4 @@ def test_every_candidate_can_be_made() -> None:
             own = {key: value for key, value in settings.items() if key not in photo_methods.SCHEDULE}
             sampler = posterior.make(name, sigmas=[1.0, 0.5], **own)
             for operator in tasks:
-                sampler.check(operator, GaussianNoise(10, (0, 255)))
+                sampler.check(operator, GaussianNoise(10 * 2 / 255))

@@ -7,18 +7,23 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from config_examples import SAMPLE, TRAIN
+from config_examples import SAMPLE, TRAIN, message_of
 
-from randomwalk import config as vocabulary
-from randomwalk.config import SampleConfig, TrainConfig, UNetSettings
-from randomwalk.config.base import Settings
-from randomwalk.config.files import dump, load_sample_config, load_train_config, load_training, main, write_schemas
+from randomwalk.config import SampleConfig, Settings, TrainConfig
+from randomwalk.config.base import named
+from randomwalk.config.files import dump, load_sample_config, load_train_config, load_training
+from randomwalk.config.generated import main, settings_page, write_schemas
+from randomwalk.config.networks import DenoiserSettings, NetworkSettings, SDESettings, UNetSettings
+from randomwalk.config.noise import NoiseSettings
+from randomwalk.config.operators import InpaintingSettings, OperatorSettings
+from randomwalk.config.samplers import PriorSettings, ScheduleSettings
 from randomwalk.config.weights import describe_missing_weights
+from randomwalk.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -149,6 +154,16 @@ def test_schemas_are_current(tmp_path: Path) -> None:
         assert json.loads(path.read_text(encoding="utf-8")) == committed, "run python -m randomwalk.config --schema"
 
 
+def test_the_page_of_settings_is_current() -> None:
+    committed = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert settings_page() == committed, "run python -m randomwalk.config --docs"
+    links = set(re.findall(r"\(#([^)]*)\)", committed))
+    headings = re.findall(r"^#+ (.*)$", committed, re.MULTILINE)
+    anchors = [re.sub(r"[^a-z0-9_-]", "", heading.lower().replace(" ", "-")) for heading in headings]
+    assert links <= set(anchors) and len(anchors) == len(set(anchors))
+    assert "| `missing` | a number of at least 0 and below 1 | `0.75` |" in committed
+
+
 def test_the_schema_knows_names_ranges_and_explanations() -> None:
     schema = json.loads((CONFIGS / "schema" / "sample.schema.json").read_text(encoding="utf-8"))
     schedule = schema["$defs"]["ScheduleSettings"]
@@ -207,37 +222,61 @@ def test_nothing_here_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_names_and_settings_are_those_of_the_code() -> None:
-    """The tables that names are looked up in, and the settings of their entries, against the vocabulary."""
+def test_every_declared_name_is_in_its_table_and_the_code_takes_its_settings() -> None:
     from randomwalk import operators, samplers
-    from randomwalk.denoisers import adapters as denoisers
-    from randomwalk.denoisers.networks import NETWORKS, _network_class
+    from randomwalk.denoisers import adapters
+    from randomwalk.denoisers.networks import NETWORKS
+    from randomwalk.operators import noise
     from randomwalk.samplers import schedules
     from score_sde import sdes
 
-    def names(union: Any) -> dict[str, type[Settings]]:
-        classes = get_args(get_args(union)[0]) or get_args(union)
-        return {name: c for c in classes for name in get_args(c.model_fields["name"].annotation)}
-
-    def settings(model: type[Settings]) -> set[str]:
-        return set(model.model_fields) - {"name", "schedule"}
-
-    assert names(vocabulary.OperatorSettings).keys() == operators.OPERATORS.keys()
-    assert names(vocabulary.PriorSettings).keys() == samplers.SAMPLERS.keys()
-    assert names(vocabulary.DenoiserSettings).keys() == denoisers.DENOISERS.keys()
-    schedule_names = get_args(vocabulary.ScheduleSettings.model_fields["name"].annotation)
+    schedule_names = get_args(ScheduleSettings.model_fields["name"].annotation)
     assert set(schedule_names) == set(schedules.SCHEDULES)
-    for union, table in (
-        (vocabulary.OperatorSettings, operators.OPERATORS),
-        (vocabulary.PriorSettings, samplers.SAMPLERS),
-        (vocabulary.DenoiserSettings, denoisers.DENOISERS),
-        (vocabulary.NetworkSettings, {name: _network_class(name) for name in NETWORKS}),
-        (vocabulary.SDESettings, sdes.SDES),
-    ):
-        for name, model in names(union).items():
+    tables: tuple[tuple[Any, Mapping[str, Callable[..., Any]]], ...] = (
+        (OperatorSettings, operators.OPERATORS),
+        (NoiseSettings, noise.NOISES),
+        (PriorSettings, samplers.SAMPLERS),
+        (DenoiserSettings, adapters.DENOISERS),
+        (NetworkSettings, NETWORKS),
+        (SDESettings, sdes.SDES),
+    )
+    for union, table in tables:
+        assert named(union).keys() == table.keys()
+        for name, model in named(union).items():
             parameters = inspect.signature(table[name]).parameters
             if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-                assert settings(model) <= set(parameters), name
+                assert set(model.model_fields) - {"name", "schedule", "pixel_range"} <= set(parameters), name
+
+
+def test_packages_of_networks_repeat_the_declared_defaults_only() -> None:
+    """They import nothing of the library. `UNet` and `NCSNpp` have those of their public checkpoints instead."""
+    from randomwalk.denoisers.networks import NETWORKS
+    from score_sde import sdes
+
+    tables: tuple[tuple[Any, Mapping[str, Callable[..., Any]]], ...] = (
+        (NetworkSettings, {name: NETWORKS[name] for name in ("photo_unet", "ddpm_unet", "mlp")}),
+        (SDESettings, sdes.SDES),
+    )
+    for union, table in tables:
+        for name, made in table.items():
+            fields = named(union)[name].model_fields
+            for key, parameter in inspect.signature(made).parameters.items():
+                if parameter.default is not parameter.empty:
+                    default = parameter.default
+                    assert fields[key].default == (list(default) if isinstance(default, tuple) else default), key
+
+
+def test_python_has_the_defaults_and_bounds_of_yaml(sample: Callable[..., SampleConfig]) -> None:
+    from randomwalk import operators
+
+    declared = sample(SAMPLE, "measurement.operator={name: inpainting}").measurement
+    assert declared is not None and isinstance(declared.operator, InpaintingSettings)
+    mask = operators.make("inpainting", image_shape=(1, 8, 8)).get_buffer("mask")
+    assert 1 - mask.mean() == declared.operator.missing == 0.75
+    said = "missing: found 1.0; allowed: a number of at least 0 and below 1"
+    assert said.split(": ", 1)[1] in message_of(sample, SAMPLE, "measurement.operator.missing=1.0")
+    with pytest.raises(InputError, match=f"^operator inpainting: {said}$"):
+        operators.make("inpainting", image_shape=(1, 8, 8), missing=1.0)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -116,6 +116,6 @@ def test_photons_come_from_pixels(tmp_path: Path) -> None:
     load(tmp_path, photons)
     for name in ("compressed_sensing", "fourier_subsampling", "phase_retrieval"):
         message = message_of(load, tmp_path, photons, f"measurement.operator={{name: {name}}}")
-        assert "measurement.noise.name" in message and f"{name} measures no pixels" in message
+        assert "measurement.noise.name" in message and f"{name} does not measure pixels" in message
         nested: Any = f"measurement.operator={{name: composition, first: {{name: hdr}}, second: {{name: {name}}}}}"
-        assert f"{name} measures no pixels" in message_of(load, tmp_path, photons, nested)
+        assert f"{name} does not measure pixels" in message_of(load, tmp_path, photons, nested)

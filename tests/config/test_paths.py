@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from randomwalk.config.base import PathText
-from randomwalk.config.files import _SCHEMAS, load_sample_config, load_train_config
+from randomwalk.config.files import load_sample_config, load_train_config
+from randomwalk.config.generated import CONFIGS
 from randomwalk.errors import InputError
 from randomwalk.lookup import expand
 from randomwalk.run_folder import RunFolder
@@ -81,7 +82,7 @@ def test_every_setting_that_names_a_file_is_a_path() -> None:
                 visit(part, seen)
 
     seen: set[Any] = set()
-    for model in _SCHEMAS.values():
+    for model in CONFIGS.values():
         visit(model, seen)
     expanding = get_args(PathText)[-1]
     assert len(found) == 15

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 from config_examples import SAMPLE, message_of
 
-from randomwalk import config as vocabulary
 from randomwalk.config import SampleConfig, Settings
+from randomwalk.config import samplers as vocabulary
 from randomwalk.config.files import load_sample_config
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES
 from randomwalk.samplers import posterior

@@ -47,6 +47,7 @@ def manifest(name: str) -> dict[str, Any]:
 
 
 UNET = {"name": "unet", **manifest("unet_tinyA")["unet_constructor"]}
+del UNET["use_fp16"]  # not a setting here: false
 NCSNPP = {"name": "ncsnpp", **ncsnpp_settings(manifest("ncsnpp_tiny")["config"])}
 
 
@@ -330,7 +331,7 @@ def _listed(value: Any) -> Any:
     [
         {"resblock_updown": True, "num_classes": 5},
         {"use_scale_shift_norm": True, "num_res_blocks": 3, "channel_mult": [1, 1, 3]},
-        {"attention_resolutions": [1, 4], "channel_mult": [2, 2, 1], "in_channels": 4},
+        {"attention_resolutions": [1, 4], "channel_mult": [2, 2, 1], "in_channels": 4, "out_channels": 4},
         {"channel_mult": [1], "attention_resolutions": []},
     ],
 )
@@ -412,7 +413,7 @@ def test_an_unknown_network_without_description(tmp_path: Path) -> None:
     "change, difference",
     [
         ({"model_channels": 64}, "time_embed.0.weight is [128, 32] in the file and [256, 64] in the network"),
-        ({"in_channels": 1}, "input_blocks.0.0.weight is [32, 3, 3, 3] in the file and [32, 1, 3, 3]"),
+        ({"in_channels": 6}, "input_blocks.0.0.weight is [32, 3, 3, 3] in the file and [32, 6, 3, 3]"),
         ({"out_channels": 3}, "out.2.weight is [6, 32, 3, 3] in the file and [3, 32, 3, 3]"),
         ({"num_res_blocks": 2}, "input_blocks."),
         ({"channel_mult": [1, 2, 2]}, "input_blocks."),
@@ -464,8 +465,8 @@ def test_settings_that_make_no_network() -> None:
     message = complaint(UNET_FILE, network={**UNET, "model_channels": 48}, denoiser=VP)
     assert "model_channels: the file says 32, the config 48" in message
     assert "colour" in complaint(UNET_FILE, network={**UNET, "colour": 1}, denoiser=VP)
-    assert "known are unet, photo_unet, ncsnpp" in complaint(UNET_FILE, network={"name": "vgg"}, denoiser=VP)
-    assert "known are vp, ve, edm" in complaint(UNET_FILE, network=UNET, denoiser={"name": "vpx"})
+    assert "expected one of unet, photo_unet, ncsnpp" in complaint(UNET_FILE, network={"name": "vgg"}, denoiser=VP)
+    assert "expected one of vp, ve, edm" in complaint(UNET_FILE, network=UNET, denoiser={"name": "vpx"})
     classes = complaint(UNET_FILE, network={**UNET, "num_classes": 5}, denoiser=VP)
     assert "num_classes: the file says null, the config 5" in classes
 

@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from randomwalk.config import DDPMUNetSettings
-from randomwalk.denoisers.networks import build_network, full_settings
+from randomwalk.denoisers.networks import build_network
 from randomwalk.errors import InputError
 from score_sde import DDPMUNet, NCSNpp
 from score_sde.ddpm_unet import Stage
@@ -207,31 +205,22 @@ def test_types_and_layouts() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"image_size": 15}, "image_size 15 is not divisible by 2"),
-        ({"nf": 0}, "nf must be a positive integer, got 0"),
+        ({"image_size": 15}, "image_size: found 15; allowed: a multiple of 2"),
+        ({"nf": 0}, "nf: found 0; allowed: a whole number of at least 4"),
         ({"nf": 36}, "144 channels cannot be normalised in .* = 32 groups"),
-        ({"nf": 2}, "choose nf so that"),
-        ({"ch_mult": []}, "ch_mult must have at least one entry"),
-        ({"ch_mult": [1, 0.5]}, r"ch_mult\[1\] must be a positive integer"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-        ({"embedding": "gaussian"}, "'gaussian' is not supported; one of linear, fourier"),
-        ({"max_positions": 1.0}, "max_positions must be above 1"),
-        ({"num_classes": 0}, "num_classes must be a positive integer"),
-        ({"width": 128}, "unexpected keyword argument 'width'"),
+        ({"nf": 2}, "nf: found 2; allowed: a whole number of at least 4"),
+        ({"ch_mult": []}, r"ch_mult: found \[\]; allowed: a list of 1 or more entries"),
+        ({"ch_mult": [1, 0.5]}, r"ch_mult\[1\]: found 0.5; allowed: a whole number of at least 1"),
+        ({"dropout": 1.0}, "dropout: found 1.0; allowed: a number of at least 0 and below 1"),
+        ({"embedding": "gaussian"}, "embedding: found 'gaussian'; allowed: one of linear, fourier"),
+        ({"max_positions": 1.0}, "max_positions: found 1.0; allowed: a number above 1"),
+        ({"num_classes": 0}, "num_classes: found 0; allowed: a whole number of at least 1"),
+        ({"width": 128}, "width: unknown key"),
     ],
 )
 def test_settings_that_cannot_be_used(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build_network({"name": "ddpm_unet", "image_size": 16, **TINY, **settings})
-
-
-def test_the_config_knows_the_same_settings() -> None:
-    written = DDPMUNetSettings(name="ddpm_unet", image_size=32).model_dump()
-    defaults = full_settings({"name": "ddpm_unet", "image_size": 32})
-    assert written == {key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()}
-    for wrong, said in (({"image_size": 36}, "a multiple of 8"), ({"nf": 2}, "nf"), ({"embedding": "x"}, "linear")):
-        with pytest.raises(ValidationError, match=said):
-            DDPMUNetSettings(**{"name": "ddpm_unet", "image_size": 32, **wrong})
 
 
 def test_images_that_do_not_fit() -> None:

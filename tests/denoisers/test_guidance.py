@@ -11,16 +11,16 @@ from sampling_tools import NETWORK, arrays_of, make_config, read_metrics
 from torch import Tensor
 
 from randomwalk import GaussianMixture, operators, samplers
-from randomwalk.denoisers.adapters import EDMDenoiser
+from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, save_denoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.denoisers.guidance import GuidedDenoiser, guided
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
-from randomwalk.images import sheets as report
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import posterior
+from randomwalk.sampling import figures as report
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.task import load_task
 
@@ -154,7 +154,7 @@ def test_the_label_reaches_a_network_through_its_adapter() -> None:
         def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             return y.to(x).reshape(-1, 1, 1, 1).expand(x.shape)
 
-    denoiser = EDMDenoiser(Network(), null_label=0)
+    denoiser = make_adapter("edm", Network(), null_label=0)
     denoiser.num_classes = 6
     c_out = 0.5 / 1.25**0.5
     for scale in (0, 1, 3):

@@ -103,9 +103,9 @@ def test_a_gated_block_is_its_formula() -> None:
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(InputError, match="expected one of modulated, gated"):
+    with pytest.raises(InputError, match="allowed: one of modulated, gated"):
         make_denoiser({"name": "photo_unet", **SMALL, "block": "other"}, {"name": "edm"})
-    with pytest.raises(InputError, match="num_blocks: 2 of them; expected one for each of 3 widths"):
+    with pytest.raises(InputError, match="num_blocks: found 2 numbers; allowed: one for each of the 3 levels"):
         make_denoiser({"name": "photo_unet", **SMALL, "num_blocks": [1, 1]}, {"name": "edm"})
-    with pytest.raises(InputError, match="an even number"):
+    with pytest.raises(InputError, match=r"code_size: found 15; .* divisible by 2"):
         make_denoiser({"name": "photo_unet", **SMALL, "code_size": 15}, {"name": "edm"})

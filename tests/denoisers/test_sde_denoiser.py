@@ -136,16 +136,28 @@ def test_a_network_of_another_prediction_or_time_does_not() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"sde": {"name": "cosine"}}, "'cosine' is unknown; known are ou, vp, sub_vp, ve, power_ve, edm"),
-        ({"sde": {"name": "ve", "beta_min": 1.0}}, "unknown setting beta_min; allowed: sigma_min, sigma_max"),
-        ({"sde": {"name": "vp", "beta_min": 30.0}}, "0 < beta_min <= beta_max"),
-        ({"sde": {"name": "ve", "sigma_min": 60.0}}, "0 < sigma_min < sigma_max"),
-        ({"sde": {"name": "ou", "end_time": 0.0}}, "end_time=0.0: expected a positive number"),
-        ({"sde": {"name": "power_ve", "base": 0.5}}, "base=0.5: expected a number of at least 1"),
-        ({"sde": {"name": "edm", "sigma_max": -1.0}}, "sigma_max=-1.0: expected a positive number"),
-        ({"sde": {"name": "vp"}, "prediction": "noise"}, "'noise' is unknown; known are epsilon, x0, v, score"),
-        ({"sde": {"name": "vp"}, "time": "integer"}, "'integer' is unknown; known are continuous, log_sigma, discrete"),
-        ({"sde": {"name": "ou"}, "time": "discrete", "num_levels": 1}, "at least two"),
+        ({"sde": {"name": "cosine"}}, "sde.name: found 'cosine'; allowed: one of edm, ou, power_ve, sub_vp, ve, vp"),
+        (
+            {"sde": {"name": "ve", "beta_min": 1.0}},
+            "sde.beta_min: unknown key; it is for name: sub_vp, vp; known with name: ve: name, sigma_min, sigma_max",
+        ),
+        ({"sde": {"name": "vp", "beta_min": 30.0}}, "sde.beta_min: found 30.0; allowed: a number below beta_max"),
+        ({"sde": {"name": "ve", "sigma_min": 60.0}}, "sde.sigma_min: found 60.0; allowed: a number below sigma_max"),
+        ({"sde": {"name": "ou", "end_time": 0.0}}, "sde.end_time: found 0.0; allowed: a number above 0"),
+        ({"sde": {"name": "power_ve", "base": 0.5}}, "sde.base: found 0.5; allowed: a number of at least 1"),
+        ({"sde": {"name": "edm", "sigma_max": -1.0}}, "sde.sigma_max: found -1.0; allowed: a number above 0"),
+        (
+            {"sde": {"name": "vp"}, "prediction": "noise"},
+            "prediction: found 'noise'; allowed: one of epsilon, x0, v, score",
+        ),
+        (
+            {"sde": {"name": "vp"}, "time": "integer"},
+            "time: found 'integer'; allowed: one of continuous, log_sigma, discrete",
+        ),
+        (
+            {"sde": {"name": "ou"}, "time": "discrete", "num_levels": 1},
+            "num_levels: found 1; allowed: a whole number of at least 2",
+        ),
         ({"sde": {"name": "vp"}, "time": "discrete", "num_levels": 20}, r"20 levels: .* needs more than 20"),
     ],
 )

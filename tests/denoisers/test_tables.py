@@ -16,13 +16,15 @@ from sampling_tools import NETWORK, make_config, save_images, save_weights
 from torch import Tensor, nn
 
 from randomwalk import training
-from randomwalk.config import Objective, VPDenoiserSettings
 from randomwalk.config.files import load_train_config
+from randomwalk.config.networks import VPDenoiserSettings
+from randomwalk.config.objective import Objective
 from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import Document
 from randomwalk.denoisers.adapters import VPDenoiser
+from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, read_config, save_denoiser
-from randomwalk.denoisers.ddpm_table import ddpm_sigmas, vp_sigmas
+from randomwalk.denoisers.ddpm_table import ddpm_sigmas
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.errors import InputError
 from randomwalk.sampling.levels import make_schedule
@@ -77,6 +79,13 @@ class EpsilonOf(nn.Module):
         return (x - self.exact(x, sigma)) / s
 
 
+def table_of(**settings: Any) -> Tensor:
+    """Noise levels of a denoiser with these settings."""
+    made = make_adapter("vp", nn.Identity(), **settings)
+    assert isinstance(made, VPDenoiser)
+    return made.table
+
+
 @pytest.mark.parametrize("name", ALPHA_BARS)
 def test_an_exact_denoiser_on_each_table(name: str) -> None:
     """D of the adapter is D of the mixture, at levels of the table and between them."""
@@ -84,7 +93,7 @@ def test_an_exact_denoiser_on_each_table(name: str) -> None:
     sigmas = [math.sqrt((1 - alpha_bar(t)) / alpha_bar(t)) for t in range(length)]
     means = torch.tensor([[-0.5], [0.4], [0.1]], dtype=torch.float64).reshape(3, 1, 1, 1).expand(3, 1, 2, 2)
     exact = GaussianMixture([0.3, 0.5, 0.2], means, [0.01, 0.04, 0.2]).double()
-    denoiser = VPDenoiser(EpsilonOf(exact, sigmas), **settings)
+    denoiser = make_adapter("vp", EpsilonOf(exact, sigmas), **settings)
     assert denoiser.sigma_min == pytest.approx(sigmas[0], rel=1e-9)
     assert denoiser.sigma_max == pytest.approx(sigmas[-1], rel=1e-9)
     draws = torch.Generator().manual_seed(0)
@@ -98,7 +107,7 @@ def test_another_table_is_told_apart() -> None:
     """The test above can fail: on the linear table, the network of the cosine one denoises something else."""
     sigmas = [math.sqrt(1 / alpha_bar_cosine(t) - 1) for t in range(1000)]
     exact = GaussianMixture([1.0], torch.zeros(1, 1, 2, 2, dtype=torch.float64), [0.25]).double()
-    wrong = VPDenoiser(EpsilonOf(exact, sigmas))
+    wrong = make_adapter("vp", EpsilonOf(exact, sigmas))
     x = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     assert (wrong(x, 0.5) - exact(x, 0.5)).abs().max() > 0.01
 
@@ -106,7 +115,7 @@ def test_another_table_is_told_apart() -> None:
 def test_the_linear_table_is_ddpms_to_the_bit() -> None:
     for settings in ({}, {"beta_min": 2e-4, "beta_max": 0.03, "num_timesteps": 500}):
         full = {"beta_min": 1e-4, "beta_max": 0.02, "num_timesteps": 1000} | settings
-        table = VPDenoiser(nn.Identity(), **settings).table
+        table = table_of(**settings)
         assert table.dtype == torch.float64 and torch.equal(table, ddpm_sigmas(**full))
 
 
@@ -120,32 +129,32 @@ def test_numbers_from_files(kind: str, tmp_path: Path) -> None:
         torch.save(torch.tensor(GIVEN, dtype=torch.float64), path)
     elif kind in ("txt", "csv"):
         np.savetxt(path, values[None] if kind == "csv" else values, delimiter=",", fmt="%.17g")
-    table = vp_sigmas({"alphas_cumprod": values if kind == "array" else str(path)})
-    torch.testing.assert_close(table, vp_sigmas({"alphas_cumprod": GIVEN}), rtol=1e-15, atol=0)
+    table = table_of(table={"alphas_cumprod": values if kind == "array" else str(path)})
+    torch.testing.assert_close(table, table_of(table={"alphas_cumprod": GIVEN}), rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        ({"table": "squaredcos"}, ["'squaredcos'", "linear", "scaled_linear", "cosine"]),
+        ({"table": "squaredcos"}, ["'squaredcos'", "one of linear, cosine, scaled_linear"]),
         ({"table": "cosine", "beta_min": 1e-4}, ["cosine", "beta_min"]),
-        ({"table": {"betas": [0.1, 0.2]}, "num_timesteps": 2}, ["num_timesteps", "whole table"]),
-        ({"table": {"alphas": [0.9, 0.8]}}, ["alphas", "alphas_cumprod, betas"]),
+        ({"table": {"betas": [0.1, 0.2]}, "num_timesteps": 2}, ["num_timesteps", "say it all"]),
+        ({"table": {"alphas": [0.9, 0.8]}}, ["found a section (alphas)", "keys alphas_cumprod, betas"]),
         ({"table": {"alphas_cumprod": [0.9, 0.5, 0.0]}}, ["ends with 0", "leave out"]),
         ({"table": {"alphas_cumprod": [0.1, 0.2, 0.3]}}, ["are these betas?"]),
         ({"table": {"alphas_cumprod": [0.9, 0.9, 0.3]}}, ["fall from the first"]),
         ({"table": {"betas": [0.9, 0.5, 0.1]}}, ["are these alphas_cumprod?"]),
         ({"table": {"betas": [0.1, 1.5]}}, ["outside 0 to 1", "1.5"]),
-        ({"table": {"betas": [[0.1, 0.5]]}}, ["shape [1, 2]"]),
+        ({"table": {"betas": [[0.1, 0.5]]}}, ["found a section (betas)", "keys alphas_cumprod, betas"]),
         ({"table": {"betas": "nothing.npy"}}, ["nothing.npy", "cannot be read"]),
-        ({"table": {"betas": ["a", "b"]}}, ["table.betas", "numbers"]),
-        ({"table": "scaled_linear", "beta_min": 0.5}, ["beta_min=0.5", "beta_max=0.012"]),
+        ({"table": {"betas": ["a", "b"]}}, ["found a section (betas)", "keys alphas_cumprod, betas"]),
+        ({"table": "scaled_linear", "beta_min": 0.5}, ["beta_min: found 0.5", "beta_max, which is 0.012"]),
     ],
     ids=str,
 )
 def test_what_is_no_table(settings: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        VPDenoiser(nn.Identity(), **settings)
+        table_of(**settings)
     for part in parts:
         assert part in str(caught.value), caught.value
 
@@ -198,13 +207,13 @@ def test_weights_record_their_table(tmp_path: Path) -> None:
     np.save(given, GIVEN)
     save(numbers, {"name": "vp", "table": {"alphas_cumprod": str(given)}})
     cosine = save(tmp_path / "cosine.safetensors", settings_of(table="cosine").model_dump())
-    torch.testing.assert_close(load_denoiser(cosine).table, vp_sigmas("cosine"), rtol=0, atol=0)
+    torch.testing.assert_close(load_denoiser(cosine).table, table_of(table="cosine"), rtol=0, atol=0)
     load_denoiser(cosine, denoiser={"name": "vp", "table": "cosine"})
     with pytest.raises(InputError, match=r"denoiser\.table is 'cosine' in the file, and 'linear' in the config"):
         load_denoiser(cosine, denoiser={"name": "vp", "table": "linear"})
     load_denoiser(numbers, denoiser={"name": "vp", "table": {"alphas_cumprod": str(given)}})
     given.unlink()
-    assert torch.equal(load_denoiser(numbers).table, vp_sigmas({"alphas_cumprod": GIVEN}))
+    assert torch.equal(load_denoiser(numbers).table, table_of(table={"alphas_cumprod": GIVEN}))
 
 
 def test_files_from_before_there_were_tables(tmp_path: Path) -> None:
@@ -246,7 +255,7 @@ def test_a_training_on_another_table(table: Any, tmp_path: Path, monkeypatch: py
     assert training.run(load_train_config("train.yaml")) == 0
     assert training.run(load_train_config("run/config.yaml"), resume="run") == 0  # the written config is one too
     Path("table.npy").unlink()
-    expected = vp_sigmas("cosine") if table == "cosine" else vp_sigmas({"alphas_cumprod": GIVEN})
+    expected = table_of(table="cosine" if table == "cosine" else {"alphas_cumprod": GIVEN})
     loaded = load_denoiser("run/model.safetensors")
     assert isinstance(loaded, VPDenoiser) and torch.equal(loaded.table, expected)
     levels = make_levels(Objective(), loaded)

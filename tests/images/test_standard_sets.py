@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from randomwalk.config import TrainConfig, TrainData
+from randomwalk.config import TrainConfig
 from randomwalk.config.files import load_train_config
 from randomwalk.config.score_embedding import EmbeddingData
+from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images import standard_sets
 from randomwalk.images.sources import open_dataset

@@ -37,17 +37,17 @@ def test_likelihood_score_is_the_gradient_of_its_log_density(operator: Operator)
 
 
 def test_noise_level_is_stated_in_a_pixel_range() -> None:
-    assert GaussianNoise(0.2).std == pytest.approx(0.2)
-    assert GaussianNoise(0.2, pixel_range=(0, 1)).std == pytest.approx(0.4)
-    assert GaussianNoise(51, pixel_range=(0, 255)).std == pytest.approx(0.4)
+    assert noise_of("gaussian", std=0.2).std == pytest.approx(0.2)
+    assert noise_of("gaussian", std=0.2, pixel_range=(0, 1)).std == pytest.approx(0.4)
+    assert noise_of("gaussian", std=51, pixel_range=(0, 255)).std == pytest.approx(0.4)
     clean = torch.zeros(2, 3, 50, 50)
-    noisy = GaussianNoise(0.2, (0, 1)).apply(clean, ImageDraws([generator(0), generator(1)]))
+    noisy = noise_of("gaussian", std=0.2, pixel_range=(0, 1)).apply(clean, ImageDraws([generator(0), generator(1)]))
     assert noisy.std().item() == pytest.approx(0.4, rel=5 / (2 * clean.numel()) ** 0.5)  # five standard errors
-    alone = GaussianNoise(0.2, (0, 1)).apply(clean[:1], ImageDraws([generator(1)]))
+    alone = noise_of("gaussian", std=0.2, pixel_range=(0, 1)).apply(clean[:1], ImageDraws([generator(1)]))
     assert torch.equal(noisy[1:], alone)
     for std, pixel_range in ((0.0, (-1, 1)), (-1.0, (-1, 1)), (0.2, (1, 0))):
         with pytest.raises(InputError, match="noise"):
-            GaussianNoise(std, pixel_range)
+            noise_of("gaussian", std=std, pixel_range=pixel_range)
 
 
 NOISES = [GaussianNoise(0.3), LaplaceNoise(0.3), PoissonNoise(20.0)]
@@ -153,9 +153,11 @@ def test_noises_by_name() -> None:
     assert noise_of("none").std == 0
     for name, settings, said in (
         ("uniform", {}, "unknown; expected one of gaussian, laplace, poisson, none"),
-        ("none", {"std": 0.1}, "unknown setting std; allowed: none"),
-        ("poisson", {"peak": 0.0}, "peak=0.0; expected a positive number"),
-        ("laplace", {"std": -1.0}, "std=-1.0"),
+        ("none", {"std": 0.1}, "std: unknown key"),
+        ("poisson", {"peak": 0.0}, "peak: found 0.0; allowed: a number above 0"),
+        ("gaussian", {"std": "auto"}, "only a sampling task can estimate"),
+        ("gaussian", {}, "std: missing"),
+        ("laplace", {"std": -1.0}, "std: found -1.0"),
     ):
         with pytest.raises(InputError, match=said):
             noise_of(name, **settings)

@@ -15,7 +15,7 @@ from sampling_tools import arrays_of, make_config, other_notes, read_metrics
 from torch import Tensor
 
 from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, InputError, operators, samplers
-from randomwalk import config as vocabulary
+from randomwalk.config import samplers as vocabulary
 from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import RunError

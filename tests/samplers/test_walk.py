@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, InputError, RunError, operators, walk
 from randomwalk.denoisers import ddpm_table
-from randomwalk.denoisers.adapters import VPDenoiser
+from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.operators import Operator
 from randomwalk.samplers import make as make_sampler
@@ -142,7 +142,7 @@ def test_recorded_trajectories_through_the_vp_adapter(name: str) -> None:
     data = load(name)
     network = RecordedNetwork(data["prior_mean"].double(), data["prior_std"].double())
     data["x_start"] = data["x_start"].double()
-    differences = replay(name, VPDenoiser(network, **DDPM), data)
+    differences = replay(name, make_adapter("vp", network, **DDPM), data)
     print(f"{name}: {max(differences):.2e}")
     assert max(differences) < 1e-5
 
@@ -155,7 +155,7 @@ def test_the_replay_notices_a_rounded_timestep() -> None:
             return super().forward(z, t.round())
 
     network = Rounded(data["prior_mean"].double(), data["prior_std"].double())
-    assert max(replay("vp_uncond_sigmoid", VPDenoiser(network, **DDPM), data)) > 1e-5
+    assert max(replay("vp_uncond_sigmoid", make_adapter("vp", network, **DDPM), data)) > 1e-5
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

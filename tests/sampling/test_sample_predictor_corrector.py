@@ -14,8 +14,9 @@ from config_examples import SAMPLE, message_of
 from sampling_tools import NETWORK, arrays_of, make_config, read_metrics, write_config
 
 import sample as command
-from randomwalk.config import PredictorCorrectorSettings, SampleConfig
+from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
+from randomwalk.config.samplers import PredictorCorrectorSettings
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser
 from randomwalk.errors import InputError
 from randomwalk.samplers import schedules

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from randomwalk import GaussianMixture, RunError, samplers
-from randomwalk.denoisers.adapters import VPDenoiser
+from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.empirical import EmpiricalDenoiser
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.studies.score_embedding import sampling
@@ -234,7 +234,7 @@ def test_what_is_left_of_the_image_at_the_end_of_the_published_tables(
     beta_min: float, beta_max: float, alpha_bar: float, root: float
 ) -> None:
     """Of 1000 steps; to the two digits that are printed. Little is left of the image only in the first of them."""
-    table = VPDenoiser(nn.Identity(), beta_min, beta_max).table
+    table = make_adapter("vp", nn.Identity(), beta_min=beta_min, beta_max=beta_max).table
     left = 1 / (1 + float(table[-1]) ** 2)
     product = math.prod(1 - (beta_min + (beta_max - beta_min) * i / 999) for i in range(1000))
     assert left == pytest.approx(product, rel=1e-10)
@@ -256,20 +256,20 @@ class ExactEpsilon(nn.Module):
 
 def test_an_exact_epsilon_finds_the_image_in_one_step() -> None:
     truth = 2 * images(1) - 1
-    denoiser, draws = VPDenoiser(ExactEpsilon(truth)), ImageDraws([generator(0)], torch.device("cpu"))
+    denoiser, draws = make_adapter("vp", ExactEpsilon(truth)), ImageDraws([generator(0)], torch.device("cpu"))
     for timestep in (999, 500, 0):
         sigma = float(denoiser.table[timestep])
         x = truth + sigma * normal(1)
         for name in ("ddim", "ddpm_small"):
             found = samplers.make(name).sample(denoiser, x, [sigma], noise=draws.noise)
             assert (found - truth).abs().max() < 1e-11 * (1 + sigma)  # rounding of x
-        off = VPDenoiser(ExactEpsilon(truth), beta_max=0.021)  # a network of another table
+        off = make_adapter("vp", ExactEpsilon(truth), beta_max=0.021)  # a network of another table
         assert timestep == 0 or (off(x, sigma) - truth).abs().max() > 1e-3
 
 
 def test_ddim_is_deterministic_and_ddpm_is_not() -> None:
     """With a network that is not exact, in 20 steps: eta = 0 does not look at the draws."""
-    denoiser = VPDenoiser(_Sine())
+    denoiser = make_adapter("vp", _Sine())
     levels = [float(denoiser.table[i]) for i in range(999, -1, -50)]
     begin = levels[0] * normal()
 

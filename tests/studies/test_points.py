@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from randomwalk import distributed
-from randomwalk.config import PointData, SampleConfig, TrainConfig
+from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.config.files import load_sample_config, load_train_config
+from randomwalk.config.training import PointData
 from randomwalk.config.weights import describe_missing_weights
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, save_denoiser
 from randomwalk.errors import InputError

@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from randomwalk.config import Labels, PointData, TrainConfig
+from randomwalk.config import TrainConfig
 from randomwalk.config.files import load_sample_config, load_train_config
+from randomwalk.config.labels import Labels
+from randomwalk.config.training import PointData
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
 from randomwalk.progress import UNWATCHED, progress_bar

@@ -196,7 +196,7 @@ SDE = {"name": "sde", "sde": {"name": "vp"}}
     [
         ({"labels": None}, r"labels.*: missing; network\.num_classes is 3"),
         ({"labels": None, "network": MLP}, r"denoiser\.null_label.*: found 2; it is for networks with classes"),
-        (NCSNPP, r"labels.*: network ncsnpp knows no classes"),
+        (NCSNPP, r"labels.*: network ncsnpp has no classes"),
         ({"network": MLP}, r"network\.num_classes.*: missing"),
         ({"denoiser": SDE | {"null_label": 1}}, r"denoiser\.null_label.*: found 1; .* it is 2"),
         ({"denoiser": SDE}, r"denoiser\.null_label.*: found nothing; .* it is 2"),
@@ -204,7 +204,7 @@ SDE = {"name": "sde", "sde": {"name": "vp"}}
         ({"labels": {"dropout": 1}}, r"labels\.dropout"),
         (
             {"data": {"dataset": "points", "set": "moons"}, "network": MLP | {"num_channels": 2, "num_classes": 3}},
-            r"labels.*: points have none",
+            r"labels.*: points have no labels",
         ),
     ],
 )

@@ -11,9 +11,11 @@ from config_examples import TRAIN, message_of
 from objective_tools import COVARIANCE, NAMES, Linear, estimates, expectation
 from torch import Tensor
 
-from randomwalk.config import Objective, TrainConfig
+from randomwalk.config import TrainConfig
 from randomwalk.config.files import load_train_config
-from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser, VEDenoiser, VPDenoiser
+from randomwalk.config.objective import Objective
+from randomwalk.denoisers.adapters import SDEDenoiser, VEDenoiser
+from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
 from randomwalk.errors import InputError
 from randomwalk.training.levels import ContinuousLevels, TableLevels, log_normal, log_uniform, make_levels
@@ -40,7 +42,7 @@ def conv_denoiser(sde: str, prediction: str = "epsilon", time: str = "continuous
     """A denoiser whose network is a random convolution."""
     torch.manual_seed(0)
     network = torch.nn.Conv2d(2, 2, 3, padding=1).double()
-    return SDEDenoiser(lambda z, t: network(z), {"name": sde}, prediction, time)  # type: ignore[arg-type]
+    return make_adapter("sde", lambda z, t: network(z), sde={"name": sde}, prediction=prediction, time=time)  # type: ignore[arg-type]
 
 
 # --- value and gradient, without chance --------------------------------------------------------------------------
@@ -77,7 +79,7 @@ def test_value_and_gradient_of_any_linear_score(name: str) -> None:
 def test_a_row_does_not_know_the_others(name: str) -> None:
     """Up to float64 rounding: a matrix product may sum in another order."""
     torch.manual_seed(0)
-    denoiser = SDEDenoiser(TimeMLP(hidden=16, num_blocks=1).double(), {"name": "vp"})
+    denoiser = make_adapter("sde", TimeMLP(hidden=16, num_blocks=1).double(), sde={"name": "vp"})
     error, _ = estimates(2)[name]
     x, noise = torch.randn(2, 5, 2, 1, 1, dtype=torch.float64)
     sigma, probes = torch.rand(5, dtype=torch.float64) + 0.1, torch.randn(5, 4, 2, 1, 1, dtype=torch.float64)
@@ -104,7 +106,7 @@ def test_probes_have_unit_covariance() -> None:
 
 def test_noise_level_laws_have_their_stated_distribution() -> None:
     network = torch.nn.Identity()
-    vp, ve, edm = VPDenoiser(network), VEDenoiser(network, 0.01, 50.0), EDMDenoiser(network)
+    vp, ve, edm = make_adapter("vp", network), VEDenoiser(network, 0.01, 50.0), make_adapter("edm", network)
     levels = make_levels(Objective(), vp)(UNIFORM)
     values, counts = torch.unique(levels, return_counts=True)
     assert torch.equal(values, vp.table) and counts.eq(20).all()
@@ -118,7 +120,7 @@ def test_noise_level_laws_have_their_stated_distribution() -> None:
 def test_vp_loss_is_the_squared_error_of_epsilon() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(2, 2, 3, padding=1).double()
-    denoiser = VPDenoiser(lambda z, t: network(z))  # type: ignore[arg-type]
+    denoiser = make_adapter("vp", lambda z, t: network(z))  # type: ignore[arg-type]
     x, noise = torch.randn(2, 3, 2, 5, 5, dtype=torch.float64)
     sigma = torch.tensor([0.05, 1.0, 40.0], dtype=torch.float64)
     got = weighted(denoiser, x, noise, sigma)
@@ -144,7 +146,7 @@ def test_ve_loss_is_denoising_score_matching_weighted_by_the_variance() -> None:
 def test_edm_loss_is_the_unit_weighted_error_of_the_raw_network() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(1, 1, 3, padding=1).double()
-    denoiser = EDMDenoiser(lambda z, c: network(z))  # type: ignore[arg-type]
+    denoiser = make_adapter("edm", lambda z, c: network(z))  # type: ignore[arg-type]
     x, noise = torch.randn(2, 2, 1, 5, 5, dtype=torch.float64)
     sigma = torch.tensor([0.3, 5.0], dtype=torch.float64)
     got = weighted(denoiser, x, noise, sigma)
@@ -194,7 +196,7 @@ def test_even_time_is_even_in_the_time_of_the_sde() -> None:
 
 
 def test_uniform_timestep_is_even_time_of_a_table() -> None:
-    for denoiser in (VPDenoiser(torch.nn.Identity()), conv_denoiser("sub_vp", time="discrete")):
+    for denoiser in (make_adapter("vp", torch.nn.Identity()), conv_denoiser("sub_vp", time="discrete")):
         drawn = [
             make_levels(objective(levels={"name": n}), denoiser)(UNIFORM) for n in ("uniform_timestep", "even_time")
         ]
@@ -281,7 +283,7 @@ REFUSED = [
     (["objective.name=ssm"], ["objective.name", "'ssm'", "sliced_score_matching"]),
     (
         ["objective={name: implicit_score_matching, divergence: exact}"],
-        ["objective.divergence", "1024 values", "hutchinson", "at most 32"],
+        ["objective.divergence", "1024 entries", "hutchinson", "at most 32"],
     ),
     (
         ["objective={name: implicit_score_matching, divergence: exact, probes: gaussian}"],
@@ -312,7 +314,7 @@ def test_settings_that_do_not_go_together_are_refused(overrides: list[str], part
 def test_what_a_denoiser_does_not_have_is_refused() -> None:
     even = objective(levels={"name": "even_time"})
     with pytest.raises(InputError, match="needs a denoiser with a time"):
-        make_levels(even, VEDenoiser(torch.nn.Identity()))
+        make_levels(even, make_adapter("ve", torch.nn.Identity()))
     with pytest.raises(InputError, match="uniform_timestep needs a table"):
         make_levels(objective(levels={"name": "uniform_timestep"}), conv_denoiser("ve"))
     with pytest.raises(InputError, match="log_uniform needs a range"):

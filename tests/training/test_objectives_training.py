@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import UNet
-from randomwalk.config import Objective, TrainConfig
-from randomwalk.denoisers.adapters import EDMDenoiser, ScoreDenoiser, SDEDenoiser, VEDenoiser
+from randomwalk.config import TrainConfig
+from randomwalk.config.objective import Objective
+from randomwalk.denoisers.adapters import SDEDenoiser
+from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.distributed import Context, Launch
@@ -96,7 +98,7 @@ class LinearNetwork(nn.Module):
 
 def denoiser_of(prediction: str) -> SDEDenoiser:
     sde = {"name": "ve", "sigma_min": 0.3, "sigma_max": 3.0}
-    return SDEDenoiser(LinearNetwork(), sde, prediction, "discrete", num_levels=3)
+    return make_adapter("sde", LinearNetwork(), sde=sde, prediction=prediction, time="discrete", num_levels=3)
 
 
 def true_weight(denoiser: SDEDenoiser) -> Tensor:
@@ -181,7 +183,7 @@ def test_each_loss_trains_a_network_to_the_true_score(name: str, sde: str, time:
     When this was written: 0.6% (denoising), 1.9% (implicit), 2.9% (sliced). Half of the divergence makes 25%.
     """
     torch.manual_seed(0)
-    denoiser = SDEDenoiser(TimeMLP(hidden=32, num_blocks=1), {"name": sde}, time=time)
+    denoiser = make_adapter("sde", TimeMLP(hidden=32, num_blocks=1), sde={"name": sde}, time=time)
     loss = make_loss(Objective.model_validate(OBJECTIVES[name]), denoiser)
     optimizer = torch.optim.Adam(denoiser.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
@@ -207,10 +209,10 @@ def networks() -> dict[str, NetworkDenoiser]:
     mlp = TimeMLP(1, hidden=8, num_blocks=1)
     ddpm_unet = DDPMUNet(8, 1, 8, (1, 1), 1, (4,), dropout=0.0, embedding="fourier")
     return {
-        "unet": SDEDenoiser(unet, {"name": "vp"}, "v"),
-        "ncsnpp": VEDenoiser(ncsnpp),
-        "ddpm_unet": ScoreDenoiser(ddpm_unet, {"name": "power_ve", "base": 5.0}),
-        "mlp": EDMDenoiser(mlp),
+        "unet": make_adapter("sde", unet, sde={"name": "vp"}, prediction="v"),
+        "ncsnpp": make_adapter("ve", ncsnpp),
+        "ddpm_unet": make_adapter("score", ddpm_unet, sde={"name": "power_ve", "base": 5.0}),
+        "mlp": make_adapter("edm", mlp),
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from randomwalk.config import Optimizer
+from randomwalk.config.training import Optimizer
 from randomwalk.training.muon import Muon, MuonAndAdam, orthogonalized
 from randomwalk.training.optimizer import learning_rate, make_optimizer
 

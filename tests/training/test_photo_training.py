@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from randomwalk.config import TrainConfig, TrainData
+from randomwalk.config import TrainConfig
+from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import open_images
 from randomwalk.training import images

@@ -1,0 +1,210 @@
+"""Operators: what is measured of an image."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Pair, PathText, Positive, Settings, TwoOrMore
+
+
+class IdentitySettings(Settings):
+    """A x = x: denoising."""
+
+    name: Literal["denoising"]
+
+
+class InpaintingSettings(Settings):
+    """A x = mask * x."""
+
+    name: Literal["inpainting"]
+    mask: Literal["random", "box", "file", "beside"] = "random"
+    """Drawn at random; a box; an image file; or `beside`: the mask of photo.png is photo_mask.png next to it."""
+    missing: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    """Share of missing pixels (mask: random)."""
+    box_size: Count | Annotated[list[Count], Pair] | None = None
+    """Side of the missing box in pixels, or [smallest, largest] to draw both sides (mask: box)."""
+    margin: Natural = 0
+    """Smallest distance of the box from the border, in pixels (mask: box)."""
+    file: PathText | None = None
+    """Image whose bright pixels are observed (mask: file)."""
+
+    @model_validator(mode="after")
+    def _has_what_its_mask_needs(self) -> InpaintingSettings:
+        for mask, key, what in (
+            ("box", "box_size", "the side of the missing box in pixels"),
+            ("file", "file", "the path of the mask image"),
+        ):
+            given = getattr(self, key) is not None
+            if self.mask == mask and not given:
+                raise ValueError(f"{key}: missing; mask: {mask} needs {what}")
+            if self.mask != mask and given:
+                raise ValueError(f"{key}: is for mask: {mask}, but mask is {self.mask}; remove it")
+        if isinstance(self.box_size, list) and self.box_size[0] > self.box_size[1]:
+            raise ValueError(f"box_size: found {self.box_size}; allowed: [smallest, largest]")
+        return self
+
+
+class SuperResolutionSettings(Settings):
+    """A x = antialiased bicubic downsampling."""
+
+    name: Literal["super_resolution"]
+    factor: TwoOrMore = 4
+    """Divides the height and the width of the images."""
+
+
+Boundary = Literal["reflect", "replicate", "zero", "circular"]
+
+
+class GaussianBlurSettings(Settings):
+    """A x = blur with a Gaussian."""
+
+    name: Literal["gaussian_blur"]
+    std: Positive = 3.0
+    """Standard deviation of the Gaussian, in pixels."""
+    kernel_size: Count | None = None
+    """Side of the kernel in pixels, odd; it never extends beyond 4 standard deviations."""
+    boundary: Boundary = "reflect"
+    """Extension of the image beyond its border."""
+
+    @model_validator(mode="after")
+    def _odd(self) -> GaussianBlurSettings:
+        _require_odd(self.kernel_size)
+        return self
+
+
+class MotionBlurSettings(Settings):
+    """A x = blur with the path of a shaking camera, drawn for each image."""
+
+    name: Literal["motion_blur"]
+    kernel_size: Count = 61
+    """Side of the kernel in pixels, odd; the path has between half and the whole length of it."""
+    intensity: Fraction = 0.5
+    """0 is a straight line, 1 a tangled one."""
+    boundary: Boundary = "circular"
+    """Extension of the image beyond its border. Only circular has a spectral decomposition at any size, which some
+    samplers need."""
+    dense: bool = False
+    """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
+
+    @model_validator(mode="after")
+    def _odd(self) -> MotionBlurSettings:
+        _require_odd(self.kernel_size)
+        return self
+
+
+class BlurSettings(Settings):
+    """A x = correlation with a kernel from a file."""
+
+    name: Literal["blur"]
+    file: PathText
+    """The kernel: an image (its grey values) or a two-dimensional .npy file."""
+    normalize: bool = True
+    """Scale the kernel to sum 1."""
+    boundary: Boundary = "reflect"
+    """Extension of the image beyond its border. Kernels that are not the product of a row and a column have a spectral
+    decomposition, which some samplers need, only with circular or `dense`."""
+    dense: bool = False
+    """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
+
+
+class ColorizationSettings(Settings):
+    """A x = 0.299 red + 0.587 green + 0.114 blue."""
+
+    name: Literal["colorization"]
+
+
+class CompressedSensingSettings(Settings):
+    """A x = random orthonormal combinations of all pixels, drawn for each image."""
+
+    name: Literal["compressed_sensing"]
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Number of measurements per entry of the image."""
+    matrix: Literal["hartley", "dense"] = "hartley"
+    """Random signs, a fast transform and a selection of its rows (hartley, at any size), or a dense matrix (small
+    images)."""
+
+
+class FourierSubsamplingSettings(Settings):
+    """A x = some columns of the unitary Fourier transform, drawn for each image, as in magnetic resonance imaging."""
+
+    name: Literal["fourier_subsampling"]
+    acceleration: Annotated[float, Field(ge=1)] = 4.0
+    """Factor by which the number of measured columns is reduced."""
+    center_fraction: Fraction = 0.08
+    """Share of the columns, at the lowest frequencies, that is always measured; the others are drawn, higher
+    frequencies less often."""
+
+
+class PhaseRetrievalSettings(Settings):
+    """A(x) = modulus of the Fourier transform of the image with a border of zeros. Not linear."""
+
+    name: Literal["phase_retrieval"]
+    oversample: NonNegative = 2.0
+    """Width of the border on each side, in eighths of the image's height or width."""
+
+
+class HDRSettings(Settings):
+    """A(x) = clip(factor x, -1, 1). Not linear."""
+
+    name: Literal["hdr"]
+    factor: Positive = 2.0
+    """Exposure factor."""
+
+
+class JPEGSettings(Settings):
+    """A(x) = JPEG compression, with the gradient of a codec that does not round. Not linear."""
+
+    name: Literal["jpeg"]
+    quality: Annotated[int, Field(ge=1, le=100)] = 10
+    """Quality of the codec: higher is better."""
+    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
+    """Subsampling of the chroma: 4:2:0 halves its size along both axes."""
+
+
+_Simple = (
+    IdentitySettings
+    | InpaintingSettings
+    | SuperResolutionSettings
+    | GaussianBlurSettings
+    | MotionBlurSettings
+    | BlurSettings
+    | ColorizationSettings
+    | CompressedSensingSettings
+    | FourierSubsamplingSettings
+    | PhaseRetrievalSettings
+    | HDRSettings
+    | JPEGSettings
+)
+SimpleOperatorSettings = Annotated[_Simple, Field(discriminator="name")]
+
+
+class CompositionSettings(Settings):
+    """A x = second(first(x)), each a section like `operator`."""
+
+    name: Literal["composition"]
+    first: SimpleOperatorSettings
+    """First operator; its measurement must be an image."""
+    second: SimpleOperatorSettings
+    """Operator on the measurement of the first."""
+    dense: bool = False
+    """Decompose the composition as a matrix, for samplers that need a decomposition; for linear operators and small
+    images."""
+
+
+OperatorSettings = Annotated[_Simple | CompositionSettings, Field(discriminator="name")]
+
+
+PICTURES = ("denoising", "inpainting", "super_resolution", "gaussian_blur", "blur", "colorization", "hdr", "jpeg")
+"""Deterministic operators whose measurements are pictures."""
+
+
+def parts_of(operator: OperatorSettings) -> list[SimpleOperatorSettings]:
+    """The parts of an operator, in the order in which they act."""
+    return [operator.first, operator.second] if isinstance(operator, CompositionSettings) else [operator]
+
+
+def _require_odd(kernel_size: int | None) -> None:
+    if kernel_size is not None and kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size: found {kernel_size}; allowed: an odd number, for a kernel with a middle")
