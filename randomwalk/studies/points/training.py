@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from randomwalk import samplers, training
+from randomwalk.config import TrainConfig
 from randomwalk.config.training import PointData
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.rng import TorchDraws, generator
