@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.images.tensors import LUMA
 
 ROUNDING = 2 / 255 / math.sqrt(12)
 """Standard deviation of rounding to 8 bits, in [-1, 1] units: no picture is taken to have less noise."""
@@ -17,8 +18,6 @@ COLOUR_SIDE, GREY_SIDE = 5, 7
 MOST_PATCHES = 200_000
 FEWEST = 5
 """Patches for each number in one, below which nothing is estimated."""
-LUMINANCE = (0.299, 0.587, 0.114)
-"""Of red, green and blue, in JPEG files."""
 SUBSAMPLED = 5.0
 """From so many times the noise of the colours on, that of the luminance is believed."""
 FLAT = 3.72
@@ -62,7 +61,7 @@ def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
             f"{fewest}: give measurement.noise.std a number"
         )
     variance = _variance_of_flat_patches(patches) if len(y) == 1 else _level(_variances(patches))
-    if len(y) == len(LUMINANCE):
+    if len(y) == len(LUMA):
         before = _variance_before_subsampling(y, known)
         variance = before if before > SUBSAMPLED**2 * variance else variance
     return max(math.sqrt(max(variance, 0.0)), ROUNDING)
@@ -104,7 +103,7 @@ def _level(variances: np.ndarray) -> float:
 
 def _variance_before_subsampling(y: Tensor, known: Tensor | None) -> float:
     """What the luminance says of the variance in each channel; 0 if there are too few patches."""
-    weights = torch.tensor(LUMINANCE)
+    weights = torch.tensor(LUMA)
     patches = _patches((weights[:, None, None] * y).sum(0, keepdim=True), GREY_SIDE, known)
     if len(patches) < FEWEST * GREY_SIDE**2:
         return 0.0

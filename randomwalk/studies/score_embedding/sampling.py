@@ -14,11 +14,10 @@ from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import RunError
-from randomwalk.samplers.ode import worst_rms
+from randomwalk.samplers.integrate import integrate
 from score_sde.sdes import SDE, broadcast
 
 STARTS = ("normal", "prior", "truth")
-_MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,6 @@ def flow(
         RunError: no step meets the tolerance, or the score is not finite.
         ValueError: ``t_end`` is not between 0 and T, or fewer than 2 frames.
     """
-    import torchdiffeq
-
     if not 0 < t_end < sde.T or num_frames < 2:
         found = f"t_end={t_end}, num_frames={num_frames}"
         raise ValueError(f"{found}: expected a time between 0 and {sde.T:g}, and 2 or more")
@@ -122,17 +119,10 @@ def flow(
 
     down = sde.probability_flow(asked)
     gone = torch.linspace(0, sde.T - t_end, num_frames, dtype=torch.float64, device=start.device)  # T - t
-    options = {"norm": worst_rms, "step_t": gone[-1:], "max_num_steps": _MOST_STEPS}
-    try:
-        states = torchdiffeq.odeint(
-            lambda s, u: -down.drift(u, (sde.T - s).clamp_min(t_end)),
-            start.double(), gone, rtol=rtol, atol=atol, method="dopri5", options=options,
-        )  # fmt: skip
-    except AssertionError as error:  # how torchdiffeq tells of steps that shrink to nothing, and of NaN
-        raise RunError(
-            f"the flow from t = {sde.T:g} to {t_end:g} finds no step within its tolerance ({error}): raise it (now "
-            f"rtol {rtol:g} and atol {atol:g}), or check the network"
-        ) from error
+    states = integrate(
+        lambda s, u: -down.drift(u, (sde.T - s).clamp_min(t_end)),
+        start.double(), gone, f"flow from t = {sde.T:g} to {t_end:g}", method="dopri5", rtol=rtol, atol=atol,
+    )  # fmt: skip
     if tweedie:
         level = sde.level(t_end)
         u = states[-1]
