@@ -1,4 +1,4 @@
-"""Images from a score, by the probability flow of their SDE: where it starts, and the way down.
+"""Samples from a score by the probability flow of the SDE: its starts and its integration.
 
 Source: Song et al. 2021, arXiv 2011.13456, section 4.3; the starts are those of Na, Gao and Wan 2024, arXiv 2404.06661,
 and of its public code.
@@ -22,8 +22,8 @@ STARTS = ("normal", "prior", "truth")
 
 @dataclass(frozen=True)
 class Way:
-    """A way down: its end ``[B, C, H, W]``, states on it with the start and the end ``[F, B, C, H, W]``, and how often
-    the score was asked for."""
+    """Trajectory from T to the end time: samples ``[B, C, H, W]``, states with start and end ``[F, B, C, H, W]``, and the
+    number of evaluations of the score."""
 
     images: Tensor
     frames: Tensor
@@ -31,15 +31,15 @@ class Way:
 
 
 def start(kind: str, noise: Tensor, sde: SDE, truth: Tensor | None = None, weight: float = 0.6) -> Tensor:
-    """Where the flow starts at t = T, from unit draws n ``[B, C, H, W]``:
+    """Start of the flow at t = T from standard normal draws n ``[B, C, H, W]``:
 
-    * ``prior``: ``std(T) n``, the law that the SDE brings the data to if they are small beside std(T).
+    * ``prior``: ``std(T) n``, the distribution at T if the data are small compared with std(T).
     * ``normal``: n, as published. Too little noise for the flow: what is left of it at the end is less, too.
     * ``truth``: ``(1 - w) g(T) n + w u``, the published "conditional" start, where g(T) is the base. **It contains the
       image u that is to be found**: a sample from it says nothing about what the network could make by itself.
 
     Args:
-        kind: one of these.
+        kind: ``prior``, ``normal`` or ``truth``.
         noise: n.
         sde: for std and g.
         truth: u, in the units of the score, for ``truth``.
