@@ -22,8 +22,8 @@ STARTS = ("normal", "prior", "truth")
 
 @dataclass(frozen=True)
 class Way:
-    """Trajectory from T to the end time: samples ``[B, C, H, W]``, states with start and end ``[F, B, C, H, W]``, and the
-    number of evaluations of the score."""
+    """Trajectory from T to the end time: samples ``[B, C, H, W]``, states from start to end ``[F, B, C, H, W]``, and
+    the number of evaluations of the score."""
 
     images: Tensor
     frames: Tensor
