@@ -10,6 +10,7 @@ from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.images.pictures import LUMA
+from randomwalk.images.tensors import LUMA
 
 ROUNDING = 2 / 255 / math.sqrt(12)
 """Standard deviation of rounding to 8 bits, in [-1, 1] units: no picture is taken to have less noise."""

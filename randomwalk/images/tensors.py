@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the luminance of ITU-R BT.601, which JPEG files use."""
+
 
 def to_bytes(x: Tensor) -> np.ndarray:
     """``[B, C, H, W]`` in [-1, 1] -> uint8 ``[B, H, W]`` or ``[B, H, W, 3]``: clipped and rounded, never stretched."""

@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -39,6 +40,7 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import Draws
+from randomwalk.samplers.integrate import integrate
 
 Divergence = Literal["auto", "exact", "hutchinson"]
 Probe = Literal["rademacher", "gaussian"]
@@ -48,9 +50,6 @@ EXACT_UP_TO = 32
 
 METHODS = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 """torchdiffeq's explicit solvers with adaptive steps."""
-
-MAX_STEPS = 10_000
-"""Steps of the solver, far more than a flow that can be followed takes."""
 
 
 @dataclass(frozen=True)
@@ -229,29 +228,22 @@ def _standard_error(values: Tensor) -> Tensor:
 
 def _solve(flow: _Flow, start: Tensor, method: str, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
     """z at sigma_max, and the gain in log density of z for each probe in nats per pixel ``[B, R]``."""
-    from torchdiffeq import odeint
-
     size, rows = flow.size, 1 if flow.directions is None else len(flow.directions)
     state = torch.cat([start, start.new_zeros(len(start), rows)], 1)
     span = torch.tensor([math.log(s) for s in flow.sigmas], dtype=torch.float64, device=start.device)
-
-    # step_t ends the last step at sigma_max: without it the solver steps beyond and interpolates.
-    options = {"norm": lambda error: _worst(error, size), "step_t": span[1:], "max_num_steps": MAX_STEPS}
-    try:
-        end = odeint(flow, state, span, rtol=rtol, atol=atol, method=method, options=options)[-1]
-    except AssertionError as error:  # how torchdiffeq says that it gives up
-        raise RunError(f"likelihood: the solver gave up ({str(error)[:200]}): {_ADVICE}") from error
+    end = integrate(
+        flow, state, span, "likelihood", method=method, rtol=rtol, atol=atol, norm=partial(_worst, size=size)
+    )[-1]
     if not end.isfinite().all():
-        raise RunError(f"likelihood: the flow is not finite at sigma = {flow.sigmas[1]:.6g}: {_ADVICE}")
+        raise RunError(
+            f"likelihood: the flow is not finite at sigma = {flow.sigmas[1]:.6g}: check the denoiser and images"
+        )
     return end[:, :size], end[:, size:]
 
 
 def _worst(error: Tensor, size: int) -> Tensor:
     """Largest root mean square of any image, over its pixels or over its probes."""
     return torch.stack([part.square().mean(1).max() for part in (error[:, :size], error[:, size:])]).max().sqrt()
-
-
-_ADVICE = "check the denoiser and the images, or loosen rtol and atol"
 
 
 def _range(denoiser: Denoiser, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from randomwalk.errors import RunError
+from randomwalk.samplers.integrate import integrate
 from randomwalk.samplers.sampler import Noise, Solver, require
 
 METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 """Not fehlberg2, which lets errors of thirty times the tolerance pass: its estimate has a small constant."""
-_MOST_STEPS = 10_000  # between two levels
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,12 @@ class ODE(Solver):
 
     def _integrate(self, flow: _Flow, x: Tensor, s: float, p: float) -> Tensor:
         """The state at level p, from that at level s."""
-        import torchdiffeq
-
         ends = torch.tensor([-math.log(s), -math.log(p)], dtype=torch.float64, device=x.device)
-        options = {
-            "norm": worst_rms,
-            "step_t": ends[1:],  # or the solver would step past the end, to levels that the denoiser may not know
-            "first_step": flow.step,
-            "max_num_steps": _MOST_STEPS,
-        }
-        try:
-            z = torchdiffeq.odeint(
-                flow, _scale(s) * x, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options
-            )
-        except AssertionError as error:  # how torchdiffeq tells of steps that shrink to nothing, and of NaN
-            raise RunError(
-                f"ode: no step from sigma = {s:.6g} to {p:.6g} meets the tolerance ({error}): raise rtol and atol (now "
-                f"{self.rtol:g} and {self.atol:g}), or check the network"
-            ) from error
+        where = f"ode, from sigma = {s:.6g} to {p:.6g}"
+        z = integrate(
+            flow, _scale(s) * x, ends, where,
+            method=self.method, rtol=self.rtol, atol=self.atol, first_step=flow.step,
+        )  # fmt: skip
         return z[-1] / _scale(p)
 
 
@@ -111,11 +98,6 @@ class _Flow:
     def callback_step(self, time: Tensor, z: Tensor, step: Tensor) -> None:
         """Called by torchdiffeq before every try, with the step as it would be without an end nearby."""
         self.step = step
-
-
-def worst_rms(error: Tensor) -> Tensor:
-    """Maximum over the images ``[B, ...]`` of the root mean square of each."""
-    return error.flatten(1).square().mean(1).sqrt().max()
 
 
 def _scale(sigma: float) -> float:

@@ -18,8 +18,7 @@ from support.convergence import CASES, MISTAKES, PREDICTORS, SIGMA_MAX, Case
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.samplers import SAMPLERS, dpm_solver
-from randomwalk.samplers import ode as flow
+from randomwalk.samplers import SAMPLERS, dpm_solver, integrate
 from randomwalk.samplers.heun import Heun
 from randomwalk.samplers.walks import VEReverseDiffusion
 
@@ -144,7 +143,7 @@ def far_image_among(easy: int) -> float:
 def test_each_image_meets_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = far_image_among(0)
     assert far_image_among(200) < 2 * alone
-    monkeypatch.setattr(flow, "worst_rms", lambda error: error.square().mean().sqrt())
+    monkeypatch.setattr(integrate, "worst_rms", lambda error: error.square().mean().sqrt())
     assert far_image_among(200) > 3 * alone  # a norm over the batch lets the others pay
 
 

@@ -14,6 +14,7 @@ from randomwalk import GaussianMixture, RunError, samplers
 from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.empirical import EmpiricalDenoiser
 from randomwalk.rng import ImageDraws, generator
+from randomwalk.samplers import integrate
 from randomwalk.studies.score_embedding import sampling
 from randomwalk.studies.score_embedding.sampling import flow, score_of, start
 from score_sde import sdes
@@ -186,7 +187,7 @@ def test_an_image_meets_its_tolerance_beside_easy_ones(monkeypatch: pytest.Monke
 
     (alone, steps), (beside, as_many) = error(1), error(100)
     assert as_many == steps and beside == pytest.approx(alone, rel=1e-6)
-    monkeypatch.setattr(sampling, "worst_rms", lambda x: x.square().mean().sqrt())  # the usual norm, over the batch
+    monkeypatch.setattr(integrate, "worst_rms", lambda x: x.square().mean().sqrt())  # the usual norm, over the batch
     assert error(100)[0] > 2 * alone
 
 

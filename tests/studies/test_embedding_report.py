@@ -21,13 +21,14 @@ from report_tools import fake_run
 from randomwalk.errors import InputError
 from randomwalk.images.sheets import new_figure
 from randomwalk.run_folder import RunFolder, write_csv
-from randomwalk.studies.score_embedding import report, report_data, report_pages
+from randomwalk.studies.score_embedding import report, report_data
 from randomwalk.studies.score_embedding.report_figures import (
     crossing_table,
     curves,
     metric_table,
     running_median,
     seconds,
+    timings,
 )
 from randomwalk.studies.score_embedding.report_pictures import pictures, pixels
 from randomwalk.studies.score_embedding.report_settings import settings
@@ -59,11 +60,8 @@ def cells_of(page: str) -> set[str]:
 
 def test_the_files_of_a_full_run(full: tuple[RunFolder, list[Path]]) -> None:
     folder, paths = full
-    assert paths == [folder.file(name) for name in ("samples.png", "report.pdf", "report.html")]
-    document = paths[1].read_bytes()
-    assert document.startswith(b"%PDF") and b"%%EOF" in document[-10:]
-    assert len(re.findall(rb"/Type /Page\b", document)) == 2
-    page = paths[2].read_text()
+    assert paths == [folder.file(name) for name in ("samples.png", "report.html")]
+    page = paths[1].read_text()
     for forbidden in ("<script", "http:", "https:", 'src="/', "<link"):
         assert forbidden not in page
     assert 'name="viewport"' in page
@@ -71,7 +69,7 @@ def test_the_files_of_a_full_run(full: tuple[RunFolder, list[Path]]) -> None:
 
 def test_pictures_of_the_page_decode(full: tuple[RunFolder, list[Path]]) -> None:
     folder, paths = full
-    page = paths[2].read_text()
+    page = paths[1].read_text()
     found = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
     run = report_data.read(folder)
     titles = ["Timings", *(panel.title for panel in curves(run)), "Samples beside the truth",
@@ -85,7 +83,7 @@ def test_pictures_of_the_page_decode(full: tuple[RunFolder, list[Path]]) -> None
 
 
 def test_names_are_escaped(full: tuple[RunFolder, list[Path]]) -> None:
-    page = full[1][2].read_text()
+    page = full[1][1].read_text()
     assert not any(name in page for name in NAMES[:2])
     assert "&lt;b&gt;astronaut&lt;/b&gt;" in page and "a &quot;cat&quot; &amp; co.png" in page
 
@@ -95,7 +93,7 @@ def test_a_run_without_the_optional_files(tmp_path: Path, method: str) -> None:
     folder = fake_run(tmp_path / "bare", 1, 8, method, profile=False, frames=False, channels=1)
     for name in OPTIONAL:
         folder.file(name).unlink(missing_ok=True)
-    page = report.write(folder)[2].read_text()
+    page = report.write(folder)[1].read_text()
     assert re.findall(r'<img alt="([^"]+)"', page) == ["Timings", "Loss", "Samples beside the truth"]
     assert "Crossings" not in page and ("alpha_bar_T" in page) == (method == "ddpm")
 
@@ -149,7 +147,7 @@ def test_a_number_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
 
 def test_the_numbers_are_those_of_the_files(full: tuple[RunFolder, list[Path]]) -> None:
     folder, paths = full
-    cells = cells_of(paths[2].read_text())
+    cells = cells_of(paths[1].read_text())
     metrics = rows_of(folder, "metrics.csv")
     for row in metrics:
         assert {f"{float(row['ssim']):.4f}", f"{float(row['mse']):.5f}", row["evaluations"]} <= cells
@@ -277,28 +275,13 @@ def test_no_words_lie_on_others(
         write_csv(folder, "profile.csv", list(rows[0]), rows)
     run = report_data.read(folder)
     found = report_data.embedded(folder, run, report.images_embedded(run), report.COLUMNS)
-    pages = report_pages.pages(run, curves(run), lambda side: pictures(run, found, side))
-    assert len(pages) <= 2
-    for page in pages:
-        assert overlaps(page) == []
-    page = pages[0]
-    page.text(0.5, 0.5, "a word", fontsize=9)
-    page.text(0.5, 0.5, "another", fontsize=9)
-    assert ("a word", "another") in overlaps(page)
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 6])
-def test_no_page_is_left_half_blank(tmp_path: Path, n: int) -> None:
-    folder = fake_run(tmp_path / "run", n, 8)
-    run = report_data.read(folder)
-    found = report_data.embedded(folder, run, report.images_embedded(run), report.COLUMNS)
-    pages = report_pages.pages(run, curves(run), lambda side: pictures(run, found, side))
-    assert len(pages) == 2
-    for page in pages:
-        page.set_dpi(40)
-        page.canvas.draw()
-        inked = np.flatnonzero((np.asarray(page.canvas.buffer_rgba())[..., :3] < 250).any((1, 2)))
-        assert inked[-1] > 0.75 * 40 * report_pages.PAGE[1]
+    for panel in [timings(run), *curves(run), *pictures(run, found)]:
+        figure = new_figure(panel.size)
+        panel.draw(figure)
+        assert overlaps(figure) == []
+    figure.text(0.5, 0.5, "a word", fontsize=9)
+    figure.text(0.5, 0.5, "another", fontsize=9)
+    assert ("a word", "another") in overlaps(figure)
 
 
 def test_no_words_lie_in_a_panel_of_curves(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def _by_logarithms(m0: Tensor, top: Tensor, made: Kernels, levels: list[int]) ->
 
 
 def _by_transform(m0: Tensor, top: Tensor, tau: Tensor, boundary: str) -> Tensor:
-    """As :func:`_by_matrix`, by the transform in which L is diagonal."""
+    """Same as :func:`_by_matrix`, by the transform in which L is diagonal."""
     outside = (-top).exp() if boundary == "dirichlet" else m0.new_zeros(())
     flow = _transform if m0.device.type == "cpu" else _ring_transform
     p = flow(m0.exp() - outside, tau, boundary) + outside
@@ -220,7 +220,7 @@ def _transform(p: Tensor, tau: Tensor, boundary: str) -> Tensor:
 
 
 def _ring_transform(p: Tensor, tau: Tensor, boundary: str) -> Tensor:
-    """As :func:`_transform`, on any device: by Fourier transforms of the image continued to a ring along both axes."""
+    """Same as :func:`_transform`, on any device, by Fourier transforms on rings along both axes."""
     height, width = p.shape[1:]
     for axis in (1, 2):
         zero = torch.zeros_like(p.narrow(axis, 0, 1))

@@ -1,4 +1,4 @@
-"""What the density of an image is taken to be: the starting points of the Fokker-Planck equation.
+"""Densities of an image: initial conditions of the Fokker-Planck equation.
 
 Each channel of an image gets a log density m0 on the grid of its pixels. There is no natural one; three are known:
 

@@ -41,7 +41,7 @@ def random_like(field: Tensor, seed: int) -> Tensor:
 
 
 def displacements(field: Tensor, g: Tensor) -> Tensor:
-    """What each level adds to the one before, ``- g_n^2 F_n / (2 N)``, summed up to each level, ``[N, ...]``.
+    """Cumulative displacement at each level, the sum of ``- g_n^2 F_n / (2 N)`` up to it, ``[N, ...]``.
 
     Args:
         field: F, ``[N, ...]``.

@@ -155,7 +155,7 @@ def _iterate(
 
 
 def _residuals(changes: list[Tensor], sizes: list[Tensor], num_images: int) -> list[list[float]]:
-    """Of each iteration, the relative change of each image over all levels and channels."""
+    """Relative change of each image over all levels and channels, for each iteration."""
     most = max((len(change) for change in changes), default=0)
     rows = []
     for k in range(most):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SPECTRAL = 1 / 16
-"""Of P^2: beyond this x the ring's Fourier series is right to all digits; below it, few ways round the ring count."""
+"""Fraction of P^2: above this x the ring's Fourier series is accurate to all digits; below it, few turns count."""
 
 
 def log_bessel(x: NDArray[np.float64], order: int) -> NDArray[np.float64]:

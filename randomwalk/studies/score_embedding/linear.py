@@ -205,7 +205,7 @@ class Tridiagonal:
 
     @classmethod
     def along(cls, stencil: Stencil, n: int) -> Tridiagonal:
-        """Those of one axis (0: H, 1: W) of a stencil."""
+        """Coefficients of one axis (0: H, 1: W) of a stencil."""
         axis, d, periodic = AXES[n], stencil.diffusion, stencil.boundary == "periodic"
         a = stencil.advection[:, n].clamp(-d - LARGEST_ADVECTION, d + LARGEST_ADVECTION)
         lower, upper, diagonal = a - d, -a - d, torch.full_like(a, 1 + 2 * d)

@@ -1,4 +1,4 @@
-"""How near samples are to the image that they should be, and when a training got there."""
+"""Quality of samples, and the training time at which it reaches a level."""
 
 from __future__ import annotations
 

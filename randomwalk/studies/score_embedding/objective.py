@@ -19,7 +19,7 @@ def stratified_times(level: Tensor, uniform: Tensor, num_levels: int, eps: float
 
     Args:
         level: i, ``[B]``.
-        uniform: U, ``[B]``, even on [0, 1).
+        uniform: U, ``[B]``, uniform on [0, 1).
         num_levels: N.
         eps: the first time.
         law: full or published.

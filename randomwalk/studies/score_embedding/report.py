@@ -1,4 +1,4 @@
-"""The report of a run: a PDF file, an HTML page and a picture, made of the files in its folder and of nothing else."""
+"""Report of a run: an HTML page and a figure, made of the files in its folder and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from randomwalk.images.sheets import new_figure, png
 from randomwalk.run_folder import RunFolder
-from randomwalk.studies.score_embedding import report_data, report_pages
+from randomwalk.studies.score_embedding import report_data
 from randomwalk.studies.score_embedding.report_data import Run
 from randomwalk.studies.score_embedding.report_figures import (
     INSIDE,
@@ -31,29 +31,27 @@ COLUMNS = 8
 
 
 def write(folder: RunFolder) -> list[Path]:
-    """Write samples.png, report.pdf and report.html.
+    """Write samples.png and report.html.
 
     Args:
-        folder: of a finished run.
+        folder: folder of a finished run.
 
     Returns:
-        The files.
+        Paths of both.
 
     Raises:
         InputError: a file that is needed is missing or damaged.
     """
     run = report_data.read(folder)
     embedded = report_data.embedded(folder, run, images_embedded(run), COLUMNS)
-    lines = curves(run)
     return [
         folder.write_image("samples.png", samples_picture(run)),
-        folder.write_bytes("report.pdf", report_pages.pdf(run, lines, lambda side: pictures(run, embedded, side))),
-        folder.write_text("report.html", html(run, lines, pictures(run, embedded))),
+        folder.write_text("report.html", html(run, curves(run), pictures(run, embedded))),
     ]
 
 
 def images_embedded(run: Run) -> int:
-    """Of how many images the embedding is shown: fewer where there are many other pictures."""
+    """Number of images whose embedding is shown: fewer beside many samples."""
     return min(len(run.truth), WAYS if run.shown <= WAYS else 2)
 
 
@@ -81,12 +79,12 @@ img { max-width: 100%; height: auto; }
 
 
 def html(run: Run, lines: Sequence[Panel], images: Sequence[Panel]) -> str:
-    """The report as one HTML file that needs nothing else.
+    """Self-contained HTML page.
 
     Args:
-        run: what it is about.
-        lines: the curves.
-        images: the pictures.
+        run: the run.
+        lines: its curves.
+        images: its rows of images.
     """
     crossings = crossing_table(run)
     parts = [
@@ -136,7 +134,7 @@ def _timings(run: Run) -> str:
 
 
 def _curves(panels: Sequence[Panel]) -> str:
-    """Curves beside each other where there is room; what is said of several is said once, under the last of them."""
+    """Curves beside each other where there is room; a caption that several share stands under the last of them."""
     found = []
     for k, panel in enumerate(panels):
         again = k + 1 < len(panels) and panels[k + 1].caption == panel.caption

@@ -44,10 +44,10 @@ _MAY_BE_EMPTY = {"crossings.csv": {"seconds", "step", "epoch", "mse"}}
 
 @dataclass
 class Embedded:
-    """What the field of a run does to its first images.
+    """First images of a run, embedded by its field.
 
     Attributes:
-        levels: which levels these are, ``[L]``; level 0 is the image itself.
+        levels: indices ``[L]``; level 0 is the image itself.
         times: of these levels, ``[L]``.
         images: moved images u^n, ``[L, k, C, H, W]``.
         field: what moves them, ``[L, k, C, H, W]``; that of level 0 moves nothing.
@@ -64,12 +64,12 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where it is.
+        folder: its folder.
         config: its settings.
         environment: what run.json says about the machine; empty without that file.
         truth: the images that it was to learn, in [0, 1], ``[n, C, H, W]``.
         samples: of the first k of them, ``[S, k, C, H, W]``.
-        frames: of the first sample's way, ``[F, k, C, H, W]``, if they were kept.
+        frames: states of the first sample's trajectory, ``[F, k, C, H, W]``, if they were kept.
         tables: rows of each CSV file that is there, by its name without the suffix.
     """
 
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def shown(self) -> int:
-        """How many of the samples are shown beside each other."""
+        """Number of samples shown beside each other."""
         return min(self.samples.shape[1], SHOWN)
 
     @property
@@ -108,7 +108,7 @@ class Run:
         return self.tables.get(name, [])
 
     def seconds(self, stage: str) -> float | None:
-        """What timings.csv says about a stage."""
+        """Seconds of a stage in timings.csv."""
         return next((row["seconds"] for row in self.table("timings") if row["stage"] == stage), None)
 
     def names(self) -> list[str]:

@@ -142,7 +142,7 @@ def _mark_crossings(axis: Any, run: Run, key: str) -> None:
 
 
 def _whole(run: Run) -> str:
-    """What crossings.csv calls the curve that counts: the mean, or the only image."""
+    """Name in crossings.csv of the curve of the mean, or of the only image."""
     called = {row["image"] for row in run.table("crossings")}
     return "mean" if "mean" in called or not called else sorted(called)[0]
 
@@ -235,7 +235,7 @@ def stages(run: Run) -> list[tuple[str, float]]:
 
 
 def stage_label(stage: str) -> str:
-    """What a reader is told of a stage."""
+    """Label of a stage."""
     name = _EXPLAINED.get(stage, stage)
     return f"{name} (apart)" if stage in APART else name
 

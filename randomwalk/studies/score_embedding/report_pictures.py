@@ -16,7 +16,7 @@ from randomwalk.studies.score_embedding.report_data import Embedded, Run
 from randomwalk.studies.score_embedding.report_figures import FAINT, INK, SMALL, Panel, size_of
 
 WIDTH = 7.3
-"""Of a page between its margins, in inches."""
+"""Width of a figure, in inches."""
 LABEL, GAP, LINE, BAR = 0.62, 0.06, 0.13, 0.34
 """Width of the labels of rows, gap between tiles, height of a line of type and of the scale of colours; inches."""
 FILLED = 0.65
@@ -81,7 +81,7 @@ def _qualities(run: Run, sample: int) -> list[str]:
 # --- tiles -----------------------------------------------------------------------------------------------------------
 
 Tile = tuple[np.ndarray, dict[str, Any], str]
-"""What to draw, options of imshow, the words under it."""
+"""Image, options of imshow, text under it."""
 Line = tuple[str, Sequence[Tile]]
 """The label of a row, and its tiles."""
 
@@ -91,7 +91,7 @@ def _tile_side(columns: int, most: float) -> float:
 
 
 def _columns(lines: Sequence[Line], most: float) -> int:
-    """How many tiles stand beside each other: all of them, or half as many, say, in two lines, if these are ``most``
+    """Number of tiles in a line: all of them, or half as many, say, in two lines, if these are ``most``
     inches wide and fill most of the page."""
     count = max(len(tiles) for _, tiles in lines)
     room = max(1, int((WIDTH - LABEL) / (most + GAP)))
@@ -156,7 +156,7 @@ def _type(figure: Any, x: float, y: float, text: str, across: str, along: str, c
 
 
 def _fitting(text: str, width: float) -> str:
-    """As much of a name as has room in ``width`` inches."""
+    """Name shortened to ``width`` inches."""
     room = max(4, int(width * 72 / (0.6 * (SMALL - 0.5))))
     return text if len(text) <= room else text[: room - 3] + "..."
 
@@ -316,7 +316,7 @@ def _embedding_panel(run: Run, found: Embedded, side: float) -> Panel:
 
 
 def _what(run: Run) -> str:
-    """What moves the images."""
+    """Description of the field that moves the images."""
     method = run.config.method
     assert isinstance(method, EmbeddingMethod)
     if method.embedding == "random":

@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 
 
 def title(run: Run) -> str:
-    """What the run is, in a line."""
+    """Method and data of the run, in a line."""
     method, n = run.config.method, len(run.truth)
     name = method.sampler.upper() if isinstance(method, DDPMMethod) else "Score embedding"
     if isinstance(method, EmbeddingMethod) and method.embedding != "score":
@@ -148,7 +148,9 @@ def _sampling(run: Run) -> list[Pair]:
     sampling, method = run.config.sampling, run.config.method
     start = {
         "normal": "N(0, I)",
-        "prior": "N(0, I)" if isinstance(method, DDPMMethod) else "N(0, std(1)^2): the law that the SDE ends with",
+        "prior": "N(0, I)"
+        if isinstance(method, DDPMMethod)
+        else "N(0, std(1)^2): the distribution at the end of the SDE",
         "truth": f"{100 * sampling.truth_weight:g}% of the true image and noise: it is told the answer",
     }[sampling.start]
     pairs = [("start of sampling", start)]

@@ -1,4 +1,4 @@
-"""Images from a score, by the probability flow of their SDE: where it starts, and the way down.
+"""Samples from a score by the probability flow of the SDE: its starts and its integration.
 
 Source: Song et al. 2021, arXiv 2011.13456, section 4.3; the starts are those of Na, Gao and Wan 2024, arXiv 2404.06661,
 and of its public code.
@@ -14,17 +14,16 @@ from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import RunError
-from randomwalk.samplers.ode import worst_rms
+from randomwalk.samplers.integrate import integrate
 from score_sde.sdes import SDE, broadcast
 
 STARTS = ("normal", "prior", "truth")
-_MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way down: its end ``[B, C, H, W]``, states on it with the start and the end ``[F, B, C, H, W]``, and how often
-    the score was asked for."""
+    """Trajectory from T to the end time: samples ``[B, C, H, W]``, states from start to end ``[F, B, C, H, W]``, and
+    the number of evaluations of the score."""
 
     images: Tensor
     frames: Tensor
@@ -32,15 +31,15 @@ class Way:
 
 
 def start(kind: str, noise: Tensor, sde: SDE, truth: Tensor | None = None, weight: float = 0.6) -> Tensor:
-    """Where the flow starts at t = T, from unit draws n ``[B, C, H, W]``:
+    """Start of the flow at t = T from standard normal draws n ``[B, C, H, W]``:
 
-    * ``prior``: ``std(T) n``, the law that the SDE brings the data to if they are small beside std(T).
+    * ``prior``: ``std(T) n``, the distribution at T if the data are small compared with std(T).
     * ``normal``: n, as published. Too little noise for the flow: what is left of it at the end is less, too.
     * ``truth``: ``(1 - w) g(T) n + w u``, the published "conditional" start, where g(T) is the base. **It contains the
       image u that is to be found**: a sample from it says nothing about what the network could make by itself.
 
     Args:
-        kind: one of these.
+        kind: ``prior``, ``normal`` or ``truth``.
         noise: n.
         sde: for std and g.
         truth: u, in the units of the score, for ``truth``.
@@ -108,8 +107,6 @@ def flow(
         RunError: no step meets the tolerance, or the score is not finite.
         ValueError: ``t_end`` is not between 0 and T, or fewer than 2 frames.
     """
-    import torchdiffeq
-
     if not 0 < t_end < sde.T or num_frames < 2:
         found = f"t_end={t_end}, num_frames={num_frames}"
         raise ValueError(f"{found}: expected a time between 0 and {sde.T:g}, and 2 or more")
@@ -122,17 +119,10 @@ def flow(
 
     down = sde.probability_flow(asked)
     gone = torch.linspace(0, sde.T - t_end, num_frames, dtype=torch.float64, device=start.device)  # T - t
-    options = {"norm": worst_rms, "step_t": gone[-1:], "max_num_steps": _MOST_STEPS}
-    try:
-        states = torchdiffeq.odeint(
-            lambda s, u: -down.drift(u, (sde.T - s).clamp_min(t_end)),
-            start.double(), gone, rtol=rtol, atol=atol, method="dopri5", options=options,
-        )  # fmt: skip
-    except AssertionError as error:  # how torchdiffeq tells of steps that shrink to nothing, and of NaN
-        raise RunError(
-            f"the flow from t = {sde.T:g} to {t_end:g} finds no step within its tolerance ({error}): raise it (now "
-            f"rtol {rtol:g} and atol {atol:g}), or check the network"
-        ) from error
+    states = integrate(
+        lambda s, u: -down.drift(u, (sde.T - s).clamp_min(t_end)),
+        start.double(), gone, f"flow from t = {sde.T:g} to {t_end:g}", method="dopri5", rtol=rtol, atol=atol,
+    )  # fmt: skip
     if tweedie:
         level = sde.level(t_end)
         u = states[-1]

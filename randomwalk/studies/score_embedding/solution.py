@@ -13,7 +13,7 @@ Boundary = Literal["neumann", "dirichlet", "periodic"]
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver of the Fokker-Planck equation returns; float64.
+    """Result of a solver of the Fokker-Planck equation; float64.
 
     Attributes:
         times: ``[N]``, the first one that of the initial density.

@@ -29,5 +29,5 @@ def solve(
 
 
 def level_times(num_levels: int, eps: float) -> Tensor:
-    """Times of the levels, even from eps to 1, float64 ``[N]``."""
+    """Times of the levels, evenly spaced from eps to 1, float64 ``[N]``."""
     return torch.linspace(eps, 1, num_levels, dtype=torch.float64)
