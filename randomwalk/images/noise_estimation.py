@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.images.pictures import LUMA
 from randomwalk.images.tensors import LUMA
 
 ROUNDING = 2 / 255 / math.sqrt(12)

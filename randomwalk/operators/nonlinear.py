@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.images.pictures import LUMA
+from randomwalk.images.tensors import LUMA
 from randomwalk.operators.operator import Operator
 
 
