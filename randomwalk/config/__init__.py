@@ -67,7 +67,6 @@ from randomwalk.config.samplers import (
     DDNMPlusSettings,
     DDRMSettings,
     DiffPIRSettings,
-    DPMSolverSettings,
     DPSSettings,
     HeunSettings,
     MMPSSettings,
@@ -81,7 +80,6 @@ from randomwalk.config.samplers import (
     ScheduleSettings,
     SplitGibbsSettings,
     TDSSettings,
-    TemplateSettings,
     TweedieSMCSettings,
 )
 from randomwalk.config.sampling import SampleConfig, SampleData, Start
@@ -98,7 +96,6 @@ __all__ = [
     "DDNMPlusSettings",
     "DDPMUNetSettings",
     "DDRMSettings",
-    "DPMSolverSettings",
     "DPSSettings",
     "DenoiserSettings",
     "DiffPIRSettings",
@@ -157,7 +154,6 @@ __all__ = [
     "SubVPSettings",
     "SuperResolutionSettings",
     "TDSSettings",
-    "TemplateSettings",
     "TrainConfig",
     "TrainData",
     "TweedieSMCSettings",

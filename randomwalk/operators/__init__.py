@@ -29,7 +29,7 @@ from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, mak
 from randomwalk.operators.inpainting import Inpainting, make_inpainting
 from randomwalk.operators.motion import make_motion_blur
 from randomwalk.operators.nonlinear import HDR, JPEG
-from randomwalk.operators.operator import Identity, Operator
+from randomwalk.operators.operator import Identity, Measurement, Operator
 from randomwalk.operators.sensing import Colorization, CompressedSensing, OrthonormalRows, make_compressed_sensing
 from randomwalk.operators.separable import Separable, SuperResolution
 from randomwalk.rng import generator
@@ -47,6 +47,7 @@ __all__ = [
     "GaussianBlur",
     "Identity",
     "Inpainting",
+    "Measurement",
     "Operator",
     "OrthonormalRows",
     "PhaseRetrieval",
