@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
+from randomwalk.rng import StepNoise
+
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
@@ -44,9 +46,9 @@ def walk() -> plt.Figure:
     draws = generator(1)
     end = samplers.make("ddpm_small").sample(
         prior,
-        start,
         sigmas,
-        noise=lambda k, state: torch.from_numpy(draws.standard_normal(tuple(state.shape))),
+        start=start,
+        draws=StepNoise(lambda k, state: torch.from_numpy(draws.standard_normal(tuple(state.shape)))),
         callback=lambda k, state, sigma: paths.append(state[:60, 0].numpy() / np.sqrt(1 + sigma**2)),
     )
     axes[2].plot(np.stack(paths), color=BLUE, alpha=0.25, linewidth=0.8)

@@ -41,7 +41,7 @@ class Noise:
         raise NotImplementedError
 
     def of_copies(self, count: int) -> Noise:
-        """The noise to assume of each of ``count`` copies of one measurement, so that their log-likelihoods add up to its.
+        """The noise to assume of each of ``count`` copies of a measurement, so that their log-likelihoods sum to its.
 
         A grey image is given to a network for colours as three equal channels. As three measurements with independent
         noise they would weigh too much.

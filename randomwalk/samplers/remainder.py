@@ -5,8 +5,9 @@ removes noise of that level and little more: where there is more it takes the re
 
     r <- sqrt((r - tau / s^2 f(r, s))^2 + 2 tau T),    f = r if r < s, else s min((r / s)^response, 1.3)
 
-with the ``response`` of the denoiser, 0 for NCSN++ and about 1/2 for other networks. The last r is the noise left: much,
-where steps are short, or where the lowest levels are too few or too far apart to remove the noise of those before.
+with the ``response`` of the denoiser, 0 for NCSN++ and about 1/2 for other networks. The last r is the noise left:
+much, where steps are short, or where the lowest levels are too few or too far apart to remove the noise of those
+before.
 
 **Details.** Of data ``Normal(0, w^2)`` the exact denoiser is ``D(x, s) = w^2 / (s^2 + w^2) x``, a walk is linear, and
 
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser
-from randomwalk.rng import TorchDraws, generator
+from randomwalk.rng import StepNoise, generator
 from randomwalk.samplers.sampler import Sampler, Sigmas, decreasing
 from randomwalk.samplers.walk import Plan, PreconditionedStep, StepSize
 
@@ -140,21 +141,15 @@ class _Normal(Denoiser):
         return -x / (self.variance + sigma**2)
 
 
-class _Standardized(TorchDraws):
-    """Draws that are the same for all rows, with mean 0 and standard deviation 1 exactly."""
-
-    def __init__(self, rows: int) -> None:
-        super().__init__(rows)
-        self.stream = generator(0, 0)
-
-    def noise(self, k: int, x: Tensor) -> Tensor:
-        n = torch.from_numpy(self.stream.standard_normal(x[0].shape)).to(x)
-        return ((n - n.mean()) / n.std(correction=0)).expand_as(x)
-
-
 def _run(sampler: Sampler, denoiser: Denoiser, w: Tensor, sigmas: Sigmas, start_std: float) -> Tensor:
     """Standard deviation at the end, like w, if the start is that of data with standard deviation w."""
-    draws, std = _Standardized(len(w)), (start_std**2 + w**2).sqrt().reshape(-1, 1, 1, 1)
-    start = std * draws.noise(0, std.expand(-1, 1, _SIDE, _SIDE))
-    end = sampler.sample(denoiser, sigmas, start=start, draws=draws)
+    stream = generator(0, 0)
+
+    def normal(x: Tensor) -> Tensor:
+        """The same draws for all rows, with mean 0 and standard deviation 1 exactly."""
+        n = torch.from_numpy(stream.standard_normal(x[0].shape)).to(x)
+        return ((n - n.mean()) / n.std(correction=0)).expand_as(x)
+
+    start = (start_std**2 + w**2).sqrt().reshape(-1, 1, 1, 1).expand(-1, 1, _SIDE, _SIDE)
+    end = sampler.sample(denoiser, sigmas, start=start * normal(start), draws=StepNoise(lambda _, x: normal(x)))
     return end.square().mean((1, 2, 3)).sqrt()

@@ -178,7 +178,7 @@ class Sampler(SamplerBase):
         if sigmas is not None:
             return decreasing(sigmas, strictly=not self.repeats_levels)
         if self.schedule is None:
-            raise InputError(f"sampler {self._title()}: no noise levels; give sample() sigmas, or the sampler a schedule")
+            raise InputError(f"sampler {self._title()}: no noise levels; give sigmas to sample, or a schedule to it")
         return schedules.for_denoiser(denoiser, **self.schedule.model_dump(exclude_none=True), sde=self.clock)
 
     def check(self, measurement: Measurement | None) -> None:
@@ -299,7 +299,11 @@ def decreasing(sigmas: Sigmas, strictly: bool = False) -> Tensor:
 
 
 def _blank(
-    denoiser: Denoiser, measurement: Measurement | None, shape: Sequence[int] | None, num_samples: int, start: Tensor | None
+    denoiser: Denoiser,
+    measurement: Measurement | None,
+    shape: Sequence[int] | None,
+    num_samples: int,
+    start: Tensor | None,
 ) -> Tensor:
     """Zeros of the shape, type and device of the state."""
     if measurement is None and num_samples != 1:
@@ -316,7 +320,7 @@ def _blank(
         raise InputError("sampler: how many images, of what size? Give shape=(B, C, H, W), a start or a measurement")
     if measurement is not None and shape[0] != len(measurement.y) * num_samples:
         raise InputError(
-            f"sampler: {shape[0]} samples of {len(measurement.y)} measurements; expected num_samples={num_samples} of each"
+            f"sampler: {shape[0]} rows for {len(measurement.y)} measurements; expected {num_samples} for each (num_samples)"
         )
     return like.new_zeros(tuple(shape), dtype=torch.promote_types(like.dtype, torch.float32))
 
@@ -324,6 +328,6 @@ def _blank(
 def _check_finite(x: Tensor, when: str) -> None:
     if not x.isfinite().all():
         raise RunError(
-            f"the state is not finite {when}: check the network and the measurement, or take more levels, smaller steps "
-            "or less guidance"
+            f"the state is not finite {when}: check the network and the measurement, or take more levels, smaller "
+            "steps or less guidance"
         )

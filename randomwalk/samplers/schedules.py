@@ -158,9 +158,9 @@ def for_denoiser(
         settings["sde"] = own if sde is None else sde
         if settings["sde"] is None:
             raise InputError(
-                "sampler.schedule: even_time is uniform in the time of an SDE, but neither the sampler nor the denoiser "
-                "has one; expected the sampler predictor_corrector, a denoiser sde or vp (with the linear table), or "
-                "another schedule: pretrained follows the table of any vp, geometric fits all"
+                "sampler.schedule: even_time is uniform in the time of an SDE, but neither the sampler nor the "
+                "denoiser has one; expected the sampler predictor_corrector, a denoiser sde or vp (with the linear "
+                "table), or another schedule: pretrained follows the table of any vp, geometric fits all"
             )
     sigmas = make(name, num_steps, **settings)
     try:

@@ -164,7 +164,7 @@ class DDPMLarge(WalkSampler, DDPMLargeSettings):
 
 
 class DDIM(WalkSampler, DDIMSettings):
-    """DDIM: ``tau = s^2 - s sqrt(p^2 - v)``, ``T = v / (2 tau)``, with the new variance ``v = eta^2 p^2 (s^2 - p^2) / s^2``.
+    """DDIM: ``tau = s^2 - s sqrt(p^2 - v)``, ``T = v / (2 tau)``, new variance ``v = eta^2 p^2 (s^2 - p^2) / s^2``.
 
     ``eta = 0`` is deterministic, ``tau = s (s - p)``, Euler in sigma for the probability flow; ``eta = 1`` is
     ddpm_small.

@@ -113,9 +113,9 @@ def test_a_scale_of_one_samples_the_class() -> None:
     m, v = MEANS[LABELS].reshape(4, *SHAPE), VARIANCES[LABELS].reshape(4, 1, 1, 1)
     last = m + ((v + low**2) / (v + high**2)).sqrt() * (x - m)
     expected = m + v / (v + low**2) * (last - m)
-    found = solver.sample(GuidedDenoiser(Oracle(), LABELS), x, [high, low])
+    found = solver.sample(GuidedDenoiser(Oracle(), LABELS), [high, low], start=x)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    others = solver.sample(GuidedDenoiser(Oracle(), 1 - LABELS), x, [high, low])
+    others = solver.sample(GuidedDenoiser(Oracle(), 1 - LABELS), [high, low], start=x)
     assert (others - expected).abs().amax((1, 2, 3)).min() > 0.1
 
 
@@ -177,7 +177,7 @@ def test_an_image_depends_on_its_own_label_alone(name: str) -> None:
     def sample(labels: list[int], scale: float = 2.0) -> Tensor:
         draws = ImageDraws([generator(0, i) for i in range(4)])
         x = SIGMAS[0] * draws.normal(SHAPE).double()
-        return sampler.sample(GuidedDenoiser(Oracle(), torch.tensor(labels), scale), x, SIGMAS, noise=draws.noise)
+        return sampler.sample(GuidedDenoiser(Oracle(), torch.tensor(labels), scale), SIGMAS, start=x, draws=draws)
 
     first, second = sample([0, 1, 1, 0]), sample([0, 1, 0, 0])
     change = (first - second).abs().amax((1, 2, 3))

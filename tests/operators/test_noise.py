@@ -9,10 +9,9 @@ from operator_cases import Correlation, Square, normal
 from randomwalk import InputError
 from randomwalk.operators import Operator
 from randomwalk.operators.noise import (
-    GaussianLikelihood,
     GaussianNoise,
     LaplaceNoise,
-    Likelihood,
+    Measurement,
     Noise,
     NoNoise,
     PoissonNoise,
@@ -25,7 +24,7 @@ from randomwalk.rng import ImageDraws, generator
 def test_likelihood_score_is_the_gradient_of_its_log_density(operator: Operator) -> None:
     x = normal(3, 2, 7, 6)
     y = operator(x) + 0.3 * normal(3, *operator.measurement_shape, seed=1)
-    likelihood = GaussianLikelihood(operator, y, 0.3)
+    likelihood = Measurement(operator, GaussianNoise(0.3), y)
     exact = torch.distributions.Normal(operator(x), 0.3).log_prob(y).flatten(1).sum(1)
     torch.testing.assert_close(likelihood.log_prob(x), exact, rtol=1e-12, atol=0)
     start = (x + 0.1).requires_grad_()
@@ -96,7 +95,7 @@ def test_an_image_has_its_own_noise(noise: Noise) -> None:
 def test_scores_are_gradients_row_by_row(noise: Noise, operator: Operator) -> None:
     x = normal(3, 2, 7, 6) / 10
     y = noise.apply(operator(x), draws(0, 1, 2))
-    likelihood = Likelihood(operator, y, noise)
+    likelihood = Measurement(operator, noise, y)
     step = 1e-6 * normal(*x.shape, seed=3)
     rise = likelihood.log_prob(x + step) - likelihood.log_prob(x - step)
     torch.testing.assert_close((likelihood.score(x) * 2 * step).flatten(1).sum(1), rise, rtol=1e-4, atol=1e-9)
@@ -143,7 +142,7 @@ def test_no_noise() -> None:
     assert noise.log_prob(clean, clean).tolist() == [0, 0]
     assert noise.log_prob(clean, clean + torch.tensor([[0.0], [0.1]])).tolist() == [0, -torch.inf]
     with pytest.raises(InputError, match="no likelihood score"):
-        Likelihood(Square((1, 2, 2)), torch.zeros(1, 1, 2, 2), noise).score(torch.zeros(1, 1, 2, 2))
+        Measurement(Square((1, 2, 2)), noise, torch.zeros(1, 1, 2, 2)).score(torch.zeros(1, 1, 2, 2))
 
 
 def test_noises_by_name() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from randomwalk import Denoiser, GaussianMixture, InputError, samplers
 from randomwalk.denoisers.wrappers import CountingDenoiser
-from randomwalk.rng import generator
+from randomwalk.rng import StepNoise, generator
 from randomwalk.samplers import schedules
 from randomwalk.samplers.predictor_corrector import PredictorCorrector
 from score_sde import correctors, predictors, sdes
@@ -70,9 +70,9 @@ def test_it_contains_the_named_walks(walk: tuple[str, dict[str, Any]], sde: str,
         ends.append(
             sampler.sample(
                 prior,
-                x,
                 sigmas,
-                noise=lambda k, x: draws[k],
+                start=x,
+                draws=StepNoise(lambda k, x: draws[k]),
                 callback=lambda k, x, s, path=path: path.append(x.clone()),
             )
         )
@@ -102,7 +102,7 @@ def test_score_sdes_algorithm() -> None:
         if k + 1 < len(sigmas):
             z = z + math.sqrt(1 - alpha) * next(used)
     sampler = PredictorCorrector({"name": "vp"}, corrector_steps=2, snr=snr)
-    end = sampler.sample(prior, x, sigmas, noise=lambda k, x: draws[k])
+    end = sampler.sample(prior, sigmas, start=x, draws=StepNoise(lambda k, x: draws[k]))
     torch.testing.assert_close(end, z, rtol=1e-9, atol=1e-9)
 
 
@@ -151,7 +151,7 @@ def dissect(sampler: PredictorCorrector, sigmas: Tensor, denoiser: Denoiser | No
     script = torch.cat([torch.zeros(1, total, dtype=torch.float64), torch.eye(total, dtype=torch.float64)])
     x = START.mean + script[:, :SIZE] @ torch.linalg.cholesky(START.covariance).T
     draws = Script(script[:, SIZE:])
-    end = sampler.sample(denoiser or gaussian(PRIOR), x.reshape(-1, *SHAPE), sigmas, noise=draws.noise).flatten(1)
+    end = sampler.sample(denoiser or gaussian(PRIOR), sigmas, start=x.reshape(-1, *SHAPE), draws=draws).flatten(1)
     response = end[1:] - end[0]
     return Law(end[0], response.T @ response)
 
@@ -262,7 +262,7 @@ def images(norms: str, snr: float = 0.16, denoiser: Denoiser | None = None) -> T
     sigmas = levels(30)
     x = prior.sample(IMAGES, generator(1)) + SIGMA_MAX * normal(IMAGES, 3, 16, 16, seed=3)
     sampler = PredictorCorrector({"name": "vp"}, snr=snr, norms=norms)
-    end = sampler.sample(NextLevel(prior, sigmas) if denoiser else prior, x, sigmas, noise=draws_of(4))
+    end = sampler.sample(NextLevel(prior, sigmas) if denoiser else prior, sigmas, start=x, draws=StepNoise(draws_of(4)))
     return (end - 0.2) / math.sqrt(variance_of_langevin(sigmas, snr))
 
 
@@ -317,7 +317,7 @@ def test_two_modes_are_reached() -> None:
     sigmas = schedules.make("karras", 100, sigma_min=SIGMA_MIN, sigma_max=10.0)
     x = prior.sample(num, generator(1)) + 10 * normal(num, 2, seed=3)
     sampler = make("sub_vp", corrector="annealed_langevin")
-    left = (end := sampler.sample(prior, x, sigmas, noise=draws_of(4)))[:, 0] < -0.4
+    left = (end := sampler.sample(prior, sigmas, start=x, draws=StepNoise(draws_of(4))))[:, 0] < -0.4
     # 100 levels and Langevin's own steps leave some percent; the rest is of the draws.
     assert abs(float(left.double().mean()) - 0.3) < 5 * math.sqrt(0.3 * 0.7 / num) + 0.01
     for rows, centre in ((left, [-1.5, 0.0]), (~left, [1.0, 0.5])):
@@ -335,8 +335,8 @@ def test_an_image_does_not_depend_on_those_beside_it(norms: str) -> None:
     prior, sigmas = gaussian(PRIOR), levels(6)
     x, draws = SIGMA_MAX * normal(4, *SHAPE, seed=1), normal(20, 4, *SHAPE, seed=2)
     sampler = PredictorCorrector(SDES["sub_vp"], norms=norms)
-    whole = sampler.sample(prior, x, sigmas, noise=lambda k, x: draws[k])
-    alone = sampler.sample(prior, x[1:2], sigmas, noise=lambda k, x: draws[k, 1:2])
+    whole = sampler.sample(prior, sigmas, start=x, draws=StepNoise(lambda k, x: draws[k]))
+    alone = sampler.sample(prior, sigmas, start=x[1:2], draws=StepNoise(lambda k, x: draws[k, 1:2]))
     difference = float((alone - whole[1:2]).abs().max())
     assert difference < 1e-12 if norms == "sample" else difference > 0.01
 
@@ -354,7 +354,9 @@ def test_an_image_does_not_depend_on_those_beside_it(norms: str) -> None:
 def test_it_costs_what_it_says(settings: dict[str, Any]) -> None:
     sampler, counting, calls = make(**settings), CountingDenoiser(gaussian(PRIOR)), []
     sigmas = levels(5).tolist()
-    sampler.sample(counting, normal(2, *SHAPE, seed=1), sigmas, callback=lambda k, x, sigma: calls.append((k, sigma)))
+    sampler.sample(
+        counting, sigmas, start=normal(2, *SHAPE, seed=1), callback=lambda k, x, sigma: calls.append((k, sigma))
+    )
     assert counting.evaluations == sampler.num_evaluations(5)
     assert calls == list(enumerate(sigmas)) and len(calls) == sampler.num_steps(5)
 
@@ -364,8 +366,8 @@ def test_single_precision_follows_double(sde: str) -> None:
     """Of 12 levels down to 1e-3, in float32: states of size 20 and scores of size 1000 are rounded to 7 digits."""
     x, draws, prior = SIGMA_MAX * normal(3, *SHAPE, seed=1), normal(50, 3, *SHAPE, seed=2), gaussian(PRIOR)
     sampler = make(sde, corrector="langevin")
-    double = sampler.sample(prior, x, levels(12), noise=lambda k, x: draws[k])
-    single = sampler.sample(prior, x.float(), levels(12), noise=lambda k, x: draws[k].float())
+    double = sampler.sample(prior, levels(12), start=x, draws=StepNoise(lambda k, x: draws[k]))
+    single = sampler.sample(prior, levels(12), start=x.float(), draws=StepNoise(lambda k, x: draws[k].float()))
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-4)
 
@@ -393,5 +395,5 @@ def test_impossible_settings_are_named(settings: dict[str, Any], said: str) -> N
 
 def test_levels_below_those_of_the_sde_are_refused() -> None:
     with pytest.raises(InputError, match=r"no noise level below 0\.001, but the schedule goes down to 0\.0005"):
-        make("ve").sample(gaussian(PRIOR), normal(1, *SHAPE, seed=1), [1.0, 5e-4])
-    make("ve").sample(gaussian(PRIOR), normal(1, *SHAPE, seed=1), [1.0, SIGMA_MIN * (1 - 1e-7)])  # by rounding
+        make("ve").sample(gaussian(PRIOR), [1.0, 5e-4], start=normal(1, *SHAPE, seed=1))
+    make("ve").sample(gaussian(PRIOR), [1.0, SIGMA_MIN * (1 - 1e-7)], start=normal(1, *SHAPE, seed=1))  # by rounding

@@ -20,7 +20,7 @@ class DAPS(SplittingSampler, DAPSSettings):
     X given X_s has if the pixels of X are independent with variance c^2.
 
     It does not converge to the posterior, because ``Normal(z, r^2 I)`` is not the distribution of X given X_s. On a
-    Gaussian prior the mean of that distribution is D(x, s), but the end of the flow spreads as widely as X itself: where
+    Gaussian prior that distribution has the mean D(x, s), but the end of the flow spreads as widely as X itself: where
     nothing is measured, many levels with many ode_steps and r = s lead to **twice the prior's variance** (1.65 times it
     at 200 levels from 10 to 0.03 with 5 ode_steps, on white images of variance 1/2). With one ode_step, which is then a
     Langevin step of size s^2, they lead to the posterior. On a prior Normal(m, c^2 I), one ode_step with data_std = c

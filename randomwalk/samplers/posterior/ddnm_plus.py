@@ -26,8 +26,8 @@ class DDNMPlus(Sampler, DDNMPlusSettings):
         p >= eta / a    1                               0                   sqrt(p^2 - eta^2 / a^2)
         eta = 0 < a     1                               sqrt(1 - c^2) p     c p
 
-    Time travel: when x arrives at every l-th level from the last, it goes back l levels, by new noise, r - 1 times, with
-    l = ``travel_length`` and r = ``travel_repeats``. One evaluation for each step, repeated ones included.
+    Time travel: when x arrives at every l-th level from the last, it goes back l levels, by new noise, r - 1 times,
+    with l = ``travel_length`` and r = ``travel_repeats``. One evaluation for each step, repeated ones included.
 
     For noisy measurements these are the equations of DDRM with b = 1, here from a start independent of y; the remarks
     there about many steps hold here. Time travel makes more steps of the same kind.
@@ -66,9 +66,7 @@ class DDNMPlus(Sampler, DDNMPlusSettings):
             callback(step, x, levels[k])
         return x
 
-    def _step(
-        self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, sigma: float, sigma_next: float
-    ) -> Tensor:
+    def _step(self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, sigma: float, sigma_next: float) -> Tensor:
         spectral, eta, c, p = problem.operator.spectral, problem.eta, self.stochasticity, sigma_next
         keep = p * math.sqrt(1 - c**2)
 

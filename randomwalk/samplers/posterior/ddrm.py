@@ -52,9 +52,7 @@ class DDRM(Sampler, DDRMSettings):
         n = spectral(lambda t: torch.where(known(t), remaining(t, sigma, eta), sigma), problem.normal())
         return n + spectral(lambda t: known(t).to(t), z)
 
-    def _step(
-        self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, sigma: float, sigma_next: float
-    ) -> Tensor:
+    def _step(self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, sigma: float, sigma_next: float) -> Tensor:
         spectral, eta, p = problem.operator.spectral, problem.eta, sigma_next
         c, b = self.stochasticity, self.stochasticity_measured
         keep = p * math.sqrt(1 - c**2)

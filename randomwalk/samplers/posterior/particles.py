@@ -49,8 +49,8 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 def systematic(weights: Tensor, u: Tensor) -> Tensor:
     """Indices of the particles that are kept by systematic resampling, ``[M, S]``, in increasing order.
 
-    Particle i is kept once for each of the S points ``(j + u) / S`` in its share of [0, 1). For u uniform on [0, 1) that
-    is ``S w_i`` times on average, and never off by more than one.
+    Particle i is kept once for each of the S points ``(j + u) / S`` in its share of [0, 1). For u uniform on [0, 1)
+    that is ``S w_i`` times on average, and never off by more than one.
 
     Source: Kitagawa 1996, "Monte Carlo filter and smoother"; Douc, Cappe and Moulines 2005, arXiv cs/0507025.
 

@@ -80,7 +80,9 @@ class TDS(Sampler, TDSSettings):
             keep = sigma_next**2 / sigma**2
             pull = (1 - keep) * twist.reach(denoised, score, move) * move
             log_weights = log_weights + log_twist.reshape(spent.shape) - spent
-            rows, log_weights = resampled(log_weights, problem.draws.uniform()[:: problem.num_samples], self.ess_threshold)
+            rows, log_weights = resampled(
+                log_weights, problem.draws.uniform()[:: problem.num_samples], self.ess_threshold
+            )
             x, denoised, pull, spent = x[rows], denoised[rows], pull[rows], log_twist[rows].reshape(spent.shape)
             v, n = fresh_noise(sigma, sigma_next, stochasticity=1.0), problem.normal()
             x = denoised + keep * (x - denoised) + pull + v * n

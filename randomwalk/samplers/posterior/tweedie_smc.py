@@ -27,11 +27,12 @@ class TweedieSMC(Sampler, TweedieSMCSettings):
 
         M(x' | x) = Normal(x + a (D - x),  p^2 a I + a^2 C)
 
-    The likelihood of x at level s is approximated by ``g_s(x) = Normal(y; A D(x, s), A C A^T + eta^2 I)``, which would be
-    p(y | X_s = x) if X given X_s were Gaussian. Particles move by ``Q(x' | x, y)``, M conditioned on y in the same Gaussian, and the
-    weight of each is multiplied by ``g_p(x') M(x' | x) / (g_s(x) Q(x' | x, y))``; the last g is f(y | x')
-    itself. The first step, from x = 0 to the highest level, is alike: p(x') ~ Normal(D(0), s^2 I + C(0)). Where the
-    effective number of particles is small they are resampled. On a Gaussian prior all weights are 1, for any y.
+    The likelihood of x at level s is approximated by ``g_s(x) = Normal(y; A D(x, s), A C A^T + eta^2 I)``, which would
+    be p(y | X_s = x) if X given X_s were Gaussian. Particles move by ``Q(x' | x, y)``, M conditioned on y in the same
+    Gaussian, and the weight of each is multiplied by ``g_p(x') M(x' | x) / (g_s(x) Q(x' | x, y))``; the last g is
+    f(y | x') itself. The first step, from x = 0 to the highest level, is alike: p(x') ~ Normal(D(0), s^2 I + C(0)).
+    Where the effective number of particles is small they are resampled. On a Gaussian prior all weights are 1, for any
+    y.
 
     Exactness. In the product of the weights along a trajectory all g but the last cancel, so that the weighted
     particles target ``f(y | x_0) prod M(x_k+1 | x_k)``: as the particles grow in number, their averages converge to the
