@@ -320,7 +320,7 @@ def _blank(
         raise InputError("sampler: how many images, of what size? Give shape=(B, C, H, W), a start or a measurement")
     if measurement is not None and shape[0] != len(measurement.y) * num_samples:
         raise InputError(
-            f"sampler: {shape[0]} rows for {len(measurement.y)} measurements; expected {num_samples} for each (num_samples)"
+            f"sampler: {shape[0]} rows for {len(measurement.y)} measurements; expected num_samples = {num_samples} each"
         )
     return like.new_zeros(tuple(shape), dtype=torch.promote_types(like.dtype, torch.float32))
 

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from randomwalk import GaussianMixture, InputError
 from randomwalk.operators import Identity, Operator
+from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.rng import TorchDraws
 from randomwalk.samplers import schedules
@@ -76,7 +77,7 @@ def log_evidence(prior: Law, task: Task) -> float:
     return float(torch.distributions.MultivariateNormal(A @ prior.mean, spread).log_prob(task.y.flatten()))
 
 
-def estimates(made: Levelled, task: Task | Measurement, num: int, groups: int, seed: int = 3) -> Tensor:
+def estimates(made: Levelled, task: Task | OnALine, num: int, groups: int, seed: int = 3) -> Tensor:
     """Estimates of log p(y) by ``groups`` independent sets of ``num`` particles."""
     draws = TorchDraws(groups * num, torch.Generator().manual_seed(seed), dtype=torch.float64)
     y = task.y.expand(groups * num, *task.y.shape[1:])
@@ -254,19 +255,23 @@ class Laplace(Noise):
         return -((y - clean).abs() / b + math.log(2 * b)).flatten(1).sum(1)
 
 
-class Measurement(NamedTuple):
-    """Of a number with two modes, such that both are left."""
+class OnALine(NamedTuple):
+    """A measurement of a number with two modes that excludes neither."""
 
     operator: Operator
     noise: Noise
     y: Tensor
     denoiser: GaussianMixture = TWO_MODES
 
+    @property
+    def measurement(self) -> Measurement:
+        return Measurement(self.operator, self.noise, self.y)
+
 
 MEASUREMENTS = {
-    "gaussian": Measurement(Identity(LINE), GaussianNoise(0.8), torch.full((1, *LINE), -0.4, dtype=torch.float64)),
-    "laplace": Measurement(Identity(LINE), Laplace(1.0), torch.full((1, *LINE), -0.4, dtype=torch.float64)),
-    "square": Measurement(Square(LINE), GaussianNoise(0.5), torch.full((1, *LINE), 1.6, dtype=torch.float64)),
+    "gaussian": OnALine(Identity(LINE), GaussianNoise(0.8), torch.full((1, *LINE), -0.4, dtype=torch.float64)),
+    "laplace": OnALine(Identity(LINE), Laplace(1.0), torch.full((1, *LINE), -0.4, dtype=torch.float64)),
+    "square": OnALine(Square(LINE), GaussianNoise(0.5), torch.full((1, *LINE), 1.6, dtype=torch.float64)),
 }
 LEVELS_ON_A_LINE = schedules.make("karras", STEPS, sigma_min=0.1, sigma_max=START)
 
@@ -304,7 +309,7 @@ def test_two_modes_have_their_weights(name: str) -> None:
     posterior_weights = (weights.log() + log_f).softmax(0)
     left = float(posterior_weights[nodes < BETWEEN].sum())
     assert 0.1 < left < 0.9
-    made = TDS(sigmas=LEVELS_ON_A_LINE, data_std=1.2)
+    made = Levelled(TDS(data_std=1.2), LEVELS_ON_A_LINE)
     check_evidence(estimates(made, measurement, 1500, 30), math.log(float(weights @ log_f.exp())))
     x = sampled(made, measurement, 1500, groups=30)[..., 0]  # type: ignore[arg-type]
     for f in (lambda t: t, lambda t: t**2, lambda t: (t < BETWEEN).double()):

@@ -34,7 +34,7 @@ EVERY_PREDICTOR = pytest.mark.parametrize("predictor", predictors.PREDICTORS)
 
 def make(sde: str = "vp", **settings: Any) -> PredictorCorrector:
     """The sampler, without a corrector unless one is named."""
-    return PredictorCorrector(SDES[sde], **{"corrector": "none", **settings})
+    return PredictorCorrector(sde=SDES[sde], **{"corrector": "none", **settings})
 
 
 def levels(num: int) -> Tensor:
@@ -101,7 +101,7 @@ def test_score_sdes_algorithm() -> None:
         z = (2 - math.sqrt(alpha)) * z + (1 - alpha) * score(z)
         if k + 1 < len(sigmas):
             z = z + math.sqrt(1 - alpha) * next(used)
-    sampler = PredictorCorrector({"name": "vp"}, corrector_steps=2, snr=snr)
+    sampler = PredictorCorrector(sde={"name": "vp"}, corrector_steps=2, snr=snr)
     end = sampler.sample(prior, sigmas, start=x, draws=StepNoise(lambda k, x: draws[k]))
     torch.testing.assert_close(end, z, rtol=1e-9, atol=1e-9)
 
@@ -190,7 +190,7 @@ def test_langevin_steps_alone_approach_the_data(sde: str) -> None:
 
 
 def test_euler_maruyama_of_ve_leaves_the_noise_of_its_lowest_level() -> None:
-    sampler = PredictorCorrector({"name": "ve", "sigma_min": 0.3}, "euler_maruyama", "none")
+    sampler = PredictorCorrector(sde={"name": "ve", "sigma_min": 0.3}, predictor="euler_maruyama", corrector="none")
     sigmas = schedules.make("geometric", 1000, sigma_min=0.3, sigma_max=SIGMA_MAX)
     noisy = Law(PRIOR.mean, PRIOR.covariance + 0.3**2 * torch.eye(SIZE, dtype=torch.float64))
     law = recursion(sampler, sigmas)
@@ -261,7 +261,7 @@ def images(norms: str, snr: float = 0.16, denoiser: Denoiser | None = None) -> T
     prior = GaussianMixture([1.0], torch.full((1, 3, 16, 16), 0.2, dtype=torch.float64), VARIANCE)
     sigmas = levels(30)
     x = prior.sample(IMAGES, generator(1)) + SIGMA_MAX * normal(IMAGES, 3, 16, 16, seed=3)
-    sampler = PredictorCorrector({"name": "vp"}, snr=snr, norms=norms)
+    sampler = PredictorCorrector(sde={"name": "vp"}, snr=snr, norms=norms)
     end = sampler.sample(NextLevel(prior, sigmas) if denoiser else prior, sigmas, start=x, draws=StepNoise(draws_of(4)))
     return (end - 0.2) / math.sqrt(variance_of_langevin(sigmas, snr))
 
@@ -334,7 +334,7 @@ def test_an_image_does_not_depend_on_those_beside_it(norms: str) -> None:
     """But with norms of the batch it does."""
     prior, sigmas = gaussian(PRIOR), levels(6)
     x, draws = SIGMA_MAX * normal(4, *SHAPE, seed=1), normal(20, 4, *SHAPE, seed=2)
-    sampler = PredictorCorrector(SDES["sub_vp"], norms=norms)
+    sampler = PredictorCorrector(sde=SDES["sub_vp"], norms=norms)
     whole = sampler.sample(prior, sigmas, start=x, draws=StepNoise(lambda k, x: draws[k]))
     alone = sampler.sample(prior, sigmas, start=x[1:2], draws=StepNoise(lambda k, x: draws[k, 1:2]))
     difference = float((alone - whole[1:2]).abs().max())
@@ -375,17 +375,17 @@ def test_single_precision_follows_double(sde: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"sde": {"name": "cosine"}}, "'cosine' is unknown; known are ou, vp"),
-        ({"sde": {"name": "ve", "beta_min": 1}}, "unknown setting beta_min"),
-        ({"sde": {}}, "sde={}"),
-        ({"predictor": "heun"}, "predictor='heun'; expected euler_maruyama, reverse_diffusion, ancestral or none"),
-        ({"corrector": "ald"}, "corrector='ald'; expected langevin, annealed_langevin or none"),
-        ({"norms": "image"}, "norms='image'; expected sample or batch"),
-        ({"snr": 0.0}, "snr=0.0; expected a positive number"),
-        ({"corrector_steps": 0}, "corrector_steps=0; expected a positive integer"),
-        ({"corrector_steps": 1.5}, "corrector_steps=1.5; expected a positive integer"),
-        ({"predictor": "none", "corrector": "none"}, "corrector='none'; expected one, where there is no predictor"),
-        ({"predictor": "none", "probability_flow": True}, "probability_flow=True; expected a predictor"),
+        ({"sde": {"name": "cosine"}}, "sde.name: found 'cosine'; .*allowed: one of .*ou, .*vp"),
+        ({"sde": {"name": "ve", "beta_min": 1}}, "sde.beta_min: unknown key"),
+        ({"sde": {}}, "sde.name: missing"),
+        ({"predictor": "heun"}, "predictor: found 'heun'; allowed: one of euler_maruyama, reverse_diffusion, ancestral"),
+        ({"corrector": "ald"}, "corrector: found 'ald'; allowed: one of langevin, annealed_langevin, none"),
+        ({"norms": "image"}, "norms: found 'image'; .*allowed: one of sample, batch"),
+        ({"snr": 0.0}, "snr: found 0.0; allowed: a number above 0"),
+        ({"corrector_steps": 0}, "corrector_steps: found 0; allowed: a whole number of at least 1"),
+        ({"corrector_steps": 1.5}, "corrector_steps: found 1.5; allowed: a whole number"),
+        ({"predictor": "none", "corrector": "none"}, "corrector: found none beside predictor: none"),
+        ({"predictor": "none", "probability_flow": True}, "probability_flow: is for a predictor"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict[str, Any], said: str) -> None:

@@ -80,7 +80,7 @@ def test_moments_are_those_of_x_given_its_noisy_version(operator: str) -> None:
     C = sigma**2 * J
     for probes in (0, 1, full(task)):
         given = problem(task, 3)
-        found = moments(given, x, sigma, measured_directions(given.operator, given.y), probes)
+        found = moments(given, x, sigma, measured_directions(given.operator, given.measurement.y), probes)
         mean = x.flatten(1) @ J.T + b
         torch.testing.assert_close(found.mean, mean)
         torch.testing.assert_close(found.seen @ found.seen.mT, (task.matrix @ C @ task.matrix.T).expand(3, -1, -1))

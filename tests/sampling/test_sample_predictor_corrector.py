@@ -79,7 +79,7 @@ def test_settings_and_defaults_are_those_of_the_class() -> None:
             "sde: {name: vp}, corrector: annealed_langevin, norms: batch",
             "sampler.norms (--set): is for the corrector langevin",
         ),
-        ("sde: {name: vp}, predictor: none, corrector: none", "expected one of them at least"),
+        ("sde: {name: vp}, predictor: none, corrector: none", "expected at least one of them"),
         (
             "sde: {name: vp}, predictor: none, probability_flow: true",
             "sampler.probability_flow (--set): is for a predictor",
