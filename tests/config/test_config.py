@@ -209,7 +209,7 @@ def test_nothing_here_imports_torch() -> None:
 
 def test_names_and_settings_are_those_of_the_code() -> None:
     """The tables that names are looked up in, and the settings of their entries, against the vocabulary."""
-    from randomwalk import operators, samplers
+    from randomwalk import operators
     from randomwalk.denoisers import adapters as denoisers
     from randomwalk.denoisers.networks import NETWORKS, _network_class
     from randomwalk.samplers import schedules
@@ -223,13 +223,11 @@ def test_names_and_settings_are_those_of_the_code() -> None:
         return set(model.model_fields) - {"name", "schedule"}
 
     assert names(vocabulary.OperatorSettings).keys() == operators.OPERATORS.keys()
-    assert names(vocabulary.PriorSettings).keys() == samplers.SAMPLERS.keys()
     assert names(vocabulary.DenoiserSettings).keys() == denoisers.DENOISERS.keys()
     schedule_names = get_args(vocabulary.ScheduleSettings.model_fields["name"].annotation)
     assert set(schedule_names) == set(schedules.SCHEDULES)
     for union, table in (
         (vocabulary.OperatorSettings, operators.OPERATORS),
-        (vocabulary.PriorSettings, samplers.SAMPLERS),
         (vocabulary.DenoiserSettings, denoisers.DENOISERS),
         (vocabulary.NetworkSettings, {name: _network_class(name) for name in NETWORKS}),
         (vocabulary.SDESettings, sdes.SDES),

@@ -11,6 +11,7 @@ from sampling_tools import NETWORK, arrays_of, make_config, read_metrics
 from torch import Tensor
 
 from randomwalk import GaussianMixture, operators, samplers
+from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES
 from randomwalk.denoisers.adapters import EDMDenoiser
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, save_denoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
@@ -18,9 +19,9 @@ from randomwalk.denoisers.guidance import GuidedDenoiser, guided
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
 from randomwalk.images import sheets as report
+from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers import posterior
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.task import load_task
 
@@ -166,11 +167,16 @@ def test_the_label_reaches_a_network_through_its_adapter() -> None:
 # --- every sampler -----------------------------------------------------------------------------------------------
 
 SIGMAS = [20.0, 5.0, 1.0, 0.3, 0.1]
-PRIOR_SETTINGS: dict[str, dict[str, Any]] = {"predictor_corrector": {"sde": {"name": "vp"}}}
-POSTERIOR_SETTINGS: dict[str, dict[str, Any]] = {"daps": {"ode_steps": 2}, "split_gibbs": {"prior_steps": 2}}
+WALK: dict[str, Any] = {"step_scale": 0.7, "initial_temperature": 0.1}
+PRIOR_SETTINGS: dict[str, dict[str, Any]] = {"random_walk": WALK, "predictor_corrector": {"sde": {"name": "vp"}}}
+POSTERIOR_SETTINGS: dict[str, dict[str, Any]] = {
+    "random_walk": WALK,
+    "daps": {"ode_steps": 2},
+    "split_gibbs": {"prior_steps": 2},
+}
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", PRIOR_NAMES)
 def test_an_image_depends_on_its_own_label_alone(name: str) -> None:
     sampler = samplers.make(name, **PRIOR_SETTINGS.get(name, {}))
 
@@ -186,9 +192,9 @@ def test_an_image_depends_on_its_own_label_alone(name: str) -> None:
     assert (sample([0, 1, 1, 0], 1.0) - first).abs().amax((1, 2, 3)).min() > 1e-3
 
 
-@pytest.mark.parametrize("name", posterior.POSTERIOR_SAMPLERS)
+@pytest.mark.parametrize("name", POSTERIOR_NAMES)
 def test_samples_of_a_measurement_depend_on_its_label_alone(name: str) -> None:
-    sampler = posterior.make(name, sigmas=SIGMAS, **POSTERIOR_SETTINGS.get(name, {}))
+    sampler = samplers.make(name, **POSTERIOR_SETTINGS.get(name, {}))
     y = X[:2] * (torch.arange(8).reshape(SHAPE) % 2)
 
     def sample(labels: list[int]) -> Tensor:
@@ -196,7 +202,9 @@ def test_samples_of_a_measurement_depend_on_its_label_alone(name: str) -> None:
         operator = operators.make("inpainting", image_shape=SHAPE, generators=masks, missing=0.5)
         draws = ImageDraws([generator(0, i) for i in range(6)])
         denoiser = GuidedDenoiser(Oracle(), torch.tensor(labels), 2.0)
-        return sampler.sample(denoiser, operator, GaussianNoise(0.3), operator(y), 3, draws)
+        measurement = Measurement(operator, GaussianNoise(0.3), operator(y))
+        x = sampler.sample(denoiser, SIGMAS, measurement, num_samples=3, draws=draws)
+        return x.reshape(2, 3, *SHAPE)
 
     first, second = sample([0, 1]), sample([0, 0])
     assert torch.equal(first[0], second[0]) and (first[1] - second[1]).abs().max() > 0.05

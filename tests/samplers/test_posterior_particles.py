@@ -34,8 +34,7 @@ from posterior_tools import (
 from torch import Tensor
 
 from randomwalk import GaussianMixture, InputError
-from randomwalk.operators import Identity, Operator
-from randomwalk.operators import Measurement
+from randomwalk.operators import Identity, Measurement, Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.rng import TorchDraws
 from randomwalk.samplers import schedules

@@ -113,7 +113,7 @@ def recursion(sampler: PredictorCorrector, sigmas: Tensor) -> Law:
     """Law of the end on the Gaussian prior, along each principal axis of it, in the coordinates of the SDE."""
     eigenvalues, Q = torch.linalg.eigh(PRIOR.covariance)
     sde, flow = sampler.process(), sampler.probability_flow
-    table = [*((x.t, x.a, x.s) for x in (sampler.levels(sigmas.tolist())[k] for k in range(len(sigmas)))), (0, 1, 0)]
+    table = [*((x.t, x.a, x.s) for x in (sampler.table(sigmas.tolist())[k] for k in range(len(sigmas)))), (0, 1, 0)]
     centre = Q.T @ PRIOR.mean
     m, V = table[0][1] * centre, table[0][1] ** 2 * (eigenvalues + sigmas[0] ** 2)
     for (t, a, s), (t_, a_, s_) in itertools.pairwise(table):
@@ -378,7 +378,10 @@ def test_single_precision_follows_double(sde: str) -> None:
         ({"sde": {"name": "cosine"}}, "sde.name: found 'cosine'; .*allowed: one of .*ou, .*vp"),
         ({"sde": {"name": "ve", "beta_min": 1}}, "sde.beta_min: unknown key"),
         ({"sde": {}}, "sde.name: missing"),
-        ({"predictor": "heun"}, "predictor: found 'heun'; allowed: one of euler_maruyama, reverse_diffusion, ancestral"),
+        (
+            {"predictor": "heun"},
+            "predictor: found 'heun'; allowed: one of euler_maruyama, reverse_diffusion, ancestral",
+        ),
         ({"corrector": "ald"}, "corrector: found 'ald'; allowed: one of langevin, annealed_langevin, none"),
         ({"norms": "image"}, "norms: found 'image'; .*allowed: one of sample, batch"),
         ({"snr": 0.0}, "snr: found 0.0; allowed: a number above 0"),

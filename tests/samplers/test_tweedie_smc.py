@@ -85,7 +85,7 @@ def test_moments_are_those_of_x_given_its_noisy_version(operator: str) -> None:
         torch.testing.assert_close(found.mean, mean)
         torch.testing.assert_close(found.seen @ found.seen.mT, (task.matrix @ C @ task.matrix.T).expand(3, -1, -1))
         spread = task.matrix @ C @ task.matrix.T + task.eta**2 * torch.eye(len(task.matrix), dtype=torch.float64)
-        exact = MultivariateNormal(mean @ task.matrix.T, spread).log_prob(given.y.flatten(1))
+        exact = MultivariateNormal(mean @ task.matrix.T, spread).log_prob(given.measurement.y.flatten(1))
         constant = len(task.matrix) / 2 * math.log(2 * math.pi)
         torch.testing.assert_close(found.log_evidence(task.eta), exact + constant)
         below = C - found.factor.mT @ found.factor  # never larger than C

@@ -115,9 +115,16 @@ def test_samples_do_not_depend_on_the_batch(name: str, tmp_path: Path) -> None:
 
 
 def test_refusals_come_before_anything_starts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = make_config(tmp_path, count=1, sampler=sampler("random_walk", step_scale=3.0))
+    with pytest.raises(InputError, match=r"step_scale: found 3\.0; allowed: a number above 0 and below 2"):
+        make_config(tmp_path, count=1, sampler=sampler("random_walk", step_scale=3.0))
+    config = make_config(
+        tmp_path,
+        count=1,
+        sampler=sampler("daps", inner="exact"),
+        measurement={"operator": {"name": "hdr"}, "noise": {"std": 0.2}},
+    )
     assert cli.run(lambda: sampling.run(config)) == 2
-    assert "step_scale=3.0" in capfd.readouterr().err and not Path(config.output).exists()
+    assert "inner: exact needs a linear operator" in capfd.readouterr().err and not Path(config.output).exists()
 
 
 # --- every operator and noise --------------------------------------------------------------------------------
