@@ -7,11 +7,10 @@ import torch
 from operator_cases import Correlation, Square, normal
 
 from randomwalk import InputError
-from randomwalk.operators import Operator
+from randomwalk.operators import Measurement, Operator
 from randomwalk.operators.noise import (
     GaussianNoise,
     LaplaceNoise,
-    Measurement,
     Noise,
     NoNoise,
     PoissonNoise,

@@ -124,7 +124,7 @@ def recursion(sampler: PredictorCorrector, sigmas: Tensor) -> Law:
             m = a * centre + kept * (m - a * centre)
             V = kept**2 * V + 2 * tau * (1 - kept**2) / (tau * H * (2 - tau * H))
         added = s**2 - (a / a_) ** 2 * s_**2  # variance that one step of the exact chain adds
-        if sampler.predictor == "euler_maruyama" or (sampler.predictor, sampler.sde["name"]) == (
+        if sampler.predictor == "euler_maruyama" or (sampler.predictor, sampler.sde.name) == (
             "reverse_diffusion",
             "sub_vp",
         ):
@@ -134,7 +134,7 @@ def recursion(sampler: PredictorCorrector, sigmas: Tensor) -> Law:
             keep, pull, spread = 2 - a / a_, added * (0.5 if flow else 1), added
         elif sampler.predictor == "ancestral":
             keep, pull = a_ / a, a_ / a * (s * (s - a / a_ * s_) if flow else added)
-            spread = added if sampler.sde["name"] in ("vp", "ou") else added * s_**2 / s**2
+            spread = added if sampler.sde.name in ("vp", "ou") else added * s_**2 / s**2
         else:
             keep, pull, spread = a_ / a, 0 * a, 0 * a
         m, V = keep * m - pull * H * (m - a * centre), (keep - pull * H) ** 2 * V

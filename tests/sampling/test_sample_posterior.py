@@ -14,6 +14,7 @@ from sampling_tools import SIZE, arrays_of, make_config, read_metrics
 
 from randomwalk.cli import options as cli
 from randomwalk.config.samplers import POSTERIOR_NAMES
+from randomwalk.errors import InputError
 from randomwalk.images import sheets as report
 from randomwalk.operators import Measurement
 from randomwalk.operators import noise as noises
