@@ -18,10 +18,10 @@ from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.denoisers.guidance import GuidedDenoiser, guided
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
-from randomwalk.images import sheets as report
 from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
+from randomwalk.sampling import figures as report
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.task import load_task
 

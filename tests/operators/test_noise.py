@@ -167,3 +167,19 @@ def test_stable_steps_of_poisson_noise() -> None:
     curvature = -(slope.diff() / clean.diff()).detach()
     assert curvature.max().item() == pytest.approx(1 / noise.stable_std**2, rel=0.02)
     assert GaussianNoise(0.3).stable_std == 0.3
+
+
+@pytest.mark.parametrize("noise", [GaussianNoise(0.3), LaplaceNoise(0.3), PoissonNoise(200)], ids=lambda n: n.name)
+def test_noise_without_a_stream_is_pytorchs(noise: Noise) -> None:
+    """`Operator.measure` makes a measurement in one call; its spread is known to ``5 / sqrt(2 n)`` of itself."""
+    operator, x = Correlation((1, 7, 6)), torch.zeros(2000, 1, 7, 6, dtype=torch.float64)
+    torch.manual_seed(0)
+    found = operator.measure(x, noise)
+    assert found.operator is operator and found.std == noise.std
+    n = found.y.numel()
+    kurtosis = 6.0 if noise.name == "laplace" else 3.0 + 1 / 100
+    assert float((found.y - operator(x)).std()) == pytest.approx(noise.std, rel=5 * ((kurtosis - 1) / 4 / n) ** 0.5)
+    torch.manual_seed(0)
+    assert torch.equal(operator.measure(x, noise).y, found.y)
+    three = found.repeated(3)
+    assert torch.equal(three.y[::3], found.y) and torch.equal(three.y[2::3], found.y)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser
 from randomwalk.errors import InputError
 from randomwalk.samplers import schedules
-from randomwalk.samplers.predictor_corrector import PredictorCorrector
 from randomwalk.sampling.task import load_task
 from score_sde import sdes
 
@@ -53,15 +51,6 @@ def load(tmp_path: Path) -> Callable[..., SampleConfig]:
 
 
 # ------------------------------------------------------------------------------------------------------------- YAML
-
-
-def test_settings_and_defaults_are_those_of_the_class() -> None:
-    model = PredictorCorrectorSettings.model_fields
-    own = {f.name: f.default for f in fields(PredictorCorrector)}
-    assert set(model) - {"name", "schedule"} == set(own)
-    assert own.pop("sde") is MISSING and model["sde"].is_required()
-    for key, default in own.items():
-        assert model[key].default == default and type(model[key].default) is type(default), key
 
 
 @pytest.mark.parametrize(
