@@ -34,9 +34,9 @@ from randomwalk.images import metrics
 from randomwalk.images.sheets import Row, overview
 from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import generator
-from randomwalk.samplers.posterior import PosteriorSampler
 from randomwalk.sampling import calibration
 from randomwalk.sampling.task import TIES_STREAM, Task, Unit, load_task
+from randomwalk.sampling.trial import trial_measurement
 
 CONFIGS = ROOT / "configs" / "posterior"
 DEFAULT_TASK = "random_inpainting"
@@ -204,10 +204,8 @@ def why_not(setup: Setup, method: Method, like: Method, task: str) -> str:
     """
     loaded = setup.load(like.path, task, like.network)
     own = setup.load(method.path, DEFAULT_TASK, method.network)
-    operator, _ = loaded.make_operator([0])
-    assert isinstance(own.sampler, PosteriorSampler) and loaded.noise is not None
     try:
-        own.sampler.check(operator, loaded.noise)
+        own.sampler.check(trial_measurement(loaded))
     except InputError as error:
         return str(error)
     raise InputError(f"{method.path}: has no line `# {task}: --set ...`, but the sampler can do it")

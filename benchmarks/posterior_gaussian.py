@@ -34,10 +34,12 @@ from support.gaussian_problem import (
     write_prior,
 )
 
+from randomwalk import samplers
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.operators import Measurement
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior, schedules
+from randomwalk.samplers import Sampler, schedules
 
 SETTINGS = Path(__file__).with_name("posterior_gaussian.yaml")
 BUDGETS = {"few": 30, "many": 300}
@@ -65,7 +67,14 @@ _GRADIENTS = {**_STEPS, "max_rank": 0}
 # Up to nine for each. LEVELS and the budget make the noise levels, the rest is the sampler's.
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "random_walk": [
-        {"schedule": "sigmoid", "sigma_min": 0.01, "sigma_max": 3.0, "step_scale": 0.7, "start_std": 1.0},
+        {
+            "schedule": "sigmoid",
+            "sigma_min": 0.01,
+            "sigma_max": 3.0,
+            "step_scale": 0.7,
+            "initial_temperature": 0.1,
+            "start_std": 1.0,
+        },
         *grid({**_WARM, "step_scale": 0.7}, schedule=("linear", "sigmoid"), sigma_max=(0.3, 1.0, 3.0)),
         {**_WARM, "schedule": "linear", "sigma_max": 1.0, "step_scale": 1.0},
     ],
@@ -106,8 +115,8 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def make_sampler(row: str, settings: Mapping[str, Any], budget: int, rank: int) -> posterior.PosteriorSampler:
-    """The sampler of a row of the table, on as many noise levels as the budget of evaluations allows.
+def make_sampler(row: str, settings: Mapping[str, Any], budget: int, rank: int) -> tuple[Sampler, torch.Tensor]:
+    """The sampler of a row of the table, and as many noise levels as the budget of evaluations allows.
 
     Args:
         row: its name, and after a comma what tells it from others of the name.
@@ -121,7 +130,8 @@ def make_sampler(row: str, settings: Mapping[str, Any], budget: int, rank: int) 
     levels = schedules.make(span.pop("schedule"), max(2, budget // per_level), **span)
     if own.get("probes") == "complete":
         own["probes"] = math.prod(SHAPE) - rank
-    return posterior.make(row.split(",")[0], levels, **own)
+    own.pop("start_std", None)
+    return samplers.make(row.split(",")[0], **own), levels
 
 
 def measure(
@@ -135,11 +145,15 @@ def measure(
     else:
         if not affordable(row, problem):
             return None
-        sampler = make_sampler(row, settings, budget, problem.rank)
+        sampler, levels = make_sampler(row, settings, budget, problem.rank)
         denoiser = CountingDenoiser(problem.prior)
         draws = TorchDraws(len(problem.y) * num_samples, torch.Generator().manual_seed(seed), dtype=torch.float64)
         try:
-            x = sampler.sample(denoiser, problem.operator, problem.noise, problem.y, num_samples, draws).flatten(2)
+            given = Measurement(problem.operator, problem.noise, problem.y)
+            std = settings.get("start_std")
+            begin = None if std is None else std * draws.normal(SHAPE)
+            x = sampler.sample(denoiser, levels, given, num_samples=num_samples, start=begin, draws=draws)
+            x = x.reshape(len(problem.y), num_samples, -1)
         except RunError:
             return None
         evaluations, vjps = denoiser.evaluations, denoiser.vjps

@@ -24,10 +24,12 @@ import yaml
 from support.common import Report, bar, cell, parser, start
 from support.mixture_problem import SLICES, MixtureProblem, make_problem, sliced
 
+from randomwalk import samplers
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.operators import Measurement
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior, schedules
+from randomwalk.samplers import Sampler, schedules
 
 SETTINGS = Path(__file__).with_name("posterior_mixture.yaml")
 HEADER = "# The best settings of each sampler, by dimension of x: posterior_mixture.py --tune writes this file.\n"
@@ -87,11 +89,12 @@ class Job:
     samplers: list[tuple[str, dict[str, Any]]]
 
 
-def make_sampler(name: str, settings: Mapping[str, Any], d: int) -> posterior.PosteriorSampler:
-    """The sampler of a row of the table, on noise levels for d dimensions."""
+def make_sampler(name: str, settings: Mapping[str, Any], d: int) -> tuple[Sampler, torch.Tensor]:
+    """The sampler of a row of the table, and noise levels for d dimensions."""
     own = dict(settings)
     levels = schedules.make(own.pop("schedule"), own.pop("num_steps"), sigma_min=LOWEST, sigma_max=HIGHEST[d])
-    return posterior.make(name.split(",")[0], levels, **own)
+    own.pop("start_std", None)
+    return samplers.make(name.split(",")[0], **own), levels
 
 
 def do(job: Job) -> list[dict[str, float] | None]:
@@ -106,7 +109,7 @@ def do(job: Job) -> list[dict[str, float] | None]:
             if name == FLOOR:
                 x = problem.exact(job.num_samples, job.seed + 1_000_000)
             else:
-                x = _sample(make_sampler(name, settings, job.d), problem, denoiser, job)
+                x = _sample(*make_sampler(name, settings, job.d), settings.get("start_std"), problem, denoiser, job)
         except RunError:
             outcomes.append(None)
             continue
@@ -117,11 +120,17 @@ def do(job: Job) -> list[dict[str, float] | None]:
 
 
 def _sample(
-    sampler: posterior.PosteriorSampler, problem: MixtureProblem, denoiser: CountingDenoiser, job: Job
+    sampler: Sampler,
+    levels: torch.Tensor,
+    start_std: float | None,
+    problem: MixtureProblem,
+    denoiser: CountingDenoiser,
+    job: Job,
 ) -> torch.Tensor:
     draws = TorchDraws(job.num_samples, torch.Generator().manual_seed(job.seed))  # float32: four times as fast
-    given = (denoiser, problem.operator, problem.noise, problem.y)
-    return sampler.sample(*given, job.num_samples, draws)[0].flatten(1)
+    given = Measurement(problem.operator, problem.noise, problem.y)
+    begin = None if start_std is None else start_std * draws.normal(problem.operator.image_shape)
+    return sampler.sample(denoiser, levels, given, num_samples=job.num_samples, start=begin, draws=draws).flatten(1)
 
 
 def run(jobs: list[Job], processes: int, label: str) -> list[list[dict[str, float] | None]]:

@@ -144,7 +144,7 @@ def samples(denoiser: Denoiser, job: arms.Job, count: int) -> Tensor:
         draws = ImageDraws([generator(job.seed, int(i), 1) for i in numbers])
         noise = draws.normal((1, 32, 32))
         x = (mean + noise.flatten(1) @ root.T).reshape(noise.shape)
-        found.append(sampler.sample(denoiser, x, sigmas, noise=draws.noise))
+        found.append(sampler.sample(denoiser, sigmas, start=x, draws=draws))
     pixels = torch.from_numpy(to_bytes(torch.cat(found)))[:, None]
     return pixels.float() / 127.5 - 1
 

@@ -141,7 +141,7 @@ def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
     torch.manual_seed(0)
     made = make_denoiser(network, denoiser).eval().requires_grad_(False).to(device)
     made.network.to(memory_format=torch.channels_last)
-    sampler = samplers.make(**config.sampler.model_dump(exclude_none=True, exclude={"schedule"}))
+    sampler = samplers.from_settings(config.sampler)
     task = Task(config, device, made, sampler, make_schedule(config, made), (3, 256, 256), None, ["random weights"])
     millions = sum(parameter.numel() for parameter in made.parameters()) / 1e6
     return Case(f"FFHQ-256 UNet, {millions:.0f} M parameters, batch 1", task, steps, turns)

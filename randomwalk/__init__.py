@@ -13,10 +13,10 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Denoiser": "randomwalk.denoisers.denoiser",
-    "GaussianLikelihood": "randomwalk.operators.noise",
     "GaussianMixture": "randomwalk.denoisers.mixture",
     "GaussianNoise": "randomwalk.operators.noise",
     "InputError": "randomwalk.errors",
+    "Measurement": "randomwalk.operators",
     "Operator": "randomwalk.operators",
     "RunError": "randomwalk.errors",
     "load_denoiser": "randomwalk.denoisers.checkpoints",
@@ -27,7 +27,6 @@ _MODULES = {
     "denoisers": "randomwalk.denoisers",
     "likelihood": "randomwalk.samplers.likelihood",
     "operators": "randomwalk.operators",
-    "posterior": "randomwalk.samplers.posterior",
     "samplers": "randomwalk.samplers",
     "schedules": "randomwalk.samplers.schedules",
 }

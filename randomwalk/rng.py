@@ -7,7 +7,7 @@ Numbers are drawn on the host, so that they are also the same on every device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -38,7 +38,7 @@ class Draws(Protocol):
         """``[B, *shape]`` draws of Normal(0, 1)."""
 
     def uniform(self) -> Tensor:
-        """``[B]`` draws, even on [0, 1)."""
+        """``[B]`` draws, uniform on [0, 1)."""
 
     def noise(self, k: int, x: Tensor) -> Tensor:
         """The walk's ``noise`` argument: one draw per step, shaped like the state ``x``."""
@@ -64,7 +64,7 @@ class ImageDraws:
         return torch.from_numpy(out).to(self.device)
 
     def uniform(self) -> Tensor:
-        """``[B]`` float64 draws, even on [0, 1)."""
+        """``[B]`` float64 draws, uniform on [0, 1)."""
         return torch.tensor([gen.random() for gen in self.generators], dtype=torch.float64, device=self.device)
 
     def noise(self, k: int, x: Tensor) -> Tensor:
@@ -96,9 +96,26 @@ class TorchDraws:
         return torch.randn((self.rows, *shape), generator=self.generator, device=self.device, dtype=self.dtype)
 
     def uniform(self) -> Tensor:
-        """``[B]`` draws, even on [0, 1)."""
+        """``[B]`` draws, uniform on [0, 1)."""
         return torch.rand(self.rows, generator=self.generator, device=self.device, dtype=self.dtype)
 
     def noise(self, k: int, x: Tensor) -> Tensor:
         """The walk's ``noise`` argument: one draw per step, shaped like the state ``x``."""
         return self.normal(x.shape[1:]).to(x)
+
+
+class StepNoise:
+    """Draws for a sampler that takes one for each step, written as a function ``noise(k, x)`` of step and state."""
+
+    def __init__(self, noise: Callable[[int, Tensor], Tensor]) -> None:
+        self._noise = noise
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        raise NotImplementedError("StepNoise has nothing but the noise of each step")
+
+    def uniform(self) -> Tensor:
+        raise NotImplementedError("StepNoise has nothing but the noise of each step")
+
+    def noise(self, k: int, x: Tensor) -> Tensor:
+        """The draw of step k, like the state ``x``."""
+        return self._noise(k, x)

@@ -1,4 +1,4 @@
-"""What the tests of the posterior samplers share: Gaussian posteriors known exactly, and the exact law of a sampler.
+"""Shared by the tests of posterior samplers: exact Gaussian posteriors, and the exact distribution of a sampler.
 
 On a Gaussian prior most samplers end in an affine function of everything that they draw. ``dissect`` takes such a
 sampler apart by unit draws and gives the law of its samples without sampling error; one that is not affine is drawn
@@ -10,17 +10,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from randomwalk import Denoiser, GaussianMixture, operators
-from randomwalk.operators import Operator
+from randomwalk import Denoiser, GaussianMixture, operators, samplers
+from randomwalk.operators import Measurement, Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers.posterior import PosteriorSampler
+from randomwalk.samplers import Problem, Sampler
+from randomwalk.samplers.sampler import decreasing
 
 SIZE = 8  # images of 1 x 2 x 4
 SHAPE = (1, 2, 4)
@@ -115,6 +117,10 @@ class Task(NamedTuple):
     def eta(self) -> float:
         return self.noise.std
 
+    @property
+    def measurement(self) -> Measurement:
+        return Measurement(self.operator, self.noise, self.y)
+
     def denoise(self, sigma: float) -> tuple[Tensor, Tensor]:
         """``J, b`` with ``D(x, sigma) = J x + b``."""
         J = self.prior.covariance @ torch.linalg.inv(self.prior.covariance + sigma**2 * EYE)
@@ -155,7 +161,7 @@ class NextLevel(Denoiser):
         return self.inner.score(x, self.following[float(sigma)])
 
 
-# ----------------------------------------------------------------------------------------------------------- Exact laws
+# ------------------------------------------------------------------------------------------------ Exact distributions
 
 
 class Script:
@@ -177,19 +183,63 @@ class Script:
         raise AssertionError("a sampler with uniform draws is not affine in them: draw from it")
 
 
-def run(sampler: PosteriorSampler, task: Task, draws: Any, num: int) -> Tensor:
+@dataclass(frozen=True)
+class Levelled:
+    """A sampler, and the noise levels that it is run on."""
+
+    sampler: Sampler
+    sigmas: Sequence[float] | Tensor
+
+    def levels(self) -> list[float]:
+        return decreasing(self.sigmas).tolist()
+
+    @property
+    def num_steps(self) -> int:
+        return self.sampler.num_steps(len(self.sigmas))
+
+    @property
+    def coupled_samples(self) -> bool:
+        return self.sampler.coupled_samples
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        measurement: Measurement,
+        num_samples: int = 1,
+        draws: Any = None,
+        callback: Any = None,
+    ) -> Tensor:
+        """``[M, num_samples, C, H, W]``."""
+        x = self.sampler.sample(
+            denoiser, self.sigmas, measurement, num_samples=num_samples, draws=draws, callback=callback
+        )
+        return x.reshape(-1, num_samples, *x.shape[1:])
+
+
+def make_levelled(name: str, sigmas: Sequence[float] | Tensor, **settings: Any) -> Levelled:
+    return Levelled(samplers.make(name, **settings), sigmas)
+
+
+def problem_of(task: Task, y: Tensor, draws: Any, num_samples: int = 1, sigmas: Sequence[float] = (1.0,)) -> Problem:
+    """The rows ``y`` of a task, as a sampler meets them."""
+    blank = y.new_zeros((len(y), *task.operator.image_shape))
+    given = Measurement(task.operator, task.noise, y)
+    return Problem(task.denoiser, list(sigmas), draws, blank, given, num_samples)
+
+
+def run(sampler: Levelled, task: Task, draws: Any, num: int) -> Tensor:
     """``num`` samples of the task's one measurement, ``[num, d]``."""
-    x = sampler.sample(task.denoiser, task.operator, task.noise, task.y, num, draws)
+    x = sampler.sample(task.denoiser, task.measurement, num, draws)
     return x[0].flatten(1)
 
 
-def dissect(sampler: PosteriorSampler, task: Task) -> Law:
+def dissect(sampler: Levelled, task: Task) -> Law:
     """Law of the sampler's samples, from the sampler itself and without sampling error.
 
     Rows of one batch measure the response of the end to each draw: row 0 has none, the next ones a unit in one number
     that is drawn. Two more rows have random draws, and must end where these responses say.
     """
-    assert not sampler.couples
+    assert not sampler.coupled_samples
     longest = 100 * SIZE * (sampler.num_steps + 1)
     counter = Script(torch.zeros(1, longest, dtype=torch.float64))
     run(sampler, task, counter, 1)
@@ -231,11 +281,11 @@ def must_fail(check: Callable[..., None], actual: Any, expected: Any) -> None:
 # ---------------------------------------------------------------------------------------------------------------- Draws
 
 
-def sampled(sampler: PosteriorSampler, task: Task, num: int, groups: int = 1, seed: int = 8) -> Tensor:
+def sampled(sampler: Levelled, task: Task, num: int, groups: int = 1, seed: int = 8) -> Tensor:
     """``[groups, num, d]``: the measurement given ``groups`` times, ``num`` samples (particles) of each."""
     draws = TorchDraws(groups * num, torch.Generator().manual_seed(seed), dtype=torch.float64)
-    y = task.y.expand(groups, *task.y.shape[1:])
-    return sampler.sample(task.denoiser, task.operator, task.noise, y, num, draws).flatten(2)
+    given = Measurement(task.operator, task.noise, task.y.expand(groups, *task.y.shape[1:]))
+    return sampler.sample(task.denoiser, given, num, draws).flatten(2)
 
 
 def check_draws(x: Tensor, expected: Law) -> None:

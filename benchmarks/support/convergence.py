@@ -18,19 +18,18 @@ after a start in the law of X_sigma. All are in units of the standard deviation 
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from randomwalk import GaussianMixture, samplers
 from randomwalk.denoisers.wrappers import CountingDenoiser
+from randomwalk.rng import StepNoise
 from randomwalk.samplers import Sampler, dpm_solver, schedules
-from randomwalk.samplers.sampler import Noise, Solver
+from randomwalk.samplers.sampler import Callback, Problem, pairs
 
 MEAN = 0.4
 VARIANCES = torch.tensor([0.05, 0.3, 1.0], dtype=torch.float64)
@@ -114,18 +113,15 @@ ADAPTIVE: dict[str, tuple[float, ...]] = {
 """Methods of ode, and tolerances that they reach soon enough."""
 
 
-@dataclass(frozen=True)
-class Published3M(Solver):
+class Published3M(Sampler):
     """DPM-Solver++(3M) as in the code published with the paper: half the curvature, and a first step of order 1."""
 
-    order: ClassVar[int | None] = 3
+    order = 3
 
-    def states(
-        self, denoise: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[float], noise: Noise
-    ) -> Iterator[Tensor]:
+    def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
         older: list[tuple[float, Tensor]] = []
-        for s, p in itertools.pairwise([*levels, 0.0]):
-            D = denoise(x, s)
+        for k, (s, p) in enumerate(pairs(problem.levels)):
+            D = problem.denoiser(x, s)
             if p == 0 or not older:
                 x = dpm_solver.first_order(x, s, p, D)
             elif len(older) == 1:
@@ -137,7 +133,8 @@ class Published3M(Solver):
                 missing = (1 - 2 / h + 2 * (1 - p / s) / h**2) * h**2 * curvature / 2
                 x = dpm_solver.third_order(x, s, p, D, q, D_q, o, D_o) - missing
             older = [(s, D), *older[:1]]
-            yield x
+            callback(k, x, s)
+        return x
 
 
 MISTAKES: dict[str, Case] = {"dpmpp_3m as published": Case(Published3M())}
@@ -186,7 +183,7 @@ def respond(sampler: Sampler, sigmas: Tensor) -> tuple[Response, int]:
         if k == steps - 1:
             found.append((state.flatten(1), denoiser.evaluations))
 
-    sampler.sample(denoiser, x, sigmas, noise=noise, callback=watch)
+    sampler.sample(denoiser, sigmas, start=x, draws=StepNoise(noise), callback=watch)
     [(state, evaluations)] = found
     return Response(state[0], state[1] - state[0], state[2:] - state[0]), evaluations
 
@@ -264,7 +261,7 @@ def adaptive_errors(method: str, tolerance: float, num_levels: int = 2) -> tuple
 
     sampler = samplers.make("ode", method=method, rtol=tolerance, atol=tolerance)
     levels = schedules.make("karras", num_levels, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
-    sampler.sample(denoiser, x, levels, callback=watch)
+    sampler.sample(denoiser, levels, start=x, callback=watch)
     [(end, evaluations)] = found
     gain = ((VARIANCES + SIGMA_MIN**2) / (VARIANCES + SIGMA_MAX**2)).sqrt()
     difference = (end - MEAN).flatten(1) - gain * (x - MEAN).flatten(1)

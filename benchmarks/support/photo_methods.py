@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from randomwalk import samplers
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import RunError
 from randomwalk.images import metrics
+from randomwalk.operators import Measurement
 from randomwalk.operators.deepinv_adapter import to_deepinv
 from randomwalk.rng import ImageDraws
-from randomwalk.samplers import posterior, schedules
+from randomwalk.samplers import schedules
 from support.perceptual import lpips
 from support.photo_baselines import CLASSICAL
 from support.photo_problems import Problem
@@ -77,10 +79,10 @@ def sampled(problem: Problem, denoiser: Denoiser, settings: Mapping[str, Any], d
     sigmas = schedules.make(name, levels[0], sigma_min=levels[1], sigma_max=levels[2])
     for sigma in (float(sigmas[0]), float(sigmas[-1])):
         denoiser.check_sigma(sigma)
-    sampler = posterior.make(sigmas=sigmas, **own)
+    sampler = samplers.make(**own)
     counter, clock = CountingDenoiser(denoiser), Clock(problem.y.device)
     draws = ImageDraws(draws.generators, problem.y.device)
-    x = sampler.sample(counter, problem.operator, problem.noise, problem.y, noise_draws=draws)[:, 0]
+    x = sampler.sample(counter, sigmas, Measurement(problem.operator, problem.noise, problem.y), draws=draws)
     return Outcome(x, counter.evaluations, counter.vjps, clock.seconds())
 
 

@@ -127,7 +127,7 @@ def new_images(setup: Setup, denoiser: Denoiser, walk: Walk, count: int, tick: C
     for numbers in torch.arange(count).split(setup.options.batch_size):
         draws = ImageDraws([generator(setup.options.seed, int(i), 1) for i in numbers], setup.device)
         x = mean + std * draws.normal((1, 32, 32))
-        x = sampler.sample(denoiser, x, sigmas, noise=draws.noise, callback=lambda k, x, sigma: tick(len(x)))
+        x = sampler.sample(denoiser, sigmas, start=x, draws=draws, callback=lambda k, x, sigma: tick(len(x)))
         found.append(x.cpu())
     pixels = torch.from_numpy(to_bytes(torch.cat(found)))[:, None]
     return pixels.float() / 127.5 - 1

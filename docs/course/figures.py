@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
+from randomwalk.rng import StepNoise
+
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parents[1]))
 
-from randomwalk import GaussianMixture, GaussianNoise, samplers  # noqa: E402
+from randomwalk import GaussianMixture, GaussianNoise, Measurement, samplers  # noqa: E402
 from randomwalk.operators import Dense  # noqa: E402
 from randomwalk.rng import generator  # noqa: E402
-from randomwalk.samplers import posterior, schedules  # noqa: E402
+from randomwalk.samplers import schedules  # noqa: E402
 from randomwalk.studies.points import datasets  # noqa: E402
 
 matplotlib.use("Agg")
@@ -44,9 +46,9 @@ def walk() -> plt.Figure:
     draws = generator(1)
     end = samplers.make("ddpm_small").sample(
         prior,
-        start,
         sigmas,
-        noise=lambda k, state: torch.from_numpy(draws.standard_normal(tuple(state.shape))),
+        start=start,
+        draws=StepNoise(lambda k, state: torch.from_numpy(draws.standard_normal(tuple(state.shape)))),
         callback=lambda k, state, sigma: paths.append(state[:60, 0].numpy() / np.sqrt(1 + sigma**2)),
     )
     axes[2].plot(np.stack(paths), color=BLUE, alpha=0.25, linewidth=0.8)
@@ -66,18 +68,19 @@ def conditional() -> plt.Figure:
     prior = GaussianMixture(prior.log_weights.exp(), prior.means.reshape(-1, 2, 1, 1), prior.covariances())
     operator, eta = Dense((2, 1, 1), torch.tensor([[0.8, 0.6]])), 0.4
     y = torch.tensor([[0.5]], dtype=torch.float64)
+    measurement = Measurement(operator, GaussianNoise(eta), y)
     exact = prior.posterior(operator.matrix[0], y[0], eta)
     sigmas = schedules.make("karras", 100, sigma_min=0.02, sigma_max=20.0)
     found = {"exact posterior": exact.sample(2000, generator(2)).flatten(1).numpy()}
     for name, settings in (
-        ("random_walk", {"preconditioned": True, "initial_temperature": 1.0}),
+        ("random_walk", {"step_scale": 0.7, "preconditioned": True, "initial_temperature": 1.0}),
         ("dps", {}),
         ("daps", {}),
         ("tweedie_smc", {}),
     ):
         torch.manual_seed(0)
-        sampler = posterior.make(name, sigmas, **settings)
-        found[name] = sampler.sample(prior, operator, GaussianNoise(eta), y, 2000)[0].flatten(1).numpy()
+        x = samplers.make(name, **settings).sample(prior, sigmas, measurement, num_samples=2000)
+        found[name] = x.flatten(1).numpy()
     figure, axes = plt.subplots(1, 5, figsize=(15, 3.4), layout="constrained", sharex=True, sharey=True)
     cloud = prior.sample(2000, generator(3)).flatten(1).numpy()
     line = np.linspace(-5, 5, 2)

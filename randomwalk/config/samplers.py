@@ -1,10 +1,15 @@
-"""Noise schedules and samplers, of the prior and of the posterior."""
+"""Noise schedules and samplers, of the prior and of the posterior: the one declaration of their settings.
+
+The classes of `randomwalk.samplers` inherit from these, so that name, type, default, bounds and help of a setting are
+written here and nowhere else: each is a key of YAML, a line of the schema and a keyword in Python. Equations, sources
+and biases are in the docstrings of the samplers.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Positive, Settings, TwoOrMore, check_order
 from randomwalk.config.networks import SDESettings
@@ -14,7 +19,7 @@ class ScheduleSettings(Settings):
     """Decreasing noise levels, in [-1, 1] pixel units. Without a range, that of the denoiser."""
 
     name: Literal["pretrained", "sigmoid", "linear", "cosine", "geometric", "karras", "even_time"]
-    """pretrained: even steps in what the network is told of the noise level. even_time: in the time of the SDE of the
+    """pretrained: uniform steps in the noise level as the network is given it. even_time: in the time of the SDE of the
     sampler predictor_corrector, or else of the denoiser."""
     num_steps: Count
     sigma_min: Positive | None = None
@@ -60,21 +65,36 @@ class ScheduleSettings(Settings):
         return self
 
 
+def _require_name(schema: dict[str, Any]) -> None:
+    """Have the schema ask for the name, which Python may leave out: there it is the class."""
+    properties = schema.get("properties", {})
+    if properties.get("name", {}).pop("default", None) is not None:
+        required = {"name", *schema.get("required", [])}
+        schema["required"] = [key for key in properties if key in required]
+
+
 class SamplerBase(Settings):
-    """What all samplers have."""
+    """Settings of every sampler."""
+
+    model_config = ConfigDict(json_schema_extra=_require_name)
 
     schedule: ScheduleSettings
+
+
+StepScale = Annotated[float, Field(gt=0, lt=2)]
+"""c of steps c sigma^2, with which a walk diverges from 2 on."""
 
 
 class RandomWalkSettings(SamplerBase):
     """The paper's walk: tau = c sigma^2, temperature linear from T0 to T1, no noise on the last step."""
 
-    name: Literal["random_walk"]
-    step_scale: Positive
-    """c in tau = c sigma^2 (or in the preconditioned step)."""
+    name: Literal["random_walk"] = "random_walk"
+    step_scale: StepScale
+    """c in tau = c sigma^2 (or in the preconditioned step); the walk diverges from 2 on."""
     initial_temperature: NonNegative = 0.0
     """T0: 1 is Langevin dynamics, less is colder, 0 adds no noise."""
     final_temperature: NonNegative = 1.0
+    """T1: 1 samples, 0 climbs to a mode."""
     preconditioned: bool = False
     """With a measurement: step c (I/sigma^2 + A^T A/eta^2)^-1 instead of min(c sigma^2, eta^2)."""
 
@@ -85,35 +105,61 @@ class RandomWalkSettings(SamplerBase):
 class AnnealedLangevinSettings(SamplerBase):
     """NCSN (Song & Ermon 2019, arXiv 1907.05600): L steps of tau = c sigma^2 at each level, T = 1."""
 
-    name: Literal["annealed_langevin"]
-    step_scale: Positive = 0.1
+    name: Literal["annealed_langevin"] = "annealed_langevin"
+    step_scale: StepScale = 0.1
+    """c; the walk diverges from 2 on."""
     steps_per_level: Count = 3
+    """L."""
 
 
-class TemplateSettings(SamplerBase):
-    """A named setting of the template without parameters of its own."""
+class VEReverseDiffusionSettings(SamplerBase):
+    """Reverse diffusion of the VE SDE (Song et al. 2021, arXiv 2011.13456): tau = sigma^2 - sigma'^2, T = 1/2."""
 
-    name: Literal["ve_reverse_diffusion", "ddpm_small", "ddpm_large", "probability_flow"]
+    name: Literal["ve_reverse_diffusion"] = "ve_reverse_diffusion"
 
 
-class DPMSolverSettings(SamplerBase):
-    """DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095): multistep solvers of the probability flow, order 2 and 3."""
+class DDPMSmallSettings(SamplerBase):
+    """DDPM with the posterior variance (Ho et al. 2020, arXiv 2006.11239); also the ancestral step of the VE SDE."""
 
-    name: Literal["dpmpp_2m", "dpmpp_3m"]
+    name: Literal["ddpm_small"] = "ddpm_small"
+
+
+class DDPMLargeSettings(SamplerBase):
+    """DDPM with the forward variance (Ho et al. 2020, arXiv 2006.11239)."""
+
+    name: Literal["ddpm_large"] = "ddpm_large"
+
+
+class ProbabilityFlowSettings(SamplerBase):
+    """Probability-flow ODE (Song et al. 2021, arXiv 2011.13456) by Euler's method in sigma^2."""
+
+    name: Literal["probability_flow"] = "probability_flow"
+
+
+class DPMSolver2MSettings(SamplerBase):
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095): multistep solver of the probability flow, of order 2."""
+
+    name: Literal["dpmpp_2m"] = "dpmpp_2m"
+
+
+class DPMSolver3MSettings(SamplerBase):
+    """DPM-Solver++(3M) (Lu et al. 2022, arXiv 2211.01095): multistep solver of the probability flow, of order 3."""
+
+    name: Literal["dpmpp_3m"] = "dpmpp_3m"
 
 
 class HeunSettings(SamplerBase):
     """EDM (Karras et al. 2022, arXiv 2206.00364): Heun's method for the probability flow, with noise if asked for."""
 
-    name: Literal["heun"]
+    name: Literal["heun"] = "heun"
     s_churn: NonNegative = 0.0
-    """How much noise is added, over all steps; 0 is deterministic."""
+    """Amount of noise added over all steps; 0 is deterministic."""
     s_min: NonNegative = 0.0
-    """Lowest level at which it is added."""
+    """Lowest level at which noise is added."""
     s_max: Positive | None = None
-    """Highest level at which it is added (no limit by default)."""
+    """Highest level at which noise is added (no limit by default)."""
     s_noise: Positive = 1.0
-    """Its standard deviation, relative to what the level says."""
+    """Standard deviation of the added noise, relative to the exact one; other values than 1 change the distribution."""
 
     @model_validator(mode="after")
     def _ordered(self) -> HeunSettings:
@@ -122,45 +168,46 @@ class HeunSettings(SamplerBase):
 
 
 class ODESettings(SamplerBase):
-    """Probability flow by torchdiffeq: a tolerance instead of a number of steps; every level costs a step at least."""
+    """Probability flow by torchdiffeq: a tolerance instead of a number of steps; every level costs at least a step."""
 
-    name: Literal["ode"]
+    name: Literal["ode"] = "ode"
     method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun"] = "dopri5"
+    """Runge-Kutta method: bosh3 for loose tolerances, dopri8 for tight ones."""
     rtol: Positive = 1e-5
-    """Relative tolerance, of every image."""
+    """Relative tolerance of every image."""
     atol: Positive = 1e-5
-    """Absolute tolerance, where pixels are in [-1, 1]."""
+    """Absolute tolerance, for pixels in [-1, 1]."""
     shared_steps: bool = False
-    """Make the images of a batch with the same steps: faster on a GPU, but an image depends on those beside it."""
+    """Integrate a batch of images with common steps: faster on a GPU, but an image depends on the others."""
 
 
 class PredictorCorrectorSettings(SamplerBase):
     """Score-SDE (Song et al. 2021, arXiv 2011.13456): any predictor with any corrector, in the time of any SDE."""
 
-    name: Literal["predictor_corrector"]
+    name: Literal["predictor_corrector"] = "predictor_corrector"
     sde: SDESettings
-    """Whose steps are made; of the network's or not."""
+    """The SDE that is discretised; it need not be that of the network."""
     predictor: Literal["euler_maruyama", "reverse_diffusion", "ancestral", "none"] = "reverse_diffusion"
-    """A step to the next level."""
+    """Step to the next level."""
     corrector: Literal["langevin", "annealed_langevin", "none"] = "langevin"
     """Steps at a level, before the predictor's."""
     snr: Positive = 0.16
-    """The "signal-to-noise ratio" of the corrector: the length of its steps goes with the square."""
+    """The "signal-to-noise ratio" of the corrector; the length of its steps is proportional to the square."""
     corrector_steps: Count = 1
-    """Of the corrector at each level."""
+    """Steps of the corrector at each level."""
     norms: Literal["sample", "batch"] = "sample"
-    """Of langevin: of each sample, which is for images and not for points; or (as Score-SDE) means over the batch, on
-    which a sample then depends."""
+    """Norms in the step of langevin: of each sample, for images and not for points; or (as Score-SDE) means over the
+    batch, on which a sample then depends."""
     probability_flow: bool = False
     """Predict along the flow, without noise."""
 
     @model_validator(mode="after")
     def _does_something(self) -> PredictorCorrectorSettings:
         if self.predictor == "none" and self.corrector == "none":
-            raise ValueError("corrector: none, and predictor: none; expected one of them at least")
+            raise ValueError("corrector: found none beside predictor: none; expected at least one of them")
         if self.predictor == "none" and self.probability_flow:
             raise ValueError("probability_flow: is for a predictor, but predictor is none; remove it")
-        # The config of a run has all keys: the others may be there with their defaults.
+        # The config that a run writes has all keys, so the others may be there with their defaults.
         changed = {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
         for key in ("snr", "corrector_steps"):
             if self.corrector == "none" and key in changed:
@@ -173,138 +220,139 @@ class PredictorCorrectorSettings(SamplerBase):
 class DDIMSettings(SamplerBase):
     """DDIM (Song et al. 2021, arXiv 2010.02502)."""
 
-    name: Literal["ddim"]
+    name: Literal["ddim"] = "ddim"
     eta: Fraction = 0.0
     """0 is deterministic, 1 is DDPM with the small variance."""
 
 
 # --- of the posterior ------------------------------------------------------------------------------------------------
-# Equations, sources, and what each is biased by: randomwalk/posterior/NAME.py.
+# Equations, sources and biases: randomwalk/samplers/posterior/NAME.py.
 
 
 class DPSSettings(SamplerBase):
-    """DPS (Chung et al. 2023, arXiv 2209.14687): a DDIM step, then one down the slope of the residual's norm."""
+    """DPS (Chung et al. 2023, arXiv 2209.14687): a DDIM step, then one down the gradient of the residual's norm."""
 
-    name: Literal["dps"]
+    name: Literal["dps"] = "dps"
     guidance: NonNegative = 1.0
-    """zeta, the length of the guidance step; to be chosen for each task and number of steps."""
+    """zeta, the length of the guidance step; choose it for each task and number of steps."""
     stochasticity: Fraction = 1.0
-    """Of the DDIM step: 0 is deterministic, 1 is DDPM."""
+    """Share of new noise in the DDIM step: 0 is deterministic, 1 is DDPM."""
 
 
 class PiGDMSettings(SamplerBase):
-    """PiGDM (Song et al. 2023): DDIM with a Gaussian guess of p(y | x_sigma), by the pseudo-inverse."""
+    """PiGDM (Song et al. 2023): DDIM with a Gaussian approximation of p(y | x_sigma), by the pseudo-inverse."""
 
-    name: Literal["pigdm"]
+    name: Literal["pigdm"] = "pigdm"
     stochasticity: Fraction = 1.0
-    """Of the DDIM step: 0 is deterministic, 1 is DDPM."""
+    """Share of new noise in the DDIM step: 0 is deterministic, 1 is DDPM."""
     data_std: Positive = 1.0
     """Standard deviation of the data, in [-1, 1] pixel units."""
     adaptive_weight: bool = False
-    """The weight of the paper's algorithm, which pulls to A x = y, in place of that of the score."""
+    """The guidance weight of the paper's algorithm, which pulls to A x = y, in place of that of the score."""
 
 
 class DDRMSettings(SamplerBase):
     """DDRM (Kawar et al. 2022, arXiv 2201.11793): diffusion in the singular basis of A. For about 20 steps."""
 
-    name: Literal["ddrm"]
+    name: Literal["ddrm"] = "ddrm"
     stochasticity: Fraction = 0.85
     """Share of new noise where nothing is measured."""
     stochasticity_measured: Fraction = 1.0
-    """How far the measured part goes to y where y is more precise than the noise level."""
+    """Share of y in the measured part, where y is more precise than the noise level."""
 
 
 class DDNMPlusSettings(SamplerBase):
-    """DDNM+ (Wang et al. 2023, arXiv 2212.00490): y replaces what it sees of the denoised image."""
+    """DDNM+ (Wang et al. 2023, arXiv 2212.00490): y replaces the measured part of the denoised image."""
 
-    name: Literal["ddnm_plus"]
+    name: Literal["ddnm_plus"] = "ddnm_plus"
     stochasticity: Fraction = 0.85
     """Share of new noise where nothing is measured."""
     travel_length: Count = 1
     """Levels that time travel goes back."""
     travel_repeats: Count = 1
-    """How often each stretch is walked; 1 does not travel back."""
+    """Passes over each stretch of levels; 1 does not travel back."""
 
 
 class DiffPIRSettings(SamplerBase):
     """DiffPIR (Zhu et al. 2023, arXiv 2305.08995): denoise, solve for y nearby, add noise."""
 
-    name: Literal["diffpir"]
+    name: Literal["diffpir"] = "diffpir"
     strength: Positive = 1.0
-    """lambda, weight of the denoised image beside y."""
+    """lambda, weight of the denoised image against y."""
     stochasticity: Fraction = 0.3
-    """zeta, share of new noise."""
+    """zeta, share of new noise: 0 is deterministic."""
 
 
-class _SplittingSettings(SamplerBase):
-    """What daps and split_gibbs have in common: how an image near another one is drawn given y."""
+class SplittingSettings(SamplerBase):
+    """Common part of daps and split_gibbs: how an image near another one is drawn given y."""
 
     inner: Literal["auto", "exact", "langevin"] = "auto"
-    """exact for linear operators with a spectral decomposition and Gaussian noise, langevin for any; auto: the best."""
+    """exact for linear operators with a spectral decomposition and Gaussian noise, langevin for any; auto: exact where
+    possible."""
     langevin_steps: Count = 100
-    """Of each draw (inner: langevin); no network is evaluated in them."""
+    """Langevin steps of each draw (inner: langevin); they do not evaluate the network."""
     langevin_step: Annotated[float, Field(gt=0, lt=2)] = 0.1
-    """Size of these steps, in units of the curvature."""
+    """Size of these steps in units of the curvature; stable below 2, exact in the limit of 0."""
 
 
-class DAPSSettings(_SplittingSettings):
-    """DAPS (Zhang et al. 2024, arXiv 2407.01521): flow to an image, draw one near it given y, add the next noise."""
+class DAPSSettings(SplittingSettings):
+    """DAPS (Zhang et al. 2024, arXiv 2407.01521): flow to an image, draw one near it given y, add noise again."""
 
-    name: Literal["daps"]
+    name: Literal["daps"] = "daps"
     ode_steps: Count = 5
     """Evaluations of the network at each level."""
     data_std: Positive | None = None
-    """Standard deviation of the data: how near the draw is. Without it, the noise level."""
+    """Standard deviation of the data, which sets how near the draw is. By default the noise level sets it."""
 
 
-class SplitGibbsSettings(_SplittingSettings):
-    """Split Gibbs (PnP-DM; Wu et al. 2024, arXiv 2405.18782): draws near x given y, and of the prior, in turn."""
+class SplitGibbsSettings(SplittingSettings):
+    """Split Gibbs (PnP-DM; Wu et al. 2024, arXiv 2405.18782): alternate draws given y and given the prior."""
 
-    name: Literal["split_gibbs"]
+    name: Literal["split_gibbs"] = "split_gibbs"
     rho_min: NonNegative = 0.1
-    """Lowest distance rho between the two, in [-1, 1] pixel units; the noise levels above it are the others."""
+    """Lowest distance rho between the two, in [-1, 1] pixel units; above it, rho follows the noise levels."""
     prior_steps: Count = 10
     """Evaluations of the network at each level."""
     stochasticity: Fraction = 1.0
-    """Of the prior's steps: 1 draws, 0 follows the probability flow."""
+    """Share of new noise in the steps of the prior: 1 draws, 0 follows the probability flow."""
 
 
 class MMPSSettings(SamplerBase):
     """MMPS (Rozet et al. 2024, arXiv 2405.13712): the mean given y by second-order Tweedie and conjugate gradients."""
 
-    name: Literal["mmps"]
+    name: Literal["mmps"] = "mmps"
     iterations: Count = 3
-    """Of conjugate gradients at each level, a backward pass through the network each."""
+    """Iterations of conjugate gradients at each level, each a backward pass through the network."""
     stochasticity: Fraction = 1.0
-    """Of the DDIM step: 0 is deterministic, 1 is DDPM."""
+    """Share of new noise in the DDIM step: 0 is deterministic, 1 is DDPM."""
 
 
 class TDSSettings(SamplerBase):
-    """TDS (Wu et al. 2023, arXiv 2306.17775): weighted particles; num_samples is how many there are of each image."""
+    """TDS (Wu et al. 2023, arXiv 2306.17775): weighted particles; num_samples is their number for each image."""
 
-    name: Literal["tds"]
+    name: Literal["tds"] = "tds"
     data_std: Positive = 0.5
     """Standard deviation of the data, in [-1, 1] pixel units."""
     ess_threshold: Fraction = 0.5
-    """Particles are resampled when their effective number is below this share of them."""
+    """Resample when the effective number of particles is below this share: 0 only at the end, 1 at every step."""
 
 
 class TweedieSMCSettings(SamplerBase):
-    """Ours: particles with second-order Tweedie moments, exact as they grow many; num_samples is how many they are."""
+    """Ours: particles with second-order Tweedie moments, exact in the limit of many; num_samples is their number."""
 
-    name: Literal["tweedie_smc"]
+    name: Literal["tweedie_smc"] = "tweedie_smc"
     probes: Natural = 2
-    """Random directions of the covariance besides those of y."""
+    """Random directions of the covariance in addition to those of y."""
     max_rank: Natural = 32
-    """Directions of the covariance in all; where y has more numbers, conjugate gradients take over."""
+    """Largest number of directions of the covariance; if y has more entries, conjugate gradients take over."""
     iterations: Count = 3
-    """Of conjugate gradients, at every level."""
+    """Iterations of conjugate gradients at each level."""
     data_std: Positive = 0.2
     """Standard deviation of the clean pixels, for the directions of the covariance that are left out."""
     ess_threshold: Fraction = 0.5
-    """Particles are resampled when their effective number is below this share of them."""
+    """Resample when the effective number of particles is below this share: 0 only at the end, 1 at every step."""
     weighted: bool = True
-    """false: independent samples without weights, faster and not exact."""
+    """Weigh and resample the particles; false makes independent samples, faster and not exact."""
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
@@ -312,10 +360,14 @@ class TweedieSMCSettings(SamplerBase):
 PriorSettings = (
     RandomWalkSettings
     | AnnealedLangevinSettings
-    | TemplateSettings
+    | VEReverseDiffusionSettings
+    | DDPMSmallSettings
+    | DDPMLargeSettings
+    | ProbabilityFlowSettings
     | DDIMSettings
     | HeunSettings
-    | DPMSolverSettings
+    | DPMSolver2MSettings
+    | DPMSolver3MSettings
     | ODESettings
     | PredictorCorrectorSettings
 )

@@ -47,17 +47,24 @@ def validate(model: type[Model], document: Document, renamed: Mapping[str, str] 
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        problems: dict[KeyPath, str] = {}
-        # The branches of a union report one value several times; a message of one of our validators comes first.
-        found = list(_problems(error, schema_of(model), document, renamed))
-        for path, text, _ in sorted(found, key=lambda problem: not problem[2]):
-            problems.setdefault(path, text)
-        problems = {path: problems[path] for path, _, _ in found}
+        raise explained(error, model, document, renamed) from None
+
+
+def explained(
+    error: ValidationError, model: type[BaseModel], document: Document, renamed: Mapping[str, str] = NATIVE_NAMES
+) -> InputError:
+    """The error in plain words, with a line for each problem; the arguments are those of `validate`."""
+    problems: dict[KeyPath, str] = {}
+    # The branches of a union report one value several times: first comes the report of a validator of ours.
+    found = list(_problems(error, schema_of(model), document, renamed))
+    for path, text, _ in sorted(found, key=lambda problem: not problem[2]):
+        problems.setdefault(path, text)
+    problems = {path: problems[path] for path, _, _ in found}
     lines = [f"{_dotted(path)}{document.origin(path)}: {text}" for path, text in problems.items()]
     if len(lines) == 1:
-        raise InputError(f"{document.where}: {lines[0]}")
+        return InputError(f"{document.where}: {lines[0]}")
     rest = [f"... and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
-    raise InputError("\n  ".join([f"{document.where}: {len(lines)} problems", *lines[:_MOST_LINES], *rest]))
+    return InputError("\n  ".join([f"{document.where}: {len(lines)} problems", *lines[:_MOST_LINES], *rest]))
 
 
 def complete(kind: str, union: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,21 @@ class Denoiser(nn.Module):
             out = self(x, sigma)
         return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=True)[0]
 
+    def loss(self, x: Tensor, sigma: float | Tensor, noise: Tensor | None = None) -> Tensor:
+        """Denoising score matching: ``mean |(D(x + sigma n, sigma) - x) / sigma|^2``, a scalar to be minimised.
+
+        The weight ``1 / sigma^2`` makes it the mean squared error of the predicted noise, DDPM's ``L_simple``.
+
+        Source: Ho et al. 2020, arXiv 2006.11239, eq. 14; Vincent 2011.
+
+        Args:
+            x: clean images ``[B, C, H, W]``.
+            sigma: a number, or ``[B]`` one for each image.
+            noise: n, like x; drawn from Normal(0, 1) if None.
+        """
+        n, s = torch.randn_like(x) if noise is None else noise, broadcast_sigma(sigma, x)
+        return ((self(x + s * n, sigma) - x) / s).square().mean()
+
     def own_levels(self, u: Tensor) -> Tensor:
         """Noise levels at even steps of the denoiser's own time, from the highest (u = 0) to the lowest (1).
 

@@ -32,7 +32,7 @@ from randomwalk.operators.dense import Dense
 from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, make_fourier_subsampling
 from randomwalk.operators.inpainting import Inpainting, make_inpainting
 from randomwalk.operators.nonlinear import HDR, JPEG
-from randomwalk.operators.operator import Identity, Operator
+from randomwalk.operators.operator import Identity, Measurement, Operator
 from randomwalk.operators.sensing import Colorization, CompressedSensing, OrthonormalRows, make_compressed_sensing
 from randomwalk.operators.separable import Separable, SuperResolution
 from randomwalk.rng import generator
@@ -50,6 +50,7 @@ __all__ = [
     "GaussianBlur",
     "Identity",
     "Inpainting",
+    "Measurement",
     "Operator",
     "OrthonormalRows",
     "PhaseRetrieval",

@@ -1,4 +1,4 @@
-"""Measurement noise, and the likelihood that follows from it."""
+"""Measurement noise: how it is drawn, and the density of a measurement given the exact one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch import Tensor
 from randomwalk.config import validate
 from randomwalk.config.noise import NoiseSettings
 from randomwalk.errors import InputError
-from randomwalk.operators import Operator
-from randomwalk.rng import Draws
+from randomwalk.rng import Draws, TorchDraws
 
 
 class Noise:
@@ -33,8 +32,13 @@ class Noise:
         """``1 / stable_std^2`` bounds the curvature of the log-likelihood, so that steps of its square are stable."""
         return self.std
 
-    def apply(self, y: Tensor, draws: Draws) -> Tensor:
-        """Noisy measurements ``[B, ...]`` of the exact ones, row b of the noise from row b of the ``draws``."""
+    def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
+        """Noisy measurements ``[B, ...]`` of the exact ones.
+
+        Args:
+            y: exact measurements ``[B, ...]``.
+            draws: row b of the noise comes from row b of these; by default from PyTorch's generator.
+        """
         raise NotImplementedError
 
     def of_copies(self, count: int) -> Noise:
@@ -67,8 +71,8 @@ class GaussianNoise(Noise):
     def __init__(self, std: float) -> None:
         self.std = std
 
-    def apply(self, y: Tensor, draws: Draws) -> Tensor:
-        return y + self.std * draws.normal(y.shape[1:]).to(y)
+    def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
+        return y + self.std * _normal(y, draws).to(y)
 
     def of_copies(self, count: int) -> GaussianNoise:
         return GaussianNoise(self.std * math.sqrt(count))
@@ -93,9 +97,9 @@ class LaplaceNoise(Noise):
         self.std = std
         self.scale = std / math.sqrt(2)
 
-    def apply(self, y: Tensor, draws: Draws) -> Tensor:
+    def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         # |e| / b = -log P(|n| is larger) has the exponential distribution, n being normal.
-        n = draws.normal(y.shape[1:]).double()
+        n = _normal(y, draws).double()
         size = -(math.log(2) + torch.special.log_ndtr(-n.abs()))
         return y + (self.scale * n.sign() * size).to(y)
 
@@ -136,7 +140,7 @@ class PoissonNoise(Noise):
         """For one photon counted where ``lowest`` are expected: ``2 lowest / peak``."""
         return 2 * self.lowest / self.peak
 
-    def apply(self, y: Tensor, draws: Draws) -> Tensor:
+    def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         """See :meth:`Noise.apply`.
 
         Raises:
@@ -150,7 +154,7 @@ class PoissonNoise(Noise):
                 f"{float(y.min()):.2f}; use gaussian noise, or another operator"
             )
         intensity = (self.peak * (y.detach().double() + 1) / 2).clamp(min=0).cpu().numpy()
-        uniform = torch.special.ndtr(draws.normal(y.shape[1:]).double()).cpu().numpy()
+        uniform = torch.special.ndtr(_normal(y, draws).double()).cpu().numpy()
         counts = np.where(intensity > 0, poisson.ppf(uniform, np.maximum(intensity, 1e-300)), 0.0)
         return torch.from_numpy(2 * counts / self.peak - 1).to(y)
 
@@ -172,7 +176,7 @@ class NoNoise(Noise):
     name = "none"
     std = 0.0
 
-    def apply(self, y: Tensor, draws: Draws) -> Tensor:
+    def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         return y
 
     def of_copies(self, count: int) -> NoNoise:
@@ -212,52 +216,7 @@ def make(name: str, **settings: Any) -> Noise:
     return NOISES[complete.pop("name")](**complete)
 
 
-class Likelihood:
-    """``f(y | x)`` of the measurement ``y = noise(A(x))``.
-
-    Args:
-        operator: A.
-        measurement: y, ``[B, *operator.measurement_shape]``, or one ``[1, ...]`` for the whole batch.
-        noise: its law.
-    """
-
-    def __init__(self, operator: Operator, measurement: Tensor, noise: Noise) -> None:
-        self.operator = operator
-        self.measurement = measurement
-        self.noise = noise
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the noise, in [-1, 1] pixel units."""
-        return self.noise.std
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """``log f(y | x)`` for each image, ``[B]``."""
-        return self.noise.log_prob(self.measurement, self.operator(x))
-
-    def score(self, x: Tensor) -> Tensor:
-        """``grad_x log f(y | x)``, for Gaussian noise ``J(x)^T (y - A(x)) / std^2``, where ``J = A`` if A is linear.
-
-        Raises:
-            InputError: there is no noise, hence no density.
-        """
-        if self.noise.std == 0:
-            raise InputError("noise 'none' has no likelihood score; take a sampler that does without, or some noise")
-        if self.operator.linear and isinstance(self.noise, GaussianNoise):
-            return self.operator.adjoint(self.measurement - self.operator(x)) / self.std**2
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(self.log_prob(x).sum(), x)[0]
-
-
-class GaussianLikelihood(Likelihood):
-    """``f(y | x)`` of the measurement ``y = A(x) + e``, ``e ~ Normal(0, std^2 I)``.
-
-    Args:
-        operator: A.
-        measurement: y, ``[B, *operator.measurement_shape]``, or one ``[1, ...]`` for the whole batch.
-        std: of the noise, in [-1, 1] pixel units.
-    """
-
-    def __init__(self, operator: Operator, measurement: Tensor, std: float) -> None:
-        super().__init__(operator, measurement, GaussianNoise(std))
+def _normal(y: Tensor, draws: Draws | None) -> Tensor:
+    """Draws of Normal(0, 1) of the shape of y."""
+    draws = TorchDraws(len(y), device=y.device, dtype=y.dtype) if draws is None else draws
+    return draws.normal(y.shape[1:])

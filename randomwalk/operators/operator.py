@@ -1,4 +1,4 @@
-"""The interface of a measurement operator, and the simplest one."""
+"""The interface of a measurement operator, the simplest one, and the measurement ``y = noise(A(x))``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from randomwalk.errors import InputError
+from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
+from randomwalk.rng import Draws
 
 ImageShape = tuple[int, int, int]
 
@@ -46,6 +48,17 @@ class Operator(nn.Module):
         """Shape of one image's measurement, without the batch."""
         with torch.no_grad():
             return tuple(self(self._blank())[0].shape)
+
+    def measure(self, x: Tensor, noise: Noise, draws: Draws | None = None) -> Measurement:
+        """A measurement of the images ``x [B, C, H, W]``, with noise.
+
+        Args:
+            x: true images.
+            noise: kind and level of the noise.
+            draws: random numbers of the B rows; by default from PyTorch's generator.
+        """
+        with torch.no_grad():
+            return Measurement(self, noise, noise.apply(self(x), draws))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^T y``; by automatic differentiation unless a subclass defines it.
@@ -197,3 +210,47 @@ class TightRows(Operator):
         # A^T A / c is a projection: the eigenvalues are 0 and c.
         at_zero, at_gain = f(x.new_tensor([0.0, self.gain], dtype=torch.float64)).to(x.dtype)
         return at_zero * x + (at_gain - at_zero) / self.gain * self._gram(x)
+
+
+class Measurement:
+    """A measurement ``y = noise(A(x))`` and its likelihood ``f(y | x)``.
+
+    Args:
+        operator: A.
+        noise: kind and level of the noise.
+        y: ``[B, *operator.measurement_shape]``, or one ``[1, ...]`` for the whole batch.
+    """
+
+    def __init__(self, operator: Operator, noise: Noise, y: Tensor) -> None:
+        self.operator, self.noise, self.y = operator, noise, y
+
+    @property
+    def std(self) -> float:
+        """eta, the standard deviation of the noise (0 for exact measurements), in [-1, 1] pixel units."""
+        return self.noise.std
+
+    def residual(self, x: Tensor) -> Tensor:
+        """``y - A(x)``."""
+        return self.y - self.operator(x)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """``log f(y | x)`` for each image, ``[B]``."""
+        return self.noise.log_prob(self.y, self.operator(x))
+
+    def score(self, x: Tensor) -> Tensor:
+        """``grad_x log f(y | x)``, for Gaussian noise ``J(x)^T (y - A(x)) / std^2``, where ``J = A`` if A is linear.
+
+        Raises:
+            InputError: there is no noise, hence no density.
+        """
+        if self.noise.std == 0:
+            raise InputError("noise 'none' has no likelihood score; take a sampler that does without, or some noise")
+        if self.operator.linear and isinstance(self.noise, GaussianNoise):
+            return self.operator.adjoint(self.residual(x)) / self.std**2
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.log_prob(x).sum(), x)[0]
+
+    def repeated(self, num: int) -> Measurement:
+        """Each measurement ``num`` times in a row."""
+        return Measurement(self.operator.repeated(num), self.noise, self.y.repeat_interleave(num, 0))

@@ -1,8 +1,9 @@
-"""Samplers, looked up by name.
+"""Samplers of the prior and of the posterior, looked up by name.
 
-A sampler turns noise levels into a result: ``sampler.sample(denoiser, x, sigmas, likelihood)``. Most of those here are
-settings of one random walk, :func:`randomwalk.samplers.walk.walk`; ``sampler.plan(sigmas, likelihood)`` shows them. The
-others are solvers of the probability flow.
+All are called alike: ``make(name, **settings).sample(denoiser, sigmas, measurement)``. Those of the prior take no
+measurement, `RandomWalk` goes with and without one, the others need one; ``sampler.needs`` says so. A sampler is one
+class: `Sampler.step`, or `Sampler.run` where the loop is its own. The settings are declared in
+`randomwalk.config.samplers`, from which the classes inherit.
 """
 
 from __future__ import annotations
@@ -10,27 +11,70 @@ from __future__ import annotations
 from typing import Any
 
 from randomwalk import lookup
+from randomwalk.config.samplers import SamplerBase
 from randomwalk.samplers.dpm_solver import DPMSolver2M, DPMSolver3M
 from randomwalk.samplers.heun import Heun
 from randomwalk.samplers.ode import ODE
+from randomwalk.samplers.posterior.daps import DAPS
+from randomwalk.samplers.posterior.ddnm_plus import DDNMPlus
+from randomwalk.samplers.posterior.ddrm import DDRM
+from randomwalk.samplers.posterior.diffpir import DiffPIR
+from randomwalk.samplers.posterior.dps import DPS
+from randomwalk.samplers.posterior.mmps import MMPS
+from randomwalk.samplers.posterior.pigdm import PiGDM
+from randomwalk.samplers.posterior.split_gibbs import SplitGibbs
+from randomwalk.samplers.posterior.tds import TDS
+from randomwalk.samplers.posterior.tweedie_smc import TweedieSMC
 from randomwalk.samplers.predictor_corrector import PredictorCorrector
-from randomwalk.samplers.sampler import Sampler
+from randomwalk.samplers.sampler import Needs, Problem, Sampler
+from randomwalk.samplers.walk import Plan
 from randomwalk.samplers.walks import (
     DDIM,
     AnnealedLangevin,
     DDPMLarge,
     DDPMSmall,
-    Plan,
     ProbabilityFlow,
     RandomWalk,
     VEReverseDiffusion,
     WalkSampler,
 )
 
-__all__ = ["ODE", "SAMPLERS", "WALKS", "Plan", "Sampler", "WalkSampler", "make"]
+__all__ = [
+    "DAPS",
+    "DDIM",
+    "DDRM",
+    "DPS",
+    "MMPS",
+    "ODE",
+    "SAMPLERS",
+    "TDS",
+    "AnnealedLangevin",
+    "DDNMPlus",
+    "DDPMLarge",
+    "DDPMSmall",
+    "DPMSolver2M",
+    "DPMSolver3M",
+    "DiffPIR",
+    "Heun",
+    "Needs",
+    "PiGDM",
+    "Plan",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "Problem",
+    "RandomWalk",
+    "Sampler",
+    "SplitGibbs",
+    "TweedieSMC",
+    "VEReverseDiffusion",
+    "WalkSampler",
+    "from_settings",
+    "make",
+]
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "random_walk": RandomWalk,
+    # of the prior
     "annealed_langevin": AnnealedLangevin,
     "ve_reverse_diffusion": VEReverseDiffusion,
     "ddpm_small": DDPMSmall,
@@ -42,9 +86,18 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpmpp_3m": DPMSolver3M,
     "ode": ODE,
     "predictor_corrector": PredictorCorrector,
+    # of the posterior
+    "dps": DPS,
+    "pigdm": PiGDM,
+    "ddrm": DDRM,
+    "ddnm_plus": DDNMPlus,
+    "diffpir": DiffPIR,
+    "daps": DAPS,
+    "split_gibbs": SplitGibbs,
+    "mmps": MMPS,
+    "tds": TDS,
+    "tweedie_smc": TweedieSMC,
 }
-WALKS: dict[str, type[WalkSampler]] = {n: c for n, c in SAMPLERS.items() if issubclass(c, WalkSampler)}
-"""Those that are settings of the walk."""
 
 
 def make(name: str, **settings: Any) -> Sampler:
@@ -53,6 +106,9 @@ def make(name: str, **settings: Any) -> Sampler:
     Raises:
         InputError: an unknown name or setting, or an impossible value.
     """
-    made = lookup.find("sampler", SAMPLERS, name)
-    lookup.check_settings(f"sampler {name!r}", made, settings)
-    return made(**settings)
+    return lookup.find("sampler", SAMPLERS, name)(**settings)
+
+
+def from_settings(settings: SamplerBase) -> Sampler:
+    """The sampler of a section of YAML."""
+    return make(**settings.model_dump())

@@ -4,7 +4,7 @@ With ``lambda = -ln sigma`` the flow is ``dx / dlambda = D - x``, and from level
 
     x_p = (p / s) x_s + integral of h e^(-h (1 - u)) D(lambda_s + u h) du, u from 0 to 1
 
-exactly. The solvers put a polynomial in u for D. (These are the paper's coordinates with alpha = 1; its VP update is
+exactly. The solvers replace D by a polynomial in u. (These are the paper's coordinates with alpha = 1; its VP update is
 the same with ``x = z / alpha`` and ``sigma = sigma_t / alpha_t``.)
 
 Source: Lu et al. 2022, arXiv 2211.01095.
@@ -12,46 +12,44 @@ Source: Lu et al. 2022, arXiv 2211.01095.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from randomwalk.samplers.sampler import Noise, Solver
+from randomwalk.config.samplers import DPMSolver2MSettings, DPMSolver3MSettings
+from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.samplers.sampler import Callback, Problem, Sampler, pairs
 
 
-@dataclass(frozen=True)
-class DPMSolver2M(Solver):
+class DPMSolver2M(Sampler, DPMSolver2MSettings):
     """DPM-Solver++(2M): a line through the last two denoised images. One evaluation for each level.
 
         r   = ln(q / s) / ln(s / p)                 q, s, p: the levels before, of, and after the step
         D~  = D_s + (D_s - D_q) / (2 r)
         x_p = (p / s) x_s + (1 - p / s) D~
 
-    The first step has no D_q and takes ``D~ = D_s``. It is of order 1, but it is one step: its error is ``h^2``, as
-    that of all the others together. The last step, to p = 0, goes to D_s.
+    The first step has no D_q and takes ``D~ = D_s``. It is of order 1, but a single step: its error is ``h^2``, as that
+    of all the others together. The last step, to p = 0, goes to D_s.
 
     Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2.
     """
 
-    order: ClassVar[int | None] = 2
+    order = 2
 
-    def states(
-        self, denoise: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[float], noise: Noise
-    ) -> Iterator[Tensor]:
-        older: tuple[float, Tensor] | None = None
-        for s, p in itertools.pairwise([*levels, 0.0]):
-            D = denoise(x, s)
-            x = second_order(x, s, p, D, *older) if older is not None and p > 0 else first_order(x, s, p, D)
-            older = (s, D)
-            yield x
+    def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
+        previous: tuple[float, Tensor] | None = None
+        for k, (sigma, sigma_next) in enumerate(pairs(problem.levels)):
+            D = problem.denoiser(x, sigma)
+            if previous is None or sigma_next == 0:
+                x = first_order(x, sigma, sigma_next, D)
+            else:
+                x = second_order(x, sigma, sigma_next, D, *previous)
+            previous = (sigma, D)
+            callback(k, x, sigma)
+        return x
 
 
-@dataclass(frozen=True)
-class DPMSolver3M(Solver):
+class DPMSolver3M(Sampler, DPMSolver3MSettings):
     """DPM-Solver++(3M): a parabola through the last three denoised images. N + 1 evaluations for N > 1 levels.
 
         x_p = (p / s) x_s + (1 - p / s) D_s + phi_2 D' + phi_3 D'' / 2
@@ -69,51 +67,60 @@ class DPMSolver3M(Solver):
     a first step of order 1; that is of order 2.
     """
 
-    order: ClassVar[int | None] = 3
+    order = 3
 
     def num_evaluations(self, num_levels: int) -> int:
         return num_levels + (num_levels > 1)
 
-    def states(
-        self, denoise: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[float], noise: Noise
-    ) -> Iterator[Tensor]:
-        older: list[tuple[float, Tensor]] = []  # levels and denoised images before s, the latest first
-        for s, p in itertools.pairwise([*levels, 0.0]):
-            D = denoise(x, s)
-            if p == 0:
-                x = first_order(x, s, p, D)
+    def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
+        older: list[tuple[float, Tensor]] = []  # levels and denoised images before sigma, the latest first
+        for k, (sigma, sigma_next) in enumerate(pairs(problem.levels)):
+            D = problem.denoiser(x, sigma)
+            if sigma_next == 0:
+                x = first_order(x, sigma, sigma_next, D)
             elif not older:
-                x = midpoint(denoise, x, s, p, D)
+                x = midpoint(problem.denoiser, x, sigma, sigma_next, D)
             elif len(older) == 1:
-                x = second_order(x, s, p, D, *older[0])
+                x = second_order(x, sigma, sigma_next, D, *older[0])
             else:
-                x = third_order(x, s, p, D, *older[0], *older[1])
-            older = [(s, D), *older[:1]]
-            yield x
+                x = third_order(x, sigma, sigma_next, D, *older[0], *older[1])
+            older = [(sigma, D), *older[:1]]
+            callback(k, x, sigma)
+        return x
 
 
-def first_order(x: Tensor, s: float, p: float, D: Tensor) -> Tensor:
+def first_order(x: Tensor, sigma: float, sigma_next: float, D: Tensor) -> Tensor:
     """The step from level s to p with a constant D; also DDIM's."""
-    return (p / s) * x + (1 - p / s) * D
+    return (sigma_next / sigma) * x + (1 - sigma_next / sigma) * D
 
 
-def midpoint(denoise: Callable[[Tensor, float], Tensor], x: Tensor, s: float, p: float, D: Tensor) -> Tensor:
+def midpoint(denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, D: Tensor) -> Tensor:
     """The single step of order 2 from level s to p, from D at level s and at ``sqrt(s p)``."""
-    m = math.sqrt(s * p)
-    return first_order(x, s, p, denoise(first_order(x, s, m, D), m))
+    m = math.sqrt(sigma * sigma_next)
+    return first_order(x, sigma, sigma_next, denoiser(first_order(x, sigma, m, D), m))
 
 
-def second_order(x: Tensor, s: float, p: float, D: Tensor, q: float, D_q: Tensor) -> Tensor:
+def second_order(x: Tensor, sigma: float, sigma_next: float, D: Tensor, sigma_prev: float, D_prev: Tensor) -> Tensor:
     """The step of 2M, from D at level s and D_q at the level q before it."""
-    return first_order(x, s, p, D + math.log(s / p) / (2 * math.log(q / s)) * (D - D_q))
+    ratio = math.log(sigma / sigma_next) / (2 * math.log(sigma_prev / sigma))
+    return first_order(x, sigma, sigma_next, D + ratio * (D - D_prev))
 
 
-def third_order(x: Tensor, s: float, p: float, D: Tensor, q: float, D_q: Tensor, o: float, D_o: Tensor) -> Tensor:
+def third_order(
+    x: Tensor,
+    sigma: float,
+    sigma_next: float,
+    D: Tensor,
+    sigma_prev: float,
+    D_prev: Tensor,
+    sigma_prev2: float,
+    D_prev2: Tensor,
+) -> Tensor:
     """The step of 3M, from D at level s, D_q at the level q before it, and D_o at the level o before that."""
-    h = math.log(s / p)
-    r_q, r_o = math.log(q / s) / h, math.log(o / q) / h
-    near, far = (D - D_q) / r_q, (D_q - D_o) / r_o  # divided differences
+    h = math.log(sigma / sigma_next)
+    r_q, r_o = math.log(sigma_prev / sigma) / h, math.log(sigma_prev2 / sigma_prev) / h
+    near, far = (D - D_prev) / r_q, (D_prev - D_prev2) / r_o  # divided differences
     half_second = (near - far) / (r_q + r_o)
-    phi_2 = 1 - (1 - p / s) / h
+    phi_2 = 1 - (1 - sigma_next / sigma) / h
     phi_3 = 1 - 2 * phi_2 / h
-    return first_order(x, s, p, D) + phi_2 * (near + r_q * half_second) + phi_3 * half_second
+    return first_order(x, sigma, sigma_next, D) + phi_2 * (near + r_q * half_second) + phi_3 * half_second

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from randomwalk.config.samplers import ODESettings
 from randomwalk.samplers.integrate import integrate
-from randomwalk.samplers.sampler import Noise, Solver, require
-
-METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
-"""Not fehlberg2, which lets errors of thirty times the tolerance pass: its estimate has a small constant."""
+from randomwalk.samplers.sampler import Callback, Problem, Sampler
 
 
-@dataclass(frozen=True)
-class ODE(Solver):
+class ODE(Sampler, ODESettings):
     """Probability flow with steps as long as a tolerance allows, in variables that stay of order 1:
 
         z = c x,    lambda = -ln sigma,    c = 1 / sqrt(1 + sigma^2)
@@ -28,49 +24,39 @@ class ODE(Solver):
     the norm is the *maximum over the images of the batch*, so that each meets the tolerance, whatever the others do.
     The steps are those of the batch: as many as its hardest image needs, and **an image depends on those beside it**,
     within the error; with the default tolerance and the bundled VP network that was 0.03 in the worst pixel. Therefore
-    ``sample.py`` makes the images one by one, unless ``shared_steps`` allows it batches.
+    ``sample.py`` makes the images one by one, unless ``shared_steps`` is set.
 
-    Every level of the schedule is the end of a step, and the state there is what the callback sees. Levels add no
-    accuracy, but each costs a step at least: take a few, two or more. From the last one to 0 the step is D, as that of
-    the other solvers; let that level be small. How many evaluations it takes turns out on the way.
+    Every level of the schedule is the end of a step, and the callback is given the state there. Levels add no accuracy,
+    but each costs at least a step: take a few, two or more. From the last one to 0 the step is D, as that of the other
+    solvers, so that level should be small. The number of evaluations depends on the tolerance.
 
-    At the last level the error follows the tolerance in proportion if the denoiser is smooth; networks that read a
-    table of levels are not, and follow more slowly. In float32 nothing is gained below about 1e-6.
+    At the last level the error is proportional to the tolerance if the denoiser is smooth; networks that read a table
+    of levels are not, and their error decreases more slowly. In float32 nothing is gained below about 1e-6. The method
+    fehlberg2 is left out: its error estimate lets errors of thirty times the tolerance pass.
 
     Source: Song et al. 2021, arXiv 2011.13456, section 4.3 and appendix D.4 (RK45 with both tolerances 1e-5); the
     variables are ours; Chen 2018, torchdiffeq.
-
-    Args:
-        method: of Runge and Kutta; bosh3 for loose tolerances, dopri8 for tight ones.
-        rtol, atol: the tolerance, relative and absolute, on z.
-        shared_steps: let images depend on those beside them, and be faster on a GPU.
     """
 
-    method: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    shared_steps: bool = False
-
     @property
-    def couples(self) -> bool:
+    def coupled_images(self) -> bool:
         return True
 
-    def __post_init__(self) -> None:
-        require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
-        for name in ("rtol", "atol"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+    @property
+    def batch_of_one(self) -> bool:
+        return not self.shared_steps
 
     def num_evaluations(self, num_levels: int) -> int | None:
         return 1 if num_levels == 1 else None
 
-    def states(
-        self, denoise: Callable[[Tensor, float], Tensor], x: Tensor, levels: list[float], noise: Noise
-    ) -> Iterator[Tensor]:
-        flow = _Flow(denoise, levels[-1])
-        for s, p in itertools.pairwise(levels):
-            x = self._integrate(flow, x, s, p)
-            yield x
-        yield denoise(x, levels[-1]).clone()  # a tensor that gradients may be asked of
+    def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
+        flow = _Flow(problem.denoiser, problem.levels[-1])
+        for k, (sigma, sigma_next) in enumerate(itertools.pairwise(problem.levels)):
+            x = self._integrate(flow, x, sigma, sigma_next)
+            callback(k, x, sigma)
+        x = problem.denoiser(x, problem.levels[-1])
+        callback(len(problem.levels) - 1, x, problem.levels[-1])
+        return x
 
     def _integrate(self, flow: _Flow, x: Tensor, s: float, p: float) -> Tensor:
         """The state at level p, from that at level s."""

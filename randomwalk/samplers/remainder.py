@@ -1,19 +1,20 @@
-"""What a sampler will leave of the noise, and lose of the details, known before it runs.
+"""Forecast of the noise that a sampler will leave, and of the details that it will lose, before it runs.
 
 **Noise.** In a flat area the state is the true pixels and noise, of standard deviation r. A network at the level s
-takes out the noise that it is told of and little more: where it finds more it takes the rest for texture. So in a step
+removes noise of that level and little more: where there is more it takes the rest for texture. So in a step
 
     r <- sqrt((r - tau / s^2 f(r, s))^2 + 2 tau T),    f = r if r < s, else s min((r / s)^response, 1.3)
 
-with the ``response`` of the denoiser, 0 for NCSN++ and about 1/2 for other networks. What r is in the end is the noise
-left: much, where steps are short, or the lowest levels too few or too far apart for the noise of those before to go.
+with the ``response`` of the denoiser, 0 for NCSN++ and about 1/2 for other networks. The last r is the noise left:
+much, where steps are short, or where the lowest levels are too few or too far apart to remove the noise of those
+before.
 
 **Details.** Of data ``Normal(0, w^2)`` the exact denoiser is ``D(x, s) = w^2 / (s^2 + w^2) x``, a walk is linear, and
 
     v <- (1 - tau / (s^2 + w^2))^2 v + 2 tau T
 
-is the variance of its state, which should end at ``w^2``. A sampler that takes out all the noise of a level at once
-leaves none, but what is finer than the level before its last jump is never drawn.
+is the variance of its state, which should end at ``w^2``. A sampler that removes all the noise of a level at once
+leaves none, but details finer than the level before its last jump are never drawn.
 """
 
 from __future__ import annotations
@@ -24,30 +25,28 @@ import torch
 from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser
-from randomwalk.rng import generator
-from randomwalk.samplers.ode import ODE
+from randomwalk.rng import StepNoise, generator
 from randomwalk.samplers.sampler import Sampler, Sigmas, decreasing
-from randomwalk.samplers.walk import PreconditionedStep, StepSize
-from randomwalk.samplers.walks import Plan, WalkSampler
+from randomwalk.samplers.walk import Plan, PreconditionedStep, StepSize
 
 NOISE_LIMIT = 0.05
 """The noise from which it shows in flat areas: 2.5% of the pixels' range, 6 of 255."""
 MOST = 1.3
-"""The most that a network takes out, in multiples of what it is told of (measured where there was 4 times as much)."""
+"""Most noise that a network removes, in multiples of its level (measured where there was 4 times as much)."""
 DETAIL_LIMIT = 0.35
 """The relative error from which the contrast of details shows."""
 FINE, COARSE = 0.1, 0.25
 """The smallest and the largest w: details within an object, 13 and 32 of 255."""
-_SIDE = 64  # of the pictures on which samplers that are no walk are run: their spread is known to 1%
+_SIDE = 64  # of the images on which samplers that are no walk are run: their spread is known to 1%
 
 
 @dataclass(frozen=True)
 class Remainder:
-    """What is wrong with the end of a sampler.
+    """Errors of the images that a sampler makes.
 
     Attributes:
-        noise: the standard deviation of what is left, pixels in [-1, 1].
-        detail: the relative error of the contrast of details, below 0 if it is too low; that which is furthest from 0.
+        noise: standard deviation of the noise left, pixels in [-1, 1].
+        detail: relative error of the contrast of details, below 0 if it is too low; the one furthest from 0.
     """
 
     noise: float
@@ -55,7 +54,7 @@ class Remainder:
 
     @property
     def good(self) -> bool:
-        """Whether neither shows."""
+        """Whether neither is visible."""
         return self.noise <= NOISE_LIMIT and abs(self.detail) <= DETAIL_LIMIT
 
 
@@ -79,9 +78,9 @@ def spread_of_walk(plan: Plan, start_std: float, w: Tensor) -> Tensor:
 def remainder(
     sampler: Sampler, sigmas: Sigmas, start_std: float | None = None, response: float = Denoiser.response
 ) -> Remainder | None:
-    """What is wrong with the end of a sampler of the prior; None if it makes steps of its own between the levels.
+    """Errors of a sampler of the prior; None if it makes steps of its own between the levels.
 
-    The two recursions give it for walks; other samplers are run on draws.
+    Walks by the two recursions; other samplers are run on draws.
 
     Args:
         sampler: of the prior.
@@ -89,15 +88,15 @@ def remainder(
         start_std: of the start; the highest level if None.
         response: of the denoiser.
     """
-    if isinstance(sampler, ODE):
+    if sampler.num_evaluations(len(sigmas)) is None:
         return None
     start = float(decreasing(sigmas)[0]) if start_std is None else start_std
     w = torch.linspace(FINE, COARSE, 4, dtype=torch.float64)
-    if isinstance(sampler, WalkSampler):
-        plan = sampler.plan(sigmas)
+    plan = sampler.plan(sigmas)
+    if plan is not None:
         noise, spread = noise_of_walk(plan, start, response), spread_of_walk(plan, start, w)
     else:
-        noise = float(_run(sampler, _Told(response), torch.zeros(1, dtype=w.dtype), sigmas, start))
+        noise = float(_run(sampler, _Black(response), torch.zeros(1, dtype=w.dtype), sigmas, start))
         spread = _run(sampler, _Normal(w), w, sigmas, start)
     error = (spread - w) / w
     return Remainder(noise, float(error[error.abs().argmax()]))
@@ -112,8 +111,8 @@ def _steps(plan: Plan) -> list[tuple[float, float, float]]:
     return [(s, size(tau, s), t) for s, tau, t in zip(plan.sigmas, plan.step_sizes, plan.temperatures, strict=True)]
 
 
-class _Told(Denoiser):
-    """Of black pictures, but where there is more noise than it is told of it takes out too little."""
+class _Black(Denoiser):
+    """Denoiser of black images that removes too little where there is more noise than its level."""
 
     def __init__(self, response: float) -> None:
         super().__init__()
@@ -129,7 +128,7 @@ class _Told(Denoiser):
 
 
 class _Normal(Denoiser):
-    """Of pictures whose pixels are ``Normal(0, w^2)``, with a w for each row."""
+    """Denoiser of images whose pixels are ``Normal(0, w^2)``, with a w for each row."""
 
     def __init__(self, w: Tensor) -> None:
         super().__init__()
@@ -144,12 +143,13 @@ class _Normal(Denoiser):
 
 def _run(sampler: Sampler, denoiser: Denoiser, w: Tensor, sigmas: Sigmas, start_std: float) -> Tensor:
     """Standard deviation at the end, like w, if the start is that of data with standard deviation w."""
-    draws = generator(0, 0)
+    stream = generator(0, 0)
 
     def normal(x: Tensor) -> Tensor:
-        n = torch.from_numpy(draws.standard_normal(x[0].shape)).to(x)
+        """The same draws for all rows, with mean 0 and standard deviation 1 exactly."""
+        n = torch.from_numpy(stream.standard_normal(x[0].shape)).to(x)
         return ((n - n.mean()) / n.std(correction=0)).expand_as(x)
 
     start = (start_std**2 + w**2).sqrt().reshape(-1, 1, 1, 1).expand(-1, 1, _SIDE, _SIDE)
-    end = sampler.sample(denoiser, start * normal(start), sigmas, noise=lambda _, x: normal(x))
+    end = sampler.sample(denoiser, sigmas, start=start * normal(start), draws=StepNoise(lambda _, x: normal(x)))
     return end.square().mean((1, 2, 3)).sqrt()

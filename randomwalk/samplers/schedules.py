@@ -1,7 +1,7 @@
 """Noise levels: decreasing sequences of sigma, looked up by name.
 
 Every schedule is a function of ``u``, evenly spaced from 0 (noisy) to 1 (clean), and of a range of sigma.
-The range is stated in one of two ways, and the result is in its units:
+The range is given in one of two ways, and the result is in its units:
 
 * ``sigma_min, sigma_max``;
 * ``beta_min, beta_max, num_timesteps``: the noise table of a DDPM network, see :func:`ddpm_sigmas`.
@@ -18,23 +18,26 @@ import torch
 from torch import Tensor
 
 from randomwalk import lookup
+from randomwalk.denoisers.adapters import SDEDenoiser
 from randomwalk.denoisers.ddpm_table import ddpm_sigmas, interpolate, pretrained, snap
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from score_sde.sdes import SDE
 
 _RANGE = ("sigma_min", "sigma_max")
 _TABLE = ("beta_min", "beta_max", "num_timesteps")
+_SAME_TABLE = 1e-3  # tables of DDPM and of the SDE that it approximates differ by a few percent
 
 
 def linear(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
-    """Even steps in sigma: ``sigma = (1 - u) sigma_max + u sigma_min``."""
+    """Uniform steps in sigma: ``sigma = (1 - u) sigma_max + u sigma_min``."""
     return (1 - u) * sigma_max + u * sigma_min
 
 
 def sigmoid(u: Tensor, sigma_min: float, sigma_max: float, t0: float = 0.3) -> Tensor:
     """``sigma = sigma_min + h(u) (sigma_max - sigma_min)``, ``h = (S(3/t0) - S(3u/t0)) / (S(3/t0) - S(0))``.
 
-    ``S`` is the logistic function; the smaller ``t0``, the longer the stay at low noise.
+    ``S`` is the logistic function; the smaller ``t0``, the more levels at low noise.
     Source: the code of Park et al. 2025, doi 10.1109/MSP.2025.3590608.
     """
     end = torch.tensor(3 / t0, dtype=u.dtype).sigmoid()
@@ -43,7 +46,7 @@ def sigmoid(u: Tensor, sigma_min: float, sigma_max: float, t0: float = 0.3) -> T
 
 
 def cosine(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
-    """Even steps in the angle: ``sigma = tan(phi)``, ``phi = (1 - u) atan(sigma_max) + u atan(sigma_min)``.
+    """Uniform steps in the angle: ``sigma = tan(phi)``, ``phi = (1 - u) atan(sigma_max) + u atan(sigma_min)``.
 
     Source: Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17, where ``alpha_bar = cos(phi)**2``.
     """
@@ -51,7 +54,7 @@ def cosine(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
 
 
 def geometric(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
-    """Even steps in log sigma: ``sigma = sigma_max (sigma_min / sigma_max)**u``.
+    """Uniform steps in log sigma: ``sigma = sigma_max (sigma_min / sigma_max)**u``.
 
     Source: Song and Ermon 2019, arXiv 1907.05600, section 4.2.
     """
@@ -59,7 +62,7 @@ def geometric(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
 
 
 def karras(u: Tensor, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """Even steps in ``sigma**(1/rho)``: ``((1 - u) sigma_max**(1/rho) + u sigma_min**(1/rho))**rho``.
+    """Uniform steps in ``sigma**(1/rho)``: ``((1 - u) sigma_max**(1/rho) + u sigma_min**(1/rho))**rho``.
 
     Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.
     """
@@ -67,9 +70,9 @@ def karras(u: Tensor, sigma_min: float, sigma_max: float, rho: float = 7.0) -> T
 
 
 def even_time(u: Tensor, sigma_min: float, sigma_max: float, sde: SDE) -> Tensor:
-    """Even steps in the time of an SDE, from where its noise level is sigma_max to where it is sigma_min.
+    """Uniform steps in the time of an SDE, from where its noise level is sigma_max to where it is sigma_min.
 
-    Source: Song et al. 2021, arXiv 2011.13456, whose samplers step so.
+    Source: the samplers of Song et al. 2021, arXiv 2011.13456.
     """
     start, end = sde.time(sigma_max), sde.time(sigma_min)
     return sde.sigma((1 - u) * start + u * end)
@@ -122,6 +125,62 @@ def make(name: str, num_steps: int, **settings: Any) -> Tensor:
     if table is not None and name in _SNAPPED:
         sigmas = interpolate(snap(sigmas, table), table)
     return sigmas
+
+
+def for_denoiser(
+    denoiser: Denoiser, num_steps: int = 20, name: str = "karras", *, sde: SDE | None = None, **settings: Any
+) -> Tensor:
+    """Noise levels at which this denoiser can be used; a range that is not given is the denoiser's.
+
+    The default is the schedule of Karras et al. 2022, which was tuned for tens of steps.
+
+    Args:
+        denoiser: gives the range, and the levels of the schedule ``pretrained``: uniform steps in the noise level as
+            its network is given it.
+        num_steps: number of levels.
+        name: one of ``SCHEDULES``.
+        sde: whose time ``even_time`` is uniform in; that of the denoiser if None.
+        settings: as those of :func:`make`.
+
+    Returns:
+        As :func:`make`.
+
+    Raises:
+        InputError: as :func:`make`; and for a level at which the denoiser cannot be used, ``even_time`` without an SDE,
+            or ``pretrained`` with the noise table of another network.
+    """
+    if name == "pretrained":
+        return _own_levels(denoiser, num_steps, settings)
+    if "beta_min" not in settings:
+        settings = {"sigma_min": denoiser.sigma_min, "sigma_max": denoiser.sigma_max, **settings}
+    if name == "even_time":
+        own = denoiser.sde if isinstance(denoiser, SDEDenoiser) else None  # VPDenoiser is one
+        settings["sde"] = own if sde is None else sde
+        if settings["sde"] is None:
+            raise InputError(
+                "sampler.schedule: even_time is uniform in the time of an SDE, but neither the sampler nor the "
+                "denoiser has one; expected the sampler predictor_corrector, a denoiser sde or vp (with the linear "
+                "table), or another schedule: pretrained follows the table of any vp, geometric fits all"
+            )
+    sigmas = make(name, num_steps, **settings)
+    try:
+        for sigma in (float(sigmas[0]), float(sigmas[-1])):
+            denoiser.check_sigma(sigma)
+    except InputError as error:
+        raise InputError(f"sampler.schedule: {error}") from error
+    return sigmas
+
+
+def _own_levels(denoiser: Denoiser, num_steps: int, settings: dict[str, Any]) -> Tensor:
+    """Uniform steps in the noise level as the network is given it; a table in the settings must be the network's."""
+    own = denoiser.own_levels(torch.linspace(0, 1, num_steps, dtype=torch.float64))
+    if settings and (make("pretrained", num_steps, **settings) / own - 1).abs().max() > _SAME_TABLE:
+        raise InputError(
+            "sampler.schedule: beta_min, beta_max and num_timesteps are not the noise table of this network, which "
+            f"knows sigma {float(own[-1]):.4g} to {float(own[0]):.4g}: remove the three keys, and the schedule "
+            "pretrained takes the network's own levels"
+        )
+    return own
 
 
 def _check_settings(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

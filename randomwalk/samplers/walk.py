@@ -1,8 +1,8 @@
-"""The sampling template: a random walk along the score while the noise level falls.
+"""The walk that most samplers are: a random walk along the score while the noise level falls.
 
     x <- x + tau_k (score(x, sigma_k) + likelihood score(x)) + sqrt(2 tau_k T_k) n,    n ~ Normal(0, I)
 
-Everything else (``randomwalk.samplers``) is a choice of sigma_k, tau_k and T_k.
+The samplers in `randomwalk.samplers.walks` are choices of sigma_k, tau_k and T_k.
 
 Source: Park et al. 2025, "Random Walks with Tweedie", doi 10.1109/MSP.2025.3590608.
 """
@@ -32,8 +32,8 @@ class LinearStep(Protocol):
         """``P^(1/2) v``."""
 
 
-class Likelihood(Protocol):
-    """What the walk needs to know of a measurement."""
+class HasScore(Protocol):
+    """The part of a measurement that the walk uses."""
 
     def score(self, x: Tensor) -> Tensor:
         """``grad_x log f(y | x)``."""
@@ -43,11 +43,20 @@ StepSize: TypeAlias = float | Tensor | LinearStep
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Noise level, step size and temperature of every step of a walk."""
+
+    sigmas: list[float]
+    step_sizes: list[StepSize]
+    temperatures: list[float]
+
+
+@dataclass(frozen=True)
 class PreconditionedStep:
     """``P = scale (I / sigma^2 + A^T A / eta^2)^-1``: long where the measurement says little, short where it says much.
 
-    The inverse is that of the curvature of the target if the prior is flat, so ``scale`` in (0, 1] is stable in every
-    direction at once, and ``scale = 1`` goes to the optimum in one step.
+    For a flat prior this is ``scale`` times the inverse curvature of the target: ``scale`` in (0, 1] is stable in every
+    direction, and ``scale = 1`` reaches the optimum in one step.
 
     Args:
         operator: A; needs ``spectral``.
@@ -78,7 +87,7 @@ def walk(
     step_sizes: Sequence[StepSize] | Tensor,
     temperatures: Sequence[float] | Tensor,
     *,
-    likelihood: Likelihood | None = None,
+    measurement: HasScore | None = None,
     noise: Callable[[int, Tensor], Tensor] | None = None,
     callback: Callable[[int, Tensor, float], object] | None = None,
 ) -> Tensor:
@@ -90,7 +99,7 @@ def walk(
         sigmas: noise level of each step.
         step_sizes: ``tau`` of each step: a number, a tensor that broadcasts against x, or a :class:`LinearStep`.
         temperatures: T of each step; nothing is drawn where it is 0.
-        likelihood: of the measurement; None samples the prior.
+        measurement: gives the likelihood score; None samples the prior.
         noise: ``noise(k, x)`` gives the draw of step k, like x; the default is ``torch.randn_like(x)``.
         callback: called as ``callback(k, x, sigma)`` after step k, with the state after it.
 
@@ -105,8 +114,8 @@ def walk(
         for k, (sigma, tau, temperature) in enumerate(steps):
             with torch.inference_mode():
                 drift = denoiser.score(x, sigma)
-            if likelihood is not None:
-                drift = drift + likelihood.score(x)
+            if measurement is not None:
+                drift = drift + measurement.score(x)
             x = x + _times(tau, drift)
             if temperature > 0:
                 n = torch.randn_like(x) if noise is None else noise(k, x)
@@ -137,7 +146,7 @@ def _check(
     step_sizes: Sequence[StepSize] | Tensor,
     temperatures: Sequence[float] | Tensor,
 ) -> list[tuple[float, StepSize, float]]:
-    """The settings of each step, read from tensors once and for all."""
+    """Level, step size and temperature of each step; tensors are read here, once."""
     columns = [
         column.tolist() if isinstance(column, Tensor) and column.ndim == 1 else list(column)
         for column in (sigmas, step_sizes, temperatures)

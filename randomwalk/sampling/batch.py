@@ -10,7 +10,6 @@ from torch import Tensor
 from randomwalk import samplers
 from randomwalk.config import SampleConfig
 from randomwalk.operators import Operator
-from randomwalk.samplers.posterior import PosteriorSampler
 
 BATCH_PIXELS = 2**20
 """So many pixels make a batch of images that keep their own size: more at once is not faster, and takes memory."""
@@ -78,15 +77,14 @@ def batches_of(images: Sequence[int], num_samples: int, rows: int, together: int
     return [units[start : start + size] for start in range(0, len(units), size)]
 
 
-def coupling_notes(config: SampleConfig, sampler: samplers.Sampler | PosteriorSampler, one_by_one: bool) -> list[str]:
+def coupling_notes(config: SampleConfig, sampler: samplers.Sampler) -> list[str]:
     """What the user should know of samples that depend on each other, one line each."""
     name, count, size = config.sampler.name, config.num_samples, config.batch_size
-    if not isinstance(sampler, PosteriorSampler):
-        coupled = sampler.couples and not one_by_one and size > 1
-        return [f"{name} couples the images of a batch: each depends on those beside it"] if coupled else []
-    if not sampler.couples:
-        return []
     found = []
+    if sampler.coupled_images and not sampler.batch_of_one and size > 1:
+        found.append(f"{name} couples the images of a batch: each depends on those beside it")
+    if not sampler.coupled_samples:
+        return found
     if count == 1:
         found.append(f"{name} is a particle method: with num_samples: 1 it is far from the posterior; raise it")
     if count > size:

@@ -10,8 +10,6 @@ from torch import Tensor
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.errors import InputError
 from randomwalk.operators import Operator
-from randomwalk.samplers import Sampler
-from randomwalk.samplers.posterior.random_walk import RandomWalk
 from randomwalk.samplers.remainder import COARSE, NOISE_LIMIT, Remainder, noise_of_walk, remainder
 from randomwalk.sampling.levels import make_schedule
 from randomwalk.sampling.trial import trial_operator
@@ -48,13 +46,12 @@ def schedule_notes(task: Task) -> list[str]:
 
 def forecast(task: Task, sigmas: Tensor) -> Remainder | None:
     """What the sampler of a task leaves along these levels; None where that is not known."""
-    if isinstance(task.sampler, Sampler):
+    if task.noise is None:
         return remainder(task.sampler, sigmas, task.config.start.std, task.denoiser.response)
-    if not isinstance(task.sampler, RandomWalk) or not _has_unseen(task, trial_operator(task)):
-        return None
-    start = float(sigmas[0]) if task.sampler.start_std is None else task.sampler.start_std
     plan = task.plan(sigmas)
-    assert plan is not None
+    if plan is None or not _has_unseen(task, trial_operator(task)):
+        return None
+    start = float(sigmas[0]) if task.config.start.std is None else task.config.start.std
     # Details are left out on purpose where the walk is cold: it goes to the middle of the posterior.
     return Remainder(noise_of_walk(plan, start, task.denoiser.response), 0.0)
 

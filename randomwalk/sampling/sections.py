@@ -4,33 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from randomwalk import samplers
 from randomwalk.config import SampleConfig
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource
-from randomwalk.samplers import posterior
-from randomwalk.samplers.posterior import PosteriorSampler
-
-
-def make_sampler(config: SampleConfig, sigmas: Tensor) -> samplers.Sampler | PosteriorSampler:
-    """The sampler of a config: of the posterior if there is a measurement, else of the prior.
-
-    Raises:
-        InputError: an impossible setting.
-    """
-    settings = settings_of(config.sampler, without={"schedule"})
-    if config.measurement is None:
-        return samplers.make(**settings)
-    if config.sampler.name == "random_walk":
-        settings |= {"start_mean": config.start.mean, "start_std": config.start.std}
-    return posterior.make(sigmas=sigmas, **settings)
-
-
-def needs_gradient(sampler: samplers.Sampler | PosteriorSampler) -> bool:
-    """Whether it takes products with the Jacobian of the denoiser."""
-    return isinstance(sampler, PosteriorSampler) and sampler.needs.gradient
 
 
 def settings_of(section: Any, without: set[str] | None = None) -> dict[str, Any]:

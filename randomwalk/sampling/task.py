@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
+from randomwalk.config.sampling import Start
 from randomwalk.denoisers.checkpoints import load_denoiser, read_config
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
@@ -25,20 +26,18 @@ from randomwalk.denoisers.tiling import TiledDenoiser, Tiling
 from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.sources import ImageSource, Size, open_images
-from randomwalk.operators import Operator
-from randomwalk.operators.noise import GaussianNoise, Likelihood, Noise
+from randomwalk.operators import Measurement, Operator
+from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.operator import ImageShape
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers.posterior import PosteriorSampler
-from randomwalk.samplers.posterior.random_walk import RandomWalk
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import BATCH_PIXELS, Batch, Unit, batches_of, coupling_notes, pictures_of
 from randomwalk.sampling.foresight import schedule_notes
 from randomwalk.sampling.levels import make_schedule
 from randomwalk.sampling.memory import Budget, make_budget
-from randomwalk.sampling.sections import described, make_sampler, names_of, needs_gradient
+from randomwalk.sampling.sections import described, names_of
 from randomwalk.sampling.sizes import factor_of, image_shape, measured_size, own_sizes, trimming_notes
-from randomwalk.sampling.trial import trial_operator, try_out
+from randomwalk.sampling.trial import trial_measurement, try_out
 
 MEASUREMENT_STREAM = 0
 """Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
@@ -67,7 +66,7 @@ class Task:
     config: SampleConfig
     device: torch.device
     denoiser: Denoiser
-    sampler: samplers.Sampler | PosteriorSampler
+    sampler: samplers.Sampler
     sigmas: Tensor
     image_shape: ImageShape
     source: ImageSource | None
@@ -86,21 +85,18 @@ class Task:
 
     @property
     def num_steps(self) -> int:
-        """Steps of each batch: so often is a `Watch` called."""
-        if isinstance(self.sampler, PosteriorSampler):
-            return self.sampler.num_steps
+        """Number of `Watch` calls per batch."""
         return self.sampler.num_steps(len(self.sigmas))
 
     @property
     def together(self) -> int:
         """How many samples of an image must be made at once: all of them by particle methods, else 1."""
-        coupled = isinstance(self.sampler, PosteriorSampler) and self.sampler.couples
-        return self.config.num_samples if coupled else 1
+        return self.config.num_samples if self.sampler.coupled_samples else 1
 
     @property
     def one_by_one(self) -> bool:
         """Whether images are made alone, since the sampler would couple them and nobody has allowed that."""
-        return isinstance(self.sampler, samplers.ODE) and not self.sampler.shared_steps
+        return self.sampler.batch_of_one
 
     @property
     def noise(self) -> Noise | None:
@@ -143,7 +139,7 @@ class Task:
         whole = self.sizes is None or self.config.given
         trimmed = [] if whole else trimming_notes(self.names, self.sizes or [], factor_of(self.config))
         tiled = [] if self.budget is None else self.budget.notes(self._tiled())
-        coupled = coupling_notes(self.config, self.sampler, self.one_by_one)
+        coupled = coupling_notes(self.config, self.sampler)
         return [*coupled, *trimmed, *tiled, *schedule_notes(self)]
 
     def _tiled(self) -> dict[str, Tiling]:
@@ -212,15 +208,7 @@ class Task:
     def plan(self, sigmas: Tensor | None = None) -> samplers.Plan | None:
         """Step sizes and temperatures along these levels (the task's own by default), if the sampler is a walk."""
         sigmas = self.sigmas if sigmas is None else sigmas
-        if isinstance(self.sampler, samplers.WalkSampler):
-            return self.sampler.plan(sigmas)
-        if not isinstance(self.sampler, RandomWalk):
-            return None
-        assert self.noise is not None
-        operator = trial_operator(self)
-        y = torch.zeros((1, *operator.measurement_shape), device=self.device)
-        walk = samplers.RandomWalk(**{f.name: getattr(self.sampler, f.name) for f in fields(samplers.RandomWalk)})
-        return walk.plan(sigmas, Likelihood(operator, y, self.noise))
+        return self.sampler.plan(sigmas, trial_measurement(self))
 
     def load_image(self, image: int) -> Tensor:
         """True image, ``[C, H, W]``, or its measurement if that is given.
@@ -300,16 +288,16 @@ class Task:
         try:
             if loaded is None:
                 start_time = self._now()
-                batch.x = self._sample_prior(probe, draws, callback)
+                batch.x = self._sample(probe, None, draws, callback)
             else:
-                operator, noise, y = self._measure(batch, loaded)
+                measurement = self._measure(batch, loaded)
                 start_time = self._now()
-                batch.x = self._sample_posterior(operator, noise, y, probe, draws, callback)
+                batch.x = self._sample(probe, measurement, draws, callback)
             batch.seconds = (self._now() - start_time) / len(units)
             if loaded is not None and self.is_grey(units[0].image):
                 batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
             if loaded is not None:
-                batch.residuals = measuring.residuals(operator.repeated(self.together), batch)
+                batch.residuals = measuring.residuals(measurement.operator.repeated(self.together), batch)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise RunError(
@@ -321,22 +309,21 @@ class Task:
         batch.evaluations, batch.vjps = probe.evaluations, probe.vjps
         return batch
 
-    def _sample_prior(self, probe: Probe, draws: ImageDraws, callback: Callback | None) -> Tensor:
-        assert isinstance(self.sampler, samplers.Sampler)
-        start = self.config.start
-        std = float(self.sigmas[0]) if start.std is None else start.std
-        x = start.mean + std * draws.normal(self.image_shape)
-        return self.sampler.sample(probe, x, self.sigmas, noise=draws.noise, callback=callback)
-
-    def _sample_posterior(
-        self, operator: Operator, noise: Noise, y: Tensor, probe: Probe, draws: ImageDraws, callback: Callback | None
+    def _sample(
+        self, probe: Probe, measurement: Measurement | None, draws: ImageDraws, callback: Callback | None
     ) -> Tensor:
-        assert isinstance(self.sampler, PosteriorSampler)
-        x = self.sampler.sample(probe, operator, noise, y, self.together, draws, callback)
-        return x.flatten(0, 1)
+        """The samples; the start is that of the config, or else the sampler's own."""
+        start, x = self.config.start, None
+        if measurement is None or start != Start():
+            shape = self.image_shape if measurement is None else measurement.operator.image_shape
+            std = float(self.sigmas[0]) if start.std is None else start.std
+            x = start.mean + std * draws.normal(shape)
+        return self.sampler.sample(
+            probe, self.sigmas, measurement, num_samples=self.together, start=x, draws=draws, callback=callback
+        )
 
-    def _measure(self, batch: Batch, loaded: Tensor) -> tuple[Operator, Noise, Tensor]:
-        """Operator, noise and measurements, one of each for the samples that are made together."""
+    def _measure(self, batch: Batch, loaded: Tensor) -> Measurement:
+        """The measurements, one for the samples that are made together."""
         noise = self.noise
         assert noise is not None
         images = [unit.image for unit in batch.units[:: self.together]]
@@ -356,7 +343,7 @@ class Task:
         batch.visible = visible.repeat_interleave(self.together, 0)
         batch.baseline = None if baseline is None else baseline.repeat_interleave(self.together, 0)
         copied = self.is_grey(images[0]) and measuring.has_copies(y)
-        return operator, noise.of_copies(measuring.COPIES) if copied else noise, y
+        return Measurement(operator, noise.of_copies(measuring.COPIES) if copied else noise, y)
 
     def _noise_of(self, image: int, operator: Operator, y: Tensor) -> Noise:
         """The noise of a measurement ``[1, ...]``, estimated once if it is to be."""
@@ -398,9 +385,9 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     names = names_of(config, source)
     sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
     shape = image_shape(config, denoiser, sizes)
-    task = Task(config, device, denoiser, make_sampler(config, schedule), schedule, shape, source, names, sizes)
+    task = Task(config, device, denoiser, samplers.from_settings(config.sampler), schedule, shape, source, names, sizes)
     if sizes is not None and source is not None and denoiser.channels != 1:
         task.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
-    task.budget = make_budget(config, denoiser, device, needs_gradient(task.sampler))
+    task.budget = make_budget(config, denoiser, device, task.sampler.needs.gradient)
     try_out(task)
     return task

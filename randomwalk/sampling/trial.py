@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from randomwalk.errors import InputError
-from randomwalk.operators import Operator
-from randomwalk.samplers.posterior import PosteriorSampler
-from randomwalk.samplers.posterior.random_walk import RandomWalk
+from randomwalk.operators import Measurement, Operator
 
 if TYPE_CHECKING:
     from randomwalk.sampling.task import Task
@@ -19,17 +17,13 @@ if TYPE_CHECKING:
 def try_out(task: Task) -> None:
     """Raise InputError unless classes, operator, noise, sampler, image sizes and memory go together."""
     task.denoiser_of(range(len(task.labels or [0])))
-    if isinstance(task.sampler, PosteriorSampler):
-        assert task.noise is not None
-        operator = trial_operator(task)
-        x = torch.zeros((1, *operator.image_shape), device=task.device)
-        task.sampler.check(operator, task.noise)
+    measurement = trial_measurement(task)
+    task.sampler.check(measurement)
+    if measurement is not None and task.sampler.uses_spectral:
         with torch.no_grad():
-            operator(x)
-            if task.sampler.needs.spectral or (isinstance(task.sampler, RandomWalk) and task.sampler.preconditioned):
-                operator.spectral(torch.ones_like, x)
-    else:
-        task.sampler.check(task.denoiser, task.sigmas)
+            operator = measurement.operator
+            operator.spectral(torch.ones_like, torch.zeros((1, *operator.image_shape), device=task.device))
+    task.sampler.check_levels(task.denoiser, task.sigmas)
     task.plan()
     known = [units for units in task.batches() if task.sizes is None or task.sizes[units[0].image] is not None]
     for units in sorted(known, key=lambda units: -len(units) * math.prod(task.shape_of(units[0].image))):
@@ -45,6 +39,19 @@ def try_out(task: Task) -> None:
                 f"image_size: {task.config.image_size} does not go through the network, which was trained on "
                 f"{task.denoiser.image_size} ({error})"
             ) from error
+
+
+def trial_measurement(task: Task) -> Measurement | None:
+    """An exact measurement of a black image, to try settings with; None in an unconditional run.
+
+    Raises:
+        InputError: see `trial_operator`.
+    """
+    if task.noise is None:
+        return None
+    operator = trial_operator(task)
+    with torch.no_grad():
+        return Measurement(operator, task.noise, operator(torch.zeros((1, *operator.image_shape), device=task.device)))
 
 
 def trial_operator(task: Task) -> Operator:

@@ -82,4 +82,4 @@ def sample_grid(denoiser: Denoiser, config: TrainConfig) -> Tensor:
     sigmas = schedules.make("karras", GRID_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
     x = high * draws.normal((config.data.channels, size, size))
     of_class = conditioned_on(denoiser, classes_in_turn(config, GRID))
-    return samplers.make("ddpm_small").sample(of_class, x, sigmas, noise=draws.noise)
+    return samplers.make("ddpm_small").sample(of_class, sigmas, start=x, draws=draws)

@@ -13,8 +13,8 @@ import torch
 import yaml
 from support import gaussian_problem
 
+from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.errors import InputError
-from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS
 
 
 def _gaussian_problem(name: str, measurements: int = 2) -> gaussian_problem.GaussianProblem:
@@ -89,7 +89,7 @@ def test_every_row_of_the_gaussian_benchmark_has_settings_that_are_understood() 
         for row, candidates in posterior_gaussian.CANDIDATES.items():
             assert settings[budget][row] in candidates
             posterior_gaussian.make_sampler(row, settings[budget][row], 30, rank=16)
-    assert {row.split(",")[0] for row in posterior_gaussian.CANDIDATES} == set(POSTERIOR_SAMPLERS)
+    assert {row.split(",")[0] for row in posterior_gaussian.CANDIDATES} == set(POSTERIOR_NAMES)
 
 
 def test_the_gaussian_benchmark_from_end_to_end(tmp_path: Path) -> None:

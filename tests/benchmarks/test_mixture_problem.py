@@ -11,7 +11,7 @@ import yaml
 from support.mixture_problem import SLICES, make_problem, sliced
 
 from randomwalk import InputError
-from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS
+from randomwalk.config.samplers import POSTERIOR_NAMES
 
 
 @pytest.mark.parametrize(("d", "m"), [(8, 1), (8, 4), (80, 2)])
@@ -51,7 +51,7 @@ def test_sliced_distances_are_those_of_the_library() -> None:
 
 
 def test_every_sampler_is_tuned_with_the_same_care() -> None:
-    assert {name.split(",")[0] for name in posterior_mixture.CANDIDATES} == set(POSTERIOR_SAMPLERS)
+    assert {name.split(",")[0] for name in posterior_mixture.CANDIDATES} == set(POSTERIOR_NAMES)
     assert {len(candidates) for candidates in posterior_mixture.CANDIDATES.values()} == {6}
     for chosen in yaml.safe_load(posterior_mixture.SETTINGS.read_text("utf-8")).values():
         assert chosen.keys() == posterior_mixture.CANDIDATES.keys()

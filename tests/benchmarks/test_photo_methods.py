@@ -25,12 +25,13 @@ from support import (
 )
 from support.photo_problems import Problem, make_problem
 
-from randomwalk import operators
+from randomwalk import operators, samplers
+from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
+from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator
-from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS
 
 # --- photographs and degradations ------------------------------------------------------------------------------------
 
@@ -210,13 +211,12 @@ def test_the_samplers_cost_about_the_same(name: str) -> None:
 
 
 def test_every_candidate_can_be_made() -> None:
-    from randomwalk.samplers import posterior
-
     tasks = [photo_problems.make_operator(c.operator, (3, 64, 64), generator(0)) for c in PLAN.cases[::2]]
     for name, tries in PLAN.samplers.items():
-        assert name in POSTERIOR_SAMPLERS
+        assert name in POSTERIOR_NAMES
         for settings in tries:
             own = {key: value for key, value in settings.items() if key not in photo_methods.SCHEDULE}
-            sampler = posterior.make(name, sigmas=[1.0, 0.5], **own)
+            sampler = samplers.make(name, **own)
             for operator in tasks:
-                sampler.check(operator, GaussianNoise(10 * 2 / 255))
+                y = torch.zeros(1, *operator.measurement_shape)
+                sampler.check(Measurement(operator, GaussianNoise(10 * 2 / 255), y))

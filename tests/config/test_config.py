@@ -21,7 +21,7 @@ from randomwalk.config.generated import main, settings_page, write_schemas
 from randomwalk.config.networks import DenoiserSettings, NetworkSettings, SDESettings, UNetSettings
 from randomwalk.config.noise import NoiseSettings
 from randomwalk.config.operators import InpaintingSettings, OperatorSettings
-from randomwalk.config.samplers import PriorSettings, ScheduleSettings
+from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.config.weights import describe_missing_weights
 from randomwalk.errors import InputError
 
@@ -223,7 +223,7 @@ def test_nothing_here_imports_torch() -> None:
 
 
 def test_every_declared_name_is_in_its_table_and_the_code_takes_its_settings() -> None:
-    from randomwalk import operators, samplers
+    from randomwalk import operators
     from randomwalk.denoisers import adapters
     from randomwalk.denoisers.networks import NETWORKS
     from randomwalk.operators import noise
@@ -235,7 +235,6 @@ def test_every_declared_name_is_in_its_table_and_the_code_takes_its_settings() -
     tables: tuple[tuple[Any, Mapping[str, Callable[..., Any]]], ...] = (
         (OperatorSettings, operators.OPERATORS),
         (NoiseSettings, noise.NOISES),
-        (PriorSettings, samplers.SAMPLERS),
         (DenoiserSettings, adapters.DENOISERS),
         (NetworkSettings, NETWORKS),
         (SDESettings, sdes.SDES),

@@ -193,7 +193,7 @@ def test_all_problems_in_one_message(sample: Callable[..., SampleConfig]) -> Non
     assert lines[0].endswith("task.yaml: 4 problems") and len(lines) == 5
     assert "  output: missing; expected text that is not empty" in lines
     assert "  sampler.schedule.num_steps (line 11): found 0; allowed: a whole number of at least 1" in lines
-    assert "  sampler.step_scale (line 6): missing; expected a number above 0" in lines
+    assert "  sampler.step_scale (line 6): missing; expected a number above 0 and below 2" in lines
     assert any(line.startswith("  sampler.step_size (line 8): unknown key; did you mean step_scale?") for line in lines)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from randomwalk import samplers
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.denoisers.guidance import guided
 from randomwalk.sampling.levels import make_schedule
-from randomwalk.sampling.task import make_sampler
 from randomwalk.training.trainer import build_denoiser
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -27,7 +27,7 @@ def test_what_is_trained_can_be_sampled(path: Path) -> None:
     denoiser = build_denoiser(training)
     assert config.network.path == f"{training.output}/model.safetensors"
     sigmas = make_schedule(config, denoiser)  # refuses levels that the denoiser does not know
-    make_sampler(config, sigmas).check(denoiser, sigmas)
+    samplers.from_settings(config.sampler).check_levels(denoiser, sigmas)
     if config.guidance is not None:
         labels = config.guidance.labels
         guided(denoiser, labels if isinstance(labels, list) else [labels], config.guidance.scale)

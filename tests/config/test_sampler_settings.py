@@ -1,29 +1,23 @@
-"""What YAML can say of a posterior sampler is what its class can be told, with the same defaults."""
+"""The settings of samplers in YAML are those of the classes; which names go with a measurement."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 import pytest
+import torch
 from config_examples import SAMPLE, message_of
+from pydantic import ValidationError
+from torch import Tensor
 
+from randomwalk import Denoiser, GaussianMixture, InputError, samplers
 from randomwalk.config import SampleConfig, Settings
 from randomwalk.config import samplers as vocabulary
 from randomwalk.config.files import load_sample_config
-from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES
-from randomwalk.samplers import posterior
-
-START = {"start_mean", "start_std"}
-"""Of random_walk: the section start of the file."""
-RANDOM_WALK = {"step_scale", "initial_temperature"}
-"""Whose defaults in YAML are older than the class: the former is required there, the latter is 0."""
-
-
-def settings_of(name: str) -> type[Settings]:
-    union = get_args(vocabulary.PosteriorSettings) or (vocabulary.PosteriorSettings,)
-    return next(c for c in union if name in get_args(c.model_fields["name"].annotation))
+from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, ScheduleSettings
+from randomwalk.samplers import SAMPLERS, Problem, Sampler
 
 
 @pytest.fixture
@@ -36,29 +30,60 @@ def sample(tmp_path: Any) -> Callable[..., SampleConfig]:
     return load
 
 
+def declared() -> dict[str, type[Settings]]:
+    """The settings classes of all samplers, by name."""
+    unions = (get_args(vocabulary.PriorSettings), get_args(vocabulary.PosteriorSettings))
+    return {get_args(c.model_fields["name"].annotation)[0]: c for c in {*unions[0], *unions[1]}}
+
+
 def test_every_sampler_has_settings_and_every_settings_a_sampler() -> None:
-    assert set(POSTERIOR_NAMES) == posterior.POSTERIOR_SAMPLERS.keys()
-    assert len(POSTERIOR_NAMES) == len(set(POSTERIOR_NAMES))
+    assert SAMPLERS.keys() == declared().keys() == {*PRIOR_NAMES, *POSTERIOR_NAMES}
+    for name, made in SAMPLERS.items():
+        assert issubclass(made, declared()[name]) and made.model_fields["name"].default == name
 
 
-@pytest.mark.parametrize("name", POSTERIOR_NAMES)
-def test_settings_and_defaults_are_those_of_the_class(name: str) -> None:
-    model = settings_of(name).model_fields
-    own = {f.name: f.default for f in fields(posterior.POSTERIOR_SAMPLERS[name]) if f.name != "sigmas"}
-    assert MISSING not in own.values()
-    assert set(model) - {"name", "schedule"} == set(own) - START
-    for key in set(own) - START - (RANDOM_WALK if name == "random_walk" else set()):
-        assert model[key].default == own[key], key
-        assert type(model[key].default) is type(own[key]), key
-        assert model[key].description or name == "random_walk", f"{key}: a line for the schema"
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_setting_of_yaml_is_declared_again(name: str) -> None:
+    """A class of the library has no setting of its own, and each has a line of help for the schema."""
+    fields = SAMPLERS[name].model_fields
+    assert fields.keys() == declared()[name].model_fields.keys()
+    assert not fields.keys() & inspect.get_annotations(SAMPLERS[name]).keys()
+    assert all(fields[key].description for key in fields.keys() - {"name", "schedule"})
 
 
-@pytest.mark.parametrize("name", [name for name in POSTERIOR_NAMES if name != "random_walk"])
-def test_what_yaml_allows_by_default_the_class_takes(name: str, sample: Callable[..., SampleConfig]) -> None:
-    schedule = "{name: geometric, num_steps: 5, sigma_min: 0.02, sigma_max: 30.0}"
-    config = sample(SAMPLE, f"sampler={{name: {name}, schedule: {schedule}}}")
-    settings = config.sampler.model_dump(exclude={"schedule"}, exclude_none=True)
-    assert posterior.make(sigmas=[3.0, 2.0, 1.0], **settings).num_steps >= 3
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_kinds_are_those_of_the_names(name: str) -> None:
+    kind = SAMPLERS[name].needs.measurement
+    assert (kind != "none", kind != "required") == (name in POSTERIOR_NAMES, name in PRIOR_NAMES)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("random_walk", "predictor_corrector")])
+def test_a_section_makes_its_sampler(name: str) -> None:
+    schedule = ScheduleSettings(name="geometric", num_steps=5, sigma_min=0.02, sigma_max=30.0)
+    section = declared()[name](schedule=schedule)
+    made = samplers.from_settings(section)
+    assert type(made) is SAMPLERS[name] and made.model_dump() == section.model_dump()
+    assert made == samplers.make(name, schedule=schedule.model_dump())
+    assert len(made.levels(Denoiser())) == 5
+    with pytest.raises(ValidationError, match="frozen"):
+        made.schedule = None  # type: ignore[misc]
+
+
+def test_a_sampler_of_ones_own_needs_a_subclass_alone() -> None:
+    """Euler's method for the probability flow, with a setting."""
+
+    class Euler(Sampler):
+        strength: float = 1.0
+
+        def step(self, problem: Problem, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+            return x + self.strength * (sigma_next - sigma) * (x - problem.denoiser(x, sigma)) / sigma
+
+    start, sigmas = torch.ones(2, 1, 2, 2), [3.0, 1.0, 0.5]
+    exact = GaussianMixture([1.0], torch.zeros(1, 1, 2, 2), 0.25)
+    expected = samplers.make("ddim").sample(exact, sigmas, start=start)
+    torch.testing.assert_close(Euler().sample(exact, sigmas, start=start), expected)
+    with pytest.raises(InputError, match="sampler Euler: strength: found 'much'"):
+        Euler(strength="much")  # type: ignore[arg-type]
 
 
 def test_samplers_of_the_prior_take_no_measurement(sample: Callable[..., SampleConfig]) -> None:

@@ -115,7 +115,7 @@ def test_what_it_samples_are_the_images(name: str) -> None:
     denoiser = EmpiricalDenoiser(images)
     draws = ImageDraws([generator(0, i) for i in range(12)], torch.device("cpu"))
     levels = torch.logspace(1.5, -2, 40).tolist()
-    end = samplers.make(name).sample(denoiser, levels[0] * draws.normal((3, 4, 4)).double(), levels, noise=draws.noise)
+    end = samplers.make(name).sample(denoiser, levels, start=levels[0] * draws.normal((3, 4, 4)).double(), draws=draws)
     distances = (end[:, None] - images).flatten(2).abs().amax(2).amin(1)
     # At sigma = 0.01 images 4 apart are told from one another without doubt, and the last step goes to D.
     assert distances.max() < 1e-6

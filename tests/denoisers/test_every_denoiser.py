@@ -110,7 +110,7 @@ def redness(weights: Path, sampler: str, labels: list[int] | None, scale: float 
     draws = ImageDraws([generator(1, i) for i in range(16)], torch.device("cpu"))
     x = float(sigmas[0]) * draws.normal((3, denoiser.image_size, denoiser.image_size))
     with torch.inference_mode():
-        x = samplers.make(sampler).sample(guided(denoiser, labels, scale), x, sigmas, noise=draws.noise)
+        x = samplers.make(sampler).sample(guided(denoiser, labels, scale), sigmas, start=x, draws=draws)
     return (x[:, 0] - x[:, 2]).flatten(1).mean(1)
 
 

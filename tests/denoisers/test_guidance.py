@@ -11,15 +11,16 @@ from sampling_tools import NETWORK, arrays_of, make_config, read_metrics
 from torch import Tensor
 
 from randomwalk import GaussianMixture, operators, samplers
+from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES
 from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, save_denoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.denoisers.guidance import GuidedDenoiser, guided
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
+from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers import posterior
 from randomwalk.sampling import figures as report
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.task import load_task
@@ -113,9 +114,9 @@ def test_a_scale_of_one_samples_the_class() -> None:
     m, v = MEANS[LABELS].reshape(4, *SHAPE), VARIANCES[LABELS].reshape(4, 1, 1, 1)
     last = m + ((v + low**2) / (v + high**2)).sqrt() * (x - m)
     expected = m + v / (v + low**2) * (last - m)
-    found = solver.sample(GuidedDenoiser(Oracle(), LABELS), x, [high, low])
+    found = solver.sample(GuidedDenoiser(Oracle(), LABELS), [high, low], start=x)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    others = solver.sample(GuidedDenoiser(Oracle(), 1 - LABELS), x, [high, low])
+    others = solver.sample(GuidedDenoiser(Oracle(), 1 - LABELS), [high, low], start=x)
     assert (others - expected).abs().amax((1, 2, 3)).min() > 0.1
 
 
@@ -166,18 +167,23 @@ def test_the_label_reaches_a_network_through_its_adapter() -> None:
 # --- every sampler -----------------------------------------------------------------------------------------------
 
 SIGMAS = [20.0, 5.0, 1.0, 0.3, 0.1]
-PRIOR_SETTINGS: dict[str, dict[str, Any]] = {"predictor_corrector": {"sde": {"name": "vp"}}}
-POSTERIOR_SETTINGS: dict[str, dict[str, Any]] = {"daps": {"ode_steps": 2}, "split_gibbs": {"prior_steps": 2}}
+WALK: dict[str, Any] = {"step_scale": 0.7, "initial_temperature": 0.1}
+PRIOR_SETTINGS: dict[str, dict[str, Any]] = {"random_walk": WALK, "predictor_corrector": {"sde": {"name": "vp"}}}
+POSTERIOR_SETTINGS: dict[str, dict[str, Any]] = {
+    "random_walk": WALK,
+    "daps": {"ode_steps": 2},
+    "split_gibbs": {"prior_steps": 2},
+}
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", PRIOR_NAMES)
 def test_an_image_depends_on_its_own_label_alone(name: str) -> None:
     sampler = samplers.make(name, **PRIOR_SETTINGS.get(name, {}))
 
     def sample(labels: list[int], scale: float = 2.0) -> Tensor:
         draws = ImageDraws([generator(0, i) for i in range(4)])
         x = SIGMAS[0] * draws.normal(SHAPE).double()
-        return sampler.sample(GuidedDenoiser(Oracle(), torch.tensor(labels), scale), x, SIGMAS, noise=draws.noise)
+        return sampler.sample(GuidedDenoiser(Oracle(), torch.tensor(labels), scale), SIGMAS, start=x, draws=draws)
 
     first, second = sample([0, 1, 1, 0]), sample([0, 1, 0, 0])
     change = (first - second).abs().amax((1, 2, 3))
@@ -186,9 +192,9 @@ def test_an_image_depends_on_its_own_label_alone(name: str) -> None:
     assert (sample([0, 1, 1, 0], 1.0) - first).abs().amax((1, 2, 3)).min() > 1e-3
 
 
-@pytest.mark.parametrize("name", posterior.POSTERIOR_SAMPLERS)
+@pytest.mark.parametrize("name", POSTERIOR_NAMES)
 def test_samples_of_a_measurement_depend_on_its_label_alone(name: str) -> None:
-    sampler = posterior.make(name, sigmas=SIGMAS, **POSTERIOR_SETTINGS.get(name, {}))
+    sampler = samplers.make(name, **POSTERIOR_SETTINGS.get(name, {}))
     y = X[:2] * (torch.arange(8).reshape(SHAPE) % 2)
 
     def sample(labels: list[int]) -> Tensor:
@@ -196,7 +202,9 @@ def test_samples_of_a_measurement_depend_on_its_label_alone(name: str) -> None:
         operator = operators.make("inpainting", image_shape=SHAPE, generators=masks, missing=0.5)
         draws = ImageDraws([generator(0, i) for i in range(6)])
         denoiser = GuidedDenoiser(Oracle(), torch.tensor(labels), 2.0)
-        return sampler.sample(denoiser, operator, GaussianNoise(0.3), operator(y), 3, draws)
+        measurement = Measurement(operator, GaussianNoise(0.3), operator(y))
+        x = sampler.sample(denoiser, SIGMAS, measurement, num_samples=3, draws=draws)
+        return x.reshape(2, 3, *SHAPE)
 
     first, second = sample([0, 1]), sample([0, 0])
     assert torch.equal(first[0], second[0]) and (first[1] - second[1]).abs().max() > 0.05

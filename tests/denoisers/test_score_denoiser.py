@@ -98,7 +98,7 @@ def test_every_sampler_can_use_it() -> None:
     # What arrives from the data at the highest level is not forgotten: the start is the mixture there.
     data = DATA.sample(400, generator(1)).reshape(400, 2, 1, 1)
     x = data + found.sigma_max * draws.normal((2, 1, 1)).double()
-    end = samplers.make("heun").sample(found, x, levels, noise=draws.noise)
+    end = samplers.make("heun").sample(found, levels, start=x, draws=draws)
     mean = torch.tensor([0.3 * -0.9 + 0.7 * 0.4, 0.3 * 0.2 - 0.7 * 0.6], dtype=torch.float64)
     spread = torch.tensor([0.04 + 0.21 * 1.3**2, 0.04 + 0.21 * 0.8**2], dtype=torch.float64).sqrt() / 20
     assert ((end.flatten(1).mean(0) - mean).abs() < 4 * spread).all()

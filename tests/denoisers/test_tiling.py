@@ -14,15 +14,16 @@ from any_size_tools import photograph, save_photo_weights
 from sampling_tools import ROOT
 from torch import Tensor
 
-from randomwalk import operators
+from randomwalk import operators, samplers
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.tiling import ALIGNMENT, TiledDenoiser, Tiling, spans, windows
 from randomwalk.errors import InputError
 from randomwalk.images.sources import to_tensor
+from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers import posterior, schedules
+from randomwalk.samplers import schedules
 from randomwalk.sampling import memory
 from randomwalk.sampling.memory import GIB, LEAST_TILE, OVERLAP, PROGRAM, Ledger, bytes_per_pixel, choose_tiling
 
@@ -121,10 +122,11 @@ def test_a_walk_over_tiles_ends_where_the_whole_one_does(denoiser: Denoiser) -> 
     operator = operators.make("inpainting", image_shape=truth.shape[1:], missing=0.5)
     y = operator(truth) + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
     sigmas = schedules.make("geometric", 5, sigma_min=0.05, sigma_max=10.0)
-    sampler = posterior.make("random_walk", sigmas=sigmas, step_scale=0.7, preconditioned=True)
+    sampler = samplers.make("random_walk", step_scale=0.7, initial_temperature=0.1, preconditioned=True)
+    measurement = Measurement(operator, GaussianNoise(0.1), y)
 
     def restored(by: Denoiser) -> Tensor:
-        return sampler.sample(by, operator, GaussianNoise(0.1), y, 1, ImageDraws([generator(0)]))[:, 0]
+        return sampler.sample(by, sigmas, measurement, draws=ImageDraws([generator(0)]))
 
     whole, tiled = restored(denoiser), restored(TiledDenoiser(denoiser, TILING))
     assert (whole - tiled).abs().max() > 0

@@ -7,12 +7,10 @@ import torch
 from operator_cases import Correlation, Square, normal
 
 from randomwalk import InputError
-from randomwalk.operators import Operator
+from randomwalk.operators import Measurement, Operator
 from randomwalk.operators.noise import (
-    GaussianLikelihood,
     GaussianNoise,
     LaplaceNoise,
-    Likelihood,
     Noise,
     NoNoise,
     PoissonNoise,
@@ -25,7 +23,7 @@ from randomwalk.rng import ImageDraws, generator
 def test_likelihood_score_is_the_gradient_of_its_log_density(operator: Operator) -> None:
     x = normal(3, 2, 7, 6)
     y = operator(x) + 0.3 * normal(3, *operator.measurement_shape, seed=1)
-    likelihood = GaussianLikelihood(operator, y, 0.3)
+    likelihood = Measurement(operator, GaussianNoise(0.3), y)
     exact = torch.distributions.Normal(operator(x), 0.3).log_prob(y).flatten(1).sum(1)
     torch.testing.assert_close(likelihood.log_prob(x), exact, rtol=1e-12, atol=0)
     start = (x + 0.1).requires_grad_()
@@ -96,7 +94,7 @@ def test_an_image_has_its_own_noise(noise: Noise) -> None:
 def test_scores_are_gradients_row_by_row(noise: Noise, operator: Operator) -> None:
     x = normal(3, 2, 7, 6) / 10
     y = noise.apply(operator(x), draws(0, 1, 2))
-    likelihood = Likelihood(operator, y, noise)
+    likelihood = Measurement(operator, noise, y)
     step = 1e-6 * normal(*x.shape, seed=3)
     rise = likelihood.log_prob(x + step) - likelihood.log_prob(x - step)
     torch.testing.assert_close((likelihood.score(x) * 2 * step).flatten(1).sum(1), rise, rtol=1e-4, atol=1e-9)
@@ -143,7 +141,7 @@ def test_no_noise() -> None:
     assert noise.log_prob(clean, clean).tolist() == [0, 0]
     assert noise.log_prob(clean, clean + torch.tensor([[0.0], [0.1]])).tolist() == [0, -torch.inf]
     with pytest.raises(InputError, match="no likelihood score"):
-        Likelihood(Square((1, 2, 2)), torch.zeros(1, 1, 2, 2), noise).score(torch.zeros(1, 1, 2, 2))
+        Measurement(Square((1, 2, 2)), noise, torch.zeros(1, 1, 2, 2)).score(torch.zeros(1, 1, 2, 2))
 
 
 def test_noises_by_name() -> None:
@@ -171,3 +169,19 @@ def test_stable_steps_of_poisson_noise() -> None:
     curvature = -(slope.diff() / clean.diff()).detach()
     assert curvature.max().item() == pytest.approx(1 / noise.stable_std**2, rel=0.02)
     assert GaussianNoise(0.3).stable_std == 0.3
+
+
+@pytest.mark.parametrize("noise", [GaussianNoise(0.3), LaplaceNoise(0.3), PoissonNoise(200)], ids=lambda n: n.name)
+def test_noise_without_a_stream_is_pytorchs(noise: Noise) -> None:
+    """`Operator.measure` makes a measurement in one call; its spread is known to ``5 / sqrt(2 n)`` of itself."""
+    operator, x = Correlation((1, 7, 6)), torch.zeros(2000, 1, 7, 6, dtype=torch.float64)
+    torch.manual_seed(0)
+    found = operator.measure(x, noise)
+    assert found.operator is operator and found.std == noise.std
+    n = found.y.numel()
+    kurtosis = 6.0 if noise.name == "laplace" else 3.0 + 1 / 100
+    assert float((found.y - operator(x)).std()) == pytest.approx(noise.std, rel=5 * ((kurtosis - 1) / 4 / n) ** 0.5)
+    torch.manual_seed(0)
+    assert torch.equal(operator.measure(x, noise).y, found.y)
+    three = found.repeated(3)
+    assert torch.equal(three.y[::3], found.y) and torch.equal(three.y[2::3], found.y)

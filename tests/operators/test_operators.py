@@ -8,8 +8,8 @@ from operator_cases import LINEAR, NONLINEAR, Case, Correlation, Shape, Square, 
 from torch import Tensor
 
 from randomwalk import InputError, RunError, operators, samplers
-from randomwalk.operators import Dense, Operator
-from randomwalk.operators.noise import GaussianLikelihood
+from randomwalk.operators import Dense, Measurement, Operator
+from randomwalk.operators.noise import GaussianNoise
 from randomwalk.operators.operator import RCOND
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 
@@ -215,13 +215,13 @@ def test_the_walk_knows_the_norm_of_its_operator() -> None:
     paper = [min(step_scale * s**2, eta**2) for s in sigmas]
     x = normal(2, 1, 4, 4)
     for gain, cap in ((0.5, eta**2), (1.0, eta**2), (1.07, eta**2), (3.0, eta**2 / 9)):
-        likelihood = GaussianLikelihood(Gain(gain), gain * x, eta)
+        likelihood = Measurement(Gain(gain), GaussianNoise(eta), gain * x)
         steps = sampler.plan(sigmas, likelihood).step_sizes
         assert steps == pytest.approx([min(tau, cap) for tau in paper], rel=1e-9)
         # The distance from the optimum, in the worst direction, shrinks at every step; with eta^2 it grows at gain 3.
         assert all(abs(1 - tau * (1 / s**2 + gain**2 / eta**2)) < 1 for tau, s in zip(steps, sigmas, strict=True))
     assert abs(1 - eta**2 * 9 / eta**2) > 1
-    likelihood = GaussianLikelihood(Square((1, 4, 4)), x.square(), eta)
+    likelihood = Measurement(Square((1, 4, 4)), GaussianNoise(eta), x.square())
     assert sampler.plan(sigmas, likelihood).step_sizes == pytest.approx(paper)
 
 

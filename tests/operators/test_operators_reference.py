@@ -12,9 +12,10 @@ from torch import Tensor
 
 from randomwalk import operators
 from randomwalk.config.operators import Boundary
+from randomwalk.operators import Measurement
 from randomwalk.operators.blur import gaussian_kernel
 from randomwalk.operators.inpainting import random_mask
-from randomwalk.operators.noise import GaussianLikelihood
+from randomwalk.operators.noise import GaussianNoise
 from randomwalk.operators.separable import downsampling_matrix
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -36,7 +37,7 @@ def test_inpainting_matches_reference() -> None:
     noisy = r["inpaint_y_noisy_sigma0p2"]
     torch.testing.assert_close(operator(r["inpaint_x"]), r["inpaint_y"], rtol=0, atol=1e-6)
     torch.testing.assert_close(operator(r["inpaint_x"]) + 0.2 * r["inpaint_noise"], noisy, rtol=0, atol=1e-6)
-    gradient = -GaussianLikelihood(operator, noisy, 1.0).score(r["inpaint_x"] / 2)
+    gradient = -Measurement(operator, GaussianNoise(1.0), noisy).score(r["inpaint_x"] / 2)
     torch.testing.assert_close(gradient, r["inpaint_cond_grad_at_half_x"], rtol=0, atol=1e-6)
 
 
@@ -59,7 +60,7 @@ def test_super_resolution_matches_reference(case: str) -> None:
     operator = operators.make("super_resolution", image_shape=x.shape[1:], factor=factor)
     torch.testing.assert_close(operator(x), y, rtol=0, atol=1e-6)
     torch.testing.assert_close(operator.adjoint(v), adjoint_v, rtol=0, atol=1e-6)
-    torch.testing.assert_close(-GaussianLikelihood(operator, v, 1.0).score(x), gradient, rtol=0, atol=1e-6)
+    torch.testing.assert_close(-Measurement(operator, GaussianNoise(1.0), v).score(x), gradient, rtol=0, atol=1e-6)
     torch.testing.assert_close(downsampling_matrix(x.shape[3], factor).float(), matrix)
 
 
@@ -89,7 +90,7 @@ def test_blur_matches_reference(case: str) -> None:
     close(operator(r["x"]), r["y"])
     close(operator.adjoint(r["v"]), r["adjoint_v"])
     if "cond_grad_at_x_given_v" in r:
-        close(-GaussianLikelihood(operator, r["v"], 1.0).score(r["x"]), r["cond_grad_at_x_given_v"])
+        close(-Measurement(operator, GaussianNoise(1.0), r["v"]).score(r["x"]), r["cond_grad_at_x_given_v"])
 
 
 def test_both_forms_of_a_blur_agree() -> None:
@@ -125,7 +126,7 @@ def test_colorization_matches_reference() -> None:
     operator = operators.make("colorization", image_shape=r["x"].shape[1:])
     close(operator(r["x"]), r["y"])
     close(operator.adjoint(r["v"]), r["adjoint_v"])
-    close(-GaussianLikelihood(operator, r["v"], 1.0).score(r["x"]), r["cond_grad_at_x_given_v"])
+    close(-Measurement(operator, GaussianNoise(1.0), r["v"]).score(r["x"]), r["cond_grad_at_x_given_v"])
 
 
 @pytest.mark.parametrize("case", ["phase_o0p25", "phase_o2"])
@@ -136,7 +137,7 @@ def test_phase_retrieval_matches_reference(case: str) -> None:
     same = operators.make("phase_retrieval", image_shape=r["x"].shape[1:], oversample=8 * oversample)
     assert same.measurement_shape[1] == 32 + 2 * pad
     close(same(r["x"]), r["y"])
-    close(-GaussianLikelihood(same, r["y"], 1.0).score(r["query"]), r["cond_grad_at_query_given_y"])
+    close(-Measurement(same, GaussianNoise(1.0), r["y"]).score(r["query"]), r["cond_grad_at_query_given_y"])
 
 
 @pytest.mark.parametrize("oversample", [0.25, 2.0])

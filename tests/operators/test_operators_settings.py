@@ -15,10 +15,11 @@ from torch import Tensor
 
 from randomwalk import InputError, operators
 from randomwalk.config.operators import Boundary
+from randomwalk.operators import Measurement
 from randomwalk.operators.blur import motion_kernel
 from randomwalk.operators.fourier import line_mask
 from randomwalk.operators.inpainting import box_mask, random_mask
-from randomwalk.operators.noise import GaussianLikelihood
+from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator
 
 
@@ -232,7 +233,7 @@ def test_phase_retrieval_is_blind_to_what_it_says_and_differentiable_at_zero() -
         torch.testing.assert_close(operator(same), operator(x), rtol=1e-12, atol=1e-12)
     assert operator(x).square().sum().item() == pytest.approx(x.square().sum().item())
     zero = torch.zeros(1, 1, 8, 6, dtype=torch.float64)
-    score = GaussianLikelihood(operator, operator(x), 0.1).score(zero)
+    score = Measurement(operator, GaussianNoise(0.1), operator(x)).score(zero)
     assert torch.equal(score, torch.zeros_like(score))
 
 
@@ -243,7 +244,7 @@ def test_hdr_clips() -> None:
     operator = operators.make("hdr", image_shape=(1, 1, 4))
     x = torch.tensor([[[[-0.9, -0.2, 0.3, 0.8]]]])
     torch.testing.assert_close(operator(x), torch.tensor([[[[-1.0, -0.4, 0.6, 1.0]]]]))
-    score = GaussianLikelihood(operator, torch.zeros(1, 1, 1, 4), 1.0).score(x)
+    score = Measurement(operator, GaussianNoise(1.0), torch.zeros(1, 1, 1, 4)).score(x)
     torch.testing.assert_close(score, torch.tensor([[[[0.0, 0.8, -1.2, 0.0]]]]))
 
 

@@ -1,6 +1,6 @@
-"""What every sampler of the posterior keeps: a table of all of them, one line each, and the checks that all must pass.
+"""Checks that every sampler of the posterior must pass: a table of all of them, one line each.
 
-Whether a sampler has the right law is the business of the files beside this one, by its kind.
+Whether a sampler has the right distribution is tested in the files beside this one, by its kind.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from posterior_tools import Forward, Square, normal
+from posterior_tools import Forward, Levelled, Square, make_levelled, normal
 from torch import Tensor
 
-from randomwalk import GaussianMixture, InputError, RunError, operators
+from randomwalk import GaussianMixture, InputError, RunError, operators, samplers
+from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.wrappers import CountingDenoiser
-from randomwalk.operators import Operator
+from randomwalk.operators import Measurement, Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers import posterior, schedules
-from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS, PosteriorSampler
+from randomwalk.samplers import SAMPLERS, schedules
 
 LEVELS = 5
 SHAPE = (2, 4, 4)
@@ -40,8 +40,8 @@ class Case:
 
 # One line for each sampler, or for each of its ways to work.
 CASES = [
-    Case("random_walk", {"preconditioned": True}),
-    Case("random_walk", {"step_scale": 0.1}),
+    Case("random_walk", {"step_scale": 0.7, "initial_temperature": 0.1, "preconditioned": True}),
+    Case("random_walk", {"step_scale": 0.1, "initial_temperature": 0.1}),
     Case("dps", {"guidance": 0.1}, vjps=lambda n: n),
     Case("pigdm", {}, vjps=lambda n: n),
     Case("pigdm", {"adaptive_weight": True}, vjps=lambda n: n),
@@ -61,12 +61,12 @@ CASES = [
     Case("tweedie_smc", {"max_rank": 64}, evaluations=lambda n: n + 1, vjps=lambda n: (28 + 2 + 1) * (n + 1)),
 ]
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([case.name, *case.settings]))
-EACH_NAME = pytest.mark.parametrize("name", POSTERIOR_SAMPLERS)
+EACH_NAME = pytest.mark.parametrize("name", POSTERIOR_NAMES)
 
 
-def make(case: Case) -> PosteriorSampler:
+def make(case: Case) -> Levelled:
     sigmas = schedules.make("karras", LEVELS, sigma_min=0.1, sigma_max=3.0)
-    return posterior.make(case.name, sigmas, **case.settings)
+    return make_levelled(case.name, sigmas, **case.settings)
 
 
 def prior(dtype: torch.dtype = torch.float64) -> GaussianMixture:
@@ -93,16 +93,15 @@ def inputs(
 
 
 def sample(
-    sampler: PosteriorSampler, given: Inputs, num_samples: int, denoiser: Denoiser | None = None, callback: Any = None
+    sampler: Levelled, given: Inputs, num_samples: int, denoiser: Denoiser | None = None, callback: Any = None
 ) -> Tensor:
-    noise = GaussianNoise(0.2)
-    return sampler.sample(
-        denoiser or prior(given.y.dtype), given.operator, noise, given.y, num_samples, given.draws, callback
-    )
+    measurement = Measurement(given.operator, GaussianNoise(0.2), given.y)
+    return sampler.sample(denoiser or prior(given.y.dtype), measurement, num_samples, given.draws, callback)
 
 
 def test_table_holds_every_sampler() -> None:
-    assert {case.name for case in CASES} == set(POSTERIOR_SAMPLERS)
+    assert {case.name for case in CASES} == set(POSTERIOR_NAMES)
+    assert {name for name, made in SAMPLERS.items() if made.needs.measurement != "none"} == set(POSTERIOR_NAMES)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -112,7 +111,7 @@ def test_a_measurement_alone_is_as_in_a_batch(case: Case, name: str) -> None:
     assert together.shape == (3, 3, *SHAPE)
     for image in range(3):
         torch.testing.assert_close(sample(sampler, inputs(name, [image], [0, 1, 2]), 3)[0], together[image])
-        if not sampler.couples:
+        if not sampler.coupled_samples:
             for k in range(3):
                 torch.testing.assert_close(sample(sampler, inputs(name, [image], [k]), 1)[0, 0], together[image, k])
 
@@ -135,7 +134,7 @@ def test_the_draws_alone_decide(case: Case) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     other = sample(make(case), inputs("inpainting", [0], [0, 1], seed=1), 2)
     assert (other - first).abs().amax((2, 3, 4)).min() > 1e-3
-    if not make(case).couples:
+    if not make(case).coupled_samples:
         assert (first[0, 0] - first[0, 1]).abs().max() > 1e-3
 
 
@@ -144,7 +143,7 @@ def test_cost_is_as_documented(case: Case) -> None:
     denoiser = CountingDenoiser(prior())
     sample(make(case), inputs("inpainting", [0, 1], [0, 1]), 2, denoiser)
     assert (denoiser.evaluations, denoiser.vjps) == (case.evaluations(LEVELS), case.vjps(LEVELS))
-    assert make(case).needs.gradient == (denoiser.vjps > 0)
+    assert make(case).sampler.needs.gradient == (denoiser.vjps > 0)
 
 
 @EACH_CASE
@@ -159,7 +158,7 @@ def test_callback_is_called_after_each_step(case: Case) -> None:
     for image in range(2):
         for k in range(2):
             candidates = (
-                last[image] if sampler.couples else last[image, k : k + 1]
+                last[image] if sampler.coupled_samples else last[image, k : k + 1]
             )  # particles are resampled at the end
             assert any(torch.equal(out[image, k], x) for x in candidates)
 
@@ -183,6 +182,10 @@ def test_a_state_that_is_not_finite_stops_the_run(case: Case) -> None:
         sample(make(case), given, 1)
 
 
+REQUIRED: dict[str, dict[str, Any]] = {"random_walk": {"step_scale": 0.5}}
+"""Settings without a default."""
+
+
 class Unknown(Noise):
     """A kind of noise that no sampler knows."""
 
@@ -192,25 +195,30 @@ class Unknown(Noise):
 
 @EACH_NAME
 def test_refusals(name: str) -> None:
-    sigmas, shape = [1.0, 0.1], (1, 2, 4)
-    sampler, noise = posterior.make(name, sigmas), GaussianNoise(0.2)
+    sigmas, shape, settings = [1.0, 0.1], (1, 2, 4), REQUIRED.get(name, {})
+    sampler, noise, y = samplers.make(name, **settings), GaussianNoise(0.2), torch.zeros(1, 1)
     matrix = Forward(normal(3, 8, seed=2))
+    if sampler.needs.measurement == "required":
+        with pytest.raises(InputError, match="needs a measurement"):
+            sampler.sample(prior(), sigmas, shape=(1, *SHAPE))
     if sampler.needs.linear:
         with pytest.raises(InputError, match="Square is not linear"):
-            sampler.check(Square(shape), noise)
+            sampler.check(Measurement(Square(shape), noise, y))
     if sampler.needs.spectral:
         with pytest.raises(InputError, match="needs the spectral decomposition of the operator, which Forward"):
-            sampler.check(matrix, noise)
+            sampler.check(Measurement(matrix, noise, y))
     if sampler.needs.noise:
         with pytest.raises(InputError, match=r"noise 'unheard-of'; it can do .*gaussian"):
-            sampler.check(matrix if not sampler.needs.spectral else operators.Identity(shape), Unknown())
-    with pytest.raises(InputError, match=r"unknown setting nonsense; allowed: "):
-        posterior.make(name, sigmas, nonsense=1)
+            operator = matrix if not sampler.needs.spectral else operators.Identity(shape)
+            sampler.check(Measurement(operator, Unknown(), y))
+    with pytest.raises(InputError, match=rf"sampler {name}: nonsense: unknown key; .*known with name: {name}: "):
+        samplers.make(name, **settings, nonsense=1)
+    identity = Measurement(operators.Identity(shape), noise, torch.zeros(1, *shape))
     for bad in ([0.1, 1.0], [1.0, 0.0], [], [[1.0]]):
         with pytest.raises(InputError, match="positive and decreasing"):
-            posterior.make(name, bad)
+            sampler.sample(prior(), bad, identity)
 
 
 def test_unknown_name() -> None:
     with pytest.raises(InputError, match="unknown; expected one of random_walk"):
-        posterior.make("nonsense", [1.0])
+        samplers.make("nonsense")

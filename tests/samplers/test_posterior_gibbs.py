@@ -15,6 +15,7 @@ from posterior_tools import (
     EYE,
     SHAPE,
     Law,
+    Levelled,
     NextLevel,
     Script,
     Square,
@@ -24,19 +25,22 @@ from posterior_tools import (
     dissect,
     error,
     isotropic,
+    make_levelled,
     make_task,
     must_fail,
     normal,
+    problem_of,
     start,
 )
 from torch import Tensor
 
-from randomwalk import Denoiser, GaussianMixture, InputError
-from randomwalk.operators import Identity
+from randomwalk import Denoiser, InputError, samplers
+from randomwalk.operators import Identity, Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior, schedules
-from randomwalk.samplers.posterior import PosteriorSampler, Problem, splitting
+from randomwalk.samplers import Problem, schedules
+from randomwalk.samplers.posterior import daps as daps_module
+from randomwalk.samplers.posterior import splitting
 
 
 def levels(steps: int, sigma_min: float = 0.03, sigma_max: float = 10.0) -> list[float]:
@@ -97,8 +101,8 @@ def inner_of(settings: dict[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- DAPS
 
 
-def daps(sigmas: Sequence[float], **settings: Any) -> PosteriorSampler:
-    return posterior.make("daps", sigmas, **settings)
+def daps(sigmas: Sequence[float], **settings: Any) -> Levelled:
+    return make_levelled("daps", sigmas, **settings)
 
 
 def law_of_daps(task: Task, sigmas: Sequence[float], **settings: Any) -> Law:
@@ -167,8 +171,8 @@ def test_daps_is_exact_on_white_images(operator: str) -> None:
 # --------------------------------------------------------------------------------------------------------- Split Gibbs
 
 
-def split_gibbs(sigmas: Sequence[float], **settings: Any) -> PosteriorSampler:
-    return posterior.make("split_gibbs", sigmas, **settings)
+def split_gibbs(sigmas: Sequence[float], **settings: Any) -> Levelled:
+    return make_levelled("split_gibbs", sigmas, **settings)
 
 
 def law_of_split_gibbs(task: Task, sigmas: Sequence[float], **settings: Any) -> Law:
@@ -256,7 +260,7 @@ def without_root(langevin: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def mean_alone(problem: Problem, z: Tensor, r: float) -> Tensor:
-    return problem.operator.proximal(z, problem.y, problem.eta, r)
+    return problem.operator.proximal(z, problem.measurement.y, problem.eta, r)
 
 
 @pytest.mark.parametrize("mutation", ["none", "no sqrt(2)", "sigma' for sigma", "eta squared", "centre at x"])
@@ -271,7 +275,7 @@ def test_a_wrong_daps_has_another_law(mutation: str, monkeypatch: pytest.MonkeyP
     if mutation == "eta squared":
         wrong = task._replace(noise=GaussianNoise(task.eta**2))
     if mutation == "centre at x":
-        monkeypatch.setattr(posterior.daps, "denoise", lambda problem, x, path, stochasticity: x)
+        monkeypatch.setattr(daps_module, "denoise", lambda problem, x, path, stochasticity: x)
     actual = dissect(daps(sigmas, **settings), wrong)
     if mutation == "none":
         check_law(actual, expected)
@@ -327,8 +331,8 @@ def check_on_a_line(x: Tensor, law: tuple[Tensor, Tensor]) -> None:
 def langevin_on_squares(steps: int, h: float) -> Tensor:
     y = torch.full((2000, *SHAPE), Y, dtype=torch.float64)
     draws = TorchDraws(len(y), torch.Generator().manual_seed(0), dtype=torch.float64)
-    unused = GaussianMixture([1.0], torch.zeros(1, *SHAPE), 1.0)
-    problem = Problem(unused, Square(SHAPE), GaussianNoise(STD), y, draws, 1)
+    unused = make_task("inpainting")
+    problem = problem_of(unused._replace(operator=Square(SHAPE), noise=GaussianNoise(STD)), y, draws)
     with torch.no_grad():
         return splitting.langevin(problem, torch.full_like(y, Z), R, steps, h)
 
@@ -353,7 +357,7 @@ def test_without_noise_the_measured_part_is_kept() -> None:
     noiseless = GaussianNoise(1.0)
     noiseless.std = 0.0
     y = task.y.expand(20_000, *SHAPE)
-    x = splitting.gaussian_conditional(Problem(task.denoiser, task.operator, noiseless, y, draws, 1), 0 * y, 0.7)
+    x = splitting.gaussian_conditional(problem_of(task._replace(noise=noiseless), y, draws), 0 * y, 0.7)
     seen = task.matrix.diagonal() == 1
     x = x.flatten(1)
     assert torch.equal(x[:, seen], y.flatten(1)[:, seen])
@@ -366,22 +370,23 @@ def test_single_precision_is_enough_at_high_levels() -> None:
     z = 80 * normal(50, *SHAPE, seed=1)
     for dtype in (torch.float32, torch.float64):
         y, draws = task.y.to(dtype).expand(50, *task.y.shape[1:]), Script(normal(50, 8, seed=2).to(dtype))
-        problem = Problem(task.denoiser, task.operator, task.noise, y, draws, 1)
+        problem = problem_of(task, y, draws)
         ends.append(task.operator(splitting.gaussian_conditional(problem, z.to(dtype), 80.0)))
     torch.testing.assert_close(ends[0].double(), ends[1], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["daps", "split_gibbs"])
 def test_refusals_of_the_inner_draw(name: str) -> None:
-    exact, stepping = (posterior.make(name, [1.0], inner=inner) for inner in ("exact", "langevin"))
+    y = torch.zeros(1, *SHAPE)
+    exact, stepping = (samplers.make(name, inner=inner) for inner in ("exact", "langevin"))
     with pytest.raises(InputError, match="inner: exact needs a linear operator"):
-        exact.check(Square(SHAPE), GaussianNoise(0.1))
+        exact.check(Measurement(Square(SHAPE), GaussianNoise(0.1), y))
     noiseless = GaussianNoise(0.1)
     noiseless.std = 0.0
     with pytest.raises(InputError, match="noise with a positive std"):
-        stepping.check(Identity(SHAPE), noiseless)
-    exact.check(Identity(SHAPE), noiseless)
-    posterior.make(name, [1.0]).check(Square(SHAPE), GaussianNoise(0.1))
+        stepping.check(Measurement(Identity(SHAPE), noiseless, y))
+    exact.check(Measurement(Identity(SHAPE), noiseless, y))
+    samplers.make(name).check(Measurement(Square(SHAPE), GaussianNoise(0.1), y))
 
 
 @pytest.mark.parametrize(
@@ -399,4 +404,4 @@ def test_refusals_of_the_inner_draw(name: str) -> None:
 )
 def test_impossible_settings_are_refused(name: str, setting: str, value: Any) -> None:
     with pytest.raises(InputError, match=setting):
-        posterior.make(name, [1.0], **{setting: value})
+        make_levelled(name, [1.0], **{setting: value})

@@ -23,6 +23,7 @@ from posterior_tools import (
     SHAPE,
     SIZE,
     Law,
+    Levelled,
     NextLevel,
     Script,
     Square,
@@ -32,9 +33,11 @@ from posterior_tools import (
     dissect,
     error,
     isotropic,
+    make_levelled,
     make_task,
     must_fail,
     normal,
+    problem_of,
     run,
     sampled,
     start,
@@ -44,8 +47,8 @@ from torch import Tensor
 from randomwalk import InputError
 from randomwalk.operators import Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
-from randomwalk.samplers import posterior, schedules
-from randomwalk.samplers.posterior import PosteriorSampler, ddnm_plus, ddrm, dps, steps
+from randomwalk.samplers import schedules
+from randomwalk.samplers.posterior import ddnm_plus, ddrm, dps, steps
 from randomwalk.samplers.posterior.ddnm_plus import DDNMPlus
 
 
@@ -98,7 +101,7 @@ def measurement_score(task: Task, clean: Affine, variance: float) -> Affine:
 # ------------------------------------------------------------------------------- The algorithms as they were published
 
 
-def pigdm_law(sampler: PosteriorSampler, task: Task, c: float = 1.0, d: float = 1.0, adaptive: bool = False) -> Law:
+def pigdm_law(sampler: Levelled, task: Task, c: float = 1.0, d: float = 1.0, adaptive: bool = False) -> Law:
     """Song et al. 2023, algorithm 1, for z = sqrt(alpha_bar) x; with the weight that the score demands, or r^2."""
     sigmas = sampler.levels()
     law = start(sigmas[0]).then(EYE / math.sqrt(1 + sigmas[0] ** 2))
@@ -119,7 +122,7 @@ def pigdm_law(sampler: PosteriorSampler, task: Task, c: float = 1.0, d: float = 
     return law
 
 
-def ddrm_law(sampler: PosteriorSampler, task: Task, c: float = 0.85, b: float = 1.0) -> Law:
+def ddrm_law(sampler: Levelled, task: Task, c: float = 0.85, b: float = 1.0) -> Law:
     """Kawar et al. 2022, eq. 4, 7 and 8: coordinate by coordinate in the singular basis."""
     sigmas, eta = sampler.levels(), task.eta
     U, values, Vt = torch.linalg.svd(task.matrix)
@@ -163,7 +166,7 @@ def travels(num: int, length: int, repeats: int) -> list[int]:
     return [*times, -1]
 
 
-def ddnm_law(sampler: PosteriorSampler, task: Task, c: float = 0.85, length: int = 1, repeats: int = 1) -> Law:
+def ddnm_law(sampler: Levelled, task: Task, c: float = 0.85, length: int = 1, repeats: int = 1) -> Law:
     """Wang et al. 2023, eq. 17 and 18 with the appendix' Lambda, for z = sqrt(alpha_bar) x; travel by the chain."""
     sigmas, eta = sampler.levels(), task.eta
     alpha_bar = [1 / (1 + s**2) for s in reversed(sigmas)]  # by time
@@ -195,7 +198,7 @@ def ddnm_law(sampler: PosteriorSampler, task: Task, c: float = 0.85, length: int
     return law
 
 
-def diffpir_law(sampler: PosteriorSampler, task: Task, strength: float = 1.0, zeta: float = 0.3) -> Law:
+def diffpir_law(sampler: Levelled, task: Task, strength: float = 1.0, zeta: float = 0.3) -> Law:
     """Zhu et al. 2023, algorithm 1, for z = sqrt(alpha_bar) x."""
     sigmas, A = sampler.levels(), task.matrix
     law = start(sigmas[0]).then(EYE / math.sqrt(1 + sigmas[0] ** 2))
@@ -261,8 +264,8 @@ VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 EACH_VARIANT = pytest.mark.parametrize(("name", "settings", "of_law"), VARIANTS)
 
 
-def make(name: str, num: int = 10, low: float = 0.03, high: float = 10.0, **settings: Any) -> PosteriorSampler:
-    return posterior.make(name, schedules.make("karras", num, sigma_min=low, sigma_max=high), **settings)
+def make(name: str, num: int = 10, low: float = 0.03, high: float = 10.0, **settings: Any) -> Levelled:
+    return make_levelled(name, schedules.make("karras", num, sigma_min=low, sigma_max=high), **settings)
 
 
 @EACH_OPERATOR
@@ -283,7 +286,7 @@ def test_law_of_exact_measurements(name: str, settings: dict[str, Any], of_law: 
         assert float((task.matrix @ law.covariance @ task.matrix.T).abs().max()) < 1e-12
 
 
-def dps_ends(sampler: PosteriorSampler, task: Task) -> tuple[Tensor, Tensor]:
+def dps_ends(sampler: Levelled, task: Task) -> tuple[Tensor, Tensor]:
     script = normal(4, sampler.num_steps, SIZE, seed=3)
     return run(sampler, task, Script(script.flatten(1)), 4), script
 
@@ -330,7 +333,7 @@ class HalfAsFar(Operator):
         return (z + self.inner.proximal(z, y, eta, sigma)) / 2
 
 
-def broken(mutation: str, sampler: PosteriorSampler, task: Task, monkeypatch: pytest.MonkeyPatch) -> Task:
+def broken(mutation: str, sampler: Levelled, task: Task, monkeypatch: pytest.MonkeyPatch) -> Task:
     """The task with which the sampler makes a mistake."""
     if mutation == "sigma' for sigma":
         return task._replace(denoiser=NextLevel(task.denoiser, sampler.sigmas))
@@ -338,12 +341,16 @@ def broken(mutation: str, sampler: PosteriorSampler, task: Task, monkeypatch: py
         return task._replace(noise=GaussianNoise(ETA**2))
     if mutation == "half the guidance":
         return task._replace(operator=HalfAsFar(task.operator))
-    honest = sampler.run
-    monkeypatch.setattr(
-        type(sampler),
-        "run",
-        lambda self, problem, callback: honest(replace(problem, draws=Colder(problem.draws)), callback),
-    )
+    made = type(sampler.sampler)
+    for name in ("run", "begin"):
+        honest = getattr(made, name)
+        monkeypatch.setattr(
+            made,
+            name,
+            lambda self, problem, *rest, honest=honest: honest(
+                self, replace(problem, draws=Colder(problem.draws)), *rest
+            ),
+        )
     return task
 
 
@@ -500,7 +507,7 @@ def test_slope_of_a_nonlinear_operator() -> None:
     clean, y = normal(3, *SHAPE, seed=1), normal(3, *SHAPE, seed=2)
     y[2] = clean[2] ** 2  # fits
     task = make_task("inpainting")
-    problem = posterior.Problem(task.denoiser, Square(SHAPE), task.noise, y, Script(y), 1)
+    problem = problem_of(task._replace(operator=Square(SHAPE)), y, Script(y))
     residual = y - clean**2
     norms = residual.flatten(1).norm(dim=1).clamp_min(1e-300).reshape(3, 1, 1, 1)
     torch.testing.assert_close(dps.residual_slope(problem, clean), -2 * clean * residual / norms)
@@ -508,19 +515,23 @@ def test_slope_of_a_nonlinear_operator() -> None:
 
 def test_path_of_the_travel() -> None:
     """Six levels, back by two at the fourth and at the last one."""
-    path = DDNMPlus(sigmas=[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], travel_length=2, travel_repeats=2).path()
+    path = DDNMPlus(travel_length=2, travel_repeats=2).path(6)
     assert path == [(0, 1), (1, 2), (2, 1), (1, 2), (2, 3), (3, 4), (4, 3), (3, 4), (4, 5), (5, 6)]
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("dps", {"guidance": -1.0}, "guidance=-1.0; expected a number of at least 0"),
-        ("dps", {"stochasticity": 2.0}, "stochasticity=2.0; expected a number from 0 to 1"),
-        ("pigdm", {"data_std": 0.0}, "data_std=0.0; expected a positive number"),
-        ("ddrm", {"stochasticity_measured": 1.5}, "stochasticity_measured=1.5; expected a number from 0 to 1"),
-        ("ddnm_plus", {"travel_repeats": 0}, "travel_repeats=0; expected a positive integer"),
-        ("diffpir", {"strength": 0.0}, "strength=0.0; expected a positive number"),
+        ("dps", {"guidance": -1.0}, "guidance: found -1.0; allowed: a number of at least 0"),
+        ("dps", {"stochasticity": 2.0}, "stochasticity: found 2.0; allowed: a number of at least 0 and at most 1"),
+        ("pigdm", {"data_std": 0.0}, "data_std: found 0.0; allowed: a number above 0"),
+        (
+            "ddrm",
+            {"stochasticity_measured": 1.5},
+            "stochasticity_measured: found 1.5; allowed: ",
+        ),
+        ("ddnm_plus", {"travel_repeats": 0}, "travel_repeats: found 0; allowed: a whole number of at least 1"),
+        ("diffpir", {"strength": 0.0}, "strength: found 0.0; allowed: a number above 0"),
     ],
 )
 def test_impossible_settings(name: str, settings: dict[str, Any], message: str) -> None:

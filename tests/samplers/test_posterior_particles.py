@@ -16,6 +16,7 @@ from posterior_tools import (
     SIZE,
     Forward,
     Law,
+    Levelled,
     NextLevel,
     Square,
     Task,
@@ -26,17 +27,18 @@ from posterior_tools import (
     make_task,
     must_fail,
     normal,
+    problem_of,
     sampled,
     start,
 )
 from torch import Tensor
 
 from randomwalk import GaussianMixture, InputError
-from randomwalk.operators import Identity, Operator
+from randomwalk.operators import Identity, Measurement, Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior, schedules
-from randomwalk.samplers.posterior import Problem, particles, tds
+from randomwalk.samplers import schedules
+from randomwalk.samplers.posterior import particles, tds
 from randomwalk.samplers.posterior.tds import TDS
 
 STEPS = 12
@@ -46,10 +48,8 @@ def levels(steps: int = STEPS) -> Tensor:
     return schedules.make("karras", steps, sigma_min=0.03, sigma_max=20.0)
 
 
-def sampler(steps: int = STEPS, **settings: Any) -> TDS:
-    made = posterior.make("tds", levels(steps), **settings)
-    assert isinstance(made, TDS)
-    return made
+def sampler(steps: int = STEPS, **settings: Any) -> Levelled:
+    return Levelled(TDS(**settings), levels(steps))
 
 
 def chain(task: Task, sigmas: list[float]) -> Law:
@@ -76,13 +76,14 @@ def log_evidence(prior: Law, task: Task) -> float:
     return float(torch.distributions.MultivariateNormal(A @ prior.mean, spread).log_prob(task.y.flatten()))
 
 
-def estimates(made: TDS, task: Task | Measurement, num: int, groups: int, seed: int = 3) -> Tensor:
+def estimates(made: Levelled, task: Task | OnALine, num: int, groups: int, seed: int = 3) -> Tensor:
     """Estimates of log p(y) by ``groups`` independent sets of ``num`` particles."""
     draws = TorchDraws(groups * num, torch.Generator().manual_seed(seed), dtype=torch.float64)
     y = task.y.expand(groups * num, *task.y.shape[1:])
-    problem = Problem(task.denoiser, task.operator, task.noise, y, draws, num)
+    problem, tds = problem_of(task, y, draws, num, made.levels()), made.sampler
+    assert isinstance(tds, TDS)
     with torch.no_grad():
-        _, log_weights = made.weighted(problem, lambda k, x, sigma: None)
+        _, log_weights = tds.weighted(problem, tds.begin(problem), lambda k, x, sigma: None)
     return particles.log_mean(log_weights)
 
 
@@ -152,9 +153,11 @@ def test_correlated_pixels_are_not_pulled_too_far(monkeypatch: pytest.MonkeyPatc
     """As they are if the pull is made all the way, like in the source."""
     task = make_task("super_resolution", prior=correlated(50.0), eta=0.5)
     sigmas = schedules.make("karras", 20, sigma_min=0.03, sigma_max=40.0)
-    check_moments(sampled(TDS(sigmas=sigmas), task, 500, groups=20), posterior_of(chain(task, sigmas.tolist()), task))
+    check_moments(
+        sampled(Levelled(TDS(), sigmas), task, 500, groups=20), posterior_of(chain(task, sigmas.tolist()), task)
+    )
     task = make_task("super_resolution", prior=correlated(500.0), eta=0.5)
-    made = TDS(sigmas=schedules.make("karras", 10, sigma_min=0.03, sigma_max=100.0))
+    made = Levelled(TDS(), schedules.make("karras", 10, sigma_min=0.03, sigma_max=100.0))
     assert sampled(made, task, 500, groups=1).abs().max() < 100
     monkeypatch.setattr(tds.Twist, "reach", lambda self, denoised, score, move: 1.0)
     assert sampled(made, task, 500, groups=1).abs().min() > 1e3
@@ -164,7 +167,7 @@ def test_reach_is_the_most_likely_image_on_the_line() -> None:
     """On a Gaussian of covariance C; where C = r^2 I it is all of the way."""
     task, variance = make_task("dense", prior=correlated(50.0)), 0.3
     y = task.y.expand(20, *task.y.shape[1:])
-    twist = tds.Twist(Problem(task.denoiser, task.operator, task.noise, y, TorchDraws(20), 20))
+    twist = tds.Twist(problem_of(task, y, TorchDraws(20), 20))
     x = normal(20, *SHAPE, seed=9)
     _, score = twist(x, variance)
     torch.testing.assert_close(twist.reach(x, score, variance * score).flatten(), torch.ones(20, dtype=torch.float64))
@@ -174,7 +177,7 @@ def test_reach_is_the_most_likely_image_on_the_line() -> None:
 
     def log_density(a: Tensor) -> Tensor:
         prior = -(a.flatten() ** 2) * (score * move).flatten(1).sum(1) / 2
-        return prior + twist.likelihood.log_prob(x + a * move)
+        return prior + twist.problem.measurement.log_prob(x + a * move)
 
     for other in (0.99 * found, 1.01 * found):
         assert (log_density(found) > log_density(other)).all()
@@ -251,19 +254,23 @@ class Laplace(Noise):
         return -((y - clean).abs() / b + math.log(2 * b)).flatten(1).sum(1)
 
 
-class Measurement(NamedTuple):
-    """Of a number with two modes, such that both are left."""
+class OnALine(NamedTuple):
+    """A measurement of a number with two modes that excludes neither."""
 
     operator: Operator
     noise: Noise
     y: Tensor
     denoiser: GaussianMixture = TWO_MODES
 
+    @property
+    def measurement(self) -> Measurement:
+        return Measurement(self.operator, self.noise, self.y)
+
 
 MEASUREMENTS = {
-    "gaussian": Measurement(Identity(LINE), GaussianNoise(0.8), torch.full((1, *LINE), -0.4, dtype=torch.float64)),
-    "laplace": Measurement(Identity(LINE), Laplace(1.0), torch.full((1, *LINE), -0.4, dtype=torch.float64)),
-    "square": Measurement(Square(LINE), GaussianNoise(0.5), torch.full((1, *LINE), 1.6, dtype=torch.float64)),
+    "gaussian": OnALine(Identity(LINE), GaussianNoise(0.8), torch.full((1, *LINE), -0.4, dtype=torch.float64)),
+    "laplace": OnALine(Identity(LINE), Laplace(1.0), torch.full((1, *LINE), -0.4, dtype=torch.float64)),
+    "square": OnALine(Square(LINE), GaussianNoise(0.5), torch.full((1, *LINE), 1.6, dtype=torch.float64)),
 }
 LEVELS_ON_A_LINE = schedules.make("karras", STEPS, sigma_min=0.1, sigma_max=START)
 
@@ -301,7 +308,7 @@ def test_two_modes_have_their_weights(name: str) -> None:
     posterior_weights = (weights.log() + log_f).softmax(0)
     left = float(posterior_weights[nodes < BETWEEN].sum())
     assert 0.1 < left < 0.9
-    made = TDS(sigmas=LEVELS_ON_A_LINE, data_std=1.2)
+    made = Levelled(TDS(data_std=1.2), LEVELS_ON_A_LINE)
     check_evidence(estimates(made, measurement, 1500, 30), math.log(float(weights @ log_f.exp())))
     x = sampled(made, measurement, 1500, groups=30)[..., 0]  # type: ignore[arg-type]
     for f in (lambda t: t, lambda t: t**2, lambda t: (t < BETWEEN).double()):
@@ -319,7 +326,7 @@ def test_gaussian_twist(operator: str, variance: float) -> None:
     """Log density and gradient, against dense matrices and automatic differentiation; the constant does not matter."""
     task = make_task(operator, eta=0.05)
     y = task.y.expand(6, *task.y.shape[1:])
-    twist = tds.Twist(Problem(task.denoiser, task.operator, task.noise, y, TorchDraws(6), 6))
+    twist = tds.Twist(problem_of(task, y, TorchDraws(6), 6))
     x = normal(6, SIZE, seed=9).requires_grad_()
     spread = variance * task.matrix @ task.matrix.T + task.eta**2 * torch.eye(len(task.matrix), dtype=torch.float64)
     log_density = torch.distributions.MultivariateNormal(x @ task.matrix.T, spread).log_prob(task.y.flatten())
@@ -336,7 +343,7 @@ def test_twist_keeps_its_digits_in_single_precision() -> None:
     values = []
     for dtype in (torch.float32, torch.float64):
         y = task.y.to(dtype).expand(50, *task.y.shape[1:])
-        problem = Problem(task.denoiser, task.operator, task.noise, y, TorchDraws(50), 50)
+        problem = problem_of(task, y, TorchDraws(50), 50)
         values.append(tds.Twist(problem)(x.to(dtype), 10.0)[0])
     torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
 
@@ -352,7 +359,7 @@ def test_impossible_tasks_and_settings_are_refused() -> None:
     noiseless = GaussianNoise(0.1)
     noiseless.std = 0.0
     with pytest.raises(InputError, match="noise with a positive std"):
-        sampler().check(Identity(SHAPE), noiseless)
+        TDS().check(Measurement(Identity(SHAPE), noiseless, torch.zeros(1, *SHAPE)))
     for setting, value in (("data_std", 0.0), ("ess_threshold", 1.1), ("ess_threshold", -0.1)):
         with pytest.raises(InputError, match=setting):
             sampler(**{setting: value})

@@ -15,6 +15,7 @@ from posterior_tools import (
     SIZE,
     Forward,
     Law,
+    Levelled,
     NextLevel,
     Task,
     check_convergence,
@@ -22,9 +23,11 @@ from posterior_tools import (
     check_moments,
     dissect,
     error,
+    make_levelled,
     make_task,
     must_fail,
     normal,
+    problem_of,
     sampled,
     start,
 )
@@ -33,8 +36,8 @@ from torch import Tensor
 from randomwalk import Denoiser, InputError
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior, schedules
-from randomwalk.samplers.posterior import PosteriorSampler, Problem, mmps
+from randomwalk.samplers import schedules
+from randomwalk.samplers.posterior import mmps
 from randomwalk.samplers.posterior.conjugate_gradients import conjugate_gradients
 
 
@@ -43,8 +46,8 @@ def levels(steps: int) -> Tensor:
     return schedules.make("karras", steps, sigma_min=0.5 / steps, sigma_max=1000.0)
 
 
-def sampler(steps: int, iterations: int = SIZE, stochasticity: float = 1.0) -> PosteriorSampler:
-    return posterior.make("mmps", levels(steps), iterations=iterations, stochasticity=stochasticity)
+def sampler(steps: int, iterations: int = SIZE, stochasticity: float = 1.0) -> Levelled:
+    return make_levelled("mmps", levels(steps), iterations=iterations, stochasticity=stochasticity)
 
 
 def recursion(task: Task, steps: int, stochasticity: float) -> Law:
@@ -90,15 +93,11 @@ def test_too_few_iterations_are_a_bias() -> None:
     must_fail(check_moments, sampled(sampler(15, iterations=1), task, 200, groups=20), expected)
 
 
-def problem_of(task: Task, rows: int) -> Problem:
-    draws = TorchDraws(rows, torch.Generator().manual_seed(1), dtype=torch.float64)
-    return Problem(task.denoiser, task.operator, task.noise, task.y.expand(rows, *task.y.shape[1:]), draws, 1)
-
-
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 5.0])
 def test_iterations_lead_to_the_posterior_mean(sigma: float) -> None:
     task = make_task("dense")
-    problem = problem_of(task, 50)
+    draws = TorchDraws(50, torch.Generator().manual_seed(1), dtype=torch.float64)
+    problem = problem_of(task, task.y.expand(50, *task.y.shape[1:]), draws)
     x = sigma * problem.normal()
     (mean, covariance), flat = task.posterior, x.flatten(1)
     exact = mean + (flat - mean) @ torch.linalg.inv(covariance + sigma**2 * EYE) @ covariance
@@ -147,7 +146,7 @@ def test_a_wrong_mmps_has_another_law(mistake: str) -> None:
 @pytest.mark.parametrize(("setting", "value"), [("iterations", 0), ("stochasticity", -0.1), ("stochasticity", 1.1)])
 def test_impossible_settings_are_refused(setting: str, value: Any) -> None:
     with pytest.raises(InputError, match=setting):
-        posterior.make("mmps", [1.0], **{setting: value})
+        make_levelled("mmps", [1.0], **{setting: value})
 
 
 # -------------------------------------------------------------------------------------------------- Conjugate gradients

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from randomwalk import Denoiser, GaussianMixture, InputError, samplers
 from randomwalk.denoisers.wrappers import CountingDenoiser
-from randomwalk.rng import generator
+from randomwalk.rng import StepNoise, generator
 from randomwalk.samplers import schedules
 from randomwalk.samplers.predictor_corrector import PredictorCorrector
 from score_sde import correctors, predictors, sdes
@@ -34,7 +34,7 @@ EVERY_PREDICTOR = pytest.mark.parametrize("predictor", predictors.PREDICTORS)
 
 def make(sde: str = "vp", **settings: Any) -> PredictorCorrector:
     """The sampler, without a corrector unless one is named."""
-    return PredictorCorrector(SDES[sde], **{"corrector": "none", **settings})
+    return PredictorCorrector(sde=SDES[sde], **{"corrector": "none", **settings})
 
 
 def levels(num: int) -> Tensor:
@@ -70,9 +70,9 @@ def test_it_contains_the_named_walks(walk: tuple[str, dict[str, Any]], sde: str,
         ends.append(
             sampler.sample(
                 prior,
-                x,
                 sigmas,
-                noise=lambda k, x: draws[k],
+                start=x,
+                draws=StepNoise(lambda k, x: draws[k]),
                 callback=lambda k, x, s, path=path: path.append(x.clone()),
             )
         )
@@ -101,8 +101,8 @@ def test_score_sdes_algorithm() -> None:
         z = (2 - math.sqrt(alpha)) * z + (1 - alpha) * score(z)
         if k + 1 < len(sigmas):
             z = z + math.sqrt(1 - alpha) * next(used)
-    sampler = PredictorCorrector({"name": "vp"}, corrector_steps=2, snr=snr)
-    end = sampler.sample(prior, x, sigmas, noise=lambda k, x: draws[k])
+    sampler = PredictorCorrector(sde={"name": "vp"}, corrector_steps=2, snr=snr)
+    end = sampler.sample(prior, sigmas, start=x, draws=StepNoise(lambda k, x: draws[k]))
     torch.testing.assert_close(end, z, rtol=1e-9, atol=1e-9)
 
 
@@ -113,7 +113,7 @@ def recursion(sampler: PredictorCorrector, sigmas: Tensor) -> Law:
     """Law of the end on the Gaussian prior, along each principal axis of it, in the coordinates of the SDE."""
     eigenvalues, Q = torch.linalg.eigh(PRIOR.covariance)
     sde, flow = sampler.process(), sampler.probability_flow
-    table = [*((x.t, x.a, x.s) for x in (sampler.levels(sigmas.tolist())[k] for k in range(len(sigmas)))), (0, 1, 0)]
+    table = [*((x.t, x.a, x.s) for x in (sampler.table(sigmas.tolist())[k] for k in range(len(sigmas)))), (0, 1, 0)]
     centre = Q.T @ PRIOR.mean
     m, V = table[0][1] * centre, table[0][1] ** 2 * (eigenvalues + sigmas[0] ** 2)
     for (t, a, s), (t_, a_, s_) in itertools.pairwise(table):
@@ -124,7 +124,7 @@ def recursion(sampler: PredictorCorrector, sigmas: Tensor) -> Law:
             m = a * centre + kept * (m - a * centre)
             V = kept**2 * V + 2 * tau * (1 - kept**2) / (tau * H * (2 - tau * H))
         added = s**2 - (a / a_) ** 2 * s_**2  # variance that one step of the exact chain adds
-        if sampler.predictor == "euler_maruyama" or (sampler.predictor, sampler.sde["name"]) == (
+        if sampler.predictor == "euler_maruyama" or (sampler.predictor, sampler.sde.name) == (
             "reverse_diffusion",
             "sub_vp",
         ):
@@ -134,7 +134,7 @@ def recursion(sampler: PredictorCorrector, sigmas: Tensor) -> Law:
             keep, pull, spread = 2 - a / a_, added * (0.5 if flow else 1), added
         elif sampler.predictor == "ancestral":
             keep, pull = a_ / a, a_ / a * (s * (s - a / a_ * s_) if flow else added)
-            spread = added if sampler.sde["name"] in ("vp", "ou") else added * s_**2 / s**2
+            spread = added if sampler.sde.name in ("vp", "ou") else added * s_**2 / s**2
         else:
             keep, pull, spread = a_ / a, 0 * a, 0 * a
         m, V = keep * m - pull * H * (m - a * centre), (keep - pull * H) ** 2 * V
@@ -151,7 +151,7 @@ def dissect(sampler: PredictorCorrector, sigmas: Tensor, denoiser: Denoiser | No
     script = torch.cat([torch.zeros(1, total, dtype=torch.float64), torch.eye(total, dtype=torch.float64)])
     x = START.mean + script[:, :SIZE] @ torch.linalg.cholesky(START.covariance).T
     draws = Script(script[:, SIZE:])
-    end = sampler.sample(denoiser or gaussian(PRIOR), x.reshape(-1, *SHAPE), sigmas, noise=draws.noise).flatten(1)
+    end = sampler.sample(denoiser or gaussian(PRIOR), sigmas, start=x.reshape(-1, *SHAPE), draws=draws).flatten(1)
     response = end[1:] - end[0]
     return Law(end[0], response.T @ response)
 
@@ -190,7 +190,7 @@ def test_langevin_steps_alone_approach_the_data(sde: str) -> None:
 
 
 def test_euler_maruyama_of_ve_leaves_the_noise_of_its_lowest_level() -> None:
-    sampler = PredictorCorrector({"name": "ve", "sigma_min": 0.3}, "euler_maruyama", "none")
+    sampler = PredictorCorrector(sde={"name": "ve", "sigma_min": 0.3}, predictor="euler_maruyama", corrector="none")
     sigmas = schedules.make("geometric", 1000, sigma_min=0.3, sigma_max=SIGMA_MAX)
     noisy = Law(PRIOR.mean, PRIOR.covariance + 0.3**2 * torch.eye(SIZE, dtype=torch.float64))
     law = recursion(sampler, sigmas)
@@ -261,8 +261,8 @@ def images(norms: str, snr: float = 0.16, denoiser: Denoiser | None = None) -> T
     prior = GaussianMixture([1.0], torch.full((1, 3, 16, 16), 0.2, dtype=torch.float64), VARIANCE)
     sigmas = levels(30)
     x = prior.sample(IMAGES, generator(1)) + SIGMA_MAX * normal(IMAGES, 3, 16, 16, seed=3)
-    sampler = PredictorCorrector({"name": "vp"}, snr=snr, norms=norms)
-    end = sampler.sample(NextLevel(prior, sigmas) if denoiser else prior, x, sigmas, noise=draws_of(4))
+    sampler = PredictorCorrector(sde={"name": "vp"}, snr=snr, norms=norms)
+    end = sampler.sample(NextLevel(prior, sigmas) if denoiser else prior, sigmas, start=x, draws=StepNoise(draws_of(4)))
     return (end - 0.2) / math.sqrt(variance_of_langevin(sigmas, snr))
 
 
@@ -317,7 +317,7 @@ def test_two_modes_are_reached() -> None:
     sigmas = schedules.make("karras", 100, sigma_min=SIGMA_MIN, sigma_max=10.0)
     x = prior.sample(num, generator(1)) + 10 * normal(num, 2, seed=3)
     sampler = make("sub_vp", corrector="annealed_langevin")
-    left = (end := sampler.sample(prior, x, sigmas, noise=draws_of(4)))[:, 0] < -0.4
+    left = (end := sampler.sample(prior, sigmas, start=x, draws=StepNoise(draws_of(4))))[:, 0] < -0.4
     # 100 levels and Langevin's own steps leave some percent; the rest is of the draws.
     assert abs(float(left.double().mean()) - 0.3) < 5 * math.sqrt(0.3 * 0.7 / num) + 0.01
     for rows, centre in ((left, [-1.5, 0.0]), (~left, [1.0, 0.5])):
@@ -334,9 +334,9 @@ def test_an_image_does_not_depend_on_those_beside_it(norms: str) -> None:
     """But with norms of the batch it does."""
     prior, sigmas = gaussian(PRIOR), levels(6)
     x, draws = SIGMA_MAX * normal(4, *SHAPE, seed=1), normal(20, 4, *SHAPE, seed=2)
-    sampler = PredictorCorrector(SDES["sub_vp"], norms=norms)
-    whole = sampler.sample(prior, x, sigmas, noise=lambda k, x: draws[k])
-    alone = sampler.sample(prior, x[1:2], sigmas, noise=lambda k, x: draws[k, 1:2])
+    sampler = PredictorCorrector(sde=SDES["sub_vp"], norms=norms)
+    whole = sampler.sample(prior, sigmas, start=x, draws=StepNoise(lambda k, x: draws[k]))
+    alone = sampler.sample(prior, sigmas, start=x[1:2], draws=StepNoise(lambda k, x: draws[k, 1:2]))
     difference = float((alone - whole[1:2]).abs().max())
     assert difference < 1e-12 if norms == "sample" else difference > 0.01
 
@@ -354,7 +354,9 @@ def test_an_image_does_not_depend_on_those_beside_it(norms: str) -> None:
 def test_it_costs_what_it_says(settings: dict[str, Any]) -> None:
     sampler, counting, calls = make(**settings), CountingDenoiser(gaussian(PRIOR)), []
     sigmas = levels(5).tolist()
-    sampler.sample(counting, normal(2, *SHAPE, seed=1), sigmas, callback=lambda k, x, sigma: calls.append((k, sigma)))
+    sampler.sample(
+        counting, sigmas, start=normal(2, *SHAPE, seed=1), callback=lambda k, x, sigma: calls.append((k, sigma))
+    )
     assert counting.evaluations == sampler.num_evaluations(5)
     assert calls == list(enumerate(sigmas)) and len(calls) == sampler.num_steps(5)
 
@@ -364,8 +366,8 @@ def test_single_precision_follows_double(sde: str) -> None:
     """Of 12 levels down to 1e-3, in float32: states of size 20 and scores of size 1000 are rounded to 7 digits."""
     x, draws, prior = SIGMA_MAX * normal(3, *SHAPE, seed=1), normal(50, 3, *SHAPE, seed=2), gaussian(PRIOR)
     sampler = make(sde, corrector="langevin")
-    double = sampler.sample(prior, x, levels(12), noise=lambda k, x: draws[k])
-    single = sampler.sample(prior, x.float(), levels(12), noise=lambda k, x: draws[k].float())
+    double = sampler.sample(prior, levels(12), start=x, draws=StepNoise(lambda k, x: draws[k]))
+    single = sampler.sample(prior, levels(12), start=x.float(), draws=StepNoise(lambda k, x: draws[k].float()))
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-4)
 
@@ -373,17 +375,20 @@ def test_single_precision_follows_double(sde: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"sde": {"name": "cosine"}}, "'cosine' is unknown; known are ou, vp"),
-        ({"sde": {"name": "ve", "beta_min": 1}}, "unknown setting beta_min"),
-        ({"sde": {}}, "sde={}"),
-        ({"predictor": "heun"}, "predictor='heun'; expected euler_maruyama, reverse_diffusion, ancestral or none"),
-        ({"corrector": "ald"}, "corrector='ald'; expected langevin, annealed_langevin or none"),
-        ({"norms": "image"}, "norms='image'; expected sample or batch"),
-        ({"snr": 0.0}, "snr=0.0; expected a positive number"),
-        ({"corrector_steps": 0}, "corrector_steps=0; expected a positive integer"),
-        ({"corrector_steps": 1.5}, "corrector_steps=1.5; expected a positive integer"),
-        ({"predictor": "none", "corrector": "none"}, "corrector='none'; expected one, where there is no predictor"),
-        ({"predictor": "none", "probability_flow": True}, "probability_flow=True; expected a predictor"),
+        ({"sde": {"name": "cosine"}}, "sde.name: found 'cosine'; .*allowed: one of .*ou, .*vp"),
+        ({"sde": {"name": "ve", "beta_min": 1}}, "sde.beta_min: unknown key"),
+        ({"sde": {}}, "sde.name: missing"),
+        (
+            {"predictor": "heun"},
+            "predictor: found 'heun'; allowed: one of euler_maruyama, reverse_diffusion, ancestral",
+        ),
+        ({"corrector": "ald"}, "corrector: found 'ald'; allowed: one of langevin, annealed_langevin, none"),
+        ({"norms": "image"}, "norms: found 'image'; .*allowed: one of sample, batch"),
+        ({"snr": 0.0}, "snr: found 0.0; allowed: a number above 0"),
+        ({"corrector_steps": 0}, "corrector_steps: found 0; allowed: a whole number of at least 1"),
+        ({"corrector_steps": 1.5}, "corrector_steps: found 1.5; allowed: a whole number"),
+        ({"predictor": "none", "corrector": "none"}, "corrector: found none beside predictor: none"),
+        ({"predictor": "none", "probability_flow": True}, "probability_flow: is for a predictor"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict[str, Any], said: str) -> None:
@@ -393,5 +398,5 @@ def test_impossible_settings_are_named(settings: dict[str, Any], said: str) -> N
 
 def test_levels_below_those_of_the_sde_are_refused() -> None:
     with pytest.raises(InputError, match=r"no noise level below 0\.001, but the schedule goes down to 0\.0005"):
-        make("ve").sample(gaussian(PRIOR), normal(1, *SHAPE, seed=1), [1.0, 5e-4])
-    make("ve").sample(gaussian(PRIOR), normal(1, *SHAPE, seed=1), [1.0, SIGMA_MIN * (1 - 1e-7)])  # by rounding
+        make("ve").sample(gaussian(PRIOR), [1.0, 5e-4], start=normal(1, *SHAPE, seed=1))
+    make("ve").sample(gaussian(PRIOR), [1.0, SIGMA_MIN * (1 - 1e-7)], start=normal(1, *SHAPE, seed=1))  # by rounding

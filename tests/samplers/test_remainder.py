@@ -18,6 +18,7 @@ from randomwalk.denoisers import ddpm_table
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.errors import InputError
+from randomwalk.rng import StepNoise
 from randomwalk.samplers import schedules
 from randomwalk.samplers.remainder import DETAIL_LIMIT, NOISE_LIMIT, Remainder, noise_of_walk, remainder, spread_of_walk
 from randomwalk.sampling import run as sampling
@@ -45,13 +46,16 @@ def test_two_steps_by_hand() -> None:
     # With 1/2 it is less by sqrt(5 / 2), but at most by 1.3, times the level.
     assert noise_of_walk(plan, 5.0, response=0.5) == pytest.approx((3.7**2 + 4) ** 0.5 - 0.65)
     assert noise_of_walk(plan, 1.0, response=0.5) == pytest.approx(4.25**0.5 - 0.65)
-    assert noise_of_walk(samplers.RandomWalk(0.5).plan([1.0]), 1.44, response=0.5) == pytest.approx(1.44 - 0.5 * 1.2)
+    assert noise_of_walk(samplers.RandomWalk(step_scale=0.5).plan([1.0]), 1.44, response=0.5) == pytest.approx(
+        1.44 - 0.5 * 1.2
+    )
     # w = 1: v = 26, then (1 - 2/5)^2 v + 4, then (1 - 1/4)^2 v.
     spread = spread_of_walk(plan, 5.0, torch.ones(1, dtype=torch.float64))
     assert float(spread) == pytest.approx((0.75**2 * (0.6**2 * 26 + 4)) ** 0.5)
 
 
-WALK, DDPM = samplers.RandomWalk(0.4, 0.4, 0.9), samplers.WALKS["ddpm_small"]()
+WALK = samplers.RandomWalk(step_scale=0.4, initial_temperature=0.4, final_temperature=0.9)
+DDPM = samplers.make("ddpm_small")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +70,7 @@ def test_spread_is_that_of_the_sampler(sampler: samplers.WalkSampler, name: str)
 
     exact = GaussianMixture([1.0], torch.zeros(1, 1, 1, 1, dtype=torch.float64), w**2)
     start = (9 + w**2) ** 0.5 * normal(torch.zeros(n, 1, 1, 1, dtype=torch.float64))
-    end = sampler.sample(exact, start, sigmas, noise=lambda _, x: normal(x))
+    end = sampler.sample(exact, sigmas, start=start, draws=StepNoise(lambda _, x: normal(x)))
     expected = float(spread_of_walk(sampler.plan(sigmas), 3.0, torch.tensor([w], dtype=torch.float64)))
     assert float(end.std()) == pytest.approx(expected, rel=4 / (2 * n) ** 0.5)
 
@@ -86,7 +90,7 @@ def test_noise_is_that_of_the_sampler(name: str) -> None:
     def normal(x: torch.Tensor) -> torch.Tensor:
         return torch.randn(x.shape, generator=draws, dtype=x.dtype)
 
-    end = WALK.sample(Told(), normal(black), sigmas, noise=lambda _, x: normal(x))
+    end = WALK.sample(Told(), sigmas, start=normal(black), draws=StepNoise(lambda _, x: normal(x)))
     # Each step's noise is known to 1 / sqrt(2 n) = 0.35% of itself; what is above the level stays, so errors do.
     assert float(end.std()) == pytest.approx(noise_of_walk(WALK.plan(sigmas), 1.0, 0.0), rel=0.02)
 

@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from randomwalk import Denoiser, GaussianLikelihood, InputError, operators, samplers
+from randomwalk import Denoiser, GaussianNoise, InputError, Measurement, operators, samplers
 from randomwalk.denoisers import ddpm_table
 from randomwalk.denoisers.wrappers import CountingDenoiser
+from randomwalk.rng import StepNoise
 from randomwalk.samplers import schedules
 from randomwalk.samplers.walk import PreconditionedStep
 
+WALKS = [name for name, made in samplers.SAMPLERS.items() if issubclass(made, samplers.WalkSampler)]
+REQUIRED: dict[str, dict[str, Any]] = {"random_walk": {"step_scale": 0.7}}
 STEPS = 12
 NOISE = torch.randn((100, 2, 3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 START = torch.randn((2, 3, 4), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -126,14 +129,17 @@ CASES: dict[str, tuple[str, dict[str, Any], Tensor, Callable[[Tensor], Tensor]]]
 
 
 def test_every_walk_has_a_textbook() -> None:
-    assert {name for name, *_ in CASES.values()} == set(samplers.WALKS)
+    assert {name for name, *_ in CASES.values()} == set(WALKS)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_textbook_update(case: str) -> None:
     name, settings, sigmas, textbook = CASES[case]
     start = START * sigmas[0]
-    end, expected = samplers.make(name, **settings).sample(AnyDenoiser(), start, sigmas, noise=draw), textbook(start)
+    end, expected = (
+        samplers.make(name, **settings).sample(AnyDenoiser(), sigmas, start=start, draws=StepNoise(draw)),
+        textbook(start),
+    )
     difference = float((end - expected).abs().max() / expected.abs().max())
     print(f"{case}: {difference:.1e}")
     assert difference < 1e-12
@@ -142,7 +148,7 @@ def test_textbook_update(case: str) -> None:
 @pytest.mark.parametrize("sigmas", [VE_SIGMAS, DDPM_SIGMAS], ids=["ve", "ddpm"])
 def test_ddim_with_full_noise_is_ddpm(sigmas: Tensor) -> None:
     ends = [
-        samplers.make(name, **settings).sample(AnyDenoiser(), START * sigmas[0], sigmas, noise=draw)
+        samplers.make(name, **settings).sample(AnyDenoiser(), sigmas, start=START * sigmas[0], draws=StepNoise(draw))
         for name, settings in (("ddim", {"eta": 1.0}), ("ddpm_small", {}))
     ]
     torch.testing.assert_close(*ends, rtol=1e-10, atol=1e-12)
@@ -151,28 +157,28 @@ def test_ddim_with_full_noise_is_ddpm(sigmas: Tensor) -> None:
 @pytest.mark.parametrize("name", ["random_walk", "ve_reverse_diffusion", "ddpm_small", "ddpm_large", "ddim"])
 def test_the_last_step_lands_on_the_denoised_image(name: str) -> None:
     sampler = samplers.make(name, **({"step_scale": 1.0} if name == "random_walk" else {}))
-    end = sampler.sample(AnyDenoiser(), START, [0.5], noise=draw)
+    end = sampler.sample(AnyDenoiser(), [0.5], start=START, draws=StepNoise(draw))
     torch.testing.assert_close(end, AnyDenoiser()(START, 0.5), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", samplers.WALKS)
+@pytest.mark.parametrize("name", WALKS)
 def test_number_of_evaluations(name: str) -> None:
-    sampler = samplers.make(name, **({"steps_per_level": 3} if name == "annealed_langevin" else {}))
+    sampler = samplers.make(name, **REQUIRED.get(name, {}))
     denoiser = CountingDenoiser(AnyDenoiser())
-    sampler.sample(denoiser, START, VE_SIGMAS)
+    sampler.sample(denoiser, VE_SIGMAS, start=START)
     assert denoiser.evaluations == sampler.num_evaluations(STEPS) == sampler.num_steps(STEPS)
     assert sampler.num_steps(STEPS) == len(sampler.plan(VE_SIGMAS).sigmas)
 
 
-@pytest.mark.parametrize("name", samplers.WALKS)
+@pytest.mark.parametrize("name", WALKS)
 def test_repeated_levels_give_finite_settings(name: str) -> None:
-    plan = samplers.make(name, **({"eta": 1.0} if name == "ddim" else {})).plan([2.0, 1.0, 1.0, 0.5])
+    plan = samplers.make(name, **{"ddim": {"eta": 1.0}, **REQUIRED}.get(name, {})).plan([2.0, 1.0, 1.0, 0.5])
     assert all(math.isfinite(value) for value in [*plan.step_sizes, *plan.temperatures])  # type: ignore[arg-type]
 
 
-def likelihood(eta: float = 0.2) -> GaussianLikelihood:
+def likelihood(eta: float = 0.2) -> Measurement:
     operator = operators.make("super_resolution", image_shape=(1, 4, 4), factor=2)
-    return GaussianLikelihood(operator, torch.ones(1, 1, 2, 2), eta)
+    return Measurement(operator, GaussianNoise(eta), torch.ones(1, 1, 2, 2))
 
 
 def test_measurement_caps_the_step() -> None:
@@ -190,11 +196,11 @@ def test_measurement_preconditions_the_step() -> None:
 
 
 def test_temperature_is_linear_and_ends_without_noise() -> None:
-    sampler = samplers.make("random_walk", initial_temperature=0.2, final_temperature=0.8)
+    sampler = samplers.make("random_walk", step_scale=0.7, initial_temperature=0.2, final_temperature=0.8)
     assert sampler.plan([4.0, 3.0, 2.0, 1.0]).temperatures == pytest.approx([0.2, 0.4, 0.6, 0.0])
 
 
-@pytest.mark.parametrize("name", [name for name in samplers.WALKS if name != "random_walk"])
+@pytest.mark.parametrize("name", [name for name in WALKS if name != "random_walk"])
 def test_samplers_of_the_prior_refuse_a_measurement(name: str) -> None:
     with pytest.raises(InputError, match="use random_walk"):
         samplers.make(name).plan(VE_SIGMAS, likelihood())
@@ -204,13 +210,13 @@ def test_samplers_of_the_prior_refuse_a_measurement(name: str) -> None:
     ("name", "settings", "said"),
     [
         ("euler", {}, "unknown; expected one of random_walk, annealed_langevin"),
-        ("ddim", {"step_scale": 1.0}, "unknown setting step_scale; allowed: eta"),
-        ("ddpm_small", {"eta": 1.0}, "unknown setting eta; allowed: none"),
-        ("ddim", {"eta": 1.5}, "eta=1.5; expected a number from 0 to 1"),
-        ("random_walk", {"step_scale": 0.0}, "step_scale=0.0"),
-        ("random_walk", {"step_scale": 2.0}, "step_scale=2.0"),
-        ("random_walk", {"initial_temperature": -0.1}, "initial_temperature=-0.1"),
-        ("annealed_langevin", {"steps_per_level": 0}, "steps_per_level=0"),
+        ("ddim", {"step_scale": 1.0}, "step_scale: unknown key; known with name: ddim: name, schedule, eta"),
+        ("ddpm_small", {"eta": 1.0}, "eta: unknown key; known with name: ddpm_small: name, schedule"),
+        ("ddim", {"eta": 1.5}, "eta: found 1.5; allowed: a number of at least 0 and at most 1"),
+        ("random_walk", {"step_scale": 0.0}, "step_scale: found 0.0; allowed: a number above 0 and below 2"),
+        ("random_walk", {"step_scale": 2.0}, "step_scale: found 2.0"),
+        ("random_walk", {"initial_temperature": -0.1}, "initial_temperature: found -0.1"),
+        ("annealed_langevin", {"steps_per_level": 0}, "steps_per_level: found 0"),
     ],
 )
 def test_bad_settings_are_named(name: str, settings: dict[str, Any], said: str) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,10 @@ from support.convergence import CASES, MISTAKES, PREDICTORS, SIGMA_MAX, Case
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.samplers import SAMPLERS, dpm_solver, integrate
+from randomwalk.rng import StepNoise
+from randomwalk.samplers import SAMPLERS, Problem, Sampler, dpm_solver, integrate
 from randomwalk.samplers.heun import Heun
+from randomwalk.samplers.sampler import Callback, pairs
 from randomwalk.samplers.walks import VEReverseDiffusion
 
 ORDERS = ("order", "strong_order", "weak_order", "marginal_order")
@@ -48,34 +48,36 @@ def test_every_stated_order_is_measured() -> None:
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Uncorrected(Heun):
+class Uncorrected(Sampler):
     """Euler's method."""
 
-    def states(self, denoise: Any, x: Tensor, levels: list[float], noise: Any) -> Iterator[Tensor]:
-        for s, p in itertools.pairwise([*levels, 0.0]):
-            x = x + (p - s) * (x - denoise(x, s)) / s
-            yield x
+    order = 2
+
+    def step(self, problem: Problem, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        return x + (sigma_next - sigma) * (x - problem.denoiser(x, sigma)) / sigma
 
 
-@dataclass(frozen=True)
 class NotFlowingBack(Heun):
     """Churn whose noise raises the state, but not the level from which the step is taken."""
 
-    def states(self, denoise: Any, x: Tensor, levels: list[float], noise: Any) -> Iterator[Tensor]:
-        quiet = Heun()
-        for k, (s, p) in enumerate(itertools.pairwise([*levels, 0.0])):
-            x = x + math.sqrt(self.raised(s, len(levels)) ** 2 - s**2) * noise(k, x)
-            x = next(quiet.states(denoise, x, [s, p] if p > 0 else [s], noise))
-            yield x
+    def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
+        def slope(x: Tensor, sigma: float) -> Tensor:
+            return (x - problem.denoiser(x, sigma)) / sigma
+
+        for k, (s, p) in enumerate(pairs(problem.levels)):
+            x = x + math.sqrt(self.raised(s, len(problem.levels)) ** 2 - s**2) * problem.draws.noise(k, x)
+            d = slope(x, s)
+            e = x + (p - s) * d
+            x = x + (p - s) * (d + slope(e, p)) / 2 if p > 0 else e
+            callback(k, x, s)
+        return x
 
 
-@dataclass(frozen=True)
 class Cold(VEReverseDiffusion):
     """Noise of half the variance."""
 
-    def settings(self, s: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        tau, temperature = super().settings(s, p)
+    def coefficients(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+        tau, temperature = super().coefficients(sigma, sigma_next)
         return tau, temperature / 2
 
 
@@ -94,7 +96,7 @@ MUTANTS: dict[str, tuple[Case, dict[str, Callable[..., Tensor]]]] = {
     "3M, first step of order 1": (CASES["dpmpp_3m"], {"midpoint": order_1_start}),
     "3M as published": (MISTAKES["dpmpp_3m as published"], {}),
     "churn, not flowing back": (
-        Case(NotFlowingBack(convergence.CHURN), CASES["heun with churn"].kappa, even=True), {}
+        Case(NotFlowingBack(s_churn=convergence.CHURN), CASES["heun with churn"].kappa, even=True), {}
     ),
     "half the noise": (Case(Cold(), kappa=1), {}),
     "another equation": (Case(CASES["ddim, eta 0.5"].sampler, kappa=0.5), {}),
@@ -133,8 +135,8 @@ def far_image_among(easy: int) -> float:
     x = torch.full((1 + easy, 3, 1, 1), convergence.MEAN, dtype=torch.float64)
     x[0] += 3 * SIGMA_MAX
     found: list[Tensor] = []
-    sampler = SAMPLERS["ode"](method="bosh3", rtol=1e-5, atol=1e-5)  # type: ignore[call-arg]
-    sampler.sample(convergence.prior(), x, [SIGMA_MAX, 0.1], callback=lambda k, state, sigma: found.append(state))
+    sampler = SAMPLERS["ode"](method="bosh3", rtol=1e-5, atol=1e-5)
+    sampler.sample(convergence.prior(), [SIGMA_MAX, 0.1], start=x, callback=lambda k, state, sigma: found.append(state))
     v = convergence.VARIANCES
     exact = convergence.MEAN + ((v + 0.01) / (v + SIGMA_MAX**2)).sqrt() * (3 * SIGMA_MAX)
     return float((found[0][0].flatten() - exact).square().mean().sqrt()) / 1e-5
@@ -165,9 +167,9 @@ def test_the_strong_error_is_that_of_simulated_paths() -> None:
         found: dict[int, Tensor] = {}
         case.sampler.sample(
             convergence.prior(),
-            start,
             levels,
-            noise=lambda k, x, noise=noise: noise[k].double() if k < len(noise) else torch.zeros_like(x),
+            start=start,
+            draws=StepNoise(lambda k, x, noise=noise: noise[k].double() if k < len(noise) else torch.zeros_like(x)),
             callback=lambda k, x, sigma, found=found: found.update({k: x}),
         )
         ends.append(found[len(levels) - 2])

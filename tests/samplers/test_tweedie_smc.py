@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from posterior_tools import (
     SIZE,
     Forward,
     Law,
+    Levelled,
     NextLevel,
     Task,
     check_draws,
@@ -20,38 +22,39 @@ from posterior_tools import (
     make_task,
     must_fail,
     normal,
+    problem_of,
     sampled,
 )
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from randomwalk import GaussianMixture, InputError, operators
+from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import posterior, schedules
-from randomwalk.samplers.posterior import Problem
+from randomwalk.samplers import Problem, schedules
 from randomwalk.samplers.posterior.moments import Moments, measured_directions, moments
 from randomwalk.samplers.posterior.tweedie_smc import TweedieSMC
 
 FEW = [1e4, 2.0, 0.3, 1e-5]
 
 
-def sampler(levels: Any = FEW, **settings: Any) -> TweedieSMC:
-    made = posterior.make("tweedie_smc", levels, **settings)
-    assert isinstance(made, TweedieSMC)
-    return made
+def sampler(levels: Any = FEW, **settings: Any) -> Levelled:
+    return Levelled(TweedieSMC(**settings), levels)
 
 
-def problem(task: Task, num: int, groups: int = 1, seed: int = 3) -> Problem:
+def problem(task: Task, num: int, groups: int = 1, seed: int = 3, levels: Sequence[float] = (1.0,)) -> Problem:
     draws = TorchDraws(groups * num, torch.Generator().manual_seed(seed), dtype=torch.float64)
     y = task.y.expand(groups * num, *task.y.shape[1:])
-    return Problem(task.denoiser, task.operator, task.noise, y, draws, num)
+    return problem_of(task, y, draws, num, levels)
 
 
-def weighted(made: TweedieSMC, task: Task, num: int, groups: int = 1) -> tuple[Tensor, Tensor]:
+def weighted(made: Levelled, task: Task, num: int, groups: int = 1) -> tuple[Tensor, Tensor]:
     """Particles ``[groups, num, d]`` and log weights ``[groups, num]``."""
+    given, smc = problem(task, num, groups, levels=made.levels()), made.sampler
+    assert isinstance(smc, TweedieSMC)
     with torch.no_grad():
-        x, log_weights = made.particles(problem(task, num, groups), lambda k, x, sigma: None)
+        x, log_weights = smc.particles(given, smc.begin(given), lambda k, x, sigma: None)
     return x.reshape(groups, num, -1), log_weights
 
 
@@ -77,12 +80,12 @@ def test_moments_are_those_of_x_given_its_noisy_version(operator: str) -> None:
     C = sigma**2 * J
     for probes in (0, 1, full(task)):
         given = problem(task, 3)
-        found = moments(given, x, sigma, measured_directions(given.operator, given.y), probes)
+        found = moments(given, x, sigma, measured_directions(given.operator, given.measurement.y), probes)
         mean = x.flatten(1) @ J.T + b
         torch.testing.assert_close(found.mean, mean)
         torch.testing.assert_close(found.seen @ found.seen.mT, (task.matrix @ C @ task.matrix.T).expand(3, -1, -1))
         spread = task.matrix @ C @ task.matrix.T + task.eta**2 * torch.eye(len(task.matrix), dtype=torch.float64)
-        exact = MultivariateNormal(mean @ task.matrix.T, spread).log_prob(given.y.flatten(1))
+        exact = MultivariateNormal(mean @ task.matrix.T, spread).log_prob(given.measurement.y.flatten(1))
         constant = len(task.matrix) / 2 * math.log(2 * math.pi)
         torch.testing.assert_close(found.log_evidence(task.eta), exact + constant)
         below = C - found.factor.mT @ found.factor  # never larger than C
@@ -150,7 +153,7 @@ def check_weights(found: Tensor, exact: GaussianMixture) -> None:
     assert abs(share - exact.log_weights[0].exp()) < 5 * standard_error
 
 
-def shares(made: TweedieSMC, task: Task, seed: int = 5) -> Tensor:
+def shares(made: Levelled, task: Task, seed: int = 5) -> Tensor:
     """Share of the first component in each of 60 sets of 100 particles."""
     x = sampled(made, task, 100, groups=60, seed=seed)
     prior = task.denoiser
@@ -185,7 +188,7 @@ def test_weights_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_refuses_many_numbers_without_spectral() -> None:
-    made = sampler(probes=3, max_rank=5)
-    with pytest.raises(InputError, match="3 numbers in y and 3 probes are more than max_rank=5"):
-        made.check(Forward(normal(3, SIZE, seed=2)), GaussianNoise(0.1))
-    made.check(make_task("super_resolution").operator, GaussianNoise(0.1))
+    made = TweedieSMC(probes=3, max_rank=5)
+    with pytest.raises(InputError, match="3 entries of y and 3 probes are more than max_rank=5"):
+        made.check(Measurement(Forward(normal(3, SIZE, seed=2)), GaussianNoise(0.1), torch.zeros(1, 3)))
+    made.check(make_task("super_resolution").measurement)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from randomwalk import Denoiser, GaussianLikelihood, GaussianMixture, InputError, RunError, operators, walk
+from randomwalk import Denoiser, GaussianMixture, GaussianNoise, InputError, Measurement, RunError, operators, walk
 from randomwalk.denoisers import ddpm_table
 from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.wrappers import CountingDenoiser
@@ -81,7 +81,7 @@ def load(name: str) -> dict[str, Tensor]:
         return {key: torch.from_numpy(data[key]) for key in data.files}
 
 
-def likelihood_of(run: Recorded, data: dict[str, Tensor]) -> GaussianLikelihood | None:
+def likelihood_of(run: Recorded, data: dict[str, Tensor]) -> Measurement | None:
     shape = tuple(data["x_start"].shape[1:])
     operator: Operator
     if run.operator == "inpainting":
@@ -92,7 +92,7 @@ def likelihood_of(run: Recorded, data: dict[str, Tensor]) -> GaussianLikelihood 
         operator = Blur((shape[0], shape[1], shape[2]), data["blur_kernel"])
     else:
         return None
-    return GaussianLikelihood(operator, data["measurement"].to(data["x_start"].dtype), run.eta)
+    return Measurement(operator, GaussianNoise(run.eta), data["measurement"].to(data["x_start"].dtype))
 
 
 def replay(name: str, denoiser: Denoiser, data: dict[str, Tensor]) -> list[float]:
@@ -118,7 +118,7 @@ def replay(name: str, denoiser: Denoiser, data: dict[str, Tensor]) -> list[float
         levels,
         plan.step_sizes,
         plan.temperatures,
-        likelihood=likelihood,
+        measurement=likelihood,
         noise=lambda k, x: data["noise"][k][None].to(x.dtype),
         callback=compare,
     )
@@ -175,8 +175,8 @@ DRAWS = normal(4, 3, 1, 2, 2, seed=5)
 
 def test_one_evaluation_for_each_step_and_no_graph() -> None:
     denoiser = CountingDenoiser(small_mixture())
-    likelihood = GaussianLikelihood(operators.Identity((1, 2, 2)), normal(3, 1, 2, 2, seed=2), 0.5)
-    end = walk(denoiser, normal(3, 1, 2, 2), SIGMAS, TAUS, TEMPERATURES, likelihood=likelihood)
+    likelihood = Measurement(operators.Identity((1, 2, 2)), GaussianNoise(0.5), normal(3, 1, 2, 2, seed=2))
+    end = walk(denoiser, normal(3, 1, 2, 2), SIGMAS, TAUS, TEMPERATURES, measurement=likelihood)
     assert denoiser.evaluations == len(SIGMAS)
     assert not end.requires_grad and not end.is_inference()
     (end.requires_grad_() ** 2).sum().backward()  # the caller may differentiate what comes after
@@ -244,17 +244,19 @@ def test_rows_of_a_batch_do_not_influence_each_other() -> None:
     start = normal(3, 1, 2, 2)
     operator = operators.Inpainting((1, 2, 2), (normal(3, 1, 2, 2, seed=9) > 0)[:, :1])
     measurement = normal(3, 1, 2, 2, seed=3)
-    likelihood = GaussianLikelihood(operator, measurement, 0.5)
+    likelihood = Measurement(operator, GaussianNoise(0.5), measurement)
     together = walk(
-        small_mixture(), start, SIGMAS, TAUS, TEMPERATURES, likelihood=likelihood, noise=lambda k, x: DRAWS[k]
+        small_mixture(), start, SIGMAS, TAUS, TEMPERATURES, measurement=likelihood, noise=lambda k, x: DRAWS[k]
     )
     for row in range(3):
-        one = GaussianLikelihood(
-            operators.Inpainting((1, 2, 2), operator.mask[row : row + 1]), measurement[row : row + 1], 0.5
+        one = Measurement(
+            operators.Inpainting((1, 2, 2), operator.mask[row : row + 1]),
+            GaussianNoise(0.5),
+            measurement[row : row + 1],
         )
         alone = walk(
             small_mixture(), start[row : row + 1], SIGMAS, TAUS, TEMPERATURES,
-            likelihood=one, noise=lambda k, x, row=row: DRAWS[k, row : row + 1],
+            measurement=one, noise=lambda k, x, row=row: DRAWS[k, row : row + 1],
         )  # fmt: skip
         torch.testing.assert_close(alone, together[row : row + 1], rtol=1e-12, atol=1e-12)
 
@@ -265,7 +267,7 @@ def test_state_is_at_least_single_precision() -> None:
 
 
 def test_step_sizes_of_every_kind_agree() -> None:
-    likelihood = GaussianLikelihood(operators.Identity((1, 2, 2)), normal(3, 1, 2, 2, seed=2), 0.5)
+    likelihood = Measurement(operators.Identity((1, 2, 2)), GaussianNoise(0.5), normal(3, 1, 2, 2, seed=2))
     numbers = [0.5 / (1 / sigma**2 + 1 / 0.25) for sigma in SIGMAS]
     kinds: list[Any] = [
         numbers,
@@ -276,7 +278,7 @@ def test_step_sizes_of_every_kind_agree() -> None:
     number, *others = (
         walk(
             small_mixture(), normal(3, 1, 2, 2), SIGMAS, steps, TEMPERATURES,
-            likelihood=likelihood, noise=lambda k, x: DRAWS[k],
+            measurement=likelihood, noise=lambda k, x: DRAWS[k],
         )
         for steps in kinds
     )  # fmt: skip

@@ -14,12 +14,13 @@ from sampling_tools import SIZE, arrays_of, make_config, read_metrics
 
 from randomwalk.cli import options as cli
 from randomwalk.config.samplers import POSTERIOR_NAMES
-from randomwalk.images import sheets as report
+from randomwalk.errors import InputError
+from randomwalk.operators import Measurement
 from randomwalk.operators import noise as noises
-from randomwalk.operators.noise import GaussianNoise, Likelihood
+from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers import RandomWalk
-from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS
+from randomwalk.samplers import SAMPLERS, RandomWalk
+from randomwalk.sampling import figures as report
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.figures import schedule_figure as draw_schedule
 from randomwalk.sampling.task import load_task
@@ -74,7 +75,7 @@ def test_every_sampler_runs_and_is_counted(name: str, tmp_path: Path, capfd: pyt
     evaluations, vjps = found.pop()
     if name in COUNTS:
         assert (evaluations, vjps) == COUNTS[name]
-    assert evaluations >= STEPS and (vjps > 0) == POSTERIOR_SAMPLERS[name].needs.gradient
+    assert evaluations >= STEPS and (vjps > 0) == SAMPLERS[name].needs.gradient
     assert f"{evaluations} network evaluations" in shown.out
     assert (f"{vjps} vector-Jacobian products" in shown.out) == (vjps > 0)
     run = Path(config.output)
@@ -82,7 +83,7 @@ def test_every_sampler_runs_and_is_counted(name: str, tmp_path: Path, capfd: pyt
 
 
 def test_of_a_sampler_that_is_no_walk_the_noise_levels_are_drawn() -> None:
-    with_plan = Image.open(BytesIO(draw_schedule([3.0, 2.0, 1.0], RandomWalk().plan([3.0, 2.0, 1.0]))))
+    with_plan = Image.open(BytesIO(draw_schedule([3.0, 2.0, 1.0], RandomWalk(step_scale=0.7).plan([3.0, 2.0, 1.0]))))
     assert Image.open(BytesIO(draw_schedule([3.0, 2.0, 1.0]))).width < with_plan.width / 2
 
 
@@ -94,11 +95,11 @@ def test_the_random_walk_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
     operator, draws = task.make_operator([0, 0, 1, 1])
     truth = torch.stack([task.load_image(i) for i in (0, 0, 1, 1)])
     noise = GaussianNoise(0.2)
-    likelihood = Likelihood(operator, noise.apply(operator(truth), draws), noise)
+    likelihood = Measurement(operator, noise, noise.apply(operator(truth), draws))
     walks = ImageDraws([generator(config.seed, image, 1 + s) for image in (0, 1) for s in (0, 1)])
     x = -0.5 + 3.0 * walks.normal(task.image_shape)
-    walk = RandomWalk(0.7, 0.0, 1.0, preconditioned=True)
-    expected = walk.sample(task.denoiser, x, task.sigmas, likelihood, noise=walks.noise)
+    walk = RandomWalk(step_scale=0.7, preconditioned=True)
+    expected = walk.sample(task.denoiser, task.sigmas, likelihood, start=x, draws=walks)
     found = [value for name, value in arrays_of(Path(config.output)).items() if "_sample" in name]
     np.testing.assert_array_equal(np.stack(found), expected.numpy())
 
@@ -115,9 +116,16 @@ def test_samples_do_not_depend_on_the_batch(name: str, tmp_path: Path) -> None:
 
 
 def test_refusals_come_before_anything_starts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = make_config(tmp_path, count=1, sampler=sampler("random_walk", step_scale=3.0))
+    with pytest.raises(InputError, match=r"step_scale .*: found 3\.0; allowed: a number above 0 and below 2"):
+        make_config(tmp_path / "first", count=1, sampler=sampler("random_walk", step_scale=3.0))
+    config = make_config(
+        tmp_path,
+        count=1,
+        sampler=sampler("daps", inner="exact"),
+        measurement={"operator": {"name": "hdr"}, "noise": {"std": 0.2}},
+    )
     assert cli.run(lambda: sampling.run(config)) == 2
-    assert "step_scale=3.0" in capfd.readouterr().err and not Path(config.output).exists()
+    assert "inner: exact needs a linear operator" in capfd.readouterr().err and not Path(config.output).exists()
 
 
 # --- every operator and noise --------------------------------------------------------------------------------

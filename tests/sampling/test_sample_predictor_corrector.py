@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from randomwalk.config.samplers import PredictorCorrectorSettings
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser
 from randomwalk.errors import InputError
 from randomwalk.samplers import schedules
-from randomwalk.samplers.predictor_corrector import PredictorCorrector
 from randomwalk.sampling.task import load_task
 from score_sde import sdes
 
@@ -56,15 +54,6 @@ def load(tmp_path: Path) -> Callable[..., SampleConfig]:
 # ------------------------------------------------------------------------------------------------------------- YAML
 
 
-def test_settings_and_defaults_are_those_of_the_class() -> None:
-    model = PredictorCorrectorSettings.model_fields
-    own = {f.name: f.default for f in fields(PredictorCorrector)}
-    assert set(model) - {"name", "schedule"} == set(own)
-    assert own.pop("sde") is MISSING and model["sde"].is_required()
-    for key, default in own.items():
-        assert model[key].default == default and type(model[key].default) is type(default), key
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -80,7 +69,7 @@ def test_settings_and_defaults_are_those_of_the_class() -> None:
             "sde: {name: vp}, corrector: annealed_langevin, norms: batch",
             "sampler.norms (--set): is for the corrector langevin",
         ),
-        ("sde: {name: vp}, predictor: none, corrector: none", "expected one of them at least"),
+        ("sde: {name: vp}, predictor: none, corrector: none", "expected at least one of them"),
         (
             "sde: {name: vp}, predictor: none, probability_flow: true",
             "sampler.probability_flow (--set): is for a predictor",

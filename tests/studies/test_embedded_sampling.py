@@ -160,7 +160,7 @@ def test_it_is_the_flow_of_the_other_samplers() -> None:
     draws = ImageDraws([generator(0, i) for i in range(8)], torch.device("cpu"))
     begin = start("prior", draws.normal((2, 1, 1)).double(), sde)
     levels = [2 * float(sde.std(1.0)), 2 * float(sde.std(1e-3))]
-    there = samplers.make("ode", rtol=1e-8, atol=1e-8).sample(data, 2 * begin - 1, levels, noise=draws.noise)
+    there = samplers.make("ode", rtol=1e-8, atol=1e-8).sample(data, levels, start=2 * begin - 1, draws=draws)
     here = flow(score_of(data, sde), begin, sde, rtol=1e-8, atol=1e-8).images
     assert (2 * here - 1 - there).abs().max() < 1e-5  # 100 steps of 1e-8, which the flow may stretch apart
 
@@ -262,7 +262,7 @@ def test_an_exact_epsilon_finds_the_image_in_one_step() -> None:
         sigma = float(denoiser.table[timestep])
         x = truth + sigma * normal(1)
         for name in ("ddim", "ddpm_small"):
-            found = samplers.make(name).sample(denoiser, x, [sigma], noise=draws.noise)
+            found = samplers.make(name).sample(denoiser, [sigma], start=x, draws=draws)
             assert (found - truth).abs().max() < 1e-11 * (1 + sigma)  # rounding of x
         off = make_adapter("vp", ExactEpsilon(truth), beta_max=0.021)  # a network of another table
         assert timestep == 0 or (off(x, sigma) - truth).abs().max() > 1e-3
@@ -276,7 +276,7 @@ def test_ddim_is_deterministic_and_ddpm_is_not() -> None:
 
     def made(name: str, seed: int, **settings: Any) -> Tensor:
         draws = ImageDraws([generator(seed, i) for i in range(2)], torch.device("cpu"))
-        return samplers.make(name, **settings).sample(denoiser, begin, levels, noise=draws.noise)
+        return samplers.make(name, **settings).sample(denoiser, levels, start=begin, draws=draws)
 
     assert torch.equal(made("ddim", 0), made("ddim", 1))
     for name, settings in (("ddim", {"eta": 1.0}), ("ddpm_small", {})):

@@ -174,7 +174,7 @@ def test_a_network_learns_the_classes_apart(pixels: Path, tmp_path: Path) -> Non
         draws = ImageDraws([generator(1, i) for i in range(400)])
         x = float(sigmas[0]) * draws.normal((3, 1, 1))
         told = guided(denoiser, None if chosen is None else [chosen])
-        found = samplers.make("heun").sample(told, x, sigmas).flatten(1)
+        found = samplers.make("heun").sample(told, sigmas, start=x).flatten(1)
 
         def check(true: Tensor, found: Tensor = found, training_error: float = training_error) -> None:
             assert ((found.mean(0) - true.mean(0)).abs() < 4 * true.std(0) / 20 + training_error).all()

@@ -12,11 +12,11 @@ from randomwalk.operators.solve import dot, iterates
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """Approximate solutions u of ``V u = b``, from u = 0: exact after as many iterations as b has numbers.
+    """Approximate solutions u of ``V u = b``, from u = 0: exact after as many iterations as b has entries.
 
-    Every row of the batch has its own step sizes. A row stops for good when its residual has fallen to rounding, or
-    where ``v^T V v`` is not positive in its direction v, so that V is not what is assumed. The products go on for the
-    other rows: their number is always ``iterations``.
+    Every row of the batch has its own step sizes. A row stops when its residual is down to rounding, or when
+    ``v^T V v`` is not positive in its direction v, against the assumption on V. The products continue for the other
+    rows: their number is always ``iterations``.
 
     Source: Hestenes and Stiefel 1952.
 

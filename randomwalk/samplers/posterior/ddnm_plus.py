@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from randomwalk.config.samplers import DDNMPlusSettings
 from randomwalk.samplers.posterior.ddrm import remaining
-from randomwalk.samplers.posterior.sampler import Callback, Needs, PosteriorSampler, Problem, require
 from randomwalk.samplers.posterior.steps import Mask, seen
+from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler
 
 
-@dataclass(frozen=True, kw_only=True)
-class DDNMPlus(PosteriorSampler):
-    """The measurement replaces what it sees of the denoised image. From level s to p, with D = D(x, s):
+class DDNMPlus(Sampler, DDNMPlusSettings):
+    """The measurement replaces the measured part of the denoised image. From level s to p, with D = D(x, s):
 
         z  = D + L (A^+ y - A^+ A D)
         x' = z + E (x - D) / s + F n
@@ -28,45 +26,28 @@ class DDNMPlus(PosteriorSampler):
         p >= eta / a    1                               0                   sqrt(p^2 - eta^2 / a^2)
         eta = 0 < a     1                               sqrt(1 - c^2) p     c p
 
-    Time travel: when x arrives at every l-th level from the last, it goes back l levels, by new noise, r - 1 times.
-    One evaluation for each step; a step is repeated for each time that it is travelled.
+    Time travel: when x arrives at every l-th level from the last, it goes back l levels, by new noise, r - 1 times,
+    with l = ``travel_length`` and r = ``travel_repeats``. One evaluation for each step, repeated ones included.
 
-    For noisy measurements these are the equations of DDRM with b = 1, here from a start that knows nothing of y; all
-    that is said there about many steps holds here. Travelling makes more steps of the same kind.
+    For noisy measurements these are the equations of DDRM with b = 1, here from a start independent of y; the remarks
+    there about many steps hold here. Time travel makes more steps of the same kind.
 
     Source: Wang et al. 2023, arXiv 2212.00490: section 3.3, and the appendix on the singular value decomposition for
-    what it becomes with DDIM; r and l as in the code released with it. That code starts the travel from D, which
+    its form with DDIM; r and l as in the code released with it. That code starts the travel from D, which
     loses the spread of X given x; here, as in the paper's algorithm 2, it starts from x.
-
-    Args:
-        stochasticity: c, from 0 to 1.
-        travel_length: l, in levels.
-        travel_repeats: r; 1 does not travel.
     """
 
-    needs: ClassVar[Needs] = Needs(linear=True, spectral=True, noise=("gaussian", "none"))
+    needs = Needs(linear=True, spectral=True, noise=("gaussian", "none"))
 
-    stochasticity: float = 0.85
-    travel_length: int = 1
-    travel_repeats: int = 1
+    def num_steps(self, num_levels: int) -> int:
+        return len(self.path(num_levels))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.stochasticity <= 1, "stochasticity", self.stochasticity, "a number from 0 to 1")
-        for name in ("travel_length", "travel_repeats"):
-            value = getattr(self, name)
-            require(isinstance(value, int) and value >= 1, name, value, "a positive integer")
-
-    @property
-    def num_steps(self) -> int:
-        return len(self.path())
-
-    def path(self) -> list[tuple[int, int]]:
+    def path(self, num_levels: int) -> list[tuple[int, int]]:
         """``(k, j)`` for each step: it goes from level k to level k + 1, and its result back to level j <= k + 1."""
-        num, length = len(self.levels()), self.travel_length
-        left = {num - 1 - t: self.travel_repeats - 1 for t in range(0, num - length, length)}
+        length = self.travel_length
+        left = {num_levels - 1 - t: self.travel_repeats - 1 for t in range(0, num_levels - length, length)}
         steps, k = [], 0
-        while k < num:
+        while k < num_levels:
             arrived = k + 1
             back = left.get(arrived, 0) > 0
             if back:
@@ -75,19 +56,18 @@ class DDNMPlus(PosteriorSampler):
             k = steps[-1][1]
         return steps
 
-    def run(self, problem: Problem, callback: Callback) -> Tensor:
-        levels = [*self.levels(), 0.0]
-        z, measured = problem.operator.pinv(problem.y), seen(problem.operator)
-        x = levels[0] * problem.normal()
-        for step, (k, j) in enumerate(self.path()):
+    def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
+        levels = [*problem.levels, 0.0]
+        z, measured = problem.operator.pinv(problem.measurement.y), seen(problem.operator)
+        for step, (k, j) in enumerate(self.path(len(problem.levels))):
             x = self._step(problem, x, z, measured, levels[k], levels[k + 1])
             if j <= k:
                 x = x + math.sqrt(levels[j] ** 2 - levels[k + 1] ** 2) * problem.normal()
             callback(step, x, levels[k])
         return x
 
-    def _step(self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, s: float, p: float) -> Tensor:
-        spectral, eta, c = problem.operator.spectral, problem.eta, self.stochasticity
+    def _step(self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, sigma: float, sigma_next: float) -> Tensor:
+        spectral, eta, c, p = problem.operator.spectral, problem.eta, self.stochasticity, sigma_next
         keep = p * math.sqrt(1 - c**2)
 
         def above(t: Tensor) -> Tensor:
@@ -100,8 +80,8 @@ class DDNMPlus(PosteriorSampler):
             replaced = measured(t) & above(t) & (eta > 0)
             return torch.where(replaced, remaining(t, p, eta), c * p)
 
-        denoised = problem.denoiser(x, s)
-        move = keep / s * (x - denoised)
+        denoised = problem.denoiser(x, sigma)
+        move = keep / sigma * (x - denoised)
         if eta > 0:
             move = spectral(lambda t: (~measured(t)).to(t), move)
         x = denoised + spectral(trust, z - denoised) + move

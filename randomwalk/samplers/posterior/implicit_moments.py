@@ -1,7 +1,7 @@
-"""Moments of X given X_s = x where y has too many numbers for a backward pass through the denoiser for each of them.
+"""Moments of X given X_s = x where y has too many entries for a backward pass through the denoiser for each.
 
-What `moments` computes exactly is approximate here: the shift of the mean towards y by a few
-iterations of conjugate gradients, and every covariance by one number c with functions of ``A^T A``.
+The counterpart of `moments` with approximations: the shift of the mean towards y by a few iterations of conjugate
+gradients, and every covariance by one number c with functions of ``A^T A``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from randomwalk.operators import Operator
 from randomwalk.samplers.posterior.mmps import mean_and_shift
-from randomwalk.samplers.posterior.sampler import Problem
+from randomwalk.samplers.sampler import Problem
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class ImplicitMoments:
     residual: Tensor
 
     def log_evidence(self, eta: float) -> Tensor:
-        """``log Normal(y; A D, c A A^T + eta^2 I)``, ``[B]``, but for what all samples of a measurement share."""
+        """``log Normal(y; A D, c A A^T + eta^2 I)``, ``[B]``, up to a constant of each measurement."""
         c, pulled = self.variance, self.operator.adjoint(self.residual)
         explained = c * pulled * self.operator.spectral(lambda t: (t > 0) / (c * t + eta**2), pulled)
         return (explained.flatten(1).sum(1) - self.residual.square().flatten(1).sum(1)) / (2 * eta**2)
 
     def take(self, rows: Tensor) -> ImplicitMoments:
-        """Those of some rows, in the order given. The rows of one measurement may change places, no others."""
+        """The moments of some rows, in the order given. Only rows of the same measurement may change places."""
         return replace(self, x=self.x[rows], mean=self.mean[rows], shift=self.shift[rows], residual=self.residual[rows])
 
     def move(self, eta: float, keep: float, variance: float, normal: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,7 @@ class ImplicitMoments:
             M(x' | x)    = Normal(keep x + a D,           (variance + a^2 c) I)
             Q(x' | x, y) = Normal(keep x + a (D + shift), variance I + a^2 c eta^2 (c A^T A + eta^2 I)^-1)
 
-        The ratio lacks what all samples of a measurement share.
+        The ratio is up to a constant of each measurement.
         """
         a, c, normal = 1 - keep, self.variance, normal.reshape(self.x.shape)
         step = a * self.shift + self.operator.spectral(

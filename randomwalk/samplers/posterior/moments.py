@@ -1,4 +1,4 @@
-"""The Gaussian with the first two moments of X given X_s = x, by Tweedie's formulas, and what y does to it.
+"""The Gaussian with the first two moments of X given X_s = x, by Tweedie's formulas, and its update by y.
 
     E[X | X_s = x] = D(x, s),    Cov[X | X_s = x] = C = s^2 dD/dx
 
@@ -7,7 +7,7 @@ The covariance is known by products ``C v``, one backward pass through the denoi
 
     C Omega (Omega^T C Omega)^-1 Omega^T C = B B^T,    B [d, k] (kept as its transpose, rows are faster)
 
-which is exact in what the measurement sees, ``A B B^T A^T = A C A^T``, exact altogether if k = d, and never larger
+which is exact for the measured directions, ``A B B^T A^T = A C A^T``, exact altogether if k = d, and never larger
 than C. A number c stands for the rest: ``C ~ B B^T + c (I - Pi)``, Pi the projection on the columns of B.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.operators import Operator
-from randomwalk.samplers.posterior.sampler import Problem
+from randomwalk.samplers.sampler import Problem
 
 _DEPENDENT = 1e-10
 """Eigenvalues below this fraction of the largest are rounding errors of linearly dependent directions."""
@@ -53,7 +53,7 @@ class Moments:
         return -white.square().sum(1) / 2 - root.diagonal(dim1=1, dim2=2).log().sum(1)
 
     def take(self, rows: Tensor) -> Moments:
-        """Those of some rows, in the order given."""
+        """The moments of some rows, in the order given."""
         return Moments(*(value[rows] for value in vars(self).values()))
 
     def move(self, eta: float, keep: float, variance: float, normal: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,11 +99,11 @@ def moments(problem: Problem, x: Tensor, sigma: float, measured: Mapping[int, Te
     """The moments at the states ``x [B, C, H, W]``: one evaluation, ``m + probes + 1`` backward passes.
 
     Args:
-        problem: its operator is linear, with measurements of m numbers that are not always 0.
+        problem: its operator is linear, with m entries of y that are not always 0.
         x: states at the noise level ``sigma``.
         sigma: s.
         measured: the columns of A^T, see :func:`measured_directions`.
-        probes: how many random directions there are besides.
+        probes: number of random directions in addition.
     """
     denoised, product = problem.denoiser.linearized(x, sigma)
     directions = [*measured.values(), *(problem.normal() for _ in range(probes))]
@@ -113,7 +113,7 @@ def moments(problem: Problem, x: Tensor, sigma: float, measured: Mapping[int, Te
     kept = values > _DEPENDENT * values[:, -1:]
     scaled = torch.where(kept, values.clamp_min(0), 1).rsqrt() * kept
     factor = (vectors * scaled[:, None]).mT @ times_c
-    seen = times_c.new_zeros((len(x), problem.y[0].numel(), len(directions)))
+    seen = times_c.new_zeros((len(x), problem.measurement.y[0].numel(), len(directions)))
     seen[:, list(measured)] = (vectors * (values.clamp_min(0).sqrt() * kept)[:, None])[:, : len(measured)]
     basis, _ = _orthonormal(factor)
     z = _rows([problem.normal()])
@@ -132,7 +132,7 @@ def moments(problem: Problem, x: Tensor, sigma: float, measured: Mapping[int, Te
 
 
 def measured_directions(operator: Operator, y: Tensor) -> dict[int, Tensor]:
-    """The columns of A^T, ``[B, C, H, W]`` each, by their places in y; those that are 0 for the whole batch left out.
+    """The columns of A^T, ``[B, C, H, W]`` each, by their places in y; without those that are 0 for the whole batch.
 
     Args:
         operator: A, linear.

@@ -38,7 +38,7 @@ def log_mean(log_weights: Tensor) -> Tensor:
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
-    """``1 / sum_i w_i^2``, ``[M]``: S for even weights, 1 if one particle has everything.
+    """``1 / sum_i w_i^2``, ``[M]``: S for equal weights, 1 if one particle has all the weight.
 
     Args:
         weights: ``[M, S]`` with rows that sum to 1.
@@ -49,8 +49,8 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 def systematic(weights: Tensor, u: Tensor) -> Tensor:
     """Indices of the particles that are kept by systematic resampling, ``[M, S]``, in increasing order.
 
-    Particle i is kept as often as one of the S even points ``(j + u) / S`` falls on its share of [0, 1). Over u even on
-    [0, 1) that is ``S w_i`` times on average, and never more than one off.
+    Particle i is kept once for each of the S points ``(j + u) / S`` in its share of [0, 1). For u uniform on [0, 1)
+    that is ``S w_i`` times on average, and never off by more than one.
 
     Source: Kitagawa 1996, "Monte Carlo filter and smoother"; Douc, Cappe and Moulines 2005, arXiv cs/0507025.
 
@@ -67,7 +67,7 @@ def systematic(weights: Tensor, u: Tensor) -> Tensor:
 
 
 def flat_rows(indices: Tensor) -> Tensor:
-    """Rows of a state ``[M * S, ...]`` of the particles that ``indices [M, S]`` name within each measurement."""
+    """Rows, in a state ``[M * S, ...]``, of the particles with these indices ``[M, S]`` within each measurement."""
     num, size = indices.shape
     return (indices + size * torch.arange(num, device=indices.device)[:, None]).flatten()
 
@@ -81,7 +81,7 @@ def resampled(log_weights: Tensor, u: Tensor, threshold: float) -> tuple[Tensor,
         threshold: 0 for never, 1 for always (unless the weights are all equal).
 
     Returns:
-        Rows of the particles to go on with, ``[M * S]``, and their log weights ``[M, S]`` float64. Where they were
+        Rows of the particles that are kept, ``[M * S]``, and their log weights ``[M, S]`` float64. Where they were
         resampled the new weights are all the mean of the old ones, so that estimates of normalizing constants, which
         are means of weights, stay unbiased.
     """

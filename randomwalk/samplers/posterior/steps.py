@@ -1,15 +1,15 @@
-"""What the diffusion samplers of a posterior share: the step from one noise level to the next."""
+"""Steps from one noise level to the next, shared by the samplers of the posterior."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from randomwalk.operators import Operator
-from randomwalk.samplers.posterior.sampler import Problem
+from randomwalk.samplers.sampler import Problem
 
 Mask = Callable[[Tensor], Tensor]
 
@@ -17,34 +17,30 @@ RCOND = 1e-4
 """Singular values below this share of the largest are 0."""
 
 
-def pairs(levels: Sequence[float]) -> list[tuple[float, float]]:
-    """``(s, p)`` of each step: the noise level, and the next one, 0 after the last."""
-    return list(zip(levels, [*levels[1:], 0.0], strict=True))
-
-
-def fresh_noise(s: float, p: float, stochasticity: float) -> float:
-    """Standard deviation v of the noise that DDIM adds on the way from s to p: ``v^2 = c^2 p^2 (s^2 - p^2) / s^2``.
+def fresh_noise(sigma: float, sigma_next: float, stochasticity: float) -> float:
+    """Standard deviation v of the noise that DDIM adds from level s to p: ``v^2 = c^2 p^2 (s^2 - p^2) / s^2``.
 
     Source: Song et al. 2021, arXiv 2010.02502, eq. 16, in VE coordinates; c = 1 is DDPM.
     """
-    return stochasticity * p * math.sqrt(s**2 - p**2) / s
+    return stochasticity * sigma_next * math.sqrt(sigma**2 - sigma_next**2) / sigma
 
 
-def ddim(problem: Problem, x: Tensor, clean: Tensor, s: float, p: float, stochasticity: float) -> Tensor:
+def ddim(problem: Problem, x: Tensor, clean: Tensor, sigma: float, sigma_next: float, stochasticity: float) -> Tensor:
     """DDIM's step from level s to p, ``clean + sqrt(p^2 - v^2) (x - clean) / s + v n``.
 
     Args:
-        problem: where n comes from.
+        problem: draws n.
         x: the state, ``[B, C, H, W]``.
-        clean: the image that is thought to be under the noise in x.
-        stochasticity: 0 deterministic, 1 DDPM.
+        clean: estimate of the clean image, such as D(x, s).
+        sigma, sigma_next: s and p.
+        stochasticity: c; 0 is deterministic, 1 is DDPM.
     """
-    v = fresh_noise(s, p, stochasticity)
-    moved = clean + math.sqrt(p**2 - v**2) / s * (x - clean)
+    v = fresh_noise(sigma, sigma_next, stochasticity)
+    moved = clean + math.sqrt(sigma_next**2 - v**2) / sigma * (x - clean)
     return moved + v * problem.normal() if v > 0 else moved
 
 
 def seen(operator: Operator) -> Mask:
-    """Which eigenvalues of ``A^T A`` count as not 0, ``t -> mask``: those of which pseudo-inverses make use."""
+    """Mask of the eigenvalues of ``A^T A`` that count as not 0, ``t -> mask``; pseudo-inverses use only these."""
     largest = operator.norm() ** 2
     return lambda t: t > max(RCOND**2, 10 * torch.finfo(t.dtype).eps) * largest

@@ -127,4 +127,4 @@ class PointTrainingSet:
         high = min(denoiser.sigma_max, 80.0)
         sigmas = schedules.make("karras", NUM_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
         x = (high * draws.normal((2, 1, 1))).to(device)
-        return samplers.make("heun").sample(denoiser, x, sigmas)
+        return samplers.make("heun").sample(denoiser, sigmas, start=x)

@@ -191,7 +191,7 @@ class DDPM(Method):
 
         sampler = samplers.make({"ddpm": "ddpm_small", "ddim": "ddim"}[self.settings.sampler])
         told = guided(denoiser, images if denoiser.num_classes is not None else None)
-        x = sampler.sample(told, start, levels, noise=rows.noise, callback=keep)
+        x = sampler.sample(told, levels, start=start, draws=rows, callback=keep)
         return Made((x + 1) / 2, (torch.stack(frames) + 1) / 2, len(levels))
 
 
