@@ -6,7 +6,18 @@ from typing import Annotated
 
 from pydantic import PrivateAttr, model_validator
 
-from randomwalk.config.base import Count, Device, Natural, Pair, PathText, Positive, Precision, SampleFit, Settings
+from randomwalk.config.base import (
+    Count,
+    Device,
+    Natural,
+    OutputPath,
+    Pair,
+    PathText,
+    Positive,
+    Precision,
+    SampleFit,
+    Settings,
+)
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import InpaintingSettings, Measurement, parts_of
 from randomwalk.config.networks import Weights
@@ -42,7 +53,7 @@ class SampleConfig(Settings):
 
     seed: Natural = 0
     """Image i is a function of the seed and i alone."""
-    output: PathText
+    output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     network: Weights
     guidance: Guidance | None = None

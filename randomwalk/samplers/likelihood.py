@@ -38,6 +38,7 @@ from torch import Tensor
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.lookup import optional_library
 from randomwalk.rng import Draws
 
 Divergence = Literal["auto", "exact", "hutchinson"]
@@ -229,8 +230,7 @@ def _standard_error(values: Tensor) -> Tensor:
 
 def _solve(flow: _Flow, start: Tensor, method: str, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
     """z at sigma_max, and the gain in log density of z for each probe in nats per pixel ``[B, R]``."""
-    from torchdiffeq import odeint
-
+    odeint = optional_library("torchdiffeq", "ode", "the likelihood").odeint
     size, rows = flow.size, 1 if flow.directions is None else len(flow.directions)
     state = torch.cat([start, start.new_zeros(len(start), rows)], 1)
     span = torch.tensor([math.log(s) for s in flow.sigmas], dtype=torch.float64, device=start.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import RunError
+from randomwalk.lookup import optional_library
 from randomwalk.samplers.sampler import Noise, Solver, require
 
 METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
@@ -75,8 +76,7 @@ class ODE(Solver):
 
     def _integrate(self, flow: _Flow, x: Tensor, s: float, p: float) -> Tensor:
         """The state at level p, from that at level s."""
-        import torchdiffeq
-
+        torchdiffeq = optional_library("torchdiffeq", "ode", "the sampler ode")
         ends = torch.tensor([-math.log(s), -math.log(p)], dtype=torch.float64, device=x.device)
         options = {
             "norm": worst_rms,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import RunError
+from randomwalk.lookup import optional_library
 from randomwalk.samplers.ode import worst_rms
 from score_sde.sdes import SDE, broadcast
 
@@ -108,8 +109,7 @@ def flow(
         RunError: no step meets the tolerance, or the score is not finite.
         ValueError: ``t_end`` is not between 0 and T, or fewer than 2 frames.
     """
-    import torchdiffeq
-
+    torchdiffeq = optional_library("torchdiffeq", "ode", "the probability flow of score embedding")
     if not 0 < t_end < sde.T or num_frames < 2:
         found = f"t_end={t_end}, num_frames={num_frames}"
         raise ValueError(f"{found}: expected a time between 0 and {sde.T:g}, and 2 or more")
