@@ -58,12 +58,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the config with all defaults and check every file, without starting",
+        help="print the config and check every file, without starting",
     )
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (short for --set device=...)")
-    parser.add_argument(
-        "--precision", choices=["fp32", "bf16"], help="precision of the network (short for --set precision=...)"
-    )
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="of the network (short for --set precision=...)")
     parser.add_argument("--compile", action="store_true", help="compile the network (short for --set compile=true)")
 
 

@@ -25,7 +25,8 @@ examples:
   randomwalk restore photo.jpg --deblur 1.6             sharpen a Gaussian blur with a standard deviation of 1.6 pixels
 
 Each writes photo_restored.png beside the photograph. The settings are those of configs/photo_*.yaml; --dry-run prints
-them, to be saved, changed and run by: randomwalk sample --config FILE
+them, to be saved, changed and run by: randomwalk sample --config FILE. With --deblur the border is tapered too, since
+a blurred photograph shows what lies outside of it.
 """
 
 
@@ -90,7 +91,7 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
         name = "deblur"
         try:
             blur_std = _positive(args.deblur)
-            changes.append(f"measurement.operator.std={blur_std}")
+            changes += [f"measurement.operator.std={blur_std}", "measurement.operator.boundary=circular"]
         except argparse.ArgumentTypeError:  # the path of a kernel
             pass
     config = load_sample_config(f"configs/photo_{name}.yaml", changes)
@@ -101,7 +102,7 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
         config.measurement.operator = InpaintingSettings.model_construct(name="inpainting", mask="file")
         config.measurement.operator.file = str(args.fill)
     elif args.deblur is not None and blur_std is None:
-        config.measurement.operator = BlurSettings.model_construct(name="blur")
+        config.measurement.operator = BlurSettings.model_construct(name="blur", boundary="circular")
         config.measurement.operator.file = args.deblur
     return config
 
@@ -140,6 +141,7 @@ def main(args: argparse.Namespace) -> int:
 
     from randomwalk import distributed
     from randomwalk.images import pictures
+    from randomwalk.operators.blur import taper
     from randomwalk.sampling import measuring
     from randomwalk.sampling import run as sampling
     from randomwalk.sampling.progress import Progress
@@ -156,8 +158,12 @@ def main(args: argparse.Namespace) -> int:
     known = measuring.known_part(task.make_operator([0])[0])
     missing = 0.0 if known is None else 1 - float(known.mean())
     if known is not None and missing in (0, 1):
-        raise InputError(f"--fill: {args.fill} has {'no' if missing == 0 else 'only'} dark pixels; dark pixels are filled")
+        raise InputError(
+            f"--fill: {args.fill} has {'no' if missing == 0 else 'only'} dark pixels; dark pixels are filled"
+        )
     options.show_notes(task.remarks(0))
+    if args.deblur is not None:
+        measurement = taper(measurement[None], task.make_operator([0])[0])[0]
     progress = Progress(context, task.num_steps)
     try:
         [units] = task.batches()

@@ -22,11 +22,14 @@ exit status: 0 done; 1 failed, or some images could not be read; 2 bad input; 13
 
 def parser(prog: str = "sample.py") -> argparse.ArgumentParser:
     """Parser of the options."""
+    example = EXAMPLE
+    if prog != "sample.py":
+        example = example.replace("python sample.py", prog).replace("sample.py", f"-m {prog}")
     made = options.Parser(
         config_option="--diffusion_config",
         prog=prog,
         description="Sample images, or restore measured ones, as a YAML file says.",
-        epilog=EXAMPLE if prog == "sample.py" else EXAMPLE.replace("python sample.py", prog),
+        epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
