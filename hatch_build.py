@@ -1,9 +1,9 @@
 """Build of the wheel: everything that the package needs goes into ``randomwalk/``.
 
 The network packages `guided_diffusion` and `score_sde` have names that public packages have too, and one of two
-packages with the same name would overwrite the other. The wheel holds them as ``randomwalk._bundled.guided_diffusion``
-and ``randomwalk._bundled.score_sde``, with the imports changed to these names; so both can be installed. Configs, bundled
-weights and example images go into ``randomwalk/_bundled`` too, where `randomwalk.lookup` finds them.
+packages with the same name would overwrite the other. The wheel holds them as `randomwalk._bundled.guided_diffusion`
+and `randomwalk._bundled.score_sde`, with the imports changed to these names, so both can be installed. Configs,
+bundled weights and example images go into `randomwalk/_bundled` too, where `randomwalk.lookup` finds them.
 """
 
 import re
@@ -32,9 +32,9 @@ class WheelHook(BuildHookInterface):
         (Path(self.changed.name) / "_bundled.py").write_text('"""What lies beside the package in a checkout."""\n')
         included = {str(Path(self.changed.name) / "_bundled.py"): "randomwalk/_bundled/__init__.py"}
         for package in ("randomwalk", *NETWORKS):
-            for source in sorted(
-                path for path in (root / package).rglob("*") if path.suffix in (".py", ".pyi", ".typed")
-            ):
+            for source in sorted((root / package).rglob("*")):
+                if source.suffix not in (".py", ".pyi", ".typed"):
+                    continue
                 name = source.relative_to(root)
                 target = name if package == "randomwalk" else Path("randomwalk/_bundled") / name
                 changed = Path(self.changed.name) / name
@@ -52,7 +52,7 @@ class WheelHook(BuildHookInterface):
 
 
 def renamed(text: str) -> str:
-    """Source text in which imports of the network packages, and their names in quotes, have their names in the wheel."""
+    """Rename the network packages to their names in the wheel, in imports and in the table of networks."""
     names = "|".join(NETWORKS)
     text = re.sub(rf"^(\s*(?:from|import) )({names})\b", r"\1randomwalk._bundled.\2", text, flags=re.MULTILINE)
-    return re.sub(rf"(\(\")({names})(\", \")", r"\1randomwalk._bundled.\2\3", text)  # NETWORKS in denoisers/networks.py
+    return re.sub(rf'\("({names})", "', r'("randomwalk._bundled.\1", "', text)

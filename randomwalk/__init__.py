@@ -63,9 +63,9 @@ def _refuse_foreign_networks() -> None:
         found = None if spec is None else spec.origin
         if found is None or Path(found).resolve() != own:
             raise ImportError(
-                f"randomwalk in {root} needs its own package {name}, but Python finds {found or 'none'}: put {root} first on "
-                f"PYTHONPATH, uninstall the other {name}, or install randomwalk itself (pip install {root}), which keeps "
-                "its networks apart"
+                f"randomwalk in {root} needs its own package {name}, but Python finds {found or 'none'}: put {root} "
+                f"first on PYTHONPATH, uninstall the other {name}, or install randomwalk with pip install {root}, "
+                "which keeps its networks apart"
             )
 
 
