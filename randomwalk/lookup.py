@@ -78,6 +78,11 @@ def find_file(path: str | Path) -> str:
     return str(path)
 
 
+def program(name: str) -> str:
+    """What to type to start `sample` or `train`: the script in a checkout, the command of an installed wheel."""
+    return f"python {name}.py" if (HOME / f"{name}.py").is_file() else f"randomwalk {name}"
+
+
 def optional_library(module: str, extra: str, purpose: str) -> Any:
     """Import a library that only some tasks need.
 

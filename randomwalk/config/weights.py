@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from randomwalk.errors import InputError
-from randomwalk.lookup import HOME, near
+from randomwalk.lookup import HOME, near, program
 
 _BUNDLED = {
     "fashion_vp.safetensors": "the bundled ADM UNet, trained on Fashion-MNIST by python train.py --config "
@@ -48,7 +48,7 @@ def describe_missing_weights(path: str | Path) -> str:
         )
     training = Path("configs", path.parent.parent.name, f"{path.parent.name}_train.yaml")
     if training.is_file():  # results/toy/moons/model.safetensors
-        return f"{missing} It is what this training makes: python train.py --config {training}"
+        return f"{missing} It is what this training makes: {program('train')} --config {training}"
     return (
         f"{missing} Expected a file with weights: one that train.py made (.safetensors), a guided-diffusion state dict "
         "or a score_sde checkpoint; relative paths start in the current folder"
