@@ -99,8 +99,8 @@ def optional_library(module: str, extra: str, purpose: str) -> Any:
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
         package = {"ot": "POT"}.get(module, module.partition(".")[0])
         raise InputError(
-            f"{purpose} needs {package}, which cannot be imported ({error}): pip install {package}, or install this "
-            f'package with its extra: pip install "randomwalk[{extra}]"'
+            f"{purpose} needs {package}, which cannot be imported ({error}): pip install {package}, or install "
+            f"randomwalk with its extra [{extra}]"
         ) from error
 
 

@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     for name in LIBRARIES:
         _line(name, _version(name) or "missing")
     for name, extra in OPTIONAL.items():
-        _line(name, _version(name) or f'not installed (optional: pip install "randomwalk[{extra}]")')
+        _line(name, _version(name) or f"not installed (optional, extra [{extra}])")
     bundled = sorted(path.stem for path in (HOME / "pretrained_models").glob("*.safetensors"))
     _line("weights", f"{', '.join(bundled) or 'none'}  ({HOME / 'pretrained_models'})")
     changes = [
