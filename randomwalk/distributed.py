@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from randomwalk.errors import InputError, RunError
+from randomwalk.lookup import optional_library
 
 if TYPE_CHECKING:
     import torch
@@ -308,13 +309,7 @@ def connect(device: str = "auto", start: Launch | None = None) -> Context:
 
 def _meet_by_mpi() -> None:
     """Agree by MPI on the address of rank 0's store."""
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise InputError(
-            f"started by mpiexec, but mpi4py cannot be used ({error}): pip install mpi4py, for the MPI that this "
-            "mpiexec belongs to, or start with torchrun"
-        ) from error
+    MPI = optional_library("mpi4py.MPI", "mpi", "a start by mpiexec (torchrun does without)")
     import socket
 
     comm = MPI.COMM_WORLD

@@ -1,8 +1,9 @@
-"""Names, settings and paths as a user writes them, looked up."""
+"""Look up names, settings, paths and optional libraries as a user gives them."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import os
 import re
@@ -14,6 +15,12 @@ from typing import Any, TypeVar
 from randomwalk.errors import InputError
 
 T = TypeVar("T")
+
+_PACKAGE = Path(__file__).resolve().parent
+HOME = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.parent
+"""Folder of the bundled files: the checkout, or `randomwalk/_bundled`, into which a wheel puts them."""
+BUNDLED = ("configs", "data", "pretrained_models")
+"""Folders of files that come with the program."""
 
 
 def find(kind: str, table: Mapping[str, T], name: str) -> T:
@@ -55,6 +62,46 @@ def near(path: Path) -> str:
         return f"; there is no folder {there} (relative paths start in {Path.cwd()})"
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"; did you mean {there / close[0]}?" if close else ""
+
+
+def find_file(path: str | Path) -> str:
+    """Path of a file or folder: as given if it exists, else that of the bundled one with the same name.
+
+    ``pretrained_models/photo_ve.safetensors`` is found from any folder and in any installation. A path that is
+    neither in the current folder nor bundled is returned unchanged.
+    """
+    parts = Path(path).parts
+    if len(parts) > 1 and parts[0] in BUNDLED and ".." not in parts and not os.path.lexists(path):
+        bundled = HOME.joinpath(*parts)
+        if bundled.exists():
+            return str(bundled)
+    return str(path)
+
+
+def program(name: str) -> str:
+    """What to type to start `sample` or `train`: the script in a checkout, the command of an installed wheel."""
+    return f"python {name}.py" if (HOME / f"{name}.py").is_file() else f"randomwalk {name}"
+
+
+def optional_library(module: str, extra: str, purpose: str) -> Any:
+    """Import a library that only some tasks need.
+
+    Args:
+        module: name to import.
+        extra: extra of this package that installs it.
+        purpose: what needs it, for the message.
+
+    Raises:
+        InputError: the library is not installed or does not load.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
+        package = {"ot": "POT"}.get(module, module.partition(".")[0])
+        raise InputError(
+            f"{purpose} needs {package}, which cannot be imported ({error}): pip install {package}, or install "
+            f"randomwalk with its extra [{extra}]"
+        ) from error
 
 
 _VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")

@@ -18,6 +18,7 @@ FLOORS = [
     {"training", "sampling"},
     {"studies"},
     {"cli"},
+    {"__main__"},
 ]
 """From the ground up; a room imports what is on its own floor in itself, and rooms of the floors below."""
 MODULES = {

@@ -1,1 +1,1 @@
-"""The command line: options, and how a command ends."""
+"""Command line: `randomwalk sample | train | restore | check`."""

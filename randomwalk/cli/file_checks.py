@@ -1,4 +1,4 @@
-"""Files that a config names: what can be known of them in a moment, without PyTorch."""
+"""Quick checks of the files that a config names, without PyTorch."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from randomwalk.errors import InputError
 from randomwalk.lookup import near
 
 _FEW_FILES = 50
-"""So many files of a folder are looked into; one with more of them is taken to hold images."""
+"""Number of files of a folder to look into; a folder with more is assumed to hold images."""
 _NOT_OF_PILLOW = (".npy", ".npz", ".zip", ".heic", ".heif", ".avif", ".jxl", ".dng", ".gz")
-"""Files that may hold images although Pillow alone does not read them."""
+"""Suffixes of files that may hold images although Pillow alone does not read them."""
 _MASK = "_mask"
 
 Check = Callable[[], object]
 
 
 def check_files(config: Settings, new: bool = True) -> None:
-    """See that what a config names is there, and what it looks like.
+    """Check that the files a config names exist and look as expected.
 
     Args:
-        config: of any of the programs.
-        new: whether the run is to make its folder.
+        config: config of any command.
+        new: whether the run will create its folder.
 
     Raises:
-        InputError: one message with a line for each thing that is missing.
+        InputError: something is missing; the message has a line for each file.
     """
     problems = []
     for check in _checks(config, new):
@@ -110,12 +110,12 @@ def _checks_of_measurement(config: SampleConfig) -> Iterator[Check]:
 
 
 def _check_output(output: Path) -> None:
-    """The nearest of its parents that exists can hold the run folder."""
+    """Check that the nearest existing parent of the run folder is a writable folder."""
     parent = next((folder for folder in output.absolute().parents if os.path.lexists(folder)), Path("/"))
     if not parent.is_dir():
-        raise InputError(f"output: {output} cannot be made, since {parent} is a file; choose another folder")
+        raise InputError(f"output: {output} cannot be created because {parent} is a file; choose another folder")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"output: {output} cannot be made, since {parent} is not writable; choose another folder")
+        raise InputError(f"output: {output} cannot be created because {parent} is not writable; choose another folder")
 
 
 def _check_file(key: str, path: Path, what: str) -> None:
@@ -124,7 +124,7 @@ def _check_file(key: str, path: Path, what: str) -> None:
     if path.is_dir():
         raise InputError(f"{key}: {path} is a folder; expected {what}")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{key}: {path} may not be read; change its permissions")
+        raise InputError(f"{key}: {path} cannot be read; change its permissions")
     if not path.stat().st_size:
         raise InputError(f"{key}: {path} is empty; expected {what}")
 
@@ -158,7 +158,7 @@ def _check_images(key: str, path: Path) -> None:
             raise InputError(f"{key}: {path} is neither a zip nor an image that can be read")
         return
     if not os.access(path, os.R_OK | os.X_OK):
-        raise InputError(f"{key}: {path} may not be read; change its permissions")
+        raise InputError(f"{key}: {path} cannot be read; change its permissions")
     files = list(islice(_files(path), _FEW_FILES))
     if len(files) < _FEW_FILES and not any(map(_may_be_image, files)):
         found = f"{len(files)} other files, such as {files[0].name}" if files else "nothing"
@@ -166,13 +166,13 @@ def _check_images(key: str, path: Path) -> None:
 
 
 def _check_standard_set(name: str, path: str) -> None:
-    from randomwalk.images.standard_sets import check_standard_set  # whose NumPy few of the programs' starts need
+    from randomwalk.images.standard_sets import check_standard_set  # imports NumPy, which most starts do not need
 
     check_standard_set(name, path)
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The files of a folder and its subfolders that are not hidden."""
+    """Yield the files of a folder and its subfolders, without hidden ones."""
     seen = set()
     for folder, subfolders, names in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
@@ -186,8 +186,6 @@ def _files(path: Path) -> Iterator[Path]:
 def _check_masks_beside(path: Path) -> None:
     if path.is_dir() and not any(file.stem.endswith(_MASK) for file in _files(path)):
         raise InputError(
-            f"data.path: {path}: no image has its mask beside it (mask: beside); that of photo.jpg is photo{_MASK}.png"
+            f"data.path: {path}: no image has its mask beside it (mask: beside); the mask of photo.jpg is "
+            f"photo{_MASK}.png"
         )
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the scripts have in common: options, and how a command ends."""
+"""Options that the commands share, and the exit status of a command."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from randomwalk import distributed
+from randomwalk.cli.file_checks import check_files
+from randomwalk.config import SampleConfig
+from randomwalk.config.base import Settings
+from randomwalk.config.bridge import BridgeSampleConfig
+from randomwalk.config.files import dump, load_sampling
 from randomwalk.errors import InputError, RunError, Terminated
-
-if TYPE_CHECKING:
-    from randomwalk.config import SampleConfig
-    from randomwalk.config.base import Settings
-    from randomwalk.config.bridge import BridgeSampleConfig
-    from randomwalk.run_folder import RunFolder
+from randomwalk.lookup import expand
+from randomwalk.run_folder import RunFolder, differences
 
 
 class Parser(argparse.ArgumentParser):
-    """Options of a script; one that it does not have gets a pointer to how keys of the config are set.
+    """Argument parser whose error for an unknown option explains how to set a key of the config.
 
     Args:
-        config_option: the option that names the config.
+        config_option: name of the option that takes the config file.
+        settings: arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(self, *, config_option: str, **settings: Any) -> None:
@@ -34,16 +36,16 @@ class Parser(argparse.ArgumentParser):
         _, unknown, words = message.partition("unrecognized arguments: ")
         given = words.split() if unknown else []
         if given and given[0].endswith((".yaml", ".yml")):
-            message += f"; the config is given by {self.config_option} {given[0]}"
+            message += f"; pass the config as {self.config_option} {given[0]}"
         elif given and given[0].startswith("--"):
             key, equals, value = given[0].lstrip("-").partition("=")
             value = value if equals else (given[1] if len(given) > 1 else "VALUE")
-            message += f"; keys of the config are set by --set, as in --set {key}={value}"
+            message += f"; set a key of the config with --set {key}={value}"
         super().error(message)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every script that runs a config."""
+    """Add the options of `sample` and `train`."""
     parser.add_argument(
         "--set",
         action="extend",
@@ -52,17 +54,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a key of the config, e.g. --set seed=3 sampler.schedule.num_steps=100",
     )
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with an interrupted run, in its folder")
+    parser.add_argument("--resume", metavar="FOLDER", help="continue an interrupted run in its folder")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the config with all defaults, check every file, start nothing"
+        "--dry-run",
+        action="store_true",
+        help="print the config and check every file, without starting",
     )
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (short for --set device=...)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="of the network (short for --set precision=...)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network (--set compile=true)")
+    parser.add_argument("--compile", action="store_true", help="compile the network (short for --set compile=true)")
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
-    """``KEY=VALUE`` for everything that the options of `add_run_options` override."""
+    """Changes to the config that the options of `add_run_options` ask for, ``KEY=VALUE`` each."""
     found = list(args.set)
     options = ("device", "precision", "max_memory")
     found += [f"{key}={value}" for key in options if (value := getattr(args, key, None)) is not None]
@@ -70,15 +74,11 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 
 def sample_config(args: argparse.Namespace) -> tuple[SampleConfig | BridgeSampleConfig, RunFolder | None]:
-    """The task that the options of sample.py name, and with ``--resume`` the folder of the run; imports no PyTorch.
+    """Load the task that the options of `sample` name, and with ``--resume`` its run folder. Imports no PyTorch.
 
     Raises:
-        InputError: the config is not valid, or is not that of the run.
+        InputError: the config is not valid, or differs from that of the run to resume.
     """
-    from randomwalk.config.files import load_sampling
-    from randomwalk.lookup import expand
-    from randomwalk.run_folder import RunFolder, differences
-
     changes = overrides(args)
     source = expand(args.diffusion_config) if args.diffusion_config else None
     if args.resume is None:
@@ -91,20 +91,17 @@ def sample_config(args: argparse.Namespace) -> tuple[SampleConfig | BridgeSample
     if changed := set(differences(kept, config.model_dump(mode="json"))) - {"device", "output", "max_memory"}:
         raise InputError(
             f"--resume {args.resume}: the config differs from {path} in {', '.join(sorted(changed))}; "
-            "leave that as it was (only device and max_memory may change), or start a new run"
+            "undo the change (only device and max_memory may differ), or start a new run"
         )
     return config, folder
 
 
 def check(config: Settings, args: argparse.Namespace) -> None:
-    """See that the files of a config are there; imports no PyTorch. A dry run prints the config all the same.
+    """Check that the files of a config exist. A dry run prints the config even if they do not. Imports no PyTorch.
 
     Raises:
-        InputError: something is missing.
+        InputError: a file is missing.
     """
-    from randomwalk.cli.file_checks import check_files
-    from randomwalk.config.files import dump
-
     try:
         check_files(config, new=args.resume is None)
     except InputError:
@@ -115,15 +112,15 @@ def check(config: Settings, args: argparse.Namespace) -> None:
 
 
 def show_notes(notes: Iterable[str]) -> None:
-    """Print what the user should know, one line each."""
+    """Print notes on the standard error, one line each."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
 
 def run(command: Callable[[], int]) -> int:
-    """Exit status of a command: its own; 2 for bad input, 1 for a failure, 130 or 143 for a signal.
+    """Run a command and return its exit status: its own, 2 for bad input, 1 for a failure, 130 or 143 for a signal.
 
-    The errors that a user can do something about are one message on the standard error, without a traceback.
+    Errors that the user can fix are printed as one message on the standard error, without a traceback.
     """
     previous = signal.signal(signal.SIGTERM, _terminate)
     start = distributed.Launch()
@@ -135,11 +132,11 @@ def run(command: Callable[[], int]) -> int:
     except (RunError, OSError) as error:
         status, message = 1, f"error: {error}"
     except KeyboardInterrupt as stop:
-        status, message = 130, f"interrupted{_detail(stop)}"
+        status, message = 130, f"interrupted: {stop}" if str(stop) else "interrupted"
     except Terminated as stop:
-        status, message = 143, f"terminated{_detail(stop)}"
+        status, message = 143, f"terminated: {stop}" if str(stop) else "terminated"
     except BaseException:
-        # A mistake of the program keeps its traceback, but the other processes must not wait for this one.
+        # A bug keeps its traceback, but the other processes must not wait for this one.
         if start.launcher == "mpiexec":
             sys.excepthook(*sys.exc_info())
             distributed.abort(1)
@@ -150,10 +147,6 @@ def run(command: Callable[[], int]) -> int:
     print(f"{who}{message}", file=sys.stderr, flush=True)
     distributed.abort(status)
     return status
-
-
-def _detail(stop: BaseException) -> str:
-    return f": {stop}" if str(stop) else ""
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

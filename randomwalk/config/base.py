@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from randomwalk.errors import InputError
-from randomwalk.lookup import expand
+from randomwalk.lookup import expand, find_file
 
 
 def _whole(value: Any) -> Any:
@@ -31,8 +31,10 @@ TwoOrMore = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Pair = Field(min_length=2, max_length=2)
 Text = Annotated[str, Field(min_length=1)]
-PathText = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
-"""A file or folder; the type of every setting that names one."""
+OutputPath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
+"""A folder to write; `~` and `$VARIABLES` are expanded."""
+PathText = Annotated[OutputPath, AfterValidator(find_file)]
+"""A file or folder to read: expanded, and if it does not exist, the bundled one of that name."""
 Fit = Literal["resize", "crop", "pad"]
 SampleFit = Literal["resize", "crop", "pad", "keep"]
 Precision = Literal["fp32", "bf16"]

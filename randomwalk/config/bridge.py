@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Device, Natural, Pair, PathText, Positive, Settings
+from randomwalk.config.base import Count, Device, Natural, OutputPath, Pair, PathText, Positive, Settings
 from randomwalk.config.networks import MLPSettings
 from randomwalk.config.training import EMASettings, Optimizer
 
@@ -93,7 +93,7 @@ class BridgeConfig(Settings):
     """One training of a bridge: `python train.py --config FILE`."""
 
     seed: Natural = 0
-    output: PathText
+    output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeSettings
     network: MLPSettings
@@ -132,7 +132,7 @@ class BridgeSampleConfig(Settings):
     """One use of a trained bridge: `python sample.py --config FILE`."""
 
     seed: Natural = 0
-    output: PathText
+    output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeWeights
     direction: Literal["forward", "backward", "both"] = "both"

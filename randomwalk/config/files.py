@@ -19,6 +19,7 @@ from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import Document, Dumper, apply_overrides, read_document
 from randomwalk.errors import InputError
+from randomwalk.lookup import program
 
 
 def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig:
@@ -42,7 +43,7 @@ def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> Sampl
         apply_overrides(document, theirs)
         document, notes = legacy.translate(document)
     elif "sampler" not in document.data and _foreign_keys(document, SampleConfig, TrainConfig):
-        raise InputError(f"{path}: is a training; {_start_by('train.py --config', path)}")
+        raise InputError(f"{path}: is a training; {_start_by('train', '--config', path)}")
     apply_overrides(document, overrides)
     config = validate(SampleConfig, document)
     config._notes = notes
@@ -61,7 +62,7 @@ def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
     """
     document = read_document(path)
     if "sampler" in document.data or legacy.is_legacy(document.data):
-        raise InputError(f"{path}: is a sampling task; {_start_by('sample.py --diffusion_config', path)}")
+        raise InputError(f"{path}: is a sampling task; {_start_by('sample', '--diffusion_config', path)}")
     apply_overrides(document, overrides)
     return validate(TrainConfig, document)
 
@@ -76,7 +77,7 @@ def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConf
     if "bridge" not in document.data:
         return load_sample_config(path, overrides)
     if not _has_weights(document):
-        raise InputError(f"{path}: is the training of a bridge; {_start_by('train.py --config', path)}")
+        raise InputError(f"{path}: is the training of a bridge; {_start_by('train', '--config', path)}")
     apply_overrides(document, overrides)
     return validate(BridgeSampleConfig, document)
 
@@ -95,17 +96,17 @@ def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
     if "bridge" not in document.data:
         return load_train_config(path, overrides)
     if _has_weights(document):
-        raise InputError(f"{path}: is the use of a trained bridge; {_start_by('sample.py --config', path)}")
+        raise InputError(f"{path}: is the use of a trained bridge; {_start_by('sample', '--config', path)}")
     apply_overrides(document, overrides)
     return validate(BridgeConfig, document)
 
 
-def _start_by(how: str, path: str | Path) -> str:
+def _start_by(name: str, option: str, path: str | Path) -> str:
     """Command for a config of another program, or for the run that it belongs to."""
     folder = Path(path).parent
     if Path(path).name == "config.yaml" and (folder / "run.json").is_file():
-        return f"go on with it by python {how.split()[0]} --resume {folder}"
-    return f"start it with python {how} {path}"
+        return f"go on with it by {program(name)} --resume {folder}"
+    return f"start it with {program(name)} {option} {path}"
 
 
 def _has_weights(document: Document) -> bool:

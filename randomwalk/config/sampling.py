@@ -6,7 +6,18 @@ from typing import Annotated
 
 from pydantic import PrivateAttr, model_validator
 
-from randomwalk.config.base import Count, Device, Natural, Pair, PathText, Positive, Precision, SampleFit, Settings
+from randomwalk.config.base import (
+    Count,
+    Device,
+    Natural,
+    OutputPath,
+    Pair,
+    PathText,
+    Positive,
+    Precision,
+    SampleFit,
+    Settings,
+)
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
@@ -43,7 +54,7 @@ class SampleConfig(Settings):
 
     seed: Natural = 0
     """Seed of all random numbers: image i depends on the seed and i alone."""
-    output: PathText
+    output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     network: Weights
     guidance: Guidance | None = None

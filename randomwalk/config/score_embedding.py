@@ -12,6 +12,7 @@ from randomwalk.config.base import (
     Fit,
     Fraction,
     Natural,
+    OutputPath,
     PathText,
     Positive,
     Precision,
@@ -224,7 +225,7 @@ class ScoreEmbeddingConfig(Settings):
     """One training of few images: `python train.py --config FILE [--profile] [--no-train]`."""
 
     seed: Natural = 0
-    output: PathText
+    output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     data: EmbeddingData
     method: Method

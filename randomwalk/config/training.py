@@ -12,6 +12,7 @@ from randomwalk.config.base import (
     Fit,
     Natural,
     NonNegative,
+    OutputPath,
     Pair,
     PathText,
     Positive,
@@ -133,7 +134,7 @@ class TrainConfig(Settings):
     """One training: `python train.py --config FILE`."""
 
     seed: Natural = 0
-    output: PathText
+    output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     data: TrainingData
     network: NetworkSettings

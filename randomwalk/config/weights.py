@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from randomwalk.errors import InputError
-from randomwalk.lookup import near
+from randomwalk.lookup import HOME, near, program
 
 _BUNDLED = {
     "fashion_vp.safetensors": "the bundled ADM UNet, trained on Fashion-MNIST by python train.py --config "
@@ -43,12 +43,12 @@ def describe_missing_weights(path: str | Path) -> str:
         )
     if path.name in _BUNDLED:
         return (
-            f"{missing} It is {_BUNDLED[path.name]}. It comes with this program: start in the program's folder, or "
-            "restore the file with git checkout"
+            f"{missing} It is {_BUNDLED[path.name]}. It comes with this program but is gone from {HOME}: "
+            "restore the file with git checkout, or install the program again"
         )
     training = Path("configs", path.parent.parent.name, f"{path.parent.name}_train.yaml")
     if training.is_file():  # results/toy/moons/model.safetensors
-        return f"{missing} This training makes it: python train.py --config {training}"
+        return f"{missing} This training makes it: {program('train')} --config {training}"
     return (
         f"{missing} Expected a file with weights: .safetensors of train.py, a guided-diffusion state dict "
         "or a score_sde checkpoint; relative paths start in the current folder"

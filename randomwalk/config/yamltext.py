@@ -17,6 +17,7 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from randomwalk.errors import InputError
+from randomwalk.lookup import find_file
 
 KeyPath = tuple[str | int, ...]
 
@@ -68,7 +69,7 @@ def read_document(path: str | Path) -> Document:
     Raises:
         InputError: it cannot be read, is not YAML, or is not a section of keys.
     """
-    text = _read_text(Path(path))
+    text = _read_text(Path(find_file(path)))
     data, origins = _parse(text, str(path))
     if data is None:
         raise InputError(f"{path}: is empty; expected keys and values, such as seed: 0")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from randomwalk.config.weights import kind_of_weights
 from randomwalk.errors import InputError
+from randomwalk.lookup import find_file
 
 _PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning, of torch.compile
 _WRAPPERS = ("model", "state_dict")
@@ -60,7 +61,7 @@ def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
     Raises:
         InputError: the file is missing, damaged or holds no weights.
     """
-    path = Path(path)
+    path = Path(find_file(path))
     kind = kind_of_weights(path)
     if kind == "safetensors":
         return _read_safetensors(path, weights)
@@ -74,7 +75,7 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
     Raises:
         InputError: as `read_weights`.
     """
-    path = Path(path)
+    path = Path(find_file(path))
     if kind_of_weights(path) != "safetensors":
         return None
     with _opened(path) as file:

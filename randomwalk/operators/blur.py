@@ -176,6 +176,29 @@ def blur_matrix(size: int, kernel: Tensor, boundary: Boundary) -> Tensor:
     return torch.einsum("a,asj->js", kernel.double(), windows)
 
 
+def taper(y: Tensor, blur: Operator) -> Tensor:
+    """Fade the borders of a blurred photograph into its circular blur, ``w y + (1 - w) A y``, as MATLAB's edgetaper.
+
+    A photograph does not continue at its opposite border, as a circular blur assumes. The weight w is 1 in the interior
+    and falls to 0 at the border: one minus the autocorrelation of the kernel's profile, along each axis.
+
+    Args:
+        y: measurement ``[1, C, H, W]``.
+        blur: circular blur A with one kernel.
+    """
+    point = torch.zeros_like(y)
+    point[..., 0, 0] = 1
+    spread, weight = blur(point)[0, 0], torch.ones_like(y[0, 0])
+    for axis in (0, 1):
+        profile = spread.sum(1 - axis)
+        size = len(profile)
+        correlation = torch.fft.irfft(torch.fft.rfft(profile).abs().square(), n=size)
+        place = torch.arange(size, device=y.device)
+        fall = 1 - (correlation / correlation.max())[torch.minimum(place, size - 1 - place)]
+        weight = weight * (fall[:, None] if axis == 0 else fall)
+    return weight * y + (1 - weight) * blur(y)
+
+
 def read_kernel(file: str | Path) -> Tensor:
     """Kernel ``[k, l]`` from a NumPy file (.npy) or the grey values of an image, float64."""
     try:

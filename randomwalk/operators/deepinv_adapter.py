@@ -11,7 +11,6 @@ Source: Tachella et al. 2025, arXiv 2505.20160.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,14 +18,12 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.lookup import optional_library
 from randomwalk.operators import Operator
 
 
 def _deepinv_physics() -> Any:
-    try:
-        return importlib.import_module("deepinv.physics")
-    except ImportError as error:
-        raise InputError(f"the adapter needs the library deepinv: pip install deepinv ({error})") from error
+    return optional_library("deepinv.physics", "deepinv", "the adapter")
 
 
 class PhysicsOperator(Operator):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from randomwalk.errors import RunError
+from randomwalk.lookup import optional_library
 
 MAX_STEPS = 10_000
 """Limit of the solver's steps, far more than a smooth flow takes."""
@@ -46,8 +47,7 @@ def integrate(
     Raises:
         RunError: no step meets the tolerance.
     """
-    import torchdiffeq
-
+    torchdiffeq = optional_library("torchdiffeq", "ode", "adaptive integration")
     # Without step_t the solver would step past the end and interpolate: to levels that the denoiser may not know.
     options = {
         "norm": norm or worst_rms, "step_t": times[-1:], "first_step": first_step, "max_num_steps": MAX_STEPS,

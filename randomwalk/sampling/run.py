@@ -21,6 +21,7 @@ from randomwalk.config.files import dump
 from randomwalk.distributed import Context
 from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.images import metrics
+from randomwalk.lookup import program
 from randomwalk.run_folder import RunFolder
 from randomwalk.samplers.walk import PreconditionedStep
 from randomwalk.sampling import figures
@@ -154,7 +155,7 @@ def _open_folder(task: Task, folder: RunFolder | None, resumed: bool, context: C
 
 
 def _resume_command(folder: RunFolder) -> str:
-    return f"python sample.py --resume {shlex.quote(str(folder.path))}"
+    return f"{program('sample')} --resume {shlex.quote(str(folder.path))}"
 
 
 def _inputs(task: Task) -> dict[str, Any]:

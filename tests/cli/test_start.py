@@ -132,7 +132,7 @@ SAMPLE_SLIPS = [
     ),
     ("measurement.operator={name: blur, file: k.npy}", ["operator.file: k.npy does not exist", "the kernel"]),
     ("measurement.operator={name: blur, file: empty}", ["operator.file: empty is a folder"]),
-    ("output=a_file/run", ["output: a_file/run cannot be made", "a_file is a file"]),
+    ("output=a_file/run", ["output: a_file/run cannot be created", "a_file is a file"]),
     ("sampler.num_steps=3", ["sampler.num_steps", "did you mean sampler.schedule.num_steps?"]),
     ("sampler.schedule.num_steps=0", ["found 0"]),
 ]
@@ -160,7 +160,7 @@ OTHER_SLIPS: list[tuple[list[str], list[str]]] = [
             ("initial_weights=none.pt", ["initial_weights: none.pt does not exist"]),
             ("initial_weights=cut.pt", ["cut.pt is damaged"]),
             ("denoiser.table={alphas_cumprod: none.npy}", ["denoiser.table.alphas_cumprod: none.npy does not exist"]),
-            ("output=a_file/run", ["output: a_file/run cannot be made"]),
+            ("output=a_file/run", ["output: a_file/run cannot be created"]),
             ("lr=1e-3", ["lr (--set)", "did you mean optimizer.learning_rate?"]),
             ("epochs=3", ["did you mean num_images?"]),
             ("image_size=3", ["did you mean data.image_size or network.image_size?"]),

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from randomwalk.config.base import PathText
+from randomwalk.config.base import OutputPath
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.config.generated import CONFIGS
 from randomwalk.errors import InputError
@@ -84,7 +84,7 @@ def test_every_setting_that_names_a_file_is_a_path() -> None:
     seen: set[Any] = set()
     for model in CONFIGS.values():
         visit(model, seen)
-    expanding = get_args(PathText)[-1]
+    expanding = get_args(OutputPath)[-1]
     assert len(found) == 15
     for name, (annotation, metadata) in found.items():
         assert expanding in metadata or str(expanding) in str(annotation), name

@@ -6,8 +6,8 @@ import pytest
 import torch
 from operator_cases import LINEAR, NONLINEAR, Case, build, dense, label, normal
 
-from randomwalk import InputError
-from randomwalk.operators import Dense, Operator, deepinv_adapter, make
+from randomwalk import InputError, lookup
+from randomwalk.operators import Dense, Operator, make
 from randomwalk.operators.deepinv_adapter import from_deepinv, to_deepinv
 
 deepinv = pytest.importorskip("deepinv", reason="needs deepinv")
@@ -17,7 +17,7 @@ def test_the_adapter_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> No
     def missing(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(deepinv_adapter.importlib, "import_module", missing)
+    monkeypatch.setattr(lookup.importlib, "import_module", missing)
     with pytest.raises(InputError, match="pip install deepinv"):
         to_deepinv(make("denoising", image_shape=(1, 2, 2)))
 

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from randomwalk.lookup import optional_library
 from randomwalk.rng import generator
 from randomwalk.studies.bridge import gaussian
 from randomwalk.studies.bridge.ends import as_images, as_points, exact_bridge
@@ -162,8 +163,7 @@ def transport_costs(source: PointSet, target: PointSet, sigma: float, num: int, 
 
     Each is an array of a few values, one for each draw of the points.
     """
-    import ot  # here, since it takes seconds
-
+    ot = optional_library("ot", "bridge", "the report of a bridge")
     even, found = np.full(num, 1 / num), []
     for repeat in range(TRANSPORT_REPEATS):
         draws = generator(seed, PLAN_STREAM, repeat)

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from randomwalk.errors import InputError
+from randomwalk.lookup import optional_library
 from randomwalk.rng import generator
 from randomwalk.studies.points.datasets import PointSet
 
@@ -77,10 +78,7 @@ def emd(a: np.ndarray, b: np.ndarray) -> Distance:
     Raises:
         InputError: the package POT is not installed.
     """
-    try:
-        import ot
-    except ImportError as error:
-        raise InputError("the earth mover's distance needs the package POT: pip install POT") from error
+    ot = optional_library("ot", "bridge", "the earth mover's distance")
     costs = np.sqrt(_squared(clouds(a), clouds(b)))
     return _mean(np.array([float(ot.emd2([], [], cost)) for cost in costs]))
 

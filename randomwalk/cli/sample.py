@@ -1,0 +1,68 @@
+"""`randomwalk sample` and `sample.py`: sample images, or restore measured ones, as a YAML file says."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from randomwalk.cli import options
+from randomwalk.config.bridge import BridgeSampleConfig
+
+EXAMPLE = """\
+example:
+  python sample.py --diffusion_config configs/vp_inpainting.yaml
+  python sample.py --diffusion_config configs/vp_inpainting.yaml --set seed=7 sampler.schedule.name=cosine
+  python sample.py --resume runs/vp_inpainting
+  torchrun --nproc-per-node 2 sample.py --diffusion_config configs/vp_inpainting.yaml
+
+The run folder, which the config names (output), gets the images, the numbers and the config with all its defaults.
+exit status: 0 done; 1 failed, or some images could not be read; 2 bad input; 130 or 143 interrupted.
+"""
+
+
+def parser(prog: str = "sample.py") -> argparse.ArgumentParser:
+    """Parser of the options."""
+    example = EXAMPLE
+    if prog != "sample.py":
+        example = example.replace("python sample.py", prog).replace("sample.py", f"-m {prog}")
+    made = options.Parser(
+        config_option="--diffusion_config",
+        prog=prog,
+        description="Sample images, or restore measured ones, as a YAML file says.",
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "--diffusion_config", "--config", metavar="YAML", help="the task, e.g. configs/vp_inpainting.yaml"
+    )
+    options.add_run_options(made)
+    made.add_argument(
+        "--max-memory",
+        type=float,
+        metavar="GIB",
+        help="largest memory of a process; large images are denoised in tiles (short for --set max_memory=...)",
+    )
+    return made
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the task that the options name; returns the exit status."""
+    config, folder = options.sample_config(args)
+    options.check(config, args)
+    # PyTorch is imported from here on: the config and its files are known to be good.
+    if isinstance(config, BridgeSampleConfig):
+        from randomwalk.studies.bridge import sampling as bridge
+
+        return bridge.run(config, folder, args.dry_run)
+    from randomwalk.sampling import run as sampling
+
+    return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder)
+
+
+def command(words: Sequence[str], prog: str = "sample.py") -> int:
+    """Run `sample` with command-line arguments; returns the exit status."""
+    made = parser(prog)
+    args = made.parse_args(words)
+    if args.diffusion_config is None and args.resume is None:
+        made.error("give --diffusion_config YAML, or --resume FOLDER")
+    return options.run(lambda: main(args))

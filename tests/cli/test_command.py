@@ -1,0 +1,163 @@
+"""The command `randomwalk`: dispatch, restore and check."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sampling_tools import ROOT
+
+from randomwalk.cli.main import COMMANDS, main
+from randomwalk.config.files import load_sample_config
+from randomwalk.images.sources import open_images, to_pixels
+from randomwalk.operators.blur import Blur, taper
+from randomwalk.sampling import run as sampling
+
+DEGRADED = ROOT / "data" / "degraded"
+SIDE = 64
+
+
+def cut(name: str, folder: Path) -> Path:
+    """A corner of a degraded photograph, so that a walk takes a second."""
+    path = folder / f"{name}.png"
+    with Image.open(DEGRADED / path.name) as image:
+        image.crop((96, 96, 96 + SIDE, 96 + SIDE)).save(path)
+    return path
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The message with which a command is refused, with status 2 and no traceback."""
+    try:
+        status = main(words)
+    except SystemExit as end:  # argparse
+        status = int(end.code or 0)
+    error = capsys.readouterr().err
+    assert status == 2 and "error: " in error and "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_without_pytorch(name: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text('raise ImportError("torch was imported")\n')
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-m", "randomwalk", name, "--help"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"usage: randomwalk {name}" in done.stdout
+
+
+def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(["retore"], capsys)
+    assert all(name in message for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "options"),
+    [
+        ("denoise", "noisy", []),
+        ("super_resolution", "small", ["--enlarge", "2"]),
+        ("inpainting", "painted", ["--fill", "painted_mask.png"]),
+    ],
+)
+def test_restore_gives_the_pixels_of_the_config(
+    task: str, name: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = cut(name, tmp_path)
+    if task == "inpainting":
+        cut("painted_mask", tmp_path)
+    before = set(tmp_path.iterdir())
+    assert main(["restore", str(photo), "--device", "cpu", *options]) == 0
+    assert set(tmp_path.iterdir()) - before == {tmp_path / f"{name}_restored.png"}
+    changes = [f"data.path={photo}", f"output={tmp_path / 'run'}", "device=cpu", "animation_frames=0"]
+    assert sampling.run(load_sample_config(f"configs/photo_{task}.yaml", changes)) == 0
+    expected = np.asarray(Image.open(tmp_path / "run" / "images" / f"0000_{name}_sample0.png"))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / f"{name}_restored.png")), expected)
+
+
+def test_restore_sharpens_by_an_image_of_the_kernel(tmp_path: Path) -> None:
+    """A photograph whose surroundings are unknown: the circular blur would fail without the tapered border."""
+    source = open_images(ROOT / "data" / "photographs" / "coffee.png")
+    x = source.load(0, 3, source.size(0), "keep")[None, :, 60:156, 60:156].double()
+    kernel = np.zeros((7, 7))
+    kernel[np.arange(7), [3, 3, 2, 3, 4, 5, 5]] = 255
+    Image.fromarray(kernel.astype(np.uint8)).save(tmp_path / "kernel.png")
+    blur = Blur((3, 96, 96), torch.from_numpy(kernel / kernel.sum()))
+    y = blur(x)[0, :, 8:-8, 8:-8]
+    truth = x[0, :, 8:-8, 8:-8]
+    Image.fromarray(to_pixels(y + 0.01 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))).save(
+        tmp_path / "shaken.png"
+    )
+    words = ["restore", str(tmp_path / "shaken.png"), "--deblur", str(tmp_path / "kernel.png"), "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "sharp.png")]) == 0
+    restored = open_images(tmp_path / "sharp.png").load(0, 3, y.shape[1:], "keep")
+    before, after = (-10 * torch.log10((image - truth).square().mean() / 4) for image in (y, restored))
+    assert after - before > 3
+
+
+def test_taper_joins_the_borders_and_keeps_the_interior() -> None:
+    y = torch.linspace(-1, 1, 32).expand(1, 1, 32, 32).contiguous()
+    blur = Blur((1, 32, 32), torch.full((5, 5), 1 / 25), "circular")
+    z = taper(y, blur)
+    assert torch.allclose(z[..., 5:-5, 5:-5], y[..., 5:-5, 5:-5], atol=1e-5)
+    assert (z[..., 0] - z[..., -1]).abs().max() < 0.5 * (y[..., 0] - y[..., -1]).abs().max()
+
+
+def test_restore_never_overwrites_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = cut("noisy", tmp_path)
+    output = tmp_path / "noisy_restored.png"
+    output.write_bytes(b"mine")
+    assert "--overwrite" in refused(["restore", str(photo)], capsys)
+    assert output.read_bytes() == b"mine"
+    assert main(["restore", str(photo), "--overwrite", "--noise", "25", "--device", "cpu"]) == 0
+    assert Image.open(output).size == (SIDE, SIDE)
+
+
+def test_restore_refuses_what_it_cannot_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = cut("noisy", tmp_path)
+    Image.new("L", (SIDE, SIDE), "white").save(tmp_path / "white.png")
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    slips = [
+        (["none.jpg"], "none.jpg"),
+        ([str(tmp_path)], "is a folder"),
+        ([str(photo), "--output", str(tmp_path / "x.jpg")], "ends in .png"),
+        ([str(photo), "--output", str(tmp_path / "none" / "x.png")], "there is no folder"),
+        ([str(photo), "--fill", str(tmp_path / "none.png")], "none.png does not exist"),
+        ([str(photo), "--fill", str(tmp_path / "white.png")], "no dark pixels"),
+        ([str(photo), "--fill", str(tmp_path / "small.png")], "8x8 pixels"),
+        ([str(photo), "--deblur", "none.png"], "none.png does not exist"),
+        ([str(photo), "--enlarge", "1"], "whole number from 2"),
+        ([str(photo), "--noise", "-3"], "positive number"),
+        ([str(photo), "--device", "gpu"], "device"),
+        ([str(photo), "--enlarge", "2", "--deblur", "1"], "not allowed with"),
+    ]
+    before = sorted(tmp_path.iterdir())
+    for words, part in slips:
+        assert part in refused(["restore", *words], capsys), words
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_of_restore_prints_a_config_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = cut("noisy", tmp_path)
+    assert main(["restore", str(photo), "--deblur", "1.2", "--dry-run", "--device", "cpu"]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    config = load_sample_config(tmp_path / "printed.yaml")
+    assert config.data is not None and config.data.path == str(photo)
+    assert not (tmp_path / "noisy_restored.png").exists()
+
+
+def test_check_says_whether_all_is_well(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["check", "--device", "cpu"]) == 0
+    report = capsys.readouterr().out
+    for word in ("Python", "torch", "device", "precision", "free memory", "PSNR", "all is well"):
+        assert word in report
+    monkeypatch.setattr("randomwalk.cli.check.LEAST_GAIN", 100.0)
+    assert main(["check", "--device", "cpu"]) == 1
