@@ -51,8 +51,9 @@ def main(args: argparse.Namespace) -> int:
 
         return over_a_bridge.run(config, folder, args.dry_run)
     from randomwalk.sampling import run as sampling  # PyTorch; not before the config and its files are known to be good
+    from randomwalk.studies.points.results import results_for
 
-    return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder)
+    return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder, results_for)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,10 @@ from randomwalk.denoisers.checkpoints import load_denoiser, make_denoiser, resol
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.errors import InputError
 from randomwalk.samplers import schedules
+from randomwalk.sampling.batch import SampleId
+from randomwalk.sampling.loading import load_task, make_schedule
 from randomwalk.sampling.progress import Progress, Recorder
-from randomwalk.sampling.task import Task, Unit, load_task, make_schedule
+from randomwalk.sampling.task import Task
 
 RATIO, SCHEDULE, HELP = 1.03, 0.010, 2.0
 """Targets: loop over forward pass, seconds for a schedule, seconds for --help."""
@@ -191,7 +193,7 @@ def loop(case: Case) -> Callable[[], None]:
     """One batch as sample.py makes it, all but writing its files."""
     task = case.task
     count = 1 if task.source is None else len(task.names)
-    units = [Unit(image, 0) for image in range(count)]
+    units = [SampleId(image, 0) for image in range(count)]
     truth = None if task.source is None else torch.stack([task.load_image(i) for i in range(count)]).to(task.device)
     context = distributed.connect(str(task.device))
 

@@ -16,7 +16,8 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.images import pictures
 from randomwalk.images.pictures import Picture
 from randomwalk.operators.noise import Noise
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 DENOISING = {"operator": {"name": "denoising"}, "noise": {"std": 25, "pixel_range": [0, 255]}, "given": True}
 BESIDE = {**DENOISING, "operator": {"name": "inpainting", "mask": "beside"}}

@@ -260,14 +260,14 @@ DYING = """
 import os, signal, sys
 import sample
 from randomwalk import cli, distributed
-from randomwalk.sampling.results import Results
+from randomwalk.sampling.results import ImageResults
 
 rank = int(sys.argv.pop(1))
 distributed.LOST_AFTER = 10
 if distributed.launch().rank == rank:
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
-    Results.write_batch = die
+    ImageResults.write_batch = die
 sys.exit(cli.run(lambda: sample.main(sample.parser().parse_args())))
 """
 

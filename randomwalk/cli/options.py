@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from randomwalk import distributed
 from randomwalk.errors import InputError, RunError, Terminated
+from randomwalk.progress import show_notes
 
 if TYPE_CHECKING:
     from randomwalk.config import SampleConfig
@@ -112,12 +113,6 @@ def check(config: Settings, args: argparse.Namespace) -> None:
             show_notes(getattr(config, "notes", ()))
             print(dump(config), end="", flush=True)
         raise
-
-
-def show_notes(notes: Iterable[str]) -> None:
-    """Print what the user should know, one line each."""
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
 
 
 def run(command: Callable[[], int]) -> int:

@@ -8,8 +8,7 @@ import pytest
 
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.denoisers.guidance import guided
-from randomwalk.sampling.levels import make_schedule
-from randomwalk.sampling.task import make_sampler
+from randomwalk.sampling.loading import make_sampler, make_schedule
 from randomwalk.training.trainer import build_denoiser
 
 CONFIGS = Path(__file__).parents[2] / "configs"

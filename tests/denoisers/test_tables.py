@@ -25,8 +25,7 @@ from randomwalk.denoisers.checkpoints import build_network, load_denoiser, read_
 from randomwalk.denoisers.ddpm_table import ddpm_sigmas, vp_sigmas
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.errors import InputError
-from randomwalk.sampling.levels import make_schedule
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task, make_schedule
 from randomwalk.training.levels import make_levels
 
 

@@ -21,8 +21,9 @@ from randomwalk.images import sheets as report
 from randomwalk.images.sources import open_images
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.batch import Batch, Unit
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.batch import Batch, SampleId
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 CPU = torch.device("cpu")
 
@@ -164,7 +165,7 @@ def test_a_mended_image_changes_no_other_batch(
     made: list[list[int]] = []
     sample = Task.sample
 
-    def watched(task: Task, units: list[Unit], *args: Any) -> Batch:
+    def watched(task: Task, units: list[SampleId], *args: Any) -> Batch:
         made.append([unit.image for unit in units])
         return sample(task, units, *args)
 
@@ -191,7 +192,7 @@ def test_mended_images_keep_their_batches_if_they_are_grey(tmp_path: Path) -> No
     for name in ("a.png", "d.png"):
         Image.fromarray(photograph(20, 26)).convert("L" if name == "d.png" else "RGB").save(folder / name)
     resumed = load_task(config, CPU)
-    sampling._go_on_as_begun(resumed, {"sizes": begun.sizes})
+    sampling._restore_inputs(resumed, {"sizes": begun.sizes})
     assert images_of(resumed) == images_of(begun)
 
 
@@ -213,7 +214,7 @@ def test_super_resolution_cuts_what_its_factor_does_not_divide(
     config = make_photo_config(tmp_path, ((22, 27), (33, 17), (24, 24), (3, 40)), measurement=measurement)
     assert sampling.run(config) == 1
     text = capfd.readouterr().err
-    assert "a.png is cut from 22x27 to 20x24 pixels" in text and "so is another image" in text
+    assert "a.png is cropped from 22x27 to 20x24 pixels" in text and "so is another image" in text
     assert "d.png: 3x40 pixels are too few for super_resolution by 4" in text
     run = Path(config.output)
     truth = np.asarray(Image.open(run / "images" / "0000_a_truth.png"))

@@ -31,7 +31,8 @@ from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 
 def changed(config: SampleConfig, **changes: Any) -> SampleConfig:

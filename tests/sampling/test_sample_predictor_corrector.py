@@ -20,7 +20,7 @@ from randomwalk.denoisers.checkpoints import build_network, save_denoiser
 from randomwalk.errors import InputError
 from randomwalk.samplers import schedules
 from randomwalk.samplers.predictor_corrector import PredictorCorrector
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 from score_sde import sdes
 
 CPU = torch.device("cpu")
