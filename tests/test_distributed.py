@@ -259,7 +259,8 @@ def test_two_processes_leave_the_files_of_one(
 DYING = """
 import os, signal, sys
 import sample
-from randomwalk import cli, distributed
+from randomwalk import distributed
+from randomwalk.cli import options as cli
 from randomwalk.sampling.results import ImageResults
 
 rank = int(sys.argv.pop(1))

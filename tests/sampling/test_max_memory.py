@@ -116,7 +116,7 @@ def test_each_image_in_tiles_is_named_once(tmp_path: Path) -> None:
 
 MEASURED = """
 import sys, sample
-from randomwalk import cli
+from randomwalk.cli import options as cli
 status = cli.run(lambda: sample.main(sample.parser().parse_args(sys.argv[1:])))
 peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print("peak", int(peak) / 2**20)

@@ -64,7 +64,7 @@ def test_help_is_quick_and_explains() -> None:
 def test_a_config_is_refused_before_pytorch_is_imported(tmp_path: Path) -> None:
     path = write_config(tmp_path, sampler={"name": "random_walks"})
     code = (
-        "import sys; sys.argv = ['sample.py', '--config', sys.argv[1]]; import sample; from randomwalk import cli\n"
+        "import sys; sys.argv = ['sample.py', '--config', sys.argv[1]]; import sample; from randomwalk.cli import options as cli\n"
         "status = cli.run(lambda: sample.main(sample.parser().parse_args()))\n"
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )
@@ -425,9 +425,10 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import torchmetrics.functional.image, matplotlib.figure
-from randomwalk import cli, sampling
+from randomwalk.cli import options as cli
 from randomwalk.config.files import load_sample_config
 from randomwalk.run_folder import RunFolder
+from randomwalk.sampling import run as sampling
 
 config = load_sample_config(sys.argv[1])
 

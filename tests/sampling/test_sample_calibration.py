@@ -51,7 +51,7 @@ def test_the_calibration_is_that_of_the_arrays(tmp_path: Path, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    ("factor", "shift", "verdict"), [(1.0, 0.0, "as it should be"), (0.3, 0.0, "too narrow"), (1.0, 0.5, "too bright")]
+    ("factor", "shift", "verdict"), [(1.0, 0.0, "calibrated"), (0.3, 0.0, "too narrow"), (1.0, 0.5, "too bright")]
 )
 def test_a_run_tells_right_samples_from_wrong_ones(
     tmp_path: Path,
@@ -81,7 +81,7 @@ def test_a_run_tells_right_samples_from_wrong_ones(
     assert "80% intervals cover" in line and verdict in line, line
     rows = [row for row in read_calibration(Path(config.output)) if row["pixels"] == "contested"]
     far = [abs(float(r["found"]) - float(r["expected"])) > 4 * float(r["standard_error"]) for r in rows]
-    assert any(far) == (verdict != "as it should be")
+    assert any(far) == (verdict != "calibrated")
 
 
 def test_a_resumed_run_ends_with_the_same_calibration(tmp_path: Path) -> None:
