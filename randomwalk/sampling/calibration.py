@@ -66,7 +66,7 @@ def pixel_ranks(samples: np.ndarray, truth: np.ndarray, draws: np.random.Generat
 
 
 def contested(samples: np.ndarray, truth: np.ndarray, level: float = CONTESTED) -> np.ndarray:
-    """Mask of pixels where the standard deviation of samples and truth together, clipped to [-1, 1], exceeds ``level``."""
+    """Mask of pixels where samples and truth together, clipped to [-1, 1], have a standard deviation over ``level``."""
     pooled = np.concatenate([samples, truth[None]]).clip(-1, 1)
     return np.asarray(pooled.std(0, ddof=1) > level)
 

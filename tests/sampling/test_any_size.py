@@ -17,7 +17,7 @@ from randomwalk.cli import options as cli
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
 from randomwalk.errors import InputError
-from randomwalk.images import sheets as report
+from randomwalk.images import sheets
 from randomwalk.images.sources import open_images
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import run as sampling
@@ -236,10 +236,10 @@ def test_super_resolution_of_a_blurred_image(tmp_path: Path) -> None:
 
 def test_large_pictures_are_thumbnails_in_the_overview() -> None:
     wide, small = photograph(300, 900), photograph(40, 30)
-    sheet = report.overview([report.Row("truth", [wide, small, small])])
-    assert sheet.width < 3 * report.THUMBNAIL + 120 and sheet.height < report.THUMBNAIL
-    left = sheet.width - 3 * (report.THUMBNAIL + 8)
-    assert np.ptp(np.asarray(sheet)[:, left : left + report.THUMBNAIL].astype(int), axis=(0, 1)).min() > 50
+    sheet = sheets.overview([sheets.Row("truth", [wide, small, small])])
+    assert sheet.width < 3 * sheets.THUMBNAIL + 120 and sheet.height < sheets.THUMBNAIL
+    left = sheet.width - 3 * (sheets.THUMBNAIL + 8)
+    assert np.ptp(np.asarray(sheet)[:, left : left + sheets.THUMBNAIL].astype(int), axis=(0, 1)).min() > 50
 
 
 def test_large_pictures_are_not_animated(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def test_help_is_quick_and_explains() -> None:
 def test_a_config_is_refused_before_pytorch_is_imported(tmp_path: Path) -> None:
     path = write_config(tmp_path, sampler={"name": "random_walks"})
     code = (
-        "import sys; sys.argv = ['sample.py', '--config', sys.argv[1]]; import sample; from randomwalk.cli import options as cli\n"
+        "import sys; sys.argv = ['sample.py', '--config', sys.argv[1]]\n"
+        "import sample; from randomwalk.cli import options as cli\n"
         "status = cli.run(lambda: sample.main(sample.parser().parse_args()))\n"
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )

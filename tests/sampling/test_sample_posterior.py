@@ -14,12 +14,12 @@ from sampling_tools import SIZE, arrays_of, make_config, read_metrics
 
 from randomwalk.cli import options as cli
 from randomwalk.config.samplers import POSTERIOR_NAMES
-from randomwalk.images import sheets as report
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Likelihood
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import RandomWalk
 from randomwalk.samplers.posterior import POSTERIOR_SAMPLERS
+from randomwalk.sampling import figures
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.figures import schedule_figure as draw_schedule
 from randomwalk.sampling.foresight import notes_of
@@ -37,8 +37,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than everything else here, and is looked at in other tests."""
-    monkeypatch.setattr(report, "calibration_figure", lambda calibrations: b"")
-    monkeypatch.setattr(report, "schedule_figure", lambda *arguments: b"")
+    monkeypatch.setattr(figures, "calibration_figure", lambda calibrations: b"")
+    monkeypatch.setattr(figures, "schedule_figure", lambda *arguments: b"")
 
 
 def sampler(name: str, **settings: Any) -> dict[str, Any]:
