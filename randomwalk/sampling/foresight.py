@@ -148,18 +148,13 @@ def _remedy(task: Task) -> str:
     lower: list[dict[str, object]] = [{"sigma_min": NOISE_LIMIT / 2}] if task.sigmas[-1] > NOISE_LIMIT / 2 else []
     both: list[dict[str, object]] = [{**names[0], **more} for more in steps]
     for change in [*lower, *names, *steps, *both]:
-        if _helps(task, change):
+        config = task.config.model_copy(deep=True)
+        shape = {"t0", "rho"} if "name" in change else set()
+        try:
+            config.sampler.schedule = ScheduleSettings(**(schedule.model_dump(exclude=shape) | change))
+            found = forecast(task, make_schedule(config, task.denoiser))
+        except (InputError, ValueError):  # this network or range does not allow the schedule
+            continue
+        if found is not None and found.good:
             return "--set " + " ".join(f"sampler.schedule.{key}={value}" for key, value in change.items()) + " helps"
     return "take longer steps, or choose another sampler"
-
-
-def _helps(task: Task, change: dict[str, object]) -> bool:
-    """Whether the sampler leaves no visible noise along the changed schedule."""
-    shape = {"t0", "rho"} if "name" in change else set()
-    config = task.config.model_copy(deep=True)
-    try:
-        config.sampler.schedule = ScheduleSettings(**(config.sampler.schedule.model_dump(exclude=shape) | change))
-        found = forecast(task, make_schedule(config, task.denoiser))
-    except (InputError, ValueError):  # this network or range does not allow the schedule
-        return False
-    return found is not None and found.good

@@ -9,27 +9,15 @@ import torch
 from torch import Tensor
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.measurement import Measurement, parts_of
+from randomwalk.config.measurement import parts_of
 from randomwalk.errors import InputError
 from randomwalk.images.noise_estimation import estimate_noise
 from randomwalk.images.sources import ImageSource
 from randomwalk.operators import Composition, Inpainting, Operator
-from randomwalk.operators import noise as noises
-from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.sampling.batch import Batch
 
-ASSUMED_STD = 2 * 10 / 255
-"""Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
 COPIES = 3
 """Number of equal channels in which a colour network receives a grey image."""
-
-
-def make_noise(measurement: Measurement) -> Noise:
-    """Noise that a config states; with `ASSUMED_STD` if it is to be estimated."""
-    settings = measurement.noise.model_dump(exclude_none=True)
-    if settings.get("std") == "auto":
-        return GaussianNoise(ASSUMED_STD)
-    return noises.make(**settings)
 
 
 def with_masks(settings: Mapping[str, Any], masks: Sequence[Tensor]) -> dict[str, Any]:

@@ -81,20 +81,16 @@ def bytes_per_pixel(denoiser: Denoiser, device: torch.device, gradient: bool) ->
     assert denoiser.channels is not None
     x = torch.zeros((1, denoiser.channels, TRIAL_SIDE, TRIAL_SIDE), device=device)
     sigma = math.sqrt(max(denoiser.sigma_min, 1e-3) * min(denoiser.sigma_max, 1e3))
-    with _not_compiled(denoiser), Ledger() as ledger:
+    eager: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if any(hasattr(module, "_orig_mod") for module in denoiser.modules()) and hasattr(torch.compiler, "set_stance"):
+        eager = torch.compiler.set_stance("force_eager")  # else the network is compiled for the trial's size
+    with eager, Ledger() as ledger:
         if gradient:
             denoiser.linearized(x, sigma)[1](x)
         else:
             with torch.inference_mode():
                 denoiser(x, sigma)
     return LIBRARIES * ledger.peak / TRIAL_SIDE**2
-
-
-def _not_compiled(denoiser: Denoiser) -> contextlib.AbstractContextManager[object]:
-    """Keep a compiled network from being compiled for the size of the trial image."""
-    if any(hasattr(module, "_orig_mod") for module in denoiser.modules()) and hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")
-    return contextlib.nullcontext()
 
 
 @dataclass
@@ -140,7 +136,12 @@ class Budget:
                 f"even in tiles of {LEAST_TILE}x{LEAST_TILE} pixels: raise max_memory (--max-memory), or take smaller "
                 "images or batches"
             )
-        return Tiling(*_largest_tile(high, wide, pixels), OVERLAP)
+        side = math.isqrt(pixels)  # square tiles, or tiles across the whole image where it is narrower
+        if high <= side:
+            down, across = high, pixels // high
+        else:
+            down, across = (pixels // wide, wide) if wide <= side else (side, side)
+        return Tiling(down // ALIGNMENT * ALIGNMENT, across // ALIGNMENT * ALIGNMENT, OVERLAP)
 
 
 def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, gradient: bool) -> Budget | None:
@@ -165,13 +166,6 @@ def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, 
         return Budget(config.max_memory, "max_memory", per_pixel)
     free = free_memory(device, distributed.launch().local_size) / GIB
     return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel)
-
-
-def _largest_tile(high: int, wide: int, pixels: int) -> tuple[int, int]:
-    """Sides of the largest tile with at most ``pixels`` pixels: square, or as wide as an image narrower than that."""
-    side = math.isqrt(pixels)
-    down, across = (high, pixels // high) if high <= side else (pixels // wide, wide) if wide <= side else (side, side)
-    return down // ALIGNMENT * ALIGNMENT, across // ALIGNMENT * ALIGNMENT
 
 
 # --- available memory -------------------------------------------------------------------------------------------

@@ -132,20 +132,23 @@ def _open_folder(task: Task, folder: RunFolder | None, resumed: bool, context: C
         return RunFolder(context.broadcast())
     if not resumed:
         folder.write_text("config.yaml", dump(task.config))
-        folder.lock()
-        folder.write_json("run.json", _facts(task, context))
-        folder.write_bytes("schedule.png", _schedule_figure(task))
-        if folder.path != Path(task.config.output):
-            print(f"{task.config.output} is in use: this run goes to {folder.path}")
-    else:
-        folder.lock()
+    folder.lock()
+    if resumed:
         folder.remove_leftovers()
         _check_unchanged(task, folder)
-        facts = folder.read_json("run.json")
-        again = {key: value for key, value in _facts(task, context).items() if key not in ("inputs", "seed")}
-        folder.write_json("run.json", {**facts, "resumed": [*facts.get("resumed", []), again]})
-        if not folder.has("schedule.png"):
-            folder.write_bytes("schedule.png", _schedule_figure(task))
+    facts = environment(str(context.device), context.size)
+    if resumed:
+        begun = folder.read_json("run.json")
+        folder.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), facts]})
+    else:
+        folder.write_json("run.json", {**facts, "seed": task.config.seed, "inputs": _inputs(task)})
+    if not folder.has("schedule.png"):
+        plan, norm = task.plan(), None
+        if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
+            norm = plan.step_sizes[0].operator.norm()
+        folder.write_bytes("schedule.png", figures.schedule_figure(task.sigmas.tolist(), plan, norm))
+    if not resumed and folder.path != Path(task.config.output):
+        print(f"{task.config.output} is in use: this run goes to {folder.path}")
     print(f"run folder: {folder.path}   (if interrupted: {_resume_command(folder)})", flush=True)
     context.broadcast(str(folder.path))
     return folder
@@ -168,11 +171,6 @@ def _inputs(task: Task) -> dict[str, Any]:
     if task.sizes is not None:
         found |= {"sizes": [size and list(size) for size in task.sizes], "grey": task.greys}
     return found
-
-
-def _facts(task: Task, context: Context) -> dict[str, Any]:
-    extra = {"seed": task.config.seed, "inputs": _inputs(task)}
-    return environment(str(context.device), context.size, extra)
 
 
 def _check_unchanged(task: Task, folder: RunFolder) -> None:
@@ -199,13 +197,6 @@ def _check_unchanged(task: Task, folder: RunFolder) -> None:
             changed = f"{data}: other images are grey than when {folder.path} began"
     if changed:
         raise InputError(f"{changed}; restore what was there, or start a new run")
-
-
-def _schedule_figure(task: Task) -> bytes:
-    plan, norm = task.plan(), None
-    if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
-        norm = plan.step_sizes[0].operator.norm()
-    return figures.schedule_figure(task.sigmas.tolist(), plan, norm)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.sources import ImageSource, Size
 from randomwalk.operators import Operator
+from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Likelihood, Noise
 from randomwalk.operators.operator import ImageShape
 from randomwalk.rng import ImageDraws, generator
@@ -39,6 +40,8 @@ MEASUREMENT_STREAM = 0
 """Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
 TIES_STREAM = (0, 1)
 """Stream (seed, image, 0, 1) breaks ties between true pixels and those of the samples."""
+ASSUMED_STD = 2 * 10 / 255
+"""Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
 BATCH_PIXELS = 2**20
 """Most pixels in a batch of images that keep their own size: larger batches are not faster, and take memory."""
 
@@ -214,8 +217,11 @@ class Task:
 
     @property
     def noise(self) -> Noise | None:
-        """Noise of the measurement as the config states it; None in an unconditional run."""
-        return None if self.config.measurement is None else measuring.make_noise(self.config.measurement)
+        """Noise that the config states, with `ASSUMED_STD` if it is to be estimated; None in an unconditional run."""
+        if self.config.measurement is None:
+            return None
+        settings = self.config.measurement.noise.model_dump(exclude_none=True)
+        return GaussianNoise(ASSUMED_STD) if settings.get("std") == "auto" else noises.make(**settings)
 
     def make_operator(self, images: Sequence[int]) -> tuple[Operator, ImageDraws]:
         """Operator of some images, each with its own mask, and the draws from which their noise comes next."""
