@@ -44,7 +44,8 @@ from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_bytes
 from randomwalk.operators import Inpainting
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
 PROBLEMS = {

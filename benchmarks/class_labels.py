@@ -22,7 +22,8 @@ from randomwalk.errors import InputError
 from randomwalk.images.sheets import Row, overview
 from randomwalk.images.standard_sets import FASHION_CLASSES
 from randomwalk.images.tensors import to_bytes
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 LESSONS = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)

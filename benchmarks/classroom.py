@@ -23,7 +23,7 @@ from randomwalk import distributed
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 from randomwalk.studies.points import datasets, figures, metrics
 from randomwalk.studies.points.results import TRUTH_STREAM
 from randomwalk.studies.points.simulation import sde_curves

@@ -21,7 +21,9 @@ from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
 from randomwalk.run_folder import RunFolder
-from randomwalk.sampling.task import Task, Unit, load_task
+from randomwalk.sampling.batch import SampleId
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 PROBLEMS = {"inpainting": "random_inpainting", "super_resolution": "super_resolution"}
 """Names of the default config and of the task in configs/posterior."""
@@ -75,7 +77,7 @@ def restored(task: Task) -> tuple[Psnr, int]:
     """
     images = range(len(task.names))
     truth = torch.stack([task.load_image(image) for image in images]).to(task.device)
-    batch = task.sample([Unit(image, 0) for image in images], truth)
+    batch = task.sample([SampleId(image, 0) for image in images], truth)
     psnr = metrics.mean_and_error(metrics.psnr(batch.x, truth).tolist())
     return psnr, batch.evaluations + FORWARD_PASSES * batch.vjps
 

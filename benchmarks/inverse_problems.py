@@ -35,8 +35,9 @@ from randomwalk.images.sheets import Row, overview
 from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import generator
 from randomwalk.sampling import calibration
-from randomwalk.sampling.task import TIES_STREAM, Task, Unit, load_task
-from randomwalk.sampling.trial import trial_measurement
+from randomwalk.sampling.batch import SampleId
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import TIES_STREAM, Task
 
 CONFIGS = ROOT / "configs" / "posterior"
 DEFAULT_TASK = "random_inpainting"
@@ -151,7 +152,7 @@ def restore(task: Task, images: Sequence[int], tick: Callable[[int], object]) ->
     samples, measured, records = [], [], []
     for first in range(0, len(images), at_once):
         part = images[first : first + at_once]
-        units = [Unit(image, s) for image in part for s in range(count)]
+        units = [SampleId(image, s) for image in part for s in range(count)]
         truth = torch.stack([task.load_image(image) for image in part])
         busy = time.process_time()
         batch = task.sample(units, truth.repeat_interleave(count, 0), lambda k, x, sigma, probe: tick(len(x)))
@@ -205,7 +206,7 @@ def why_not(setup: Setup, method: Method, like: Method, task: str) -> str:
     loaded = setup.load(like.path, task, like.network)
     own = setup.load(method.path, DEFAULT_TASK, method.network)
     try:
-        own.sampler.check(trial_measurement(loaded))
+        own.sampler.check(loaded.trial_measurement())
     except InputError as error:
         return str(error)
     raise InputError(f"{method.path}: has no line `# {task}: --set ...`, but the sampler can do it")

@@ -42,7 +42,7 @@ from randomwalk.images import metrics
 from randomwalk.images.sources import to_pixels
 from randomwalk.operators import SuperResolution
 from randomwalk.run_folder import RunFolder
-from randomwalk.sampling.task import pictures_of
+from randomwalk.sampling.batch import visible_and_baseline
 
 EVERY_FIFTH, NUM_CBSD68 = 5, 12
 
@@ -126,7 +126,7 @@ class Run:
 def visible(problem: Problem) -> torch.Tensor:
     """What is to be seen of a measurement, ``[3, h, w]``: missing pixels are grey, and small images stay small."""
     small = isinstance(problem.operator, SuperResolution)
-    return problem.y[0] if small else pictures_of(problem.operator, problem.y)[0][0]
+    return problem.y[0] if small else visible_and_baseline(problem.operator, problem.y)[0][0]
 
 
 def shown_photographs(plan: Plan, photos: Sequence[Photograph]) -> dict[str, Photograph]:

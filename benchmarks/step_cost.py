@@ -36,8 +36,10 @@ from randomwalk.denoisers.checkpoints import load_denoiser, make_denoiser, resol
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.errors import InputError
 from randomwalk.samplers import schedules
+from randomwalk.sampling.batch import SampleId
+from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.progress import Progress, Recorder
-from randomwalk.sampling.task import Task, Unit, load_task, make_schedule
+from randomwalk.sampling.task import Task
 
 RATIO, SCHEDULE, HELP = 1.03, 0.010, 2.0
 """Targets: loop over forward pass, seconds for a schedule, seconds for --help."""
@@ -142,7 +144,16 @@ def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
     made = make_denoiser(network, denoiser).eval().requires_grad_(False).to(device)
     made.network.to(memory_format=torch.channels_last)
     sampler = samplers.from_settings(config.sampler)
-    task = Task(config, device, made, sampler, make_schedule(config, made), (3, 256, 256), None, ["random weights"])
+    task = Task(
+        config,
+        device,
+        made,
+        sampler,
+        samplers.from_settings(config.sampler).levels(made),
+        (3, 256, 256),
+        None,
+        ["random weights"],
+    )
     millions = sum(parameter.numel() for parameter in made.parameters()) / 1e6
     return Case(f"FFHQ-256 UNet, {millions:.0f} M parameters, batch 1", task, steps, turns)
 
@@ -191,7 +202,7 @@ def loop(case: Case) -> Callable[[], None]:
     """One batch as sample.py makes it, all but writing its files."""
     task = case.task
     count = 1 if task.source is None else len(task.names)
-    units = [Unit(image, 0) for image in range(count)]
+    units = [SampleId(image, 0) for image in range(count)]
     truth = None if task.source is None else torch.stack([task.load_image(i) for i in range(count)]).to(task.device)
     context = distributed.connect(str(task.device))
 

@@ -1,4 +1,4 @@
-"""What is seen of a run while it runs: the bar, and the frames of the animations."""
+"""Progress bars and notes on the standard error."""
 
 from __future__ import annotations
 
@@ -86,3 +86,9 @@ def bar(
             yield tick
     finally:
         _open -= not hidden
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Print notes, one line each."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)

@@ -16,7 +16,8 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.images import pictures
 from randomwalk.images.pictures import Picture
 from randomwalk.operators.noise import Noise
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 DENOISING = {"operator": {"name": "denoising"}, "noise": {"std": 25, "pixel_range": [0, 255]}, "given": True}
 BESIDE = {**DENOISING, "operator": {"name": "inpainting", "mask": "beside"}}
@@ -55,9 +56,9 @@ def told(task: Task, monkeypatch: pytest.MonkeyPatch, image: int = 0) -> tuple[N
     """The noise and the measurement that the sampler gets for an image."""
     seen: list[Any] = []
 
-    def sample(self: Any, denoiser: Any, operator: Any, noise: Any, y: Any, *rest: Any) -> torch.Tensor:
-        seen.extend([noise, y])
-        return torch.zeros(1, 1, *operator.image_shape)
+    def sample(self: Any, denoiser: Any, sigmas: Any, measurement: Any, **rest: Any) -> torch.Tensor:
+        seen.extend([measurement.noise, measurement.y])
+        return torch.zeros(1, *measurement.operator.image_shape)
 
     monkeypatch.setattr(type(task.sampler), "sample", sample)
     [units] = [units for units in task.batches() if units[0].image == image]

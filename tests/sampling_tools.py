@@ -15,6 +15,7 @@ from PIL import Image
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser
+from randomwalk.sampling.foresight import notes_of
 from randomwalk.sampling.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,4 +112,4 @@ def arrays_of(run: Path) -> dict[str, np.ndarray]:
 
 def other_notes(task: Task) -> list[str]:
     """The notes of a task besides that about its schedule, which is of few steps to be quick."""
-    return [note for note in task.notes if not note.startswith("sampler.schedule")]
+    return [note for note in notes_of(task) if not note.startswith("sampler.schedule")]

@@ -262,13 +262,14 @@ import sample
 from randomwalk import distributed
 from randomwalk.cli import options as cli
 from randomwalk.sampling.results import Results
+from randomwalk.sampling.results import ImageResults
 
 rank = int(sys.argv.pop(1))
 distributed.LOST_AFTER = 10
 if distributed.launch().rank == rank:
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
-    Results.write_batch = die
+    ImageResults.write_batch = die
 sys.exit(cli.run(lambda: sample.main(sample.parser().parse_args())))
 """
 

@@ -53,8 +53,8 @@ def main(args: argparse.Namespace) -> int:
 
     from randomwalk import distributed
     from randomwalk.images import metrics
+    from randomwalk.sampling.loading import load_task
     from randomwalk.sampling.memory import GIB, SHARE, free_memory
-    from randomwalk.sampling.task import load_task
 
     device = distributed.choose_device(config.device)
     cuda = device.type == "cuda"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.files import dump, load_sampling
 from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.lookup import expand
+from randomwalk.progress import show_notes
 from randomwalk.run_folder import RunFolder, differences
 
 
@@ -109,12 +110,6 @@ def check(config: Settings, args: argparse.Namespace) -> None:
             show_notes(getattr(config, "notes", ()))
             print(dump(config), end="", flush=True)
         raise
-
-
-def show_notes(notes: Iterable[str]) -> None:
-    """Print notes on the standard error, one line each."""
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
 
 
 def run(command: Callable[[], int]) -> int:

@@ -144,15 +144,16 @@ def main(args: argparse.Namespace) -> int:
     from randomwalk.operators.blur import taper
     from randomwalk.sampling import measuring
     from randomwalk.sampling import run as sampling
+    from randomwalk.sampling.foresight import image_notes, notes_of
+    from randomwalk.sampling.loading import load_task
     from randomwalk.sampling.progress import Progress
-    from randomwalk.sampling.task import load_task
 
     if args.dry_run:
         return sampling.dry_run(config)
     start = time.perf_counter()
     context = distributed.connect(config.device)
     task = load_task(config, context.device)
-    options.show_notes(task.notes)
+    options.show_notes(notes_of(task))
     assert task.source is not None
     measurement = task.load_measurable(0)
     known = measuring.known_part(task.make_operator([0])[0])
@@ -161,7 +162,7 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(
             f"--fill: {args.fill} has {'no' if missing == 0 else 'only'} dark pixels; dark pixels are filled"
         )
-    options.show_notes(task.remarks(0))
+    options.show_notes(image_notes(task, 0))
     if args.deblur is not None:
         measurement = taper(measurement[None], task.make_operator([0])[0])[0]
     progress = Progress(context, task.num_steps)

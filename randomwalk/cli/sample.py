@@ -55,8 +55,9 @@ def main(args: argparse.Namespace) -> int:
 
         return bridge.run(config, folder, args.dry_run)
     from randomwalk.sampling import run as sampling
+    from randomwalk.studies.points.results import results_for
 
-    return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder)
+    return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder, results_for)
 
 
 def command(words: Sequence[str], prog: str = "sample.py") -> int:

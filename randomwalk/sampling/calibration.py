@@ -1,26 +1,25 @@
-"""Whether the spread of posterior samples is to be believed: ranks of the true pixels among those of the samples.
+"""Are posterior samples calibrated? Ranks of the true pixels among those of the samples.
 
-If S samples are drawn from the posterior, and the truth from the prior, then the truth is one more draw like them: its
-rank among them, 0 to S, takes each value with probability 1 / (S + 1), over images and their measurements
-(simulation-based calibration: Talts et al. 2018, arXiv 1804.06788). Too narrow samples leave the truth outside too
-often, and the histogram of the ranks rises to both ends; too wide ones make it a hill; shifted ones tilt it.
+If S samples are drawn from the posterior, and the truth from the prior, then truth and samples are exchangeable: over
+images and their measurements, the rank of the truth is uniform on 0 to S (simulation-based calibration: Talts et al.
+2018, arXiv 1804.06788). Samples that are too narrow leave the truth outside too often, and the rank histogram rises at
+both ends; samples that are too wide make it a hill; a shift tilts it.
 
 The interval between the j-th smallest and the j-th largest sample then covers the truth with probability
-``(S + 1 - 2j) / (S + 1)`` exactly, at any S.
+``(S + 1 - 2j) / (S + 1)``, exactly and for any S.
 
-**Ties.** True pixels are 8-bit, and in dark or bright areas at the end of the range, where continuous samples scatter
-about them without saying anything. So `pixel_ranks` compares all of them as grey values, clipped and rounded as in
-the pictures that are written, and breaks ties at random: clipping and rounding treat truth and samples alike, and the
-ranks stay uniform where the samples are right. Pixels that all agree on (an empty background) have ranks of chance
-alone, which would dilute what the others say; `contested` leaves them out. What it looks at is the standard deviation
-of the samples *and the truth* together. It treats the S + 1 alike, so the levels above hold as they are for the
-chosen pixels, and a pixel where all samples agree on something wrong is among them; choosing by the samples' standard
-deviation alone would bias the one and hide the other. The verdict goes by these pixels. Over all pixels, a little noise
-that is left in the samples of a black background counts as much as a wrong shape does: the clipped samples are a few
-grey values brighter than the truth there, and the ranks lean to 0.
+**Ties.** True pixels are 8-bit, and black or white areas lie at the end of the range, where continuous samples scatter
+around them meaninglessly. `pixel_ranks` therefore compares grey values, clipped and rounded as in image files, and
+breaks ties at random: clipping and rounding treat truth and samples alike, so the ranks of correct samples stay
+uniform. Pixels on which all agree (an empty background) have random ranks, which would dilute the others; `contested`
+leaves them out. It selects by the standard deviation of the samples *and the truth* together, which treats the S + 1
+alike: the coverage above still holds for the selected pixels, and a pixel where all samples agree on a wrong value is
+among them. Selecting by the standard deviation of the samples alone would bias the coverage and hide such pixels. The
+verdict is about the contested pixels. Over all pixels, slight residual noise on a black background counts as much as
+a wrong shape: clipped samples are a few grey values brighter than the truth, and the ranks lean to 0.
 
-**Errors.** Pixels of an image depend on one another, images do not: the standard errors here treat each image as one
-draw, whatever the number of its pixels.
+**Errors.** Pixels of an image are dependent, images are not: the standard errors treat each image as one draw, however
+many pixels it has.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ from scipy.special import stdtrit
 CONTESTED = 0.05
 """Standard deviation, in [-1, 1] pixel units, above which `contested` takes a pixel: 2.5 percent of the range."""
 WANTED = (0.5, 0.8, 0.9)
-"""Levels of the intervals that a table shows, or the nearest that there are with so few samples."""
+"""Levels of the intervals in a table; with few samples, the nearest possible ones."""
 CONFIDENCE = 0.95
-"""A difference counts as one if chance alone makes a larger one in 1 - 0.95 of all runs."""
+"""Level of the confidence intervals: a difference counts if chance exceeds it in only 5% of all runs."""
 
 
 # --- ranks -----------------------------------------------------------------------------------------------------------
 
 
 def ranks(samples: np.ndarray, truth: np.ndarray, draws: np.random.Generator) -> np.ndarray:
-    """How many samples are below the truth, 0 to S; among those equal to it, it takes a place at random.
+    """Number of samples below the truth, 0 to S; ties are broken at random.
 
     Args:
         samples: ``[S, ...]``.
@@ -57,7 +56,7 @@ def ranks(samples: np.ndarray, truth: np.ndarray, draws: np.random.Generator) ->
 
 
 def grey_values(x: np.ndarray) -> np.ndarray:
-    """Pixels of [-1, 1] as the 8-bit values that pictures of them hold: clipped and rounded."""
+    """Pixels in [-1, 1] as 8-bit grey values, clipped and rounded as in image files."""
     return np.asarray(np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.int16))
 
 
@@ -67,13 +66,13 @@ def pixel_ranks(samples: np.ndarray, truth: np.ndarray, draws: np.random.Generat
 
 
 def contested(samples: np.ndarray, truth: np.ndarray, level: float = CONTESTED) -> np.ndarray:
-    """Where the standard deviation of samples and truth together, clipped to [-1, 1], is above ``level``: bool."""
-    together = np.concatenate([samples, truth[None]]).clip(-1, 1)
-    return np.asarray(together.std(0, ddof=1) > level)
+    """Mask of pixels where samples and truth together, clipped to [-1, 1], have a standard deviation over ``level``."""
+    pooled = np.concatenate([samples, truth[None]]).clip(-1, 1)
+    return np.asarray(pooled.std(0, ddof=1) > level)
 
 
 def counts(found: np.ndarray, num_samples: int) -> np.ndarray:
-    """How often each rank 0 to S occurs, ``[S + 1]``."""
+    """Number of pixels at each rank 0 to S, ``[S + 1]``."""
     return np.bincount(found.reshape(-1), minlength=num_samples + 1)
 
 
@@ -82,13 +81,13 @@ def counts(found: np.ndarray, num_samples: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share or a mean of pixels, and what it should be.
+    """Share or mean over pixels, and its expected value.
 
     Attributes:
         value: over all pixels of all images.
-        error: its standard error, from the differences between images; NaN for fewer than two.
-        expected: what it is for samples of the posterior.
-        images: how many have any such pixels.
+        error: standard error, from the differences between images; NaN for fewer than two images.
+        expected: value for exact posterior samples.
+        images: number of images with such pixels.
     """
 
     value: float
@@ -98,12 +97,12 @@ class Estimate:
 
     @property
     def margin(self) -> float:
-        """Half the width of the confidence interval around the value (Student's t)."""
+        """Half-width of the confidence interval of the value (Student's t)."""
         return float(stdtrit(self.images - 1, (1 + CONFIDENCE) / 2)) * self.error if self.images > 1 else math.nan
 
     @property
     def differs(self) -> bool:
-        """Whether it is off by more than chance explains; never where that is not known."""
+        """Whether value and expected value differ by more than the margin; False if the margin is unknown."""
         return abs(self.value - self.expected) > self.margin
 
 
@@ -120,14 +119,14 @@ def _estimate(part: np.ndarray, whole: np.ndarray, expected: float) -> Estimate:
 
 
 def interval_ranks(num_samples: int, wanted: Sequence[float] = WANTED) -> list[int]:
-    """The j whose levels are nearest to the wanted ones, each once, those of the narrowest intervals first."""
+    """Ranks j of the intervals with levels nearest to the wanted ones, without repetition, the narrowest first."""
     nearest = (round((num_samples + 1) * (1 - level) / 2) for level in wanted)
     return sorted({min(max(j, 1), num_samples // 2) for j in nearest}, reverse=True) if num_samples > 1 else []
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Rank histograms of some images, and what they say.
+    """Rank histograms of images, and their statistics.
 
     Args:
         counts: ``[images, S + 1]``, from `counts`.
@@ -142,12 +141,12 @@ class Calibration:
 
     @property
     def num_images(self) -> int:
-        """Images with any pixels."""
+        """Number of images with pixels."""
         return int(np.count_nonzero(self.counts.sum(1)))
 
     @property
     def num_pixels(self) -> int:
-        """Pixels of all images."""
+        """Number of pixels of all images."""
         return int(self.counts.sum())
 
     def _share(self, chosen: slice, expected: float) -> Estimate:
@@ -164,7 +163,7 @@ class Calibration:
         return self._share(slice(j, places - j), (places - 2 * j) / places)
 
     def coverages(self) -> list[Estimate]:
-        """Of all the intervals, the narrowest first."""
+        """Coverages of all intervals, the narrowest first."""
         return [self.coverage(j) for j in range(self.num_samples // 2, 0, -1)]
 
     def mean_rank(self) -> Estimate:
@@ -177,17 +176,17 @@ class Calibration:
         return self.coverage(interval_ranks(self.num_samples, [0.9])[0])
 
     def verdict(self) -> str:
-        """Whether the spread is to be believed, in words."""
+        """Judgement of the spread and the mean of the samples, in words."""
         wide, rank = self.widest(), self.mean_rank()
         if math.isnan(wide.error):
-            return "how far this is chance can't be told from one image"
+            return "one image is too few to judge by"
         width = "too narrow" if wide.value < wide.expected else "too wide"
         shift = "too bright" if rank.value < rank.expected else "too dark"
         found = [word for word, differs in ((width, wide.differs), (shift, rank.differs)) if differs]
-        return ", ".join(found) if found else "as it should be, within the error"
+        return ", ".join(found) if found else "calibrated, within the error"
 
     def summary(self) -> str:
-        """``90% intervals cover 71% ± 2%``, of which pixels is left to the caller."""
+        """Coverage in words, ``90% intervals cover 71.0% ± 2.0%``."""
         wide = self.widest()
         if self.num_pixels == 0:
             return "no pixels"
@@ -195,7 +194,7 @@ class Calibration:
         return f"{round(100 * wide.expected, 1):g}% intervals cover {100 * wide.value:.1f}%{error}"
 
     def table(self) -> list[dict[str, Any]]:
-        """Rows of a table in long form: coverages at the levels of `WANTED`, mean rank, rank histogram."""
+        """Rows of a long table: coverages at the levels of `WANTED`, mean rank, rank histogram."""
         intervals = [("coverage", j, self.coverage(j)) for j in interval_ranks(self.num_samples)]
         histogram = [("share_of_rank", r, share) for r, share in enumerate(self.histogram())]
         return [
@@ -213,7 +212,7 @@ class Calibration:
 
 
 COLUMNS = ["pixels", "quantity", "rank", "expected", "found", "standard_error", "images", "pixel_count"]
-"""Of calibration.csv: `table` for each choice of ``pixels``."""
+"""Columns of calibration.csv: `Calibration.table` for each choice of ``pixels``."""
 
 
 def _rounded(value: float) -> float | None:

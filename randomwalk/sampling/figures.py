@@ -1,4 +1,4 @@
-"""Figures of a sampling run: its schedule, and the calibration of its samples."""
+"""Figures of a sampling run: schedule and calibration."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from randomwalk.sampling.calibration import CONTESTED, Calibration
 
 
 def schedule_figure(levels: Sequence[float], plan: Plan | None = None, norm: float | None = None) -> bytes:
-    """Noise levels as a PNG; of a walk, noise level, step size and temperature of every step.
+    """Draw the noise levels as a PNG; for a walk, the noise level, step size and temperature of every step.
 
     Args:
         levels: of the schedule.
-        plan: of the walk, if the sampler is one.
-        norm: the operator's, for preconditioned steps: their smallest gain is in that direction.
+        plan: of the walk; None for other samplers.
+        norm: of the operator, for preconditioned steps, which are shortest in the direction with the largest gain.
     """
     figure = new_figure((11, 3.5) if plan is not None else (4.2, 3.2))
     axes = figure.subplots(1, 3 if plan is not None else 1, squeeze=False)[0]
@@ -65,7 +65,7 @@ def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
 
 
 def calibration_lines(calibrations: Mapping[str, Calibration]) -> list[str]:
-    """What to print: whether the spread of the samples is to be believed."""
+    """Summary of the calibration, as lines to print."""
     if not calibrations:
         return []
     chosen, everything = calibrations["contested"], calibrations["all"]
@@ -80,10 +80,10 @@ def calibration_lines(calibrations: Mapping[str, Calibration]) -> list[str]:
 
 
 def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
-    """Rank histograms, and coverage against its nominal level, each with 95% intervals over images, as a PNG.
+    """Draw rank histograms, and coverage against its nominal level, with 95% intervals over images, as a PNG.
 
     Args:
-        calibrations: by the name of the pixels that they are about; the first one is what counts.
+        calibrations: by choice of pixels; the first is the main one.
     """
     figure = new_figure((10, 4.2))
     histogram, coverage = figure.subplots(1, 2, width_ratios=[1.35, 1])
@@ -100,7 +100,7 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
     histogram.set_ylim(bottom=0)
     histogram.xaxis.get_major_locator().set_params(integer=True)
     histogram.set_title("Rank histogram, 95% intervals over images", loc="left", fontsize=11)
-    coverage.plot([0, 1], [0, 1], color="#b5482a", linestyle="--", linewidth=1, label="right samples")
+    coverage.plot([0, 1], [0, 1], color="#b5482a", linestyle="--", linewidth=1, label="exact samples")
     coverage.set(xlabel="nominal level of the interval", ylabel="share of true pixels inside", xlim=(0, 1), ylim=(0, 1))
     coverage.set_title("Coverage", loc="left", fontsize=11)
     _legend_below(coverage)

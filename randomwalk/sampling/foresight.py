@@ -1,38 +1,106 @@
-"""What can be said of the pictures before they are made: whether noise will be left in them, and what helps."""
+"""Notes for the user before a run: on its schedule, tiles, crops and coupled samples."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from randomwalk import samplers
 from randomwalk.config.samplers import ScheduleSettings
+from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
 from randomwalk.operators import Operator
 from randomwalk.samplers.remainder import COARSE, NOISE_LIMIT, Remainder, noise_of_walk, remainder
-from randomwalk.sampling.levels import make_schedule
-from randomwalk.sampling.trial import trial_operator
-
-if TYPE_CHECKING:
-    from randomwalk.sampling.task import Task
+from randomwalk.sampling.sizes import measured_size, scale_factor
+from randomwalk.sampling.task import Task
 
 _NAMES = ("geometric", "sigmoid", "karras")
 _FACTORS = (2, 4, 8)
-_NOTHING_ELSE = 0.5  # the standard deviation of pictures
-_LOWEST_STD = 1e-3  # of measurements without noise, where it is compared with the prior's
+_ONLY_NOISE = 0.5  # the standard deviation of images
+_LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is compared with the prior's
+
+
+def notes_of(task: Task) -> list[str]:
+    """Notes on a task before it starts, one line each."""
+    return [*_coupling_notes(task), *_crop_notes(task), *_tiling_notes(task), *schedule_notes(task)]
+
+
+def image_notes(task: Task, image: int) -> list[str]:
+    """Notes on the measurement of an image, one line each."""
+    found = []
+    if image in task.noise_levels:
+        found.append(f"{task.names[image]}: noise estimated as {127.5 * task.noise_levels[image]:.1f} of 255")
+    if task.config.masks_beside and task.source is not None:
+        missing = 1 - float(task.source.mask(image).mean())
+        found.append(f"{task.names[image]}: {missing:.1%} of the pixels are missing, where the mask is dark")
+    return found
+
+
+def _coupling_notes(task: Task) -> list[str]:
+    """Notes on samples that depend on each other."""
+    name, count, size = task.config.sampler.name, task.config.num_samples, task.config.batch_size
+    found = []
+    if task.sampler.coupled_images and not task.sampler.batch_of_one and size > 1:
+        found.append(f"{name} couples the images of a batch: each depends on the others")
+    if task.sampler.coupled_samples and count == 1:
+        found.append(f"{name} is a particle method: with num_samples: 1 it is far from the posterior; raise it")
+    if task.sampler.coupled_samples and count > size:
+        found.append(
+            f"{name} draws the {count} samples of an image jointly: a batch has {count} rows, although batch_size is "
+            f"{size}"
+        )
+    return found
+
+
+def _crop_notes(task: Task) -> list[str]:
+    """One note if images are cropped to a multiple of super_resolution's factor."""
+    factor = scale_factor(task.config)
+    sizes = [] if task.config.given else zip(task.names, task.sizes or [], strict=False)
+    cropped = [(name, size) for name, size in sizes if size and any(side % factor for side in size)]
+    if not cropped:
+        return []
+    name, size = cropped[0]
+    was, kept = ("{}x{}".format(*sides) for sides in (size, measured_size(task.config, size, name)))
+    return [
+        f"{name} is cropped from {was} to {kept} pixels, at the right and the bottom, to a multiple of the factor "
+        f"{factor}{_and_others(len(cropped) - 1)}"
+    ]
+
+
+def _tiling_notes(task: Task) -> list[str]:
+    """One note if the network does not take all images whole."""
+    tiled: dict[str, Tiling] = {}
+    for ids in task.batches():
+        tiling = task.tiling_of(ids)
+        if tiling is not None and not tiling.is_whole(*task.shape_of(ids[0].image)[1:]):
+            tiled |= {task.names[one.image] or f"image {one.image}": tiling for one in ids}
+    if task.budget is None or not tiled:
+        return []
+    name, tiling = next(iter(tiled.items()))
+    return [
+        f"{name} is denoised in tiles of up to {tiling.height}x{tiling.width} pixels that overlap by {tiling.overlap}, "
+        f"to stay below {task.budget.gib:g} GiB ({task.budget.cause}){_and_others(len(tiled) - 1)}"
+    ]
+
+
+def _and_others(count: int) -> str:
+    """End of a note on one image that also applies to ``count`` others."""
+    return {0: "", 1: "; so is another image"}.get(count, f"; so are {count} other images")
+
+
+# --- the schedule ------------------------------------------------------------------------------------------------
 
 
 def schedule_notes(task: Task) -> list[str]:
-    """One line if the sampler of a task leaves noise that shows, or spoils details, along its schedule; else none."""
+    """One note if the sampler would leave visible noise or wrong details along the schedule of a task."""
     found = forecast(task, task.sigmas)
     if found is None or found.good:
         return []
     schedule, lowest = task.config.sampler.schedule, task.sigmas[-2:].tolist()
-    if found.noise > _NOTHING_ELSE:
+    if found.noise > _ONLY_NOISE:
         wrong = "leaves nothing but noise"
     elif found.noise > NOISE_LIMIT:
-        wrong = f"leaves noise of about {127.5 * found.noise:.0f} of 255 in the pictures"
+        wrong = f"leaves noise of about {127.5 * found.noise:.0f} of 255 in the images"
     else:
         side = "high" if found.detail > 0 else "low"
         wrong = f"makes the contrast of details {100 * abs(found.detail):.0f}% too {side}"
@@ -45,19 +113,19 @@ def schedule_notes(task: Task) -> list[str]:
 
 
 def forecast(task: Task, sigmas: Tensor) -> Remainder | None:
-    """What the sampler of a task leaves along these levels; None where that is not known."""
+    """Noise and error of details that a task's sampler leaves along these levels; None if they cannot be predicted."""
     if task.noise is None:
         return remainder(task.sampler, sigmas, task.config.start.std, task.denoiser.response)
     plan = task.plan(sigmas)
-    if plan is None or not _has_unseen(task, trial_operator(task)):
+    if plan is None or not _has_unseen(task, task.trial_operator()):
         return None
     start = float(sigmas[0]) if task.config.start.std is None else task.config.start.std
-    # Details are left out on purpose where the walk is cold: it goes to the middle of the posterior.
+    # Details are not judged: a cold walk blurs them on purpose, on its way to the posterior mean.
     return Remainder(noise_of_walk(plan, start, task.denoiser.response), 0.0)
 
 
 def _has_unseen(task: Task, operator: Operator) -> bool:
-    """Whether there are directions of which the measurement says less than that their contrast is small."""
+    """Whether the measurement constrains some directions less than the prior on details does."""
     if not operator.has_spectral:
         return True
     assert task.noise is not None
@@ -68,25 +136,20 @@ def _has_unseen(task: Task, operator: Operator) -> bool:
 
 
 def _remedy(task: Task) -> str:
-    """The least change of the schedule that helps, found by trying."""
+    """Smallest change of the schedule that helps, found by trying."""
     schedule = task.config.sampler.schedule
     names: list[dict[str, object]] = [{"name": name} for name in _NAMES if name != schedule.name]
     steps: list[dict[str, object]] = [{"num_steps": factor * schedule.num_steps} for factor in _FACTORS]
     lower: list[dict[str, object]] = [{"sigma_min": NOISE_LIMIT / 2}] if task.sigmas[-1] > NOISE_LIMIT / 2 else []
     both: list[dict[str, object]] = [{**names[0], **more} for more in steps]
     for change in [*lower, *names, *steps, *both]:
-        if _helps(task, change):
+        config = task.config.model_copy(deep=True)
+        shape = {"t0", "rho"} if "name" in change else set()
+        try:
+            config.sampler.schedule = ScheduleSettings(**(schedule.model_dump(exclude=shape) | change))
+            found = forecast(task, samplers.from_settings(config.sampler).levels(task.denoiser))
+        except (InputError, ValueError):  # this network or range does not allow the schedule
+            continue
+        if found is not None and found.good:
             return "--set " + " ".join(f"sampler.schedule.{key}={value}" for key, value in change.items()) + " helps"
-    return "take longer steps, or another sampler"
-
-
-def _helps(task: Task, change: dict[str, object]) -> bool:
-    """Whether the sampler leaves nothing along the schedule with this change."""
-    shape = {"t0", "rho"} if "name" in change else set()
-    config = task.config.model_copy(deep=True)
-    try:
-        config.sampler.schedule = ScheduleSettings(**(config.sampler.schedule.model_dump(exclude=shape) | change))
-        found = forecast(task, make_schedule(config, task.denoiser))
-    except (InputError, ValueError):  # a schedule that this network or this range does not have
-        return False
-    return found is not None and found.good
+    return "take longer steps, or choose another sampler"

@@ -1,4 +1,4 @@
-"""How much memory denoising takes, how much there is, and the tiles that fit into it."""
+"""Memory of a network evaluation, the memory available, and the tiles that fit into it."""
 
 from __future__ import annotations
 
@@ -20,29 +20,28 @@ from randomwalk.config import SampleConfig
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.tiling import ALIGNMENT, Tiling
 from randomwalk.errors import InputError
-from randomwalk.sampling.sizes import and_others
 
 GIB = 2**30
 SHARE = 0.6
-"""Of the free memory that is used where no bound is given."""
+"""Share of the free memory that a run takes if no bound is given."""
 PROGRAM = 1.1 * GIB
-"""What the program takes without images: PyTorch with its libraries, weights, what convolutions always take."""
+"""Memory of the program without images: PyTorch with its libraries, weights, workspaces of convolutions."""
 STATE = 30
-"""Float32 images of the batch that exist at a time besides the network's: state, draws, measurement, residual, ..."""
+"""Number of float32 copies of the batch outside the network: state, draws, measurement, residual, ..."""
 LIBRARIES = 2.0
-"""What an evaluation takes in units of its tensors: convolution libraries copy them."""
+"""Memory of an evaluation in units of its tensors: convolution libraries copy them."""
 TRIAL_SIDE = 128
 """Side of the image on which the network's memory is measured."""
 LEAST_TILE, OVERLAP = 128, 64
-"""Least side of a tile, and what neighbours share, in pixels."""
+"""Smallest side of a tile, and overlap of neighbouring tiles, in pixels."""
 
 
 class Ledger(TorchFunctionMode):
-    """Counts the memory of the tensors that PyTorch's functions return while it is entered.
+    """Context that counts the memory of the tensors that PyTorch's functions return.
 
     Attributes:
-        held: bytes of those that still exist, and so of what a later backward pass needs.
-        peak: most bytes that were held at a time.
+        held: bytes of tensors that still exist, including those kept for a later backward pass.
+        peak: maximum of ``held``.
     """
 
     def __init__(self) -> None:
@@ -72,17 +71,20 @@ class Ledger(TorchFunctionMode):
 
 
 def bytes_per_pixel(denoiser: Denoiser, device: torch.device, gradient: bool) -> float:
-    """Memory of an evaluation for each pixel of an image (all its channels), measured on a small one.
+    """Measure the memory of an evaluation per pixel of an image (with all its channels), on a small image.
 
     Args:
-        denoiser: of images of any size.
-        device: where it is.
-        gradient: with the product with the transposed Jacobian.
+        denoiser: takes images of any size.
+        device: of the denoiser.
+        gradient: whether to include a product with the transposed Jacobian.
     """
     assert denoiser.channels is not None
     x = torch.zeros((1, denoiser.channels, TRIAL_SIDE, TRIAL_SIDE), device=device)
     sigma = math.sqrt(max(denoiser.sigma_min, 1e-3) * min(denoiser.sigma_max, 1e3))
-    with _not_compiled(denoiser), Ledger() as ledger:
+    eager: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if any(hasattr(module, "_orig_mod") for module in denoiser.modules()) and hasattr(torch.compiler, "set_stance"):
+        eager = torch.compiler.set_stance("force_eager")  # else the network is compiled for the trial's size
+    with eager, Ledger() as ledger:
         if gradient:
             denoiser.linearized(x, sigma)[1](x)
         else:
@@ -91,20 +93,13 @@ def bytes_per_pixel(denoiser: Denoiser, device: torch.device, gradient: bool) ->
     return LIBRARIES * ledger.peak / TRIAL_SIDE**2
 
 
-def _not_compiled(denoiser: Denoiser) -> contextlib.AbstractContextManager[object]:
-    """Keeps torch.compile, if the network is compiled, from doing so for the size of the trial."""
-    if any(hasattr(module, "_orig_mod") for module in denoiser.modules()) and hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")
-    return contextlib.nullcontext()
-
-
 @dataclass
 class Budget:
-    """The memory that a run may take, and what its network takes.
+    """Memory bound of a run, and the memory of its network.
 
     Attributes:
-        gib: the bound in GiB, of the whole process.
-        cause: where the bound comes from, for messages.
+        gib: bound on the whole process, in GiB.
+        cause: origin of the bound, for messages.
         per_pixel: see `bytes_per_pixel`.
     """
 
@@ -113,35 +108,57 @@ class Budget:
     per_pixel: float
 
     def tiling(self, shape: Sequence[int], rows: int) -> Tiling | None:
-        """See `choose_tiling`."""
-        return choose_tiling(shape, rows, self.per_pixel, self.gib * GIB, self.cause)
+        """Cut a batch of images into tiles, so that sampling stays within the bound.
 
-    def notes(self, tiled: Mapping[str, Tiling]) -> list[str]:
-        """What the user should know: one line, if there are images that are not taken whole (their names, and how)."""
-        if not tiled:
-            return []
-        name, tiling = next(iter(tiled.items()))
-        return [
-            f"{name} is denoised in tiles of up to {tiling.height}x{tiling.width} pixels that overlap by "
-            f"{tiling.overlap}, to stay below {self.gib:g} GiB ({self.cause}){and_others(len(tiled) - 1)}"
-        ]
+        Args:
+            shape: ``(C, H, W)`` of an image.
+            rows: number of images in the batch.
+
+        Returns:
+            None if the network takes the batch as a whole.
+
+        Raises:
+            InputError: not even the smallest tile fits.
+        """
+        channels, height, width = shape
+        state = PROGRAM + STATE * 4 * channels * height * width * rows
+        pixels = int((self.gib * GIB - state) / self.per_pixel)
+        if pixels >= rows * height * width:
+            return None
+        high, wide = (ALIGNMENT * math.ceil(max(side, LEAST_TILE) / ALIGNMENT) for side in (height, width))
+        if pixels >= height * width:
+            return Tiling(high, wide, OVERLAP, pixels // (height * width))
+        if pixels < LEAST_TILE**2:
+            least = math.ceil((state + LEAST_TILE**2 * self.per_pixel) / GIB * 10) / 10
+            batch = f" in batches of {rows}" if rows > 1 else ""
+            raise InputError(
+                f"{self.cause} is {self.gib:.3g} GiB, but images of {height}x{width} pixels{batch} take {least:g}, "
+                f"even in tiles of {LEAST_TILE}x{LEAST_TILE} pixels: raise max_memory (--max-memory), or take smaller "
+                "images or batches"
+            )
+        side = math.isqrt(pixels)  # square tiles, or tiles across the whole image where it is narrower
+        if high <= side:
+            down, across = high, pixels // high
+        else:
+            down, across = (pixels // wide, wide) if wide <= side else (side, side)
+        return Tiling(down // ALIGNMENT * ALIGNMENT, across // ALIGNMENT * ALIGNMENT, OVERLAP)
 
 
 def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, gradient: bool) -> Budget | None:
-    """The budget that a config states, or one that the device has; None for a network that takes one size only.
+    """Budget that a config states, or a share of the free memory; None for a network that takes only one size.
 
     Args:
         config: of the run.
         denoiser, device, gradient: see `bytes_per_pixel`.
 
     Raises:
-        InputError: a bound for such a network.
+        InputError: the config bounds the memory of a network that takes only one size.
     """
     if not denoiser.any_size:
         if config.max_memory is not None:
             raise InputError(
-                f"max_memory: is for networks that take images of any size, and so tiles of them, which that of "
-                f"{config.network.path} does not; lower batch_size instead"
+                "max_memory: is for networks that take images of any size, and so tiles of them; that of "
+                f"{config.network.path} does not: lower batch_size instead"
             )
         return None
     per_pixel = bytes_per_pixel(denoiser, device, gradient)
@@ -151,53 +168,11 @@ def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, 
     return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel)
 
 
-def choose_tiling(shape: Sequence[int], rows: int, per_pixel: float, bound: float, cause: str) -> Tiling | None:
-    """How to cut a batch of images, so that restoring them takes no more memory than the bound.
-
-    Args:
-        shape: ``(C, H, W)`` of an image.
-        rows: how many there are.
-        per_pixel: see `bytes_per_pixel`.
-        bound: bytes, of the whole process.
-        cause: where the bound comes from, for the message.
-
-    Returns:
-        None if the network takes the batch as a whole.
-
-    Raises:
-        InputError: not even the least tile fits.
-    """
-    channels, height, width = shape
-    state = PROGRAM + STATE * 4 * channels * height * width * rows
-    pixels = int((bound - state) / per_pixel)
-    if pixels >= rows * height * width:
-        return None
-    high, wide = (ALIGNMENT * math.ceil(max(side, LEAST_TILE) / ALIGNMENT) for side in (height, width))
-    if pixels >= height * width:
-        return Tiling(high, wide, OVERLAP, pixels // (height * width))
-    if pixels < LEAST_TILE**2:
-        least = math.ceil((state + LEAST_TILE**2 * per_pixel) / GIB * 10) / 10
-        batch = f" in batches of {rows}" if rows > 1 else ""
-        raise InputError(
-            f"{cause} is {bound / GIB:.3g} GiB, but images of {height}x{width} pixels{batch} take {least:g}, even in "
-            f"tiles of {LEAST_TILE}x{LEAST_TILE} pixels: raise max_memory (--max-memory), or take smaller images or "
-            "batches"
-        )
-    return Tiling(*_largest_tile(high, wide, pixels), OVERLAP)
-
-
-def _largest_tile(high: int, wide: int, pixels: int) -> tuple[int, int]:
-    """Sides of a tile of so many pixels at most: square, or across the whole image if that is narrower."""
-    side = math.isqrt(pixels)
-    down, across = (high, pixels // high) if high <= side else (pixels // wide, wide) if wide <= side else (side, side)
-    return down // ALIGNMENT * ALIGNMENT, across // ALIGNMENT * ALIGNMENT
-
-
-# --- what there is -------------------------------------------------------------------------------------------
+# --- available memory -------------------------------------------------------------------------------------------
 
 
 def free_memory(device: torch.device, processes: int = 1) -> float:
-    """Bytes that this process can count on: a `SHARE` of what is free, divided among the machine's processes."""
+    """Bytes that this process may take: a `SHARE` of the free memory, divided among the machine's processes."""
     if device.type == "cuda":
         return SHARE * torch.cuda.mem_get_info(device)[0] / math.ceil(processes / torch.cuda.device_count())
     return SHARE * min(_available(), _left_to_group()) / processes
@@ -214,7 +189,7 @@ def _available() -> float:
 
 
 def _left_to_group(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """What the control group of a container still allows, file caches counted as free; infinite without one."""
+    """Bytes left in the container's control group, file caches counted as free; infinite without one."""
     for folder, limit, usage, cached in (
         (root, "memory.max", "memory.current", "inactive_file"),
         (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

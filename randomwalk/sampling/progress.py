@@ -1,4 +1,4 @@
-"""Progress of a sampling run: the bar over the steps of all processes, and the frames of the animations."""
+"""Progress bar of a sampling run, and snapshots for its animations."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from randomwalk.images.tensors import to_bytes
 from randomwalk.progress import bar_interval, progress_bar
 
 REFRESH = 0.25
-"""Seconds between two looks at the state; each waits for a GPU."""
+"""Seconds between two updates of the state, each of which waits for the GPU."""
 
 
 class Progress:
     """Progress bar over the steps of all batches of all processes; only rank 0 shows it.
 
     Args:
-        context: this process among the others.
-        total: steps of all batches that are still to do.
+        context: of this process.
+        total: number of steps in all remaining batches.
     """
 
     def __init__(self, context: Context, total: int) -> None:
@@ -43,12 +43,12 @@ class Progress:
         )
 
     def start_batch(self, truth: Tensor | None) -> None:
-        """Say which images the following steps restore; None if they are not known."""
+        """Set the true images of the next batch; None if they are not known."""
         self.truth = truth
         self._done_before = self.context.work_done
 
     def watch(self, k: int, x: Tensor, sigma: float, probe: Probe) -> None:
-        """Count step k; now and then look at sigma, at the denoised images, and at the other processes."""
+        """Count step k, and at intervals show sigma, the PSNR of the denoised images and the other processes' steps."""
         self.context.work_done = self._done_before + k + 1
         now = time.monotonic()
         if now - self._last_look < REFRESH:
@@ -64,7 +64,7 @@ class Progress:
         self.refresh()
 
     def tile(self, done: int, total: int) -> None:
-        """Show how far an evaluation over tiles is: of large images, a step takes long."""
+        """Show the progress of a tiled evaluation, since steps on large images are slow."""
         now = time.monotonic()
         if now - self._last_tile < max(REFRESH, bar_interval()):
             return
@@ -74,33 +74,33 @@ class Progress:
         self._bar.set_postfix_str(f"{state}tile {done} of {total}")
 
     def skip(self, steps: int) -> None:
-        """Count the steps of a batch that has nothing to do."""
+        """Count the steps of a batch without readable images."""
         self.context.work_done += steps
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what all processes have done."""
+        """Show the steps of all processes."""
         if not self._bar.disable:
             done = self.context.work_done + self.context.work_of_others()
             self._bar.update(max(0, min(done, self._bar.total) - self._bar.n))
 
     def say(self, message: str) -> None:
-        """Print a line without breaking the bar."""
+        """Print a line above the bar."""
         tqdm.write(message, file=sys.stderr)
 
     def finish(self) -> None:
-        """Take the bar to its end: all processes are known to be done, even if their last report is still to come."""
+        """Move the bar to its end when all processes are done, even if their last reports are still on the way."""
         if not self._bar.disable:
             self._bar.update(self._bar.total - self._bar.n)
 
     def close(self) -> None:
-        """Leave the bar where it is."""
+        """Close the bar where it is."""
         self._bar.close()
 
 
 @dataclass
 class Snapshot:
-    """The first samples of a batch after step k, as uint8 images: the walk, and what the network made of it."""
+    """Recorded samples of a batch after step k, as uint8 images: the state, and its denoised version."""
 
     k: int
     sigma: float
@@ -109,15 +109,15 @@ class Snapshot:
 
 
 class Recorder:
-    """Keeps evenly spaced snapshots of some rows of a batch.
+    """Recorder of evenly spaced snapshots of some rows of a batch.
 
-    The walk is shown as ``x / sqrt(1 + sigma^2)``, as a VP network sees it: x itself would be far outside the range
-    of a picture until the end, where the two are the same.
+    The state is shown as ``x / sqrt(1 + sigma^2)``, the input of a VP network: x itself is far outside the range of
+    images until the end, where the two agree.
 
     Args:
         rows: of the batch.
-        num_steps: of the walk.
-        count: how many snapshots; the last step is one of them.
+        num_steps: of the sampler.
+        count: number of snapshots; the last step is one of them.
     """
 
     def __init__(self, rows: Sequence[int], num_steps: int, count: int) -> None:

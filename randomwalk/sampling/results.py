@@ -1,8 +1,10 @@
-"""The files of a sampling run: what each batch leaves, and what is made of them all at the end."""
+"""Files of a sampling run: those of each batch, and the summary at the end."""
 
 from __future__ import annotations
 
 import re
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,13 +14,12 @@ import torch
 from PIL import Image
 
 from randomwalk.errors import InputError, RunError
-from randomwalk.images import metrics, pictures
-from randomwalk.images import sheets as report
-from randomwalk.images.sources import to_pixels
+from randomwalk.images import metrics, pictures, sheets
+from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder, write_csv
 from randomwalk.sampling import calibration, figures
-from randomwalk.sampling.batch import Batch, Unit
+from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.calibration import Calibration
 from randomwalk.sampling.progress import Recorder, Snapshot
 from randomwalk.sampling.task import TIES_STREAM, Task, Watch
@@ -28,54 +29,51 @@ COLUMNS = [
     *metrics.QUALITIES, *(f"measurement_{quality}" for quality in metrics.QUALITIES),
     "residual", "noise_of_255", "evaluations", "vjps", "seconds",
 ]  # fmt: skip
+LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)", "residual": "residual / noise"}
+"""Rows of the printed table."""
 MEAN = "mean"
-"""What the column ``sample`` says in the row of the mean of an image's samples."""
+"""Entry of the column ``sample`` for the mean of an image's samples."""
 ANIMATED_SIDE = 512
-"""Longest side of the images of which there are animations."""
+"""Longest side of images that are animated."""
 OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID, OVERVIEW_CLASSES = 8, 2, 64, 10
+MOST_REASONS = 5
 
 
-class Results:
-    """Writes and finds the results of a task in its folder.
+class Results(ABC):
+    """Writer of a run's results, which also knows which batches are done.
 
-    A batch is done when its record in ``state/`` is there, which is written last and names its other files.
+    A batch is done when its record in ``state/`` exists. The record is written last and lists the other files.
 
     Args:
-        folder: the run's.
-        task: what is sampled.
+        folder: of the run.
+        task: the task that is sampled.
     """
 
     def __init__(self, folder: RunFolder, task: Task) -> None:
         self.folder, self.task = folder, task
-        self.conditional = task.source is not None
-        self._digits = max(4, len(str(len(task.names) - 1)))
-        self._snapshots: list[Snapshot] = []
 
-    def stem(self, image: int) -> str:
-        """Beginning of the names of an image's files: its number, and its own name if it has one."""
-        number = f"{image:0{self._digits}d}"
-        if not self.conditional:
-            return number
-        name = str(PurePosixPath(self.task.names[image]).with_suffix(""))
-        return f"{number}_{re.sub('[^A-Za-z0-9._-]+', '_', name)[:60]}"
-
-    def sample_name(self, image: int, sample: int | str) -> str:
-        """Name of a sample's files without folder and suffix."""
-        kind = sample if isinstance(sample, str) else f"sample{sample}"
-        return f"{self.stem(image)}_{kind}" if self.conditional else self.stem(image)
-
-    # --- a batch -------------------------------------------------------------------------------------------------
-
-    def _record(self, b: int) -> str:
+    def record(self, b: int) -> str:
+        """Name of the record of batch ``b``."""
         return f"state/batch_{b:05d}.json"
 
+    def records(self, num_batches: int) -> list[dict[str, Any]]:
+        """Read the records of all batches.
+
+        Raises:
+            RunError: one is missing.
+        """
+        for name in map(self.record, range(num_batches)):
+            if not self.folder.has(name):
+                raise RunError(f"{self.folder.file(name)} is missing: the work is not complete")
+        return [self.folder.read_json(self.record(b)) for b in range(num_batches)]
+
     def is_done(self, b: int) -> bool:
-        """Whether nothing is left to do for batch ``b``: a skipped image that can be read by now counts as left."""
-        if not self.folder.has(self._record(b)):
+        """Whether batch ``b`` is complete; an image that was skipped and can be read by now must be done again."""
+        if not self.folder.has(self.record(b)):
             return False
-        record = self.folder.read_json(self._record(b))
-        return all(self.folder.has(name) for name in record["files"]) and not any(
-            self._can_be_read(skipped["image"]) for skipped in record["skipped"]
+        record = self.folder.read_json(self.record(b))
+        return all(map(self.folder.has, record["files"])) and not any(
+            self._can_be_read(skipped["image"]) for skipped in record.get("skipped", ())
         )
 
     def _can_be_read(self, image: int) -> bool:
@@ -85,45 +83,91 @@ class Results:
             return False
         return True
 
-    def watch_batch(self, units: Sequence[Unit]) -> Watch:
-        """What looks at the steps of the batch that comes next: the first sample of each small image is filmed."""
-        small = max(self.task.shape_of(units[0].image)[1:]) <= ANIMATED_SIDE
-        rows = [row for row, unit in enumerate(units) if unit.sample == 0 and small]
+    @abstractmethod
+    def watch_batch(self, ids: Sequence[SampleId]) -> Watch:
+        """Callback that records the steps of the next batch."""
+
+    @abstractmethod
+    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str]) -> None:
+        """Write the files and the record of batch ``b``.
+
+        Args:
+            b: number of the batch.
+            batch: its result; None if all its images were skipped.
+            skipped: images that cannot be read, and why.
+        """
+
+    @abstractmethod
+    def finish(self, num_batches: int) -> int:
+        """Write and print the summary of a run whose batches are all done.
+
+        Returns:
+            Exit status: 0, or 1 if images were skipped.
+
+        Raises:
+            InputError: no image can be used.
+            RunError: a batch is missing.
+        """
+
+
+class ImageResults(Results):
+    """Results of a run that samples images: PNG and ``.npy`` files, animations, tables and an overview."""
+
+    def __init__(self, folder: RunFolder, task: Task) -> None:
+        super().__init__(folder, task)
+        self.conditional = task.source is not None
+        self._digits = max(4, len(str(len(task.names) - 1)))
+        self._snapshots: list[Snapshot] = []
+
+    def stem(self, image: int) -> str:
+        """Start of the names of an image's files: its number, and its own name if it has one."""
+        number = f"{image:0{self._digits}d}"
+        if not self.conditional:
+            return number
+        name = str(PurePosixPath(self.task.names[image]).with_suffix(""))
+        return f"{number}_{re.sub('[^A-Za-z0-9._-]+', '_', name)[:60]}"
+
+    def sample_name(self, image: int, sample: int | str) -> str:
+        """Name of a sample's files, without folder and suffix."""
+        kind = sample if isinstance(sample, str) else f"sample{sample}"
+        return f"{self.stem(image)}_{kind}" if self.conditional else self.stem(image)
+
+    # --- a batch -------------------------------------------------------------------------------------------------
+
+    def watch_batch(self, ids: Sequence[SampleId]) -> Watch:
+        """Callback that records the first sample of each image of the next batch, unless images are large."""
+        small = max(self.task.shape_of(ids[0].image)[1:]) <= ANIMATED_SIDE
+        rows = [row for row, one in enumerate(ids) if one.sample == 0 and small]
         recorder = Recorder(rows, self.task.num_steps, self.task.config.animation_frames)
         self._snapshots = recorder.snapshots
         return recorder.watch
 
-    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str] | None = None) -> None:
-        """Write the pictures, the arrays and the record of batch ``b``.
-
-        Args:
-            b: its number.
-            batch: what came of it; None if all its images were skipped.
-            skipped: images that could not be read, and why.
-        """
+    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str]) -> None:
+        """Write the images, arrays, animations and the record of batch ``b``; see `Results.write_batch`."""
         files: list[str] = []
-        rows = [] if batch is None else self._rows(batch)
         if batch is not None:
-            for row in range(len(batch.units)):
-                files += self._write_unit(batch, row)
-            files += self._write_animations(batch, self._snapshots)
-        left_out = [{"image": i, "name": self.task.names[i], "reason": why} for i, why in (skipped or {}).items()]
-        self.folder.write_json(self._record(b), {"rows": rows, "skipped": left_out, "files": files})
+            for row in range(len(batch.ids)):
+                files += self._write_sample(batch, row)
+            files += self._write_animations(batch)
+        rows = [] if batch is None else self._rows(batch)
+        reasons = [{"image": i, "name": self.task.names[i], "reason": why} for i, why in skipped.items()]
+        self.folder.write_json(self.record(b), {"rows": rows, "skipped": reasons, "files": files})
+
+    def _about(self, image: int, sample: int | str) -> dict[str, Any]:
+        """First columns of a row of metrics.csv."""
+        label, label_name = self.task.label_of(image), self.task.class_of(image)
+        return {"image": image, "name": self.task.names[image], "label": label, "class": label_name, "sample": sample}
 
     def _rows(self, batch: Batch) -> list[dict[str, Any]]:
-        restored: list[dict[str, Any]] = [{} for _ in batch.units]
-        baseline: list[dict[str, Any]] = [{} for _ in batch.units]
+        restored: list[dict[str, Any]] = [{} for _ in batch.ids]
+        baseline: list[dict[str, Any]] = [{} for _ in batch.ids]
         if batch.truth is not None:
             restored = metrics.qualities(batch.x, batch.truth)
             if batch.baseline is not None:
                 baseline = metrics.qualities(batch.baseline, batch.truth)
         return [
             {
-                "image": unit.image,
-                "name": self.task.names[unit.image],
-                "label": self.task.label_of(unit.image),
-                "class": self.task.class_of(unit.image),
-                "sample": unit.sample,
+                **self._about(one.image, one.sample),
                 **restored[row],
                 **{f"measurement_{key}": value for key, value in baseline[row].items()},
                 "residual": None if batch.residuals is None else round(batch.residuals[row], 4),
@@ -132,96 +176,97 @@ class Results:
                 "vjps": batch.vjps,
                 "seconds": round(batch.seconds, 4),
             }
-            for row, unit in enumerate(batch.units)
+            for row, one in enumerate(batch.ids)
         ]
 
-    def _write_unit(self, batch: Batch, row: int) -> list[str]:
-        unit = batch.units[row]
-        name = self.sample_name(unit.image, unit.sample)
-        shown = {name: batch.x[row]}
-        arrays = {name: batch.x[row]}
-        views: dict[str, np.ndarray] = {}
-        if unit.sample == 0 and batch.measurement is not None:
-            stem = self.stem(unit.image)
-            if batch.truth is not None:
-                shown[f"{stem}_truth"] = batch.truth[row]
+    def _write_sample(self, batch: Batch, row: int) -> list[str]:
+        """Write a sample, and with the first of an image its truth and measurement; the names of the files."""
+        image, first = batch.ids[row].image, batch.ids[row].sample == 0
+        name, stem = self.sample_name(image, batch.ids[row].sample), self.stem(image)
+        images, arrays = {name: batch.x[row]}, {name: batch.x[row]}
+        if first and batch.truth is not None:
+            images[f"{stem}_truth"] = batch.truth[row]
+        if first and batch.measurement is not None:
             arrays[f"{stem}_measurement"] = batch.measurement[row]
-            picture = measurement_picture(batch, row)
-            if picture is not None:
-                views[f"{stem}_measurement"] = picture
-        self._write_images(unit.image, shown)
-        for key, pixels in views.items():
-            self.folder.write_image(f"images/{key}.png", pixels)
+        self._write_images(image, images)
+        names = [f"images/{key}.png" for key in images]
+        if first and (picture := measurement_picture(batch, row)) is not None:
+            names.append(f"images/{stem}_measurement.png")
+            self.folder.write_image(names[-1], picture)
         for key, values in arrays.items():
-            self.folder.write_array(f"arrays/{key}.npy", values.float().cpu().numpy())
-        return [f"images/{key}.png" for key in (*shown, *views)] + [f"arrays/{key}.npy" for key in arrays]
+            names.append(f"arrays/{key}.npy")
+            self.folder.write_array(names[-1], values.float().cpu().numpy())
+        return names
 
     def _write_images(self, image: int, shown: Mapping[str, torch.Tensor]) -> None:
-        """Write images ``[C, H, W]`` by their names; with all that belongs to the picture if it keeps its own size."""
+        """Write images ``[C, H, W]`` by name; if they keep their size, with depth, alpha and profile of their file."""
         if self.task.sizes is None or self.task.source is None:
             for name, x in shown.items():
-                self.folder.write_image(f"images/{name}.png", to_pixels(x))
+                self.folder.write_image(f"images/{name}.png", to_bytes(x[None])[0])
             return
         like, coloured = self.task.source.picture(image), not self.task.is_grey(image)
         for name, x in shown.items():
             self.folder.write_bytes(f"images/{name}.png", pictures.encode(x, like, coloured))
 
-    def _write_animations(self, batch: Batch, snapshots: Sequence[Snapshot]) -> list[str]:
-        if not snapshots:
-            return []
-        written = []
-        steps = self.task.num_steps
-        for n, row in enumerate(r for r, unit in enumerate(batch.units) if unit.sample == 0):
-            before, after = [], []
+    def _write_animations(self, batch: Batch) -> list[str]:
+        written, steps = [], self.task.num_steps
+        firsts = [row for row, one in enumerate(batch.ids) if one.sample == 0] if self._snapshots else []
+        for n, row in enumerate(firsts):
             picture = measurement_picture(batch, row)
-            if picture is not None:
-                before.append(("measurement", picture))
-            if batch.truth is not None:
-                after.append(("truth", to_pixels(batch.truth[row])))
+            before = [] if picture is None else [("measurement", picture)]
+            after = [] if batch.truth is None else [("truth", to_bytes(batch.truth[row : row + 1])[0])]
             frames = [
-                report.frame(
+                sheets.frame(
                     [*before, ("walk", shot.walk[n]), ("denoised", shot.denoised[n]), *after],
                     f"step {shot.k + 1} of {steps},  sigma {shot.sigma:.3g}",
                     (shot.k + 1) / steps,
                 )
-                for shot in snapshots
+                for shot in self._snapshots
             ]
-            written.append(f"images/{self.stem(batch.units[row].image)}_walk.webp")
-            self.folder.write_bytes(written[-1], report.animation(frames, lossless=max(batch.x.shape[-2:]) <= 64))
+            written.append(f"images/{self.stem(batch.ids[row].image)}_walk.webp")
+            self.folder.write_bytes(written[-1], sheets.animation(frames, lossless=max(batch.x.shape[-2:]) <= 64))
         return written
 
     # --- the end -------------------------------------------------------------------------------------------------
 
-    def finish(self, num_batches: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Sum up a run whose batches are all done: means of samples, metrics.csv, overview.png.
-
-        Returns:
-            The rows of metrics.csv and the images that were skipped.
-        """
-        rows: list[dict[str, Any]] = []
-        skipped: dict[int, dict[str, Any]] = {}
-        for b in range(num_batches):
-            if not self.folder.has(self._record(b)):
-                raise RunError(f"{self.folder.file(self._record(b))} is missing: the work is not complete")
-            record = self.folder.read_json(self._record(b))
-            rows += record["rows"]
-            skipped.update({entry["image"]: entry for entry in record["skipped"]})
+    def finish(self, num_batches: int) -> int:
+        """Write metrics.csv, overview.png and the calibration, and print the summary; see `Results.finish`."""
+        records = self.records(num_batches)
+        rows = [row for record in records for row in record["rows"]]
+        skipped = {entry["image"]: entry for record in records for entry in record["skipped"]}
+        reasons = [f"image {image}: {skipped[image]['reason']}" for image in sorted(skipped)]
         if self.task.config.num_samples > 1:
             rows += [self._write_mean(image) for image in sorted({row["image"] for row in rows})]
         rows.sort(key=lambda row: (row["image"], row["sample"] == MEAN, row["sample"]))
         write_csv(self.folder, "metrics.csv", COLUMNS, rows)
         if rows:
             self.folder.write_image("overview.png", self._overview(rows))
-        return rows, [skipped[image] for image in sorted(skipped)]
+        elif self.folder.discard(with_results=True):
+            shown = "\n  ".join(reasons[:MOST_REASONS])
+            raise InputError(f"none of the {len(reasons)} images can be used:\n  {shown}")
+        print(_summary(rows, self.task.config.num_samples), end="")
+        calibrations = self._calibrate(rows)
+        for line in figures.calibration_lines(calibrations):
+            print(f"  {line}")
+        folder = self.folder.path
+        print(f"pictures: {folder / 'overview.png'} and {folder / 'images'}")
+        print(f"numbers:  {folder / 'metrics.csv'}")
+        if calibrations:
+            print(f"spread:   {folder / 'calibration.png'} and {folder / 'calibration.csv'}")
+        if not reasons:
+            return 0
+        found = f"{len(reasons)} of {len(self.task.names)} images could not be read and were skipped"
+        print("\n  ".join([f"error: {found}:", *reasons]), file=sys.stderr)
+        return 1
 
-    def calibrate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Calibration]:
+    def _calibrate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Calibration]:
         """Compare the samples of all images with the truth: calibration.csv and calibration.png.
 
         Args:
-            rows: what `finish` has returned.
+            rows: of metrics.csv.
 
         Returns:
-            What there is to say of which pixels; empty without several samples of images, or the truth.
+            Calibration by choice of pixels; empty without several samples of an image, or without the truth.
         """
         images = sorted({row["image"] for row in rows})
         if self.task.config.num_samples < 2 or not images or self.task.config.given:
@@ -245,20 +290,18 @@ class Results:
         return np.stack([np.load(self.folder.file(name), allow_pickle=False) for name in names])
 
     def _write_mean(self, image: int) -> dict[str, Any]:
-        """Mean and standard deviation of an image's samples."""
+        """Write mean and standard deviation of an image's samples; the mean's row of metrics.csv."""
         samples = self._samples(image)
         mean, std = samples.mean(0), samples.std(0, ddof=1)
         stem = self.stem(image)
         self.folder.write_array(f"arrays/{stem}_mean.npy", mean)
         self.folder.write_array(f"arrays/{stem}_std.npy", std)
         self._write_images(image, {f"{stem}_mean": torch.from_numpy(mean)})
-        self.folder.write_image(f"images/{stem}_std.png", report.std_map(np.sqrt((std**2).mean(0))))
-        facts = {"image": image, "name": self.task.names[image], "sample": MEAN}
-        facts |= {"label": self.task.label_of(image), "class": self.task.class_of(image)}
+        self.folder.write_image(f"images/{stem}_std.png", sheets.std_map(np.sqrt((std**2).mean(0))))
         if self.task.config.given:
-            return facts
+            return self._about(image, MEAN)
         truth = self.task.load_image(image)[None]
-        return {**facts, **metrics.qualities(torch.from_numpy(mean)[None], truth)[0]}
+        return {**self._about(image, MEAN), **metrics.qualities(torch.from_numpy(mean)[None], truth)[0]}
 
     def _overview(self, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
         images = sorted({row["image"] for row in rows})
@@ -268,36 +311,36 @@ class Results:
         psnr = {(row["image"], row["sample"]): row.get("psnr") for row in rows}
         shown = []
         if not self.task.config.given:
-            shown.append(report.Row("truth", [self._picture(f"{self.stem(i)}_truth") for i in columns]))
+            shown.append(sheets.Row("truth", [self._picture(f"{self.stem(i)}_truth") for i in columns]))
         if all(self.folder.has(f"images/{self.stem(i)}_measurement.png") for i in columns):
             before = {row["image"]: row.get("measurement_psnr") for row in rows if row["sample"] == 0}
             tiles = [self._picture(f"{self.stem(i)}_measurement") for i in columns]
-            shown.append(report.Row("measurement", tiles, [_decibel(before.get(i)) for i in columns]))
+            shown.append(sheets.Row("measurement", tiles, [_decibel(before.get(i)) for i in columns]))
         count = self.task.config.num_samples
         kinds: list[int | str] = [*range(min(count, OVERVIEW_SAMPLES)), *([MEAN] if count > 1 else [])]
         for kind in kinds:
             label = "restored" if count == 1 else f"mean of {count}" if kind == MEAN else f"sample {kind}"
             tiles = [self._picture(self.sample_name(i, kind)) for i in columns]
-            shown.append(report.Row(label, tiles, [_decibel(psnr.get((i, kind))) for i in columns]))
+            shown.append(sheets.Row(label, tiles, [_decibel(psnr.get((i, kind))) for i in columns]))
         if count > 1:
-            label = f"std (0 to {report.STD_WHITE:g})"
-            shown.append(report.Row(label, [self._picture(f"{self.stem(i)}_std") for i in columns]))
-        return report.overview(shown, [PurePosixPath(self.task.names[i]).stem for i in columns])
+            label = f"std (0 to {sheets.STD_WHITE:g})"
+            shown.append(sheets.Row(label, [self._picture(f"{self.stem(i)}_std") for i in columns]))
+        return sheets.overview(shown, [PurePosixPath(self.task.names[i]).stem for i in columns])
 
     def _sheet(self, images: Sequence[int]) -> Image.Image:
-        """Images that were made from nothing: a row for each class, or a square."""
+        """Overview of an unconditional run: a row for each class, or a square."""
         classes = sorted({label for image in images if (label := self.task.label_of(image)) is not None})
         if len(classes) < 2:
-            return report.grid([self._picture(self.stem(image)) for image in images[:OVERVIEW_GRID]])
+            return sheets.grid([self._picture(self.stem(image)) for image in images[:OVERVIEW_GRID]])
         shown = {k: [i for i in images if self.task.label_of(i) == k] for k in classes[:OVERVIEW_CLASSES]}
         rows = [
-            report.Row(str(self.task.class_of(of_one[0])), [self._picture(self.stem(i)) for i in of_one])
+            sheets.Row(str(self.task.class_of(of_one[0])), [self._picture(self.stem(i)) for i in of_one])
             for of_one in (found[:OVERVIEW_COLUMNS] for found in shown.values())
         ]
-        return report.overview(rows, side=96)
+        return sheets.overview(rows, side=96)
 
     def _picture(self, name: str) -> np.ndarray:
-        """A picture of the folder as it looks on paper, ``[H, W]`` or ``[H, W, 3]``."""
+        """Image of the folder on white, ``[H, W]`` or ``[H, W, 3]``."""
         path = self.folder.file(f"images/{name}.png")
         picture = pictures.read(path.read_bytes(), str(path))
         return picture.on_white(1)[..., 0] if picture.grey else picture.on_white(3)
@@ -307,12 +350,46 @@ def _decibel(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} dB"
 
 
-def measurement_picture(batch: Batch, row: int) -> np.ndarray | None:
-    """The measurement of a row as it can be looked at; None if nothing can be seen of it.
+def _summary(rows: Sequence[Mapping[str, Any]], num_samples: int) -> str:
+    """Means over the images and their standard errors, as a text table."""
+    samples = [row for row in rows if row["sample"] != MEAN]
+    if not samples:
+        return ""
+    seconds = metrics.over_images(samples, "seconds") or (0.0, 0.0)
+    images = len({row["image"] for row in samples})
+    head = f"{images} images" + (f", {num_samples} samples of each" if num_samples > 1 else "")
+    spent = f"{samples[0]['evaluations']} network evaluations"
+    if samples[0].get("vjps"):
+        spent += f", {samples[0]['vjps']} vector-Jacobian products"
+    lines = [f"{head}: {spent} and {seconds[0]:.3g} s per sample"]
+    columns = {"measurement": ("measurement_", samples), "restored": ("", samples)}
+    if num_samples > 1:
+        columns["mean of samples"] = ("", [row for row in rows if row["sample"] == MEAN])
+    table = []
+    for key, label in LABELS.items():
+        cells = [metrics.over_images(chosen, prefix + key) for prefix, chosen in columns.values()]
+        if any(cells):
+            table.append(f"  {label:<18}" + "".join(f"{_cell(cell, key):>20}" for cell in cells))
+    if table:
+        lines += ["  " + " " * 18 + "".join(f"{name:>20}" for name in columns), *table]
+        lines.append("  (mean over the images ± standard error)")
+    return "\n".join(lines) + "\n"
 
-    What A cannot produce is left out, so that missing pixels are grey and not noise. A smaller image is brought to
-    the size of the true one by repeating pixels. Of a measurement that is no image (a vector, a spectrum) the baseline
-    is shown: ``A^+ y`` or ``A^T y``.
+
+def _cell(value: tuple[float, float] | None, key: str) -> str:
+    if value is None:
+        return "-"
+    digits = 3 if key == "ssim" else 2
+    error = f" ± {value[1]:.{digits}f}" if value[1] == value[1] else ""
+    return f"{value[0]:.{digits}f}{error}"
+
+
+def measurement_picture(batch: Batch, row: int) -> np.ndarray | None:
+    """Measurement of a row as an image; None if it cannot be shown as one.
+
+    Only the part in the range of A is shown, so that missing pixels are grey and not noise. A smaller image is enlarged
+    to the size of the true one by repeating pixels. A measurement that is not an image (a vector, a spectrum) is shown
+    by its baseline, ``A^+ y`` or ``A^T y``.
     """
     if batch.visible is None:
         return None
@@ -322,4 +399,4 @@ def measurement_picture(batch: Batch, row: int) -> np.ndarray | None:
         if batch.baseline is None:
             return None
         visible = batch.baseline[row]
-    return report.enlarged_to(to_pixels(visible), height, width)
+    return sheets.enlarged_to(to_bytes(visible[None])[0], height, width)

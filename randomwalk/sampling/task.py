@@ -1,6 +1,6 @@
-"""A sampling task with everything loaded: which samples there are, and how a batch of them is made.
+"""A sampling task with everything loaded: its samples, and how a batch of them is drawn.
 
-No files are written here and nothing is printed, so that a benchmark can use it too.
+Writes no files and prints nothing, so that benchmarks can use it too.
 """
 
 from __future__ import annotations
@@ -19,31 +19,30 @@ from torch import Tensor
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
 from randomwalk.config.sampling import Start
-from randomwalk.denoisers.checkpoints import load_denoiser, read_config
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
 from randomwalk.denoisers.tiling import TiledDenoiser, Tiling
 from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import InputError, RunError
-from randomwalk.images.sources import ImageSource, Size, open_images
+from randomwalk.images.sources import ImageSource, Size
 from randomwalk.operators import Measurement, Operator
+from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.operator import ImageShape
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.sampling import measuring
-from randomwalk.sampling.batch import BATCH_PIXELS, Batch, Unit, batches_of, coupling_notes, pictures_of
-from randomwalk.sampling.foresight import schedule_notes
-from randomwalk.sampling.levels import make_schedule
-from randomwalk.sampling.memory import Budget, make_budget
-from randomwalk.sampling.sections import described, names_of
-from randomwalk.sampling.sizes import factor_of, image_shape, measured_size, own_sizes, trimming_notes
-from randomwalk.sampling.trial import trial_measurement, try_out
+from randomwalk.sampling.batch import Batch, SampleId, visible_and_baseline
+from randomwalk.sampling.memory import Budget
+from randomwalk.sampling.sizes import measured_size
 
 MEASUREMENT_STREAM = 0
 """Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
 TIES_STREAM = (0, 1)
-"""Stream (seed, image, 0, 1) breaks the ties between the true pixels and those of the samples."""
-
+"""Stream (seed, image, 0, 1) breaks ties between true pixels and those of the samples."""
+ASSUMED_STD = 2 * 10 / 255
+"""Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
+BATCH_PIXELS = 2**20
+"""Most pixels in a batch of images that keep their own size: larger batches are not faster, and take memory."""
 
 Callback = Callable[[int, Tensor, float], object]
 Watch = Callable[[int, Tensor, float, Probe], object]
@@ -52,15 +51,22 @@ Watch = Callable[[int, Tensor, float, Probe], object]
 
 @dataclass
 class Task:
-    """A sampling task, ready to run; see `load_task`.
+    """A sampling task, ready to run; `randomwalk.sampling.loading.load_task` makes it.
 
     Attributes:
-        image_shape: of the images; of the largest if they keep their own size.
-        sizes: of the images if they keep their own, None for those that cannot be read; None if all have one size.
-        grouped_by: the sizes by which batches are formed: a resumed run is given those of its beginning.
-        greys: whether images are grey pictures for a network of colours, if they keep their own size.
-        noise_levels: standard deviations of the noise that have been estimated, by image.
-        budget: the memory for networks that take any size; None for others.
+        config: the settings.
+        device: where the network and the samples are.
+        denoiser: the network, not yet conditioned on a class.
+        sampler: of the prior, or of the posterior if there is a measurement.
+        sigmas: noise levels of the schedule, decreasing.
+        image_shape: ``(C, H, W)`` of the images; of the largest if they keep their own size.
+        source: the true or measured images; None in an unconditional run.
+        names: name of each image, empty in an unconditional run.
+        sizes: size of each image if they keep their own, None for one that cannot be read; None if all have one size.
+        grouped_by: sizes by which batches are formed: ``sizes``, or in a resumed run those when it began.
+        greys: whether each image is grey while the network takes colour; empty unless images keep their own size.
+        budget: memory bound of a network that takes any size; None for other networks.
+        noise_levels: estimated standard deviation of the noise by image.
     """
 
     config: SampleConfig
@@ -74,8 +80,8 @@ class Task:
     sizes: list[Size | None] | None = None
     grouped_by: list[Size | None] | None = None
     greys: list[bool] = field(default_factory=list)
-    noise_levels: dict[int, float] = field(default_factory=dict, init=False)
     budget: Budget | None = None
+    noise_levels: dict[int, float] = field(default_factory=dict, init=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -83,29 +89,40 @@ class Task:
     def __post_init__(self) -> None:
         self.grouped_by = self.sizes if self.grouped_by is None else self.grouped_by
 
+    # --- the sampler ---------------------------------------------------------------------------------------------
+
     @property
     def num_steps(self) -> int:
         """Number of `Watch` calls per batch."""
         return self.sampler.num_steps(len(self.sigmas))
 
     @property
-    def together(self) -> int:
-        """How many samples of an image must be made at once: all of them by particle methods, else 1."""
+    def coupled_samples(self) -> int:
+        """Number of samples of an image that are drawn jointly: all of them by particle methods, else 1."""
         return self.config.num_samples if self.sampler.coupled_samples else 1
 
-    @property
-    def one_by_one(self) -> bool:
-        """Whether images are made alone, since the sampler would couple them and nobody has allowed that."""
-        return self.sampler.batch_of_one
+    def plan(self, sigmas: Tensor | None = None) -> samplers.Plan | None:
+        """Step sizes and temperatures along noise levels, the task's by default; None unless the sampler is a walk."""
+        return self.sampler.plan(self.sigmas if sigmas is None else sigmas, self.trial_measurement())
 
-    @property
-    def noise(self) -> Noise | None:
-        """The measurement's noise, before anything is estimated of it; None in an unconditional run."""
-        return None if self.config.measurement is None else measuring.make_noise(self.config.measurement)
+    def _sample(
+        self, probe: Probe, measurement: Measurement | None, draws: ImageDraws, callback: Callback | None
+    ) -> Tensor:
+        """Run the sampler, ``[B, C, H, W]``, from the start of the config, or else the sampler's own."""
+        start, x = self.config.start, None
+        if measurement is None or start != Start():
+            shape = self.image_shape if measurement is None else measurement.operator.image_shape
+            std = float(self.sigmas[0]) if start.std is None else start.std
+            x = start.mean + std * draws.normal(shape)
+        return self.sampler.sample(
+            probe, self.sigmas, measurement, num_samples=self.coupled_samples, start=x, draws=draws, callback=callback
+        )
+
+    # --- the images ----------------------------------------------------------------------------------------------
 
     @cached_property
     def labels(self) -> list[int] | None:
-        """The classes that the config names: image i gets the i-th, and they begin again where they end.
+        """Classes that the config names; image i has class ``i % len(labels)``. None without guidance.
 
         Raises:
             InputError: the network knows no class of that name.
@@ -116,84 +133,32 @@ class Task:
         return [number_of_class(self.denoiser, k) for k in (labels if isinstance(labels, list) else [labels])]
 
     def label_of(self, image: int) -> int | None:
-        """The class of an image; None if the config names none."""
+        """Class of an image; None without guidance."""
         return None if self.labels is None else self.labels[image % len(self.labels)]
 
     def class_of(self, image: int) -> str | None:
-        """The name of that class, for people."""
+        """Name of an image's class; None without guidance."""
         label = self.label_of(image)
         return None if label is None else name_of_class(self.denoiser, label)
 
     def denoiser_of(self, images: Sequence[int]) -> Denoiser:
-        """The denoiser of a batch whose rows are of these images, told their classes.
+        """Denoiser conditioned on the classes of the images, one per row of a batch.
 
         Raises:
-            InputError: the network does not know such classes, or must be told some.
+            InputError: the network does not know such classes, or requires one.
         """
         labels = [label for image in images if (label := self.label_of(image)) is not None]
         return guided(self.denoiser, labels or None, self.config.guidance.scale if self.config.guidance else 1.0)
 
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know before it starts, one line each."""
-        whole = self.sizes is None or self.config.given
-        trimmed = [] if whole else trimming_notes(self.names, self.sizes or [], factor_of(self.config))
-        tiled = [] if self.budget is None else self.budget.notes(self._tiled())
-        coupled = coupling_notes(self.config, self.sampler)
-        return [*coupled, *trimmed, *tiled, *schedule_notes(self)]
-
-    def _tiled(self) -> dict[str, Tiling]:
-        """The images that the network does not take whole, by what to call them."""
-        found: dict[str, Tiling] = {}
-        for units in self.batches():
-            tiling = self.tiling_of(units)
-            if tiling is not None and not tiling.is_whole(*self.shape_of(units[0].image)[1:]):
-                found |= {self.names[unit.image] or f"image {unit.image}": tiling for unit in units}
-        return found
-
-    def batches(self) -> list[list[Unit]]:
-        """All the work, in batches that depend on the config and the images alone: a resumed run meets the same ones.
-
-        Samples that are made together are in one batch, even if that is larger than ``batch_size``. Images of different
-        sizes are not, and neither are more large ones than have `BATCH_PIXELS`. Alone are images whose size was not
-        known when the run began, and those with noise of their own: estimated, or grey.
-        """
-        estimated = self.config.measurement is not None and self.config.measurement.noise_is_estimated
-        groups: dict[object, list[int]] = {}
-        for i in range(len(self.names)):
-            size = () if self.grouped_by is None else self.grouped_by[i]
-            groups.setdefault(i if estimated or self.is_grey(i) or size is None else size, []).append(i)
-        return [
-            batch
-            for images in groups.values()
-            for batch in batches_of(images, self.config.num_samples, self._rows(images[0]), self.together)
-        ]
-
-    def _rows(self, image: int) -> int:
-        """How many samples of images like this one make a batch."""
-        if self.one_by_one:
-            return 1
-        if self.grouped_by is None:
-            return self.config.batch_size
-        size = self.grouped_by[image]
-        pixels = BATCH_PIXELS if size is None else math.prod(measured_size(self.config, size, self.names[image]))
-        return min(self.config.batch_size, BATCH_PIXELS // pixels)
-
-    def tiling_of(self, units: Sequence[Unit]) -> Tiling | None:
-        """How the network takes the images of a batch; None if it takes them whole.
-
-        Raises:
-            InputError: there is too little memory for them.
-        """
-        if self.budget is None or (self.sizes is not None and self.sizes[units[0].image] is None):
-            return None
-        return self.budget.tiling(self.shape_of(units[0].image), len(units))
+    def is_grey(self, image: int) -> bool:
+        """Whether an image is grey while the network takes colour: it is repeated in all channels."""
+        return bool(self.greys) and self.greys[image]
 
     def shape_of(self, image: int) -> ImageShape:
-        """``(C, H, W)`` of an image, see `sizes.measured_size` if it keeps its own size.
+        """Shape ``(C, H, W)`` of an image.
 
         Raises:
-            InputError: nothing can be read of it, or it is too small.
+            InputError: it cannot be read, or is too small; see `sizes.measured_size`.
         """
         if self.sizes is None:
             return self.image_shape
@@ -201,17 +166,8 @@ class Task:
         size = self.sizes[image] or self.source.size(image)
         return (self.image_shape[0], *measured_size(self.config, size, self.names[image]))
 
-    def is_grey(self, image: int) -> bool:
-        """Whether an image is a grey picture for a network of colours, which gets it as equal channels."""
-        return bool(self.greys) and self.greys[image]
-
-    def plan(self, sigmas: Tensor | None = None) -> samplers.Plan | None:
-        """Step sizes and temperatures along these levels (the task's own by default), if the sampler is a walk."""
-        sigmas = self.sigmas if sigmas is None else sigmas
-        return self.sampler.plan(sigmas, trial_measurement(self))
-
     def load_image(self, image: int) -> Tensor:
-        """True image, ``[C, H, W]``, or its measurement if that is given.
+        """Load a true image, ``[C, H, W]``, or its measurement if measurements are given.
 
         Raises:
             InputError: it does not decode.
@@ -223,10 +179,10 @@ class Task:
         return self.source.load(image, channels, size, self.config.data.fit)
 
     def load_measurable(self, image: int) -> Tensor:
-        """As `load_image`, of an image of which all is known that it takes to measure it.
+        """`load_image`, and check that the image can be measured.
 
         Raises:
-            InputError: it does not decode, or the operator can't be made for it, or its noise can't be estimated.
+            InputError: the image does not decode, has no operator, or its noise cannot be estimated.
         """
         loaded = self.load_image(image)
         if self.sizes is not None:
@@ -235,118 +191,88 @@ class Task:
                 self._noise_of(image, operator, loaded[None].to(self.device))
         return loaded
 
-    def remarks(self, image: int) -> list[str]:
-        """What was found of an image and should be looked at, one line each."""
-        found = []
-        if image in self.noise_levels:
-            found.append(f"{self.names[image]}: noise estimated as {127.5 * self.noise_levels[image]:.1f} of 255")
-        if self.config.masks_beside and self.source is not None:
-            missing = 1 - float(self.source.mask(image).mean())
-            found.append(f"{self.names[image]}: {missing:.1%} of the pixels are missing, where the mask is dark")
-        return found
+    # --- the measurement -----------------------------------------------------------------------------------------
+
+    @property
+    def noise(self) -> Noise | None:
+        """Noise that the config states, with `ASSUMED_STD` if it is to be estimated; None in an unconditional run."""
+        if self.config.measurement is None:
+            return None
+        settings = self.config.measurement.noise.model_dump()
+        return GaussianNoise(ASSUMED_STD) if settings.get("std") == "auto" else noises.make(**settings)
 
     def make_operator(self, images: Sequence[int]) -> tuple[Operator, ImageDraws]:
-        """The operator of these images, each with its own mask, and the draws that continue in their noise."""
+        """Operator of some images, each with its own mask, and the draws from which their noise comes next."""
         assert self.config.measurement is not None
-        if self._measured is None or self._measured[0] != list(images):  # a decomposition can take seconds: keep one
+        if self._measured is None or self._measured[0] != list(images):  # kept: a decomposition can take seconds
             generators = [generator(self.config.seed, image, MEASUREMENT_STREAM) for image in images]
             masks = None
             if self.config.masks_beside:
                 assert self.source is not None
-                masks = [measuring.mask_of(self.config, self.source, i, self.shape_of(i)) for i in images]
-            settings = self.config.measurement.operator.model_dump()
-            shape = self.shape_of(images[0])
+                masks = [self.source.mask(image) for image in images]
+                if not self.config.given:  # the true images may have been cropped
+                    shapes = map(self.shape_of, images)
+                    masks = [mask[:height, :width] for mask, (_, height, width) in zip(masks, shapes, strict=True)]
+            shape, settings = self.shape_of(images[0]), self.config.measurement.operator.model_dump()
             operator = operators.make(image_shape=shape, generators=generators, masks=masks, **settings)
             self._measured = (list(images), operator.to(self.device), generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
 
-    def sample(
-        self,
-        units: Sequence[Unit],
-        loaded: Tensor | None,
-        watch: Watch | None = None,
-        watch_tiles: Callable[[int, int], object] | None = None,
-    ) -> Batch:
-        """Make a batch.
-
-        Args:
-            units: which samples; all those of an image in turn if they are made together.
-            loaded: of each, what `load_image` gives, ``[B, ...]``; None in an unconditional run.
-            watch: called after every step.
-            watch_tiles: called as ``watch_tiles(done, total)`` after each tile of an evaluation, where there are any.
+    def trial_operator(self) -> Operator:
+        """Operator of the largest image that has one, to check settings with.
 
         Raises:
-            RunError: the state is not finite, or memory runs out.
+            InputError: no image has one; the message is about the largest.
         """
-        batch = Batch(list(units), torch.empty(0))
-        streams = [generator(self.config.seed, unit.image, 1 + unit.sample) for unit in units]
-        draws = ImageDraws(streams, self.device)
-        denoiser, tiling = self.denoiser_of([unit.image for unit in units]), self.tiling_of(units)
-        probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
-        callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
-        try:
-            if loaded is None:
-                start_time = self._now()
-                batch.x = self._sample(probe, None, draws, callback)
-            else:
-                measurement = self._measure(batch, loaded)
-                start_time = self._now()
-                batch.x = self._sample(probe, measurement, draws, callback)
-            batch.seconds = (self._now() - start_time) / len(units)
-            if loaded is not None and self.is_grey(units[0].image):
-                batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
-            if loaded is not None:
-                batch.residuals = measuring.residuals(measurement.operator.repeated(self.together), batch)
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise RunError(
-                    f"out of memory on {self.device}: lower batch_size (now {self.config.batch_size})"
-                    + (f" or num_samples (now {self.together})" if self.together > 1 else "")
-                    + (f" or max_memory (now {self.budget.gib:g} GiB)" if self.budget is not None else "")
-                ) from error
-            raise
-        batch.evaluations, batch.vjps = probe.evaluations, probe.vjps
-        return batch
+        areas = [math.prod(size) if size else 0 for size in self.sizes or ()]
+        failed: list[InputError] = []
+        for image in sorted((i for i, area in enumerate(areas) if area), key=lambda i: -areas[i]) or [0]:
+            try:
+                return self.make_operator([image])[0]
+            except InputError as error:
+                failed.append(error)
+        raise failed[0]
 
-    def _sample(
-        self, probe: Probe, measurement: Measurement | None, draws: ImageDraws, callback: Callback | None
-    ) -> Tensor:
-        """The samples; the start is that of the config, or else the sampler's own."""
-        start, x = self.config.start, None
-        if measurement is None or start != Start():
-            shape = self.image_shape if measurement is None else measurement.operator.image_shape
-            std = float(self.sigmas[0]) if start.std is None else start.std
-            x = start.mean + std * draws.normal(shape)
-        return self.sampler.sample(
-            probe, self.sigmas, measurement, num_samples=self.together, start=x, draws=draws, callback=callback
-        )
+    def trial_measurement(self) -> Measurement | None:
+        """Exact measurement of a black image, to check settings with; None in an unconditional run.
+
+        Raises:
+            InputError: see `trial_operator`.
+        """
+        if self.noise is None:
+            return None
+        operator = self.trial_operator()
+        with torch.no_grad():
+            y = operator(torch.zeros((1, *operator.image_shape), device=self.device))
+        return Measurement(operator, self.noise, y)
 
     def _measure(self, batch: Batch, loaded: Tensor) -> Measurement:
-        """The measurements, one for the samples that are made together."""
+        """Measure a batch, with one row of y for each group of coupled samples."""
         noise = self.noise
         assert noise is not None
-        images = [unit.image for unit in batch.units[:: self.together]]
+        count, images = self.coupled_samples, [one.image for one in batch.ids[:: self.coupled_samples]]
         operator, draws = self.make_operator(images)
         loaded = loaded.to(self.device)
+        grey = self.is_grey(images[0])
         with torch.no_grad():
             if self.config.given:
-                y = loaded[:: self.together]
+                y = loaded[::count]
             else:
                 batch.truth = loaded
-                y = noise.apply(operator(loaded[:: self.together]), draws)
-                y = measuring.same_in_all_channels(y) if self.is_grey(images[0]) else y
-            visible, baseline = pictures_of(operator, y)
+                y = noise.apply(operator(loaded[::count]), draws)
+                if grey and measuring.has_copies(y):  # the noise is grey too
+                    y = y[:, :1].expand_as(y).contiguous()
+            visible, baseline = visible_and_baseline(operator, y)
         noise = self._noise_of(images[0], operator, y)
         batch.noise_std = noise.std if noise.name in ("gaussian", "laplace") else None
-        batch.measurement = y.repeat_interleave(self.together, 0)
-        batch.visible = visible.repeat_interleave(self.together, 0)
-        batch.baseline = None if baseline is None else baseline.repeat_interleave(self.together, 0)
-        copied = self.is_grey(images[0]) and measuring.has_copies(y)
+        batch.measurement, batch.visible = y.repeat_interleave(count, 0), visible.repeat_interleave(count, 0)
+        batch.baseline = None if baseline is None else baseline.repeat_interleave(count, 0)
+        copied = grey and measuring.has_copies(y)
         return Measurement(operator, noise.of_copies(measuring.COPIES) if copied else noise, y)
 
     def _noise_of(self, image: int, operator: Operator, y: Tensor) -> Noise:
-        """The noise of a measurement ``[1, ...]``, estimated once if it is to be."""
+        """Noise of a measurement ``[1, ...]``, estimated once if the config asks for that."""
         assert self.config.measurement is not None and self.noise is not None
         if not self.config.measurement.noise_is_estimated:
             return self.noise
@@ -355,39 +281,88 @@ class Task:
             self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
         return GaussianNoise(self.noise_levels[image])
 
+    # --- the batches ---------------------------------------------------------------------------------------------
+
+    def batches(self) -> list[list[SampleId]]:
+        """All samples in batches, which depend only on the config and the images: a resumed run has the same ones.
+
+        Coupled samples share a batch, even beyond ``batch_size``. Images of different sizes never do, and large ones
+        only up to `BATCH_PIXELS`. An image is alone if its size was unknown when the run began, or if it has noise of
+        its own (estimated, or grey).
+        """
+        config = self.config
+        estimated = config.measurement is not None and config.measurement.noise_is_estimated
+        groups: dict[object, list[int]] = {}
+        for i in range(len(self.names)):
+            size = () if self.grouped_by is None else self.grouped_by[i]
+            groups.setdefault(i if estimated or self.is_grey(i) or size is None else size, []).append(i)
+        batches = []
+        for images in groups.values():
+            rows = 1 if self.sampler.batch_of_one else config.batch_size
+            if self.grouped_by is not None:
+                own = self.grouped_by[images[0]]
+                pixels = BATCH_PIXELS if own is None else math.prod(measured_size(config, own, self.names[images[0]]))
+                rows = min(rows, BATCH_PIXELS // pixels)
+            rows = max(1, rows // self.coupled_samples) * self.coupled_samples
+            ids = [SampleId(image, sample) for image in images for sample in range(config.num_samples)]
+            batches += [ids[start : start + rows] for start in range(0, len(ids), rows)]
+        return batches
+
+    def tiling_of(self, ids: Sequence[SampleId]) -> Tiling | None:
+        """Tiles in which the network takes the images of a batch; None if it takes them whole.
+
+        Raises:
+            InputError: they do not fit into the memory.
+        """
+        if self.budget is None or (self.sizes is not None and self.sizes[ids[0].image] is None):
+            return None
+        return self.budget.tiling(self.shape_of(ids[0].image), len(ids))
+
+    def sample(
+        self,
+        ids: Sequence[SampleId],
+        loaded: Tensor | None,
+        watch: Watch | None = None,
+        watch_tiles: Callable[[int, int], object] | None = None,
+    ) -> Batch:
+        """Draw a batch of samples.
+
+        Args:
+            ids: the samples; coupled samples of an image follow one another.
+            loaded: `load_image` of each, ``[B, ...]``; None in an unconditional run.
+            watch: called after every step.
+            watch_tiles: ``watch_tiles(done, total)`` is called after each tile of a tiled evaluation.
+
+        Raises:
+            RunError: the state is not finite, or memory runs out.
+        """
+        images = [one.image for one in ids]
+        batch = Batch(list(ids), torch.empty(0))
+        draws = ImageDraws([generator(self.config.seed, one.image, 1 + one.sample) for one in ids], self.device)
+        denoiser, tiling = self.denoiser_of(images), self.tiling_of(ids)
+        probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
+        callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
+        try:
+            measurement = None if loaded is None else self._measure(batch, loaded)
+            began = self._now()
+            batch.x = self._sample(probe, measurement, draws, callback)
+            batch.seconds = (self._now() - began) / len(ids)
+            if measurement is not None:
+                if self.is_grey(images[0]):
+                    batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
+                batch.residuals = measuring.residuals(measurement.operator.repeated(self.coupled_samples), batch)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise RunError(
+                    f"out of memory on {self.device}: lower batch_size (now {self.config.batch_size})"
+                    + (f" or num_samples (now {self.coupled_samples})" if self.coupled_samples > 1 else "")
+                    + (f" or max_memory (now {self.budget.gib:g} GiB)" if self.budget is not None else "")
+                ) from error
+            raise
+        batch.evaluations, batch.vjps = probe.evaluations, probe.vjps
+        return batch
+
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def load_task(config: SampleConfig, device: torch.device) -> Task:
-    """Load and check everything that a config names, before anything starts.
-
-    Raises:
-        InputError: a file is missing or does not fit, or settings contradict each other.
-    """
-    if config.measurement is None and config.num_samples > 1:
-        raise InputError("num_samples: is for measurements; an unconditional run makes num_images images")
-    own = read_config(config.network.path) is not None
-    source = None if config.data is None else open_images(config.data.path)
-    source = source.without_masks() if source is not None and config.masks_beside else source
-    denoiser = load_denoiser(
-        config.network.path,
-        network=described(config.network.architecture, own),
-        denoiser=described(config.network.denoiser, own),
-        weights=config.network.weights,
-        device=device,
-        precision=config.precision,
-        compile=config.compile,
-    )
-    schedule = make_schedule(config, denoiser)
-    names = names_of(config, source)
-    sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
-    shape = image_shape(config, denoiser, sizes)
-    task = Task(config, device, denoiser, samplers.from_settings(config.sampler), schedule, shape, source, names, sizes)
-    if sizes is not None and source is not None and denoiser.channels != 1:
-        task.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
-    task.budget = make_budget(config, denoiser, device, task.sampler.needs.gradient)
-    try_out(task)
-    return task

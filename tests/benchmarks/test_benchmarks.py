@@ -30,7 +30,7 @@ from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.errors import InputError
 from randomwalk.run_folder import RunFolder
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 
 
 def test_a_report_leaves_its_table_results_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +164,7 @@ DPS = inverse_problems.Method("dps", inverse_problems.CONFIGS / "dps.yaml", "vp"
 @pytest.fixture
 def one_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of the network is read once."""
-    monkeypatch.setattr("randomwalk.sampling.task.load_denoiser", lambda path, **settings: _load(str(path)))
+    monkeypatch.setattr("randomwalk.sampling.loading.load_denoiser", lambda path, **settings: _load(str(path)))
 
 
 @functools.cache

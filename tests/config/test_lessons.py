@@ -9,7 +9,6 @@ import pytest
 from randomwalk import samplers
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.denoisers.guidance import guided
-from randomwalk.sampling.levels import make_schedule
 from randomwalk.training.trainer import build_denoiser
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -26,7 +25,7 @@ def test_what_is_trained_can_be_sampled(path: Path) -> None:
     config = load_sample_config(path.with_name(path.name.replace("_train", "_sample")))
     denoiser = build_denoiser(training)
     assert config.network.path == f"{training.output}/model.safetensors"
-    sigmas = make_schedule(config, denoiser)  # refuses levels that the denoiser does not know
+    sigmas = samplers.from_settings(config.sampler).levels(denoiser)  # refuses levels that the denoiser does not know
     samplers.from_settings(config.sampler).check_levels(denoiser, sigmas)
     if config.guidance is not None:
         labels = config.guidance.labels

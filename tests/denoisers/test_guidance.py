@@ -23,7 +23,7 @@ from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.sampling import figures as report
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 
 SHAPE = (1, 2, 4)
 NONE = 2

@@ -15,7 +15,7 @@ import yaml
 from sampling_tools import NETWORK, make_config, save_images, save_weights
 from torch import Tensor, nn
 
-from randomwalk import training
+from randomwalk import samplers, training
 from randomwalk.config.files import load_train_config
 from randomwalk.config.networks import VPDenoiserSettings
 from randomwalk.config.objective import Objective
@@ -27,8 +27,7 @@ from randomwalk.denoisers.checkpoints import build_network, load_denoiser, read_
 from randomwalk.denoisers.ddpm_table import ddpm_sigmas
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.errors import InputError
-from randomwalk.sampling.levels import make_schedule
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 from randomwalk.training.levels import make_levels
 
 
@@ -237,7 +236,7 @@ def test_the_pretrained_schedule_follows_the_table(tmp_path: Path) -> None:
     np.testing.assert_allclose(task.sigmas.numpy(), expected, rtol=1e-9)
     config.sampler.schedule.name = "even_time"
     with pytest.raises(InputError, match=r"even_time.*pretrained follows the table"):
-        make_schedule(config, load_denoiser(weights))
+        samplers.from_settings(config.sampler).levels(load_denoiser(weights))
 
 
 @pytest.mark.parametrize("table", ["cosine", {"alphas_cumprod": "table.npy"}], ids=str)

@@ -25,7 +25,7 @@ from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import schedules
 from randomwalk.sampling import memory
-from randomwalk.sampling.memory import GIB, LEAST_TILE, OVERLAP, PROGRAM, Ledger, bytes_per_pixel, choose_tiling
+from randomwalk.sampling.memory import GIB, LEAST_TILE, OVERLAP, PROGRAM, Budget, Ledger, bytes_per_pixel
 
 CPU = torch.device("cpu")
 SIZE = (250, 330)
@@ -226,7 +226,7 @@ def test_more_images_than_fit_go_through_in_turn(denoiser: Denoiser) -> None:
 
 def test_the_tiling_uses_the_bound_and_no_more() -> None:
     def choose(shape: tuple[int, int, int], gib: float, rows: int = 1) -> Tiling | None:
-        return choose_tiling(shape, rows, 1000.0, gib * GIB, "max_memory")
+        return Budget(gib, "max_memory", 1000.0).tiling(shape, rows)
 
     def taken(chosen: Tiling | None, shape: tuple[int, int, int], rows: int = 1) -> float:
         _, height, width = shape

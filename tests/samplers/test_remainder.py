@@ -22,9 +22,9 @@ from randomwalk.rng import StepNoise
 from randomwalk.samplers import schedules
 from randomwalk.samplers.remainder import DETAIL_LIMIT, NOISE_LIMIT, Remainder, noise_of_walk, remainder, spread_of_walk
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.foresight import forecast, schedule_notes
-from randomwalk.sampling.levels import make_schedule
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.foresight import forecast, notes_of, schedule_notes
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 CONFIGS = ROOT / "configs"
 RANGE: dict[str, Any] = {"sigma_min": 0.02, "sigma_max": 40.0}
@@ -170,7 +170,7 @@ def test_every_schedule_that_a_file_offers_leaves_no_noise(name: str) -> None:
     task = task_of(name)
     for schedule in [task.config.sampler.schedule.name, *offered(CONFIGS / f"{name}.yaml")]:
         config = load_sample_config(CONFIGS / f"{name}.yaml", [f"sampler.schedule.name={schedule}"])
-        found = forecast(task, make_schedule(config, task.denoiser))
+        found = forecast(task, samplers.from_settings(config.sampler).levels(task.denoiser))
         assert found is None or found.good, (schedule, found)
     assert schedule_notes(task) == []
 
@@ -178,7 +178,7 @@ def test_every_schedule_that_a_file_offers_leaves_no_noise(name: str) -> None:
 @pytest.mark.parametrize("name", [*UNCONDITIONAL, "vp_posterior"])
 def test_a_schedule_that_leaves_noise_is_told_with_what_helps(name: str) -> None:
     task = task_of(name, "sampler.schedule.name=linear")
-    (note,) = [note for note in task.notes if note.startswith("sampler.schedule")]
+    (note,) = [note for note in notes_of(task) if note.startswith("sampler.schedule")]
     assert "linear with num_steps" in note and "noise" in note and "\n" not in note
     changes = re.findall(r"(sampler\.schedule\.\w+=\S+)", note)
     assert changes and schedule_notes(task_of(name, "sampler.schedule.name=linear", *changes)) == []

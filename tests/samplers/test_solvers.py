@@ -30,7 +30,9 @@ from randomwalk.rng import StepNoise
 from randomwalk.run_folder import RunFolder
 from randomwalk.samplers import schedules
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.foresight import notes_of
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 LEVELS = 12
 SIGMAS = schedules.make("karras", LEVELS, sigma_min=0.02, sigma_max=20.0)
@@ -337,7 +339,7 @@ def test_images_share_steps_only_where_that_is_allowed(tmp_path: Path) -> None:
     (_, alone), (_, beside) = run("one", 1), run("three", 3)
     assert all(np.array_equal(alone[name], beside[name]) for name in alone)
     task, shared = run("shared", 3, shared_steps=True)
-    assert len(task.batches()) == 1 and "depends on those beside it" in task.notes[0]
+    assert len(task.batches()) == 1 and "each depends on the others" in notes_of(task)[0]
     assert any(not np.array_equal(alone[name], shared[name]) for name in alone)
 
 

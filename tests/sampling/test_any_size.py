@@ -17,12 +17,13 @@ from randomwalk.cli import options as cli
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
 from randomwalk.errors import InputError
-from randomwalk.images import sheets as report
+from randomwalk.images import sheets
 from randomwalk.images.sources import open_images
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.batch import Batch, Unit
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.batch import Batch, SampleId
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 CPU = torch.device("cpu")
 
@@ -164,7 +165,7 @@ def test_a_mended_image_changes_no_other_batch(
     made: list[list[int]] = []
     sample = Task.sample
 
-    def watched(task: Task, units: list[Unit], *args: Any) -> Batch:
+    def watched(task: Task, units: list[SampleId], *args: Any) -> Batch:
         made.append([unit.image for unit in units])
         return sample(task, units, *args)
 
@@ -191,7 +192,7 @@ def test_mended_images_keep_their_batches_if_they_are_grey(tmp_path: Path) -> No
     for name in ("a.png", "d.png"):
         Image.fromarray(photograph(20, 26)).convert("L" if name == "d.png" else "RGB").save(folder / name)
     resumed = load_task(config, CPU)
-    sampling._go_on_as_begun(resumed, {"sizes": begun.sizes})
+    sampling._restore_inputs(resumed, {"sizes": begun.sizes})
     assert images_of(resumed) == images_of(begun)
 
 
@@ -213,7 +214,7 @@ def test_super_resolution_cuts_what_its_factor_does_not_divide(
     config = make_photo_config(tmp_path, ((22, 27), (33, 17), (24, 24), (3, 40)), measurement=measurement)
     assert sampling.run(config) == 1
     text = capfd.readouterr().err
-    assert "a.png is cut from 22x27 to 20x24 pixels" in text and "so is another image" in text
+    assert "a.png is cropped from 22x27 to 20x24 pixels" in text and "so is another image" in text
     assert "d.png: 3x40 pixels are too few for super_resolution by 4" in text
     run = Path(config.output)
     truth = np.asarray(Image.open(run / "images" / "0000_a_truth.png"))
@@ -235,10 +236,10 @@ def test_super_resolution_of_a_blurred_image(tmp_path: Path) -> None:
 
 def test_large_pictures_are_thumbnails_in_the_overview() -> None:
     wide, small = photograph(300, 900), photograph(40, 30)
-    sheet = report.overview([report.Row("truth", [wide, small, small])])
-    assert sheet.width < 3 * report.THUMBNAIL + 120 and sheet.height < report.THUMBNAIL
-    left = sheet.width - 3 * (report.THUMBNAIL + 8)
-    assert np.ptp(np.asarray(sheet)[:, left : left + report.THUMBNAIL].astype(int), axis=(0, 1)).min() > 50
+    sheet = sheets.overview([sheets.Row("truth", [wide, small, small])])
+    assert sheet.width < 3 * sheets.THUMBNAIL + 120 and sheet.height < sheets.THUMBNAIL
+    left = sheet.width - 3 * (sheets.THUMBNAIL + 8)
+    assert np.ptp(np.asarray(sheet)[:, left : left + sheets.THUMBNAIL].astype(int), axis=(0, 1)).min() > 50
 
 
 def test_large_pictures_are_not_animated(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_exact_samples_have_flat_ranks() -> None:
     assert np.abs(z).max() < 3.5  # 20 of them: P = 0.01
     for estimate in (*found.coverages(), found.mean_rank()):
         assert abs(estimate.value - estimate.expected) < 3.5 * estimate.error
-    assert found.verdict() == "as it should be, within the error"
+    assert found.verdict() == "calibrated, within the error"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from randomwalk.images import pictures
 from randomwalk.images.sources import to_pixels
 from randomwalk.operators.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 
 # --- what a run leaves ---------------------------------------------------------------------------------------
 

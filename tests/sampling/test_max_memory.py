@@ -23,9 +23,10 @@ from randomwalk.errors import InputError
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import memory, task
 from randomwalk.sampling import run as sampling
+from randomwalk.sampling.foresight import notes_of
+from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.memory import GIB
 from randomwalk.sampling.progress import Progress
-from randomwalk.sampling.task import load_task
 
 CPU = torch.device("cpu")
 SIZES = ((150, 200), (40, 50))
@@ -82,7 +83,7 @@ def test_images_made_from_nothing_are_tiled_too(tmp_path: Path) -> None:
     tiled = changed(config, output=str(tmp_path / "tiled"), max_memory=gib_for_a_tile(config))
     made = load_task(tiled, CPU)
     assert made.tiling_of(made.batches()[0]) == Tiling(128, 128, 64)
-    assert made.notes[0].startswith(TILED.replace("a.png", "image 0"))
+    assert notes_of(made)[0].startswith(TILED.replace("a.png", "image 0"))
     assert sampling.run(tiled) == 0
     (whole,), (ours,) = (arrays_of(Path(c.output)).values() for c in (config, tiled))
     assert 0 < ((ours - whole) ** 2).mean() < 0.01 * whole.var()

@@ -31,7 +31,8 @@ from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 
 def changed(config: SampleConfig, **changes: Any) -> SampleConfig:
@@ -429,6 +430,7 @@ from randomwalk.cli import options as cli
 from randomwalk.sampling import run as sampling
 from randomwalk.config.files import load_sample_config
 from randomwalk.run_folder import RunFolder
+from randomwalk.sampling import run as sampling
 
 config = load_sample_config(sys.argv[1])
 

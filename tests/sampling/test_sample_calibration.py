@@ -17,7 +17,8 @@ from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import calibration
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.task import Task, load_task
+from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.task import Task
 
 
 def read_calibration(run: Path) -> list[dict[str, str]]:
@@ -50,7 +51,7 @@ def test_the_calibration_is_that_of_the_arrays(tmp_path: Path, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    ("factor", "shift", "verdict"), [(1.0, 0.0, "as it should be"), (0.3, 0.0, "too narrow"), (1.0, 0.5, "too bright")]
+    ("factor", "shift", "verdict"), [(1.0, 0.0, "calibrated"), (0.3, 0.0, "too narrow"), (1.0, 0.5, "too bright")]
 )
 def test_a_run_tells_right_samples_from_wrong_ones(
     tmp_path: Path,
@@ -65,9 +66,7 @@ def test_a_run_tells_right_samples_from_wrong_ones(
     def load_image(self: Task, image: int) -> torch.Tensor:
         return 0.3 * torch.from_numpy(generator(99, image).standard_normal((1, SIZE, SIZE), dtype=np.float32))
 
-    def posterior(
-        self: Task, operator: Any, noise: Any, y: torch.Tensor, probe: Any, draws: Any, callback: Any
-    ) -> torch.Tensor:
+    def posterior(self: Task, probe: Any, measurement: Any, draws: Any, callback: Any) -> torch.Tensor:
         x = draws.normal(self.image_shape)
         for k in range(self.num_steps):
             probe(x, 1.0)
@@ -75,14 +74,14 @@ def test_a_run_tells_right_samples_from_wrong_ones(
         return shift + factor * 0.3 * x
 
     monkeypatch.setattr(Task, "load_image", load_image)
-    monkeypatch.setattr(Task, "_sample_posterior", posterior)
+    monkeypatch.setattr(Task, "_sample", posterior)
     config = make_config(tmp_path, count=10, num_samples=9, batch_size=90, animation_frames=0)
     assert sampling.run(config) == 0
     line = next(line for line in capfd.readouterr().out.splitlines() if "contested pixels" in line)
     assert "80% intervals cover" in line and verdict in line, line
     rows = [row for row in read_calibration(Path(config.output)) if row["pixels"] == "contested"]
     far = [abs(float(r["found"]) - float(r["expected"])) > 4 * float(r["standard_error"]) for r in rows]
-    assert any(far) == (verdict != "as it should be")
+    assert any(far) == (verdict != "calibrated")
 
 
 def test_a_resumed_run_ends_with_the_same_calibration(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import SAMPLERS, RandomWalk
-from randomwalk.sampling import figures as report
+from randomwalk.sampling import figures
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.figures import schedule_figure as draw_schedule
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.foresight import notes_of
+from randomwalk.sampling.loading import load_task
 
 STEPS = 4
 SCHEDULE = {"name": "geometric", "num_steps": STEPS, "sigma_min": 0.1, "sigma_max": 20.0}
@@ -37,8 +38,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than everything else here, and is looked at in other tests."""
-    monkeypatch.setattr(report, "calibration_figure", lambda calibrations: b"")
-    monkeypatch.setattr(report, "schedule_figure", lambda *arguments: b"")
+    monkeypatch.setattr(figures, "calibration_figure", lambda calibrations: b"")
+    monkeypatch.setattr(figures, "schedule_figure", lambda *arguments: b"")
 
 
 def sampler(name: str, **settings: Any) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def test_particles_of_an_image_are_made_together(tmp_path: Path, capfd: pytest.C
         assert [len(batch) for batch in task.batches()] == expected
         assert all(len({u.image for u in batch}) * 3 == len(batch) for batch in task.batches())
         assert sampling.run(config) == 0
-        note = "note: tds makes the 3 samples of an image together: a batch has 3 rows, although batch_size is 2"
+        note = "note: tds draws the 3 samples of an image jointly: a batch has 3 rows, although batch_size is 2"
         assert (note in capfd.readouterr().err) == (size == 2)
         runs.append(arrays_of(Path(config.output)))
     for key, value in runs[0].items():
@@ -229,7 +230,7 @@ def test_particles_of_an_image_are_made_together(tmp_path: Path, capfd: pytest.C
 
 def test_one_particle_is_warned_of(tmp_path: Path) -> None:
     task = load_task(make_config(tmp_path, count=1, sampler=sampler("tds")), torch.device("cpu"))
-    assert len(task.notes) == 1 and "num_samples: 1" in task.notes[0]
+    assert len(notes_of(task)) == 1 and "num_samples: 1" in notes_of(task)[0]
 
 
 def test_an_image_that_does_not_decode_takes_its_particles_along(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from randomwalk.config.samplers import PredictorCorrectorSettings
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser
 from randomwalk.errors import InputError
 from randomwalk.samplers import schedules
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 from score_sde import sdes
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from randomwalk.errors import InputError
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling import run as sampling
 from randomwalk.studies.points import datasets, figures, metrics, scores, simulation
-from randomwalk.studies.points.results import PointResults, Recorder
+from randomwalk.studies.points.results import PointResults, Recorder, results_for
 from randomwalk.studies.points.training import PointExamples, PointTrainingSet
 from randomwalk.training.trainer import Trainer
 from score_sde import sdes
@@ -212,7 +212,7 @@ def weights(tmp_path: Path) -> Path:
 def test_sampling_does_not_depend_on_batches_or_interruptions(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert sampling.run(task_of(tmp_path / "whole", weights, batch_size=300)) == 0
+    assert sampling.run(task_of(tmp_path / "whole", weights, batch_size=300), results_for=results_for) == 0
     write = PointResults.write_batch
 
     def die(self: PointResults, b: int, *rest: Any) -> None:
@@ -223,10 +223,10 @@ def test_sampling_does_not_depend_on_batches_or_interruptions(
     config = task_of(tmp_path / "parts", weights)
     monkeypatch.setattr(PointResults, "write_batch", die)
     with pytest.raises(KeyboardInterrupt):
-        sampling.run(config)
+        sampling.run(config, results_for=results_for)
     monkeypatch.undo()
     before = (tmp_path / "parts" / "arrays" / "batch_00000.npy").stat().st_mtime_ns
-    assert sampling.run(config, RunFolder.resume(tmp_path / "parts")) == 0
+    assert sampling.run(config, RunFolder.resume(tmp_path / "parts"), results_for) == 0
     assert (tmp_path / "parts" / "arrays" / "batch_00000.npy").stat().st_mtime_ns == before
     whole, resumed = (np.load(tmp_path / name / "samples.npy") for name in ("whole", "parts"))
     assert whole.shape == (300, 2) and np.abs(whole - resumed).max() < 1e-4  # sums in another order
@@ -243,7 +243,9 @@ def test_sampling_does_not_depend_on_batches_or_interruptions(
 def test_weights_that_name_no_set_are_compared_with_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "weights.safetensors"
     save_denoiser(path, {"network": NETWORK, "denoiser": EDM}, build_network(NETWORK).state_dict())
-    assert sampling.run(task_of(tmp_path / "run", path, num_images=50, animation_frames=0)) == 0
+    assert (
+        sampling.run(task_of(tmp_path / "run", path, num_images=50, animation_frames=0), results_for=results_for) == 0
+    )
     assert "nothing to compare with" in capsys.readouterr().out
     assert not (tmp_path / "run" / "particles.gif").exists()
 

@@ -22,7 +22,7 @@ from randomwalk.errors import InputError
 from randomwalk.images import sheets as report
 from randomwalk.images.sources import open_images
 from randomwalk.images.standard_sets import FASHION_CLASSES
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 from randomwalk.training import check, progress, run
 from randomwalk.training.examples import split_images
 from randomwalk.training.sets import sheet

@@ -25,7 +25,7 @@ from randomwalk.images.sources import open_dataset, open_images
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.run_folder import RunFolder
 from randomwalk.samplers import schedules
-from randomwalk.sampling.task import load_task
+from randomwalk.sampling.loading import load_task
 from randomwalk.training import progress
 from randomwalk.training.examples import Examples, split_images
 from randomwalk.training.labels import TrainingLabels

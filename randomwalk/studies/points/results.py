@@ -11,11 +11,11 @@ from torch import Tensor
 
 from randomwalk.denoisers.checkpoints import read_config
 from randomwalk.denoisers.wrappers import Probe
-from randomwalk.errors import RunError
 from randomwalk.progress import bar
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder, write_csv
-from randomwalk.sampling.batch import Batch, Unit
+from randomwalk.sampling.batch import Batch, SampleId
+from randomwalk.sampling.results import ImageResults, Results
 from randomwalk.sampling.task import Task, Watch
 from randomwalk.studies.points import datasets, figures, metrics, scores
 from randomwalk.studies.points.simulation import sde_curves, sde_of
@@ -30,9 +30,10 @@ MOVING = 1500
 FLOOR_REPEATS = 4
 
 
-def is_points(task: Task) -> bool:
-    """Whether a task makes points: images of one pixel with two channels, and no measurement."""
-    return task.source is None and task.image_shape == (2, 1, 1)
+def results_for(folder: RunFolder, task: Task) -> Results:
+    """Writer of a task's results: `PointResults` if the task samples points (images of one pixel with two channels)."""
+    points = task.source is None and task.image_shape == (2, 1, 1)
+    return PointResults(folder, task) if points else ImageResults(folder, task)
 
 
 def set_of(task: Task) -> datasets.PointSet | None:
@@ -66,38 +67,24 @@ class Recorder:
                 self.sigmas.append(0.0)
 
 
-class PointResults:
-    """Writes and finds the results of a task whose images are points; see `randomwalk.sampling.results.Results`.
-
-    Args:
-        folder: the run's.
-        task: what is sampled.
-    """
+class PointResults(Results):
+    """Results of a run that samples points: all points in one array, distances to the set, and figures."""
 
     def __init__(self, folder: RunFolder, task: Task) -> None:
-        self.folder, self.task = folder, task
+        super().__init__(folder, task)
         self.set = set_of(task)
         self._recorder: Recorder | None = None
 
     # --- a batch -------------------------------------------------------------------------------------------------
 
-    def _record(self, b: int) -> str:
-        return f"state/batch_{b:05d}.json"
-
-    def is_done(self, b: int) -> bool:
-        """Whether nothing is left to do for batch ``b``."""
-        if not self.folder.has(self._record(b)):
-            return False
-        return all(self.folder.has(name) for name in self.folder.read_json(self._record(b))["files"])
-
-    def watch_batch(self, units: Sequence[Unit]) -> Watch:
-        """What looks at the steps of the batch that comes next: the first points of all are filmed."""
-        frames = self.task.config.animation_frames if units[0].image == 0 else 0
+    def watch_batch(self, ids: Sequence[SampleId]) -> Watch:
+        """Callback that records the first points of the run."""
+        frames = self.task.config.animation_frames if ids[0].image == 0 else 0
         self._recorder = Recorder(self.task.num_steps, frames)
         return self._recorder.watch
 
-    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str] | None = None) -> None:
-        """Write the points and the record of batch ``b``; nothing can have been skipped."""
+    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str]) -> None:
+        """Write the points and the record of batch ``b``; points are never skipped."""
         assert batch is not None and not skipped
         files = {f"arrays/batch_{b:05d}.npy": batch.x.flatten(1).float().cpu().numpy()}
         if self._recorder is not None and self._recorder.frames:
@@ -105,22 +92,14 @@ class PointResults:
             files |= {"arrays/walk_sigmas.npy": np.array(self._recorder.sigmas)}
         for name, array in files.items():
             self.folder.write_array(name, array)
-        facts = {"evaluations": batch.evaluations, "seconds": round(batch.seconds * len(batch.units), 4)}
-        self.folder.write_json(self._record(b), {**facts, "files": list(files)})
+        facts = {"evaluations": batch.evaluations, "seconds": round(batch.seconds * len(batch.ids), 4)}
+        self.folder.write_json(self.record(b), {**facts, "files": list(files)})
 
     # --- the end -------------------------------------------------------------------------------------------------
 
-    def finish(self, num_batches: int) -> list[str]:
-        """Sum up a run whose batches are all done: samples.npy, metrics.csv and the figures.
-
-        Returns:
-            Lines that say what was found.
-        """
-        records = []
-        for b in range(num_batches):
-            if not self.folder.has(self._record(b)):
-                raise RunError(f"{self.folder.file(self._record(b))} is missing: the work is not complete")
-            records.append(self.folder.read_json(self._record(b)))
+    def finish(self, num_batches: int) -> int:
+        """Write samples.npy, metrics.csv and the figures, and print the summary; see `Results.finish`."""
+        records = self.records(num_batches)
         points = np.concatenate([self._array(f"arrays/batch_{b:05d}.npy") for b in range(num_batches)])
         self.folder.write_array("samples.npy", points)
         seconds = sum(record["seconds"] for record in records)
@@ -138,9 +117,13 @@ class PointResults:
             tick(1, "pictures")
             self._draw(points, truth, rows)
             tick(1, "done")
+        lines += [_line(row) for row in rows]
         if self.set is None:
-            return [*lines, "  the weights do not say which set they were trained on: there is nothing to compare with"]
-        return lines + [_line(row) for row in rows]
+            lines.append("  the weights do not say which set they were trained on: there is nothing to compare with")
+        print("\n".join(lines))
+        print(f"pictures: {self.folder.file('samples.png')}, and others beside it")
+        print(f"numbers:  {self.folder.file('metrics.csv')}, {self.folder.file('samples.npy')}")
+        return 0
 
     def _array(self, name: str) -> np.ndarray:
         array: np.ndarray = np.load(self.folder.file(name), allow_pickle=False)

@@ -1,0 +1,87 @@
+"""Loading of a sampling task, and the checks before it runs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from randomwalk import samplers
+from randomwalk.config import SampleConfig
+from randomwalk.denoisers.checkpoints import load_denoiser, read_config
+from randomwalk.errors import InputError
+from randomwalk.images.sources import open_images
+from randomwalk.sampling import measuring
+from randomwalk.sampling.memory import make_budget
+from randomwalk.sampling.sizes import image_shape, own_sizes
+from randomwalk.sampling.task import Task
+
+
+def load_task(config: SampleConfig, device: torch.device) -> Task:
+    """Load and check everything that a config names.
+
+    Raises:
+        InputError: a file is missing or does not fit, or settings contradict each other.
+    """
+    if config.measurement is None and config.num_samples > 1:
+        raise InputError("num_samples: is for measurements; an unconditional run makes num_images images")
+    # Where the file describes its network, only settings that were written in the config count, not their defaults.
+    written_only = read_config(config.network.path) is not None
+    source = None if config.data is None else open_images(config.data.path)
+    source = source.without_masks() if source is not None and config.masks_beside else source
+    network, adapter = (
+        None if section is None else section.model_dump(exclude_none=True, exclude_unset=written_only)
+        for section in (config.network.architecture, config.network.denoiser)
+    )
+    denoiser = load_denoiser(
+        config.network.path,
+        network=network,
+        denoiser=adapter,
+        weights=config.network.weights,
+        device=device,
+        precision=config.precision,
+        compile=config.compile,
+    )
+    sampler = samplers.from_settings(config.sampler)
+    sigmas = sampler.levels(denoiser)
+    if source is None or config.data is None:
+        names = [""] * (config.num_images or 0)
+    elif (config.data.num_images or 0) > len(source):
+        raise InputError(f"data.num_images: {config.data.num_images} asked for, but {source.where} has {len(source)}")
+    else:
+        names = source.names[: config.data.num_images]
+    sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
+    shape = image_shape(config, denoiser, sizes)
+    task = Task(config, device, denoiser, sampler, sigmas, shape, source, names, sizes)
+    if sizes is not None and source is not None and denoiser.channels != 1:
+        task.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
+    task.budget = make_budget(config, denoiser, device, sampler.needs.gradient)
+    check_task(task)
+    return task
+
+
+def check_task(task: Task) -> None:
+    """Raise InputError unless classes, operator, noise, sampler, image sizes and memory fit together."""
+    task.denoiser_of(range(len(task.labels or [0])))
+    measurement = task.trial_measurement()
+    task.sampler.check(measurement)
+    if measurement is not None and task.sampler.uses_spectral:
+        with torch.no_grad():
+            operator = measurement.operator
+            operator.spectral(torch.ones_like, torch.zeros((1, *operator.image_shape), device=task.device))
+    task.sampler.check_levels(task.denoiser, task.sigmas)
+    task.plan()
+    readable = [ids for ids in task.batches() if task.sizes is None or task.sizes[ids[0].image] is not None]
+    for ids in sorted(readable, key=lambda ids: -len(ids) * math.prod(task.shape_of(ids[0].image))):
+        task.tiling_of(ids)  # the largest first, so that the message is about it
+    trained_on = [task.denoiser.image_size] * 2
+    if task.config.image_size not in (None, trained_on) and not task.denoiser.any_size:
+        x = torch.zeros((1, *task.image_shape), device=task.device)
+        try:
+            with torch.inference_mode():
+                task.denoiser_of([0])(x, float(task.sigmas[0]))
+        except RuntimeError as error:
+            raise InputError(
+                f"image_size: {task.config.image_size} does not go through the network, which was trained on "
+                f"{task.denoiser.image_size} ({error})"
+            ) from error
