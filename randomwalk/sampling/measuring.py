@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.measurement import parts_of
+from randomwalk.config.operators import parts_of
 from randomwalk.errors import InputError
 from randomwalk.images.noise_estimation import estimate_noise
 from randomwalk.images.sources import ImageSource

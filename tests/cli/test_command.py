@@ -90,7 +90,7 @@ def test_restore_sharpens_by_an_image_of_the_kernel(tmp_path: Path) -> None:
     kernel = np.zeros((7, 7))
     kernel[np.arange(7), [3, 3, 2, 3, 4, 5, 5]] = 255
     Image.fromarray(kernel.astype(np.uint8)).save(tmp_path / "kernel.png")
-    blur = Blur((3, 96, 96), torch.from_numpy(kernel / kernel.sum()))
+    blur = Blur((3, 96, 96), torch.from_numpy(kernel / kernel.sum()), "reflect")
     y = blur(x)[0, :, 8:-8, 8:-8]
     truth = x[0, :, 8:-8, 8:-8]
     Image.fromarray(to_pixels(y + 0.01 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))).save(
