@@ -17,10 +17,10 @@ from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.denoisers.guidance import GuidedDenoiser, guided
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
-from randomwalk.images import sheets as report
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import posterior
+from randomwalk.sampling import figures
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.loading import load_task
 
@@ -34,8 +34,8 @@ ALL = GaussianMixture([0.4, 0.6], MEANS.reshape(2, *SHAPE), VARIANCES)
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than everything else here, and is looked at in other tests."""
-    monkeypatch.setattr(report, "calibration_figure", lambda calibrations: b"")
-    monkeypatch.setattr(report, "schedule_figure", lambda *arguments: b"")
+    monkeypatch.setattr(figures, "calibration_figure", lambda calibrations: b"")
+    monkeypatch.setattr(figures, "schedule_figure", lambda *arguments: b"")
 
 
 class Oracle(NetworkDenoiser):
