@@ -21,7 +21,7 @@ from randomwalk.errors import InputError
 from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.sampling import figures as report
+from randomwalk.sampling import figures
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.loading import load_task
 
@@ -35,8 +35,8 @@ ALL = GaussianMixture([0.4, 0.6], MEANS.reshape(2, *SHAPE), VARIANCES)
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than everything else here, and is looked at in other tests."""
-    monkeypatch.setattr(report, "calibration_figure", lambda calibrations: b"")
-    monkeypatch.setattr(report, "schedule_figure", lambda *arguments: b"")
+    monkeypatch.setattr(figures, "calibration_figure", lambda calibrations: b"")
+    monkeypatch.setattr(figures, "schedule_figure", lambda *arguments: b"")
 
 
 class Oracle(NetworkDenoiser):

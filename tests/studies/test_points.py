@@ -302,7 +302,7 @@ def test_training_and_sampling_find_the_score_of_a_mixture(tmp_path: Path) -> No
     path = tmp_path / "run" / "model.safetensors"
     sampler = {"name": "heun", "schedule": {"name": "karras", "num_steps": 15, "sigma_min": 0.02, "sigma_max": 20.0}}
     config = task_of(tmp_path / "samples", path, num_images=2000, batch_size=2000, sampler=sampler, animation_frames=0)
-    assert sampling.run(config) == 0
+    assert sampling.run(config, results_for=results_for) == 0
     with (tmp_path / "samples" / "metrics.csv").open() as file:
         rows = {row["metric"]: row for row in csv.DictReader(file)}
     errors = {float(key[15:]): float(row["value"]) for key, row in rows.items() if key.startswith("score_error_at_")}

@@ -19,7 +19,7 @@ from randomwalk.denoisers.checkpoints import load_denoiser, read_config, save_de
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.guidance import GuidedDenoiser, guided, name_of_class, number_of_class
 from randomwalk.errors import InputError
-from randomwalk.images import sheets as report
+from randomwalk.images import sheets
 from randomwalk.images.sources import open_images
 from randomwalk.images.standard_sets import FASHION_CLASSES
 from randomwalk.sampling.loading import load_task
@@ -245,9 +245,9 @@ def test_the_bundled_weights_know_their_names(tmp_path: Path) -> None:
 def test_pictures_and_numbers_have_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from randomwalk.sampling import run as sampling_run
 
-    rows: list[report.Row] = []
-    drawn = report.overview
-    monkeypatch.setattr(report, "overview", lambda shown, **options: rows.extend(shown) or drawn(shown, **options))
+    rows: list[sheets.Row] = []
+    drawn = sheets.overview
+    monkeypatch.setattr(sheets, "overview", lambda shown, **options: rows.extend(shown) or drawn(shown, **options))
     config = sampling(tmp_path, ["Bag", 2]).model_copy(update={"num_images": 4})
     assert sampling_run.run(config) == 0
     assert [row.label for row in rows] == ["Pullover", "Bag"]
@@ -288,12 +288,12 @@ def test_a_damaged_list_of_names_is_refused(tmp_path: Path, classes: Any) -> Non
 
 def test_a_long_name_leaves_room_for_the_pictures() -> None:
     tiles = [np.zeros((8, 8), np.uint8)] * 2
-    short, long = (report.overview([report.Row(name, tiles)], side=64) for name in ("cat", "cat " * 100))
-    assert short.width < long.width <= short.width + report.LABEL_WIDTH
+    short, long = (sheets.overview([sheets.Row(name, tiles)], side=64) for name in ("cat", "cat " * 100))
+    assert short.width < long.width <= short.width + sheets.LABEL_WIDTH
 
 
 def test_samples_of_a_training_are_in_rows_of_their_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[report.Row] = []
+    rows: list[sheets.Row] = []
     monkeypatch.setattr("randomwalk.training.sets.overview", lambda shown, side: rows.extend(shown))
     in_turn = [np.full((1, 1), i % 3, np.uint8) for i in range(36)]
     sheet(in_turn, ["cat", "dog", "wild"])
