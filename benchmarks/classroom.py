@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from support.common import ROOT, Report, bar, parser, start
-from support.records import Records
+from support.engine import Records
 
 from randomwalk import distributed
 from randomwalk.config.files import load_sample_config, load_train_config
@@ -180,8 +180,7 @@ def main(chosen: argparse.Namespace) -> int:
             found[key(row)] = kept["result"]
             tick(1, f"{row.label}: {found[key(row)]['chamfer'][0]:.4f}")
     tables(report, found)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from support import photo_baselines
 from support.common import Report, bar, parser, start, verdict
+from support.engine import Record, Records
 from support.photo_methods import Clock
 from support.photo_problems import MEASUREMENT, Problem
 from support.photographs import (
@@ -32,7 +33,6 @@ from support.photographs import (
     photographs,
     spread,
 )
-from support.records import Record, Records
 from torch import Tensor
 
 from randomwalk.denoisers.checkpoints import resolve_device
@@ -273,8 +273,7 @@ def main(chosen: argparse.Namespace) -> int:
     methods = {**classical(chosen), **trained}
     found = measure(chosen, device, methods, photos, Records(report.folder, chosen.resume))
     write(report, chosen, found, list(trained), [missing] if missing else [])
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

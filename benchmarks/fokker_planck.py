@@ -229,8 +229,7 @@ def main(chosen: argparse.Namespace) -> int:
         found = measure(chosen, device, report)
     tables(report, found, chosen.sizes)
     verdicts(report, found, chosen.sizes)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

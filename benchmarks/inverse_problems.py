@@ -1,7 +1,7 @@
 """Quality, spread and cost of every posterior sampler on six inverse problems, beside classical methods.
 
-A method is a file of configs/posterior, which has the settings for the random inpainting. What the other tasks change in
-it is in inverse_problems.yaml. All settings were chosen on training images.
+A method is a file of configs/posterior, which has the settings for the random inpainting; inverse_problems.yaml has the
+changes for the other tasks. All settings were chosen on training images.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def options() -> argparse.ArgumentParser:
         nargs="*",
         metavar="NAME",
         default=list(VE_METHODS),
-        help="methods to run with the VE network too",
+        help="methods with the VE network too",
     )
     add_weights(made)
     add_restoring(made, 32)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
-from support.common import NETWORKS, Report, add_fashion_mnist, add_weights, bar, parser, start
+from support.common import NETWORKS, Report, add_fashion_mnist, add_weights, bar, check_least, parser, start
+from support.engine import Record, Records
 from support.frechet import load_split
-from support.records import Record, Records
 from torch import Tensor
 
 from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
@@ -346,15 +346,12 @@ def main(chosen: argparse.Namespace) -> int:
             rows.append(added)
             notes.append(note)
     table(setup, rows, notes)
-    print(f"\nfiles: {setup.report.folder.path}")
-    return 0
+    return setup.report.finish()
 
 
 def check(chosen: argparse.Namespace) -> None:
     """Raise InputError for numbers that make no sense."""
-    for name, low in (("num_images", 2), ("batch_size", 1), ("check_images", 1), ("probes", 2), ("seed", 0)):
-        if getattr(chosen, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
+    check_least(chosen, num_images=2, batch_size=1, check_images=1, probes=2, seed=0)
     if chosen.check_images > chosen.num_images:
         raise InputError(f"--check-images {chosen.check_images}: expected at most --num-images {chosen.num_images}")
     if not chosen.tolerance > 0:

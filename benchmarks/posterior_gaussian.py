@@ -1,10 +1,10 @@
 """Posterior samplers against an exact posterior: a Gaussian prior with the covariance of Fashion-MNIST.
 
-On a Gaussian prior the posterior is known for every linear operator. Errors of its mean and of the standard deviation of
-its pixels, and the coverage of 90% intervals, tell which samplers converge to it as their evaluations grow. The prior is
-benchmarks/fashion_mnist_8x8.npz, made by --write-prior. The settings for few and for many evaluations are those of
-posterior_gaussian_settings.yaml, chosen by --tune among the candidates of posterior_gaussian.yaml on measurements of
-other seeds.
+On a Gaussian prior the posterior is known for every linear operator. Errors of its mean and of the standard deviation
+of its pixels, and the coverage of 90% intervals, tell which samplers converge to it as their evaluations grow. The
+prior is benchmarks/fashion_mnist_8x8.npz, made by --write-prior. The settings for few and for many evaluations are in
+posterior_gaussian_settings.yaml, chosen by --tune among the candidates of posterior_gaussian.yaml on measurements
+with other seeds.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SMALLER_BUDGETS = {
 }
 """Budgets of samplers whose steps are expensive: a product with the Jacobian for every entry of y, and matrices."""
 MOST_DIRECTIONS = {"tweedie_smc": 40, "tweedie_smc, complete": 64}
-"""Most entries of y and probes for which these rows are fast enough; "tweedie_smc, conjugate gradients" has no limit."""
+"""Most entries of y and probes with which these rows are measured; beyond them they take too long."""
 EXACT = "exact samples"
 
 

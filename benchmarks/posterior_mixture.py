@@ -1,8 +1,8 @@
 """Posterior samplers against an exact posterior: the Gaussian mixture of MCGDiff in 8, 80 and 800 dimensions.
 
-For each dimension of x and of y (1, 2, 4) there are 20 problems with fixed seeds, and each sampler makes 1,000 samples of
-each. Its settings are those of posterior_mixture_settings.yaml: the candidates of posterior_mixture.yaml with the best
-mean sliced W1 on problems of other seeds, chosen by --tune. In 800 dimensions they are those of 80.
+For each dimension of x and of y (1, 2, 4) there are 20 problems with fixed seeds. Each sampler makes 1,000 samples for
+each of them. Its settings are those of posterior_mixture_settings.yaml: the candidates of posterior_mixture.yaml with
+the best mean sliced W1 on problems of other seeds, chosen by --tune. In 800 dimensions they are those of 80.
 """
 
 from __future__ import annotations

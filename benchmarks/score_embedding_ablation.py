@@ -17,7 +17,7 @@ from pathlib import Path
 
 from support import ablation_report, arms
 from support.common import ROOT, Report, parser, start
-from support.records import Record, Records
+from support.engine import Record, Records
 
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.denoisers.checkpoints import resolve_device
@@ -121,8 +121,7 @@ def main(chosen: argparse.Namespace) -> int:
     for job, record in zip(jobs, records, strict=True):
         outcomes.setdefault((job.case, job.arm.name), []).append(record)
     ablation_report.write(report, found, {job.arm.name: job.config for job in jobs}, chosen.images, outcomes)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 def config_of(arm: arms.Arm, image: str, seed: int, device: str) -> ScoreEmbeddingConfig:

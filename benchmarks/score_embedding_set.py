@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from support import arms, frechet, set_report, unconditional
-from support.common import Report, add_fashion_mnist, parser, start
-from support.records import Record, Records
+from support.common import Report, add_fashion_mnist, check_least, parser, start
+from support.engine import Record, Records
 from torch import Tensor
 
 from randomwalk import samplers
@@ -29,7 +29,6 @@ from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingCon
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.empirical import EmpiricalDenoiser
-from randomwalk.errors import InputError
 from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.run_folder import RunFolder
@@ -184,9 +183,7 @@ def options() -> argparse.ArgumentParser:
 
 def main(chosen: argparse.Namespace) -> int:
     """Run what is missing, and print."""
-    for name, low in (("seeds", 1), ("processes", 1), ("num_images", 2), ("num_samples", 2)):
-        if getattr(chosen, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
+    check_least(chosen, seeds=1, processes=1, num_images=2, num_samples=2)
     unconditional.check_data(chosen.fashion_mnist)
     found = arms.chosen(arms.load(SETTINGS, chosen.quick), chosen.arms)
     if chosen.quick:
@@ -213,8 +210,7 @@ def main(chosen: argparse.Namespace) -> int:
         outcomes.setdefault(job.arm.name, []).append(record)
     floor = set_report.floor(judge, train[0], chosen.num_images, chosen.num_samples)
     set_report.write(report, found, {name: config for (name, _), config in configs.items()}, outcomes, floor, judge)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 def setup_of(chosen: argparse.Namespace, report: Report, device: torch.device) -> Any:

@@ -188,8 +188,7 @@ def main(chosen: argparse.Namespace) -> int:
         )
     adaptive_table(report, adaptive)
     draw(found, adaptive, report.folder)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

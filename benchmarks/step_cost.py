@@ -373,8 +373,7 @@ def main(chosen: argparse.Namespace) -> int:
         cases.append(lambda: ffhq_case(device, 2, ffhq_turns))
     network_table(report, cases)
     small_table(report, 3 if chosen.quick else 5)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

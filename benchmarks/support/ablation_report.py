@@ -16,7 +16,7 @@ from randomwalk.run_folder import RunFolder
 from randomwalk.studies.score_embedding.measures import interpolate, sustained_crossing
 from support.arms import Arm
 from support.common import Report
-from support.records import Record
+from support.engine import Record
 
 LEVELS = (0.9, 0.95)
 CONTROL = "none"

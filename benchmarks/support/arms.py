@@ -25,7 +25,7 @@ from randomwalk.studies.score_embedding.solvers import level_times
 from randomwalk.studies.score_embedding.trainer import Trainer
 from score_sde import sdes
 from support.common import bar
-from support.records import Record, Records
+from support.engine import Record, Records
 
 
 @dataclass(frozen=True)

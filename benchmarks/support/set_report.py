@@ -19,7 +19,7 @@ from support import frechet, unconditional
 from support.ablation_report import CONTROL
 from support.arms import Arm
 from support.common import Report, cell
-from support.records import Record
+from support.engine import Record
 
 Floors = Mapping[str, tuple[float, float]]
 """Distances of true images, with the standard deviation over sets."""

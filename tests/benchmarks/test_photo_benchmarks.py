@@ -28,7 +28,7 @@ from support import (
     photographs,
 )
 from support.photo_problems import Problem, make_problem
-from support.records import Records
+from support.engine import Records
 
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
 from randomwalk.errors import InputError, RunError
