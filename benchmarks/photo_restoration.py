@@ -57,7 +57,7 @@ FIRST, FINALISTS = 2, 4
 # --- photographs -----------------------------------------------------------------------------------------------------
 
 
-def test_photographs(options: argparse.Namespace) -> list[Photograph]:
+def measured_photographs(options: argparse.Namespace) -> list[Photograph]:
     """Set5 and a part of CBSD68; with --quick and no data, two photographs of the repository."""
     if options.data is None:
         return photographs(open_set(None, BUNDLED), BUNDLED, [0, 1], options.crop, MULTIPLE)
@@ -284,7 +284,7 @@ def main(chosen: argparse.Namespace) -> int:
         return 0
     if chosen.quick:
         chosen.crop = min(chosen.crop or 64, 64)
-    photos, no_lpips = test_photographs(chosen), lpips_missing()
+    photos, no_lpips = measured_photographs(chosen), lpips_missing()
     model = None if chosen.classical else chosen.model
     settings = {case.name: settings_of(plan, case, model, no_deepinv is None, chosen.quick) for case in cases}
     report = Report("photo_restoration", chosen, str(device), ["scikit-image", "torchmetrics", "deepinv"])

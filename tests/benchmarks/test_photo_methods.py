@@ -16,6 +16,7 @@ import pytest
 import torch
 from photo_benchmark_tools import PLAN, Shrink, case, photograph
 from support import (
+    engine,
     perceptual,
     photo_baselines,
     photo_methods,
@@ -210,13 +211,10 @@ def test_the_samplers_cost_about_the_same(name: str) -> None:
 
 
 def test_every_candidate_can_be_made() -> None:
-    from randomwalk.samplers import posterior
-
     tasks = [photo_problems.make_operator(c.operator, (3, 64, 64), generator(0)) for c in PLAN.cases[::2]]
     for name, tries in PLAN.samplers.items():
         assert name in POSTERIOR_SAMPLERS
         for settings in tries:
-            own = {key: value for key, value in settings.items() if key not in photo_methods.SCHEDULE}
-            sampler = posterior.make(name, sigmas=[1.0, 0.5], **own)
+            sampler, _ = engine.make_sampler(name, settings)
             for operator in tasks:
                 sampler.check(operator, GaussianNoise(10, (0, 255)))
