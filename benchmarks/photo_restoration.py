@@ -170,14 +170,14 @@ def tune(
         InputError: none of the cases has such a method.
         RunError: all candidates of a method diverge.
     """
-    tries = {case: plan.candidates(case, bench.denoiser is not None, deepinv) for case in cases}
+    tries = {case.name: plan.candidates(case, bench.denoiser is not None, deepinv) for case in cases}
     known = {title for methods in tries.values() for title in methods}
     if unknown := sorted(set(only or ()) - known):
         raise InputError(f"--methods {', '.join(unknown)}: known here are {', '.join(sorted(known))}")
-    pairs = [(case, title) for case in cases for title in tries[case] if only is None or title in only]
+    pairs = [(case, title) for case in cases for title in tries[case.name] if only is None or title in only]
     with bar(len(pairs), "tuning", "methods") as tick:
         for case, title in pairs:
-            best, psnr = best_settings(bench, case, title, tries[case][title])
+            best, psnr = best_settings(bench, case, title, tries[case.name][title])
             write_settings(model, case.name, title, {"settings": best, "psnr": round(psnr, 3)})
             tick(1, f"{case.name}: {title} {psnr:.2f} dB")
 

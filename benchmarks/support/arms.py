@@ -86,7 +86,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def load(path: Path, quick: bool) -> list[Arm]:
-    """Arms of a file, in its order: ``common`` merged with the ``config`` of each arm, and with ``quick`` if asked for."""
+    """Arms of a file: ``common`` merged with the ``config`` of each arm, and with ``quick`` if asked for."""
     data = read_document(path).data
     arms = []
     for name, given in data["arms"].items():

@@ -95,7 +95,7 @@ def test_biharmonic_inpainting_keeps_what_is_observed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-images", "65"], "data/fashion_mnist has 64"),
+        (["--num-images", "65"], "which data/fashion_mnist has"),
         (["--batch-size", "0"], "expected 1 or more"),
         (["--fashion-mnist", "no/such/folder", "--parts", "unconditional"], "no/such/folder"),
         (["--parts", "denoising", "--vp", "missing.safetensors"], "missing.safetensors"),
