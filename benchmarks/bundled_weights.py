@@ -1,4 +1,4 @@
-"""How good the bundled networks are: denoising, inpainting, super-resolution, and new images.
+"""Quality of the bundled networks: denoising, inpainting, super-resolution, and new images.
 
 The first three are measured on the images of data/fashion_mnist, which no network was trained on, beside classical
 methods; new images by their Frechet distance to the test set in the features of a classifier that is trained here.
@@ -51,7 +51,7 @@ PROBLEMS = {
 """Title, and by how many dB the walk should be better than the first of the classical methods."""
 
 SHOWN = 8
-"""How many images the pictures show."""
+"""Number of images in the figures."""
 
 
 # --- denoising -----------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def _denoising_table(setup: Setup, psnr: Mapping[str, list[list[float]]], count:
 
 @dataclass
 class Restored:
-    """What a method made of all images; ``x [N, S, C, H, W]`` has S samples of each."""
+    """Images restored by a method; ``x [N, S, C, H, W]`` has S samples of each."""
 
     x: Tensor
     evaluations: int = 0
@@ -260,7 +260,7 @@ PARTS: dict[str, Callable[[Setup], None]] = {
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="do only these")
     add_weights(made)

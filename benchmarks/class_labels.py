@@ -102,7 +102,7 @@ def measure(setup: Setup) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the networks (auto)")
     made.add_argument("--seed", type=int, default=0, help="of all draws (0)")

@@ -98,7 +98,7 @@ def networks(options: argparse.Namespace, device: torch.device) -> dict[str, Met
 
 
 def classical(options: argparse.Namespace) -> dict[str, Method]:
-    """Those without a network; BM3D if its package is there."""
+    """Methods without a network; BM3D if its package is installed."""
 
     def total_variation(y: Tensor, level: int) -> Tensor:
         problem = Problem(Identity(y.shape[1:]), GaussianNoise(level, (0, 255)), y, y)
@@ -207,7 +207,7 @@ def write(report: Report, options: argparse.Namespace, found: Levels, trained: l
 
 
 def common_notes(options: argparse.Namespace) -> list[str]:
-    """What the figures are of."""
+    """Notes on how all numbers were measured."""
     cut = "whole images" if options.crop == 0 else f"images cut to {options.crop} pixels"
     return [
         f"mean over {cut}, colour; noise of seed {options.seed}, not quantised, results clipped; networks in "
@@ -217,7 +217,7 @@ def common_notes(options: argparse.Namespace) -> list[str]:
 
 
 def subset_notes(found: Levels, trained: list[str]) -> list[str]:
-    """Of a method that saw only some of the images, what the networks reach on the same ones."""
+    """Notes on the networks on the images of methods that saw only some of them."""
     notes = []
     total = max(len(levels[LEVELS[0]]) for levels in found.values())
     for title, levels in found.items():
@@ -232,7 +232,7 @@ def subset_notes(found: Levels, trained: list[str]) -> list[str]:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     add_options(made, crop=0)
     made.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="only these networks")

@@ -1,4 +1,4 @@
-"""How good a restoration is after few network evaluations: PSNR of four samplers, beside the paper's 750 steps.
+"""Restoration with few network evaluations: PSNR of four samplers, beside the paper's 750 steps.
 
 The walk has the settings of configs/fashion/vp_inpainting.yaml and vp_super_resolution.yaml beside it, the others
 those of configs/posterior/NAME.yaml; only the number of steps changes. Evaluations are counted in forward passes: one
@@ -29,7 +29,7 @@ SAMPLERS = (WALK, "diffpir", "ddnm_plus", "mmps")
 BUDGETS = (5, 10, 20, 50, 100)
 PAPER = "the paper's walk"
 FORWARD_PASSES = 2
-"""What a vector-Jacobian product costs, in forward passes."""
+"""Cost of a vector-Jacobian product, in forward passes."""
 
 Psnr = tuple[float, float]
 """Mean and standard error over the images."""
@@ -134,7 +134,7 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, Psnr]]], folder: RunFolde
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     add_weights(made, ["vp"])
     made.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS), help="only these")

@@ -67,7 +67,7 @@ class Method:
         return f"{self.name}{'' if self.network == 'vp' else ', VE network'}"
 
     def can_do(self, task: str) -> bool:
-        """Whether the settings have the task."""
+        """True if the settings have the task."""
         return task in SETTINGS["methods"].get(self.name, {})
 
 

@@ -59,7 +59,7 @@ class Run:
 
 @dataclass
 class Setup:
-    """What every part needs."""
+    """Data, options and records of the benchmark."""
 
     options: argparse.Namespace
     report: Report
@@ -282,7 +282,7 @@ def table(setup: Setup, rows: Sequence[Sequence[str]], notes: Sequence[str]) -> 
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     add_weights(made)
     made.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="only these")

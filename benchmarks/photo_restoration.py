@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from support.common import Report, bar, check_least, parser, start
 from support.engine import FAILED, Job, Record, Records, Settings, choose, failure, measure
 from support.perceptual import lpips_missing
 from support.photo_methods import facts_of, judge, restore
-from support.photo_plan import Plan, load_plan, settings_of, write_settings
+from support.photo_plan import Chosen, Plan, load_plan, settings_of, write_settings
 from support.photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
 from support.photo_report import Pictures, Result, Shown, case_table, draw, summary
 from support.photographs import (
@@ -117,7 +117,7 @@ class Bench:
     pictures: Pictures | None = None
     shown: dict[str, Photograph] = field(default_factory=dict)
 
-    def job(self, case: Case, title: str, settings: Settings, photos: Sequence[Photograph]) -> Job:
+    def job(self, case: Case, title: str, settings: Mapping[str, Any], photos: Sequence[Photograph]) -> Job:
         """A method on some photographs."""
         law = {**case.law, "settings": dict(settings), "lpips": self.perceptual}
         work = (self, case, title, settings, {photo.key: photo for photo in photos})
@@ -139,7 +139,7 @@ def do(job: Job) -> list[Record]:
     return [judge(outcome, photo.pixels[None], bench.perceptual)]
 
 
-def measure_case(bench: Bench, case: Case, methods: dict[str, Settings], sampler: str) -> Result:
+def measure_case(bench: Bench, case: Case, methods: Chosen, sampler: str) -> Result:
     """Measure all methods in a case.
 
     Args:
@@ -147,8 +147,8 @@ def measure_case(bench: Bench, case: Case, methods: dict[str, Settings], sampler
     """
     jobs = [bench.job(case, title, settings, bench.photos) for title, settings in methods.items()]
     photo = bench.shown.get(case.name)
-    for job in jobs if photo is not None else []:
-        if not bench.pictures.has(case, photo.key, job.method):
+    for job in jobs:
+        if photo is not None and bench.pictures is not None and not bench.pictures.has(case, photo.key, job.method):
             bench.records.of(case.name, job.method, job.config).pop(photo.key, None)  # do it again for its image
     found = measure(jobs, do, bench.records, case.name)[case.name]
     reasons = {title: failure(records) for title, records in found.items()}

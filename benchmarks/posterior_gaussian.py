@@ -81,7 +81,7 @@ def with_levels(settings: Mapping[str, Any], budget: int, rank: int) -> Settings
 
 
 def affordable(row: str, problem: GaussianProblem) -> bool:
-    """Whether a row is measured on a problem."""
+    """True if a row is measured on a problem."""
     probes = math.prod(SHAPE) - problem.rank if row == "tweedie_smc, complete" else 0
     return problem.y[0].numel() + probes <= MOST_DIRECTIONS.get(row, math.inf)
 
@@ -193,8 +193,8 @@ def tables(report: Report, options: argparse.Namespace, found: Found) -> None:
             left_out += len(names) - len(records)
             pool = pooled(records)
             cost = [f"{pool[key]:.0f}" for key in ("evaluations", "vjps")] if pool else ["–"] * 2
-            mean, std, coverage = shown(pool)
-            line += [*cost, mean, std, cell(pool["spread"]) if pool else "–", coverage]
+            *errors, coverage = shown(pool)
+            line += [*cost, *errors, cell(pool["spread"]) if pool else "–", coverage]
         rows.append([*line, str(left_out or "")])
     head = ["evaluations", "vjps", "mean", "std", "spread", "coverage"]
     report.table(

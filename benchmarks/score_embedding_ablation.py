@@ -86,7 +86,7 @@ def read(folder: RunFolder) -> Record:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--images", nargs="+", default=list(NAMES), metavar="NAME", help="of data/photographs (all)")
     made.add_argument("--arms", nargs="+", metavar="NAME", help="only these of the YAML file")

@@ -41,12 +41,12 @@ SETTINGS = Path(__file__).with_suffix(".yaml")
 TIMES = 10
 """Noise levels at which the denoiser is measured: the middles of as many parts of [0, 1]."""
 STEPS = 40
-"""Of the sampler, that of DDPM on the levels of Karras et al."""
+"""Steps of the sampler, DDPM on the levels of Karras et al."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is measured by."""
+    """Judge and data that measure a run."""
 
     judge: unconditional.Judge
     test: Tensor
@@ -168,7 +168,7 @@ def training_images(config: ScoreEmbeddingConfig) -> Tensor:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--arms", nargs="+", metavar="NAME", help="only these of the YAML file")
     made.add_argument("--seeds", type=int, default=3, metavar="N", help="of each: weights, noise, samples (3)")
@@ -214,7 +214,7 @@ def main(chosen: argparse.Namespace) -> int:
 
 
 def setup_of(chosen: argparse.Namespace, report: Report, device: torch.device) -> Any:
-    """What the judge is made from, the same for all seeds."""
+    """Setup of the judge, the same for all seeds."""
     options = SimpleNamespace(seed=0, fashion_mnist=chosen.fashion_mnist)
     return SimpleNamespace(quick=chosen.quick, options=options, device=device, report=report)
 

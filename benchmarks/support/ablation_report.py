@@ -109,7 +109,7 @@ def how(config: ScoreEmbeddingConfig) -> str:
 def settings_table(
     report: Report, labels: Mapping[str, str], configs: Mapping[str, ScoreEmbeddingConfig], found: Found
 ) -> None:
-    """What each arm is."""
+    """Description of each arm."""
     head = ["arm", "method", "batch", "learning rate", "highest reached", "warm-up", "EMA", "clip", "steps", "every"]
     rows = []
     for arm, config in configs.items():

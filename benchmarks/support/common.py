@@ -195,7 +195,7 @@ def processor() -> str:
 
 
 def has_bf16() -> bool:
-    """Whether the processor supports bfloat16; without that it is slower than float32."""
+    """True if the processor supports bfloat16; without that it is slower than float32."""
     try:
         return "_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -230,7 +230,7 @@ class Setup:
 
     @property
     def quick(self) -> bool:
-        """Whether to do less."""
+        """True for the smaller version."""
         return bool(self.options.quick)
 
     @property

@@ -159,8 +159,8 @@ def measure(
         parts += [replace(job, items=left[k : k + at_once]) for k in range(0, len(left), at_once)]
     total = sum(len(job.items) for job in jobs)
     with bar(total, label, "items", initial=total - sum(len(part.items) for part in parts)) as tick:
-        for part, found in _results(parts, do, processes, keep_failures):
-            records.of(part.case, part.method, part.config).update(zip(part.items, found, strict=True))
+        for part, made in _results(parts, do, processes, keep_failures):
+            records.of(part.case, part.method, part.config).update(zip(part.items, made, strict=True))
             records.save()
             tick(len(part.items), f"{part.case}: {part.method}")
     found: Found = {}

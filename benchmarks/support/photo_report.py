@@ -140,7 +140,7 @@ class Pictures:
         self.earlier = [Path(left) for left in earlier or []]
 
     def has(self, case: Case, photo: str, title: str) -> bool:
-        """Whether this run or an earlier one has the image; the file of an earlier run is copied."""
+        """True if this run or an earlier one has the image; the file of an earlier run is copied."""
         name = self._name(case, photo, title)
         found = next((left / name for left in self.earlier if (left / name).is_file()), None)
         if not self.folder.has(name) and found is not None:

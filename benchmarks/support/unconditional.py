@@ -22,7 +22,7 @@ from support.common import ROOT, Setup, bar, cell
 from support.frechet import Moments, frechet_distance
 
 SHOWN = 64
-"""How many images a picture shows."""
+"""Number of images in a figure."""
 
 
 @dataclass(frozen=True)
