@@ -1,4 +1,4 @@
-"""Plan of `every_config.py` for a file of `configs/`: its kind and requirements, its short form, its stated duration."""
+"""Plan of `every_config.py` for a file of `configs/`: its kind, requirements, short form and stated duration."""
 
 from __future__ import annotations
 
