@@ -1,4 +1,4 @@
-"""How good the bundled networks are: denoising, inpainting, super-resolution, and new images.
+"""Quality of the bundled networks: denoising, inpainting, super-resolution, and new images.
 
 The first three are measured on the images of data/fashion_mnist, which no network was trained on, beside classical
 methods; new images by their Frechet distance to the test set in the features of a classifier that is trained here.
@@ -7,11 +7,9 @@ methods; new images by their Frechet distance to the test set in the features of
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,23 +18,22 @@ from support import baselines, unconditional
 from support.common import (
     NETWORKS,
     ROOT,
-    Report,
+    Setup,
     add_fashion_mnist,
     add_restoring,
     add_weights,
     bar,
     cell,
+    check_least,
+    check_num_images,
     parser,
-    resolve_precision,
     start,
     verdict,
 )
 from torch import Tensor
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.files import load_sample_config
-from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
-from randomwalk.denoisers.denoiser import NetworkDenoiser
+from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.errors import InputError
 from randomwalk.images import metrics
 from randomwalk.images.sheets import Row, overview
@@ -55,39 +52,7 @@ PROBLEMS = {
 """Title, and by how many dB the walk should be better than the first of the classical methods."""
 
 SHOWN = 8
-"""How many images the pictures show."""
-
-
-@dataclass
-class Setup:
-    """What every part needs."""
-
-    options: argparse.Namespace
-    report: Report
-    device: torch.device
-    precision: str
-    weights: Mapping[str, Path]
-
-    @property
-    def quick(self) -> bool:
-        """Whether to do less."""
-        return bool(self.options.quick)
-
-    @property
-    def num_images(self) -> int:
-        """How many of the test images are used."""
-        return 8 if self.quick else int(self.options.num_images)
-
-    def load(self) -> dict[str, NetworkDenoiser]:
-        """The denoisers."""
-        return {
-            n: load_denoiser(path, device=self.device, precision=self.precision) for n, path in self.weights.items()
-        }
-
-    def add(self, case: str, method: str, metric: str, value: tuple[float, float], unit: str) -> None:
-        """A mean and its standard error."""
-        self.report.add(case, method, metric, value[0], unit)
-        self.report.add(case, method, f"{metric}_standard_error", value[1], unit)
+"""Number of images in the figures."""
 
 
 # --- denoising -----------------------------------------------------------------------------------------------
@@ -126,7 +91,7 @@ def _denoising_table(setup: Setup, psnr: Mapping[str, list[list[float]]], count:
         values = [metrics.mean_and_error(images) for images in by_sigma]
         rows.append([name, *map(cell, values)])
         for sigma, value in zip(SIGMAS, values, strict=True):
-            setup.add(f"denoising, sigma {sigma:g}", name, "psnr", value, "dB")
+            setup.report.add(f"denoising, sigma {sigma:g}", name, "psnr", value, "dB")
     at = SIGMAS.index(0.5)
     classical = max(sum(psnr[name][at]) / count for name in ("total variation", "non-local means"))
     notes = [
@@ -146,7 +111,7 @@ def _denoising_table(setup: Setup, psnr: Mapping[str, list[list[float]]], count:
 
 @dataclass
 class Restored:
-    """What a method made of all images; ``x [N, S, C, H, W]`` has S samples of each."""
+    """Images restored by a method; ``x [N, S, C, H, W]`` has S samples of each."""
 
     x: Tensor
     evaluations: int = 0
@@ -160,25 +125,14 @@ class Restored:
         }
 
 
-def load_config(setup: Setup, name: str, network: str, **changes: Any) -> SampleConfig:
-    """A config of the folder configs/, made independent of the current folder, with our network and images."""
-    changes = {
-        "network.path": str(setup.weights[network]),
-        "data.path": str(ROOT / "data" / "fashion_mnist"),
-        "data.num_images": setup.num_images,
-        "data.fit": "pad",
-        "seed": setup.options.seed,
-        "batch_size": 64,
-        "precision": setup.precision,
-        **changes,
-    }
-    path = ROOT / "configs" / f"{name}.yaml"
-    return load_sample_config(path, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
-
-
 def best_setting(setup: Setup, network: str, problem: str) -> SampleConfig:
-    """The walk as configs/fashion/{network}_{problem}.yaml has it."""
+    """The walk with the settings of configs/fashion/{network}_{problem}.yaml."""
     return load_config(setup, f"fashion/{network}_{problem}", network, num_samples=2 if setup.quick else 4)
+
+
+def load_config(setup: Setup, name: str, network: str, **changes: Any) -> SampleConfig:
+    """A file of configs/ with our network, images and batch size."""
+    return setup.load_config(name, network, {"data.fit": "pad", "batch_size": 64, **changes})
 
 
 def papers_setting(setup: Setup, network: str, problem: str) -> SampleConfig:
@@ -262,10 +216,10 @@ def _restoration_table(
         psnr, ssim, over = map(metrics.mean_and_error, (quality[name]["psnr"], quality[name]["ssim"], gain))
         shown_gain = "" if name == baseline else cell(over)
         rows.append([name, f"{restored.evaluations}", cell(psnr), shown_gain, cell(ssim, 3)])
-        setup.add(problem, name, "psnr", psnr, "dB")
-        setup.add(problem, name, "ssim", ssim, "1")
+        setup.report.add(problem, name, "psnr", psnr, "dB")
+        setup.report.add(problem, name, "ssim", ssim, "1")
         if name != baseline:
-            setup.add(problem, name, f"psnr_over_{baseline.replace(' ', '_')}", over, "dB")
+            setup.report.add(problem, name, f"psnr_over_{baseline.replace(' ', '_')}", over, "dB")
         if restored.evaluations:
             setup.report.add(problem, name, "evaluations", restored.evaluations, "1")
             if "mean of" not in name:
@@ -307,7 +261,7 @@ PARTS: dict[str, Callable[[Setup], None]] = {
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="do only these")
     add_weights(made)
@@ -323,14 +277,10 @@ def options() -> argparse.ArgumentParser:
 def main(chosen: argparse.Namespace) -> int:
     """Do the parts that the options name."""
     check(chosen)
-    device = resolve_device(chosen.device)
-    precision = resolve_precision(chosen.precision, device)
-    weights = {n: getattr(chosen, n) for n in chosen.networks}
-    for path in weights.values():
-        load_denoiser(path)  # a file that does not load is told now, not after ten minutes
-    report = Report("bundled_weights", chosen, str(device), ["scikit-image", "torchmetrics"])
-    setup = Setup(chosen, report, device, precision, weights)
-    report.settings["precision"] = precision
+    for path in (getattr(chosen, n) for n in chosen.networks):
+        load_denoiser(path)  # a bad file ends the run now, not after ten minutes
+    setup = Setup.open("bundled_weights", chosen, ["scikit-image", "torchmetrics"])
+    report = setup.report
     times = []
     for part in chosen.parts:
         began, busy = time.perf_counter(), time.process_time()
@@ -339,20 +289,15 @@ def main(chosen: argparse.Namespace) -> int:
         times.append(f"* {part}: {busy:.1f} minutes of processor time in {wall:.1f} minutes")
         for name, minutes in (("processor_time", busy), ("time", wall)):
             report.add(part, "this script", name, minutes, "min")
-    where = f"{report.settings['processor']} ({device}), {torch.get_num_threads()} threads"
+    where = f"{report.settings['processor']} ({setup.device}), {torch.get_num_threads()} threads"
     report.say("\n".join([f"On {where}:\n", *times]))
-    report.save()
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 def check(chosen: argparse.Namespace) -> None:
     """Raise InputError for numbers that make no sense, and for data that is missing."""
-    for name, low in (("num_images", 2), ("num_samples", 2), ("batch_size", 1), ("seed", 0)):
-        if getattr(chosen, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
-    if chosen.num_images > 64:
-        raise InputError(f"--num-images {chosen.num_images}: data/fashion_mnist has 64")
+    check_num_images(chosen)
+    check_least(chosen, num_samples=2, batch_size=1, seed=0)
     if "unconditional" in chosen.parts:
         unconditional.check_data(chosen.fashion_mnist)
 

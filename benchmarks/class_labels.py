@@ -10,15 +10,12 @@ from __future__ import annotations
 import argparse
 import math
 
-import bundled_weights
 import torch
 from support import frechet, unconditional
-from support.common import ROOT, Report, add_fashion_mnist, bar, cell, parser, resolve_precision, start
+from support.common import ROOT, Setup, add_fashion_mnist, bar, cell, check_least, parser, start
 from torch import Tensor
 
 from randomwalk.config.files import load_sample_config
-from randomwalk.denoisers.checkpoints import resolve_device
-from randomwalk.errors import InputError
 from randomwalk.images.sheets import Row, overview
 from randomwalk.images.standard_sets import FASHION_CLASSES
 from randomwalk.images.tensors import to_bytes
@@ -31,7 +28,7 @@ SHOWN = 8
 """Images of each class in a picture."""
 
 
-def load(setup: bundled_weights.Setup, name: str, *changes: str) -> Task:
+def load(setup: Setup, name: str, *changes: str) -> Task:
     """The task in configs/fashion/{name}.yaml, with other numbers of images, and other changes."""
     given = [f"num_images={setup.num_images}", f"batch_size={setup.options.batch_size}", f"precision={setup.precision}"]
     given += [f"seed={setup.options.seed}", "animation_frames=0", *changes]
@@ -58,26 +55,24 @@ def made(task: Task, label: str) -> tuple[Tensor, Tensor, int]:
     return pixels.float() / 127.5 - 1, labels, evaluations
 
 
-def judged(
-    setup: bundled_weights.Setup, judge: unconditional.Judge, case: str, name: str, images: Tensor, labels: Tensor
-) -> list[str]:
+def judged(setup: Setup, judge: unconditional.Judge, case: str, name: str, images: Tensor, labels: Tensor) -> list[str]:
     """Cells of a table: distance, and the share of the images that are seen as their class, with its standard error."""
     distance = judge.distances(images)[1]
     share = frechet.accuracy(judge.classifier, images, labels, judge.device)
     error = math.sqrt(share * (1 - share) / len(images))
     setup.report.add(case, name, "frechet_to_test", distance, "1")
-    setup.add(case, name, "accuracy", (share, error), "1")
+    setup.report.add(case, name, "accuracy", (share, error), "1")
     return [f"{distance:.2f}", cell((100 * share, 100 * error), 1)]
 
 
-def sheet(setup: bundled_weights.Setup, name: str, images: Tensor, labels: Tensor) -> None:
+def sheet(setup: Setup, name: str, images: Tensor, labels: Tensor) -> None:
     """A row of pictures for each class."""
     pixels = to_bytes(images)
     rows = [Row(FASHION_CLASSES[k], list(pixels[(labels == k).numpy()][:SHOWN])) for k in labels.unique().tolist()]
     setup.report.folder.write_image(f"samples_{name}.png", overview(rows, side=64))
 
 
-def measure(setup: bundled_weights.Setup) -> None:
+def measure(setup: Setup) -> None:
     """Both tables."""
     train, labels = frechet.load_split(setup.options.fashion_mnist, "train")
     judge = unconditional.make_judge(setup, (train, labels))
@@ -108,7 +103,7 @@ def measure(setup: bundled_weights.Setup) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the networks (auto)")
     made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
@@ -122,16 +117,11 @@ def options() -> argparse.ArgumentParser:
 
 def main(chosen: argparse.Namespace) -> int:
     """Measure."""
-    for name, low in (("num_images", 2), ("batch_size", 1), ("seed", 0)):
-        if getattr(chosen, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
+    check_least(chosen, num_images=2, batch_size=1, seed=0)
     unconditional.check_data(chosen.fashion_mnist)
-    device = resolve_device(chosen.device)
-    precision = resolve_precision(chosen.precision, device)
-    report = Report("class_labels", chosen, str(device))
-    measure(bundled_weights.Setup(chosen, report, device, precision, {}))
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    setup = Setup.open("class_labels", chosen, [])
+    measure(setup)
+    return setup.report.finish()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from support.common import ROOT, Report, bar, parser, start
-from support.records import Records
+from support.engine import Records
 
 from randomwalk import distributed
 from randomwalk.config.files import load_sample_config, load_train_config
@@ -48,7 +48,7 @@ def told(sde: str, prediction: str = "v", **objective: Any) -> tuple[str, ...]:
 
 VP = "{name: vp}"
 EDM_LEVELS = "{name: log_normal, mean: -0.3, std: 1.3}"
-"""Those of the configs. Losses that do not look at X are noisy where the network is steep, at low noise levels."""
+"""Levels of the configs. Losses that do not look at X are noisy where the network is steep, at low noise levels."""
 
 
 def without_x(name: str, **objective: Any) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def train_and_sample(row: Row, options: argparse.Namespace) -> tuple[dict[str, A
 
 
 def verdict(row: Row, found: dict[str, Any]) -> str:
-    """Whether the distances are small enough."""
+    """Verdict on the distances."""
     near = all(found[name][0] <= MOST * found[name][2] for name in metrics.METRICS)
     return "met" if near and (row.points != ROLL or found["chamfer"][0] <= MOST_ON_ROLL) else "MISSED"
 
@@ -144,12 +144,12 @@ def tables(report: Report, found: dict[str, dict[str, Any]]) -> None:
 
 
 def key(row: Row) -> str:
-    """What distinguishes a training: rows with the same changes share one."""
+    """Key of a training; rows with the same changes share one."""
     return f"{row.points} {' '.join(row.changes)}".strip()
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--rows", nargs="+", choices=sorted({row.label for row in ROWS}), help="only these")
     made.add_argument("--num-images", type=int, metavar="N", help="points seen in training (those of the configs)")
@@ -181,8 +181,7 @@ def main(chosen: argparse.Namespace) -> int:
             found[key(row)] = kept["result"]
             tick(1, f"{row.label}: {found[key(row)]['chamfer'][0]:.4f}")
     tables(report, found)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from support import photo_baselines
-from support.common import Report, bar, parser, start, verdict
-from support.photo_methods import Clock
+from support.common import Report, check_least, parser, start, verdict
+from support.engine import Clock, Job, Record, Records, measure
 from support.photo_problems import MEASUREMENT, Problem
 from support.photographs import (
     BUNDLED,
@@ -32,7 +32,6 @@ from support.photographs import (
     photographs,
     spread,
 )
-from support.records import Record, Records
 from torch import Tensor
 
 from randomwalk.denoisers.checkpoints import resolve_device
@@ -99,7 +98,7 @@ def networks(options: argparse.Namespace, device: torch.device) -> dict[str, Met
 
 
 def classical(options: argparse.Namespace) -> dict[str, Method]:
-    """Those without a network; BM3D if its package is there."""
+    """Methods without a network; BM3D if its package is installed."""
 
     def total_variation(y: Tensor, level: int) -> Tensor:
         problem = Problem(Identity(y.shape[1:]), GaussianNoise(level * 2 / 255), y, y)
@@ -132,42 +131,36 @@ def noisy(photo: Photograph, level: int, seed: int) -> Tensor:
     return photo.pixels[None] + in_pixels(level) * normal
 
 
-def judge(method: Method, photo: Photograph, level: int, options: argparse.Namespace, device: torch.device) -> Record:
-    """PSNR and SSIM of one image, and the seconds that it took."""
+def judge(job: Job) -> list[Record]:
+    """PSNR, SSIM and seconds of one image."""
+    method, level, photos, options, device = job.payload
+    photo = photos[job.items[0]]
     y, clock = noisy(photo, level, options.seed), Clock(device)
     x = method.denoise(y, level)
     seconds, truth = clock.seconds(), photo.pixels[None]
-    return {"psnr": float(metrics.psnr(x, truth)), "ssim": float(metrics.ssim(x, truth)), "seconds": seconds}
+    return [{"psnr": float(metrics.psnr(x, truth)), "ssim": float(metrics.ssim(x, truth)), "seconds": seconds}]
 
 
-Found = dict[str, dict[int, dict[str, Record]]]
-"""By method, level and image."""
+Levels = dict[str, dict[int, dict[str, Record]]]
+"""Records by method, level and image."""
 
 
-def measure(
+def measure_all(
     options: argparse.Namespace,
     device: torch.device,
     methods: Mapping[str, Method],
     photos: list[Photograph],
     records: Records,
-) -> Found:
-    """Do what is not in the records yet."""
-    found: Found = {}
-    chosen = {
-        title: [photos[k] for k in spread(len(photos), m.num_images or len(photos))] for title, m in methods.items()
-    }
-    with bar(len(LEVELS) * sum(map(len, chosen.values())), "denoising", "images") as tick:
-        for title, method in methods.items():
-            config = {**method.config, "seed": options.seed, "crop": options.crop}
-            for level in LEVELS:
-                done = records.of(f"sigma {level}", title, config)
-                for photo in chosen[title]:
-                    if photo.key not in done:
-                        done[photo.key] = judge(method, photo, level, options, device)
-                        records.save()
-                    tick(1, f"{title}, {level}")
-                found.setdefault(title, {})[level] = {photo.key: done[photo.key] for photo in chosen[title]}
-    return found
+) -> Levels:
+    """Measure all methods at all levels."""
+    jobs = []
+    for title, method in methods.items():
+        chosen = {photos[k].key: photos[k] for k in spread(len(photos), method.num_images or len(photos))}
+        config = {**method.config, "seed": options.seed, "crop": options.crop}
+        for level in LEVELS:
+            jobs.append(Job(f"sigma {level}", title, config, list(chosen), (method, level, chosen, options, device)))
+    found = measure(jobs, judge, records, "denoising", keep_failures=False)
+    return {title: {level: found[f"sigma {level}"][title] for level in LEVELS} for title in methods}
 
 
 def mean(images: Mapping[str, Record], metric: str, only: Mapping[str, Record] | None = None) -> float:
@@ -178,7 +171,7 @@ def mean(images: Mapping[str, Record], metric: str, only: Mapping[str, Record] |
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def write(report: Report, options: argparse.Namespace, found: Found, trained: list[str], notes: list[str]) -> None:
+def write(report: Report, options: argparse.Namespace, found: Levels, trained: list[str], notes: list[str]) -> None:
     """The table, results.csv, and how far the networks are from the published figure to compare with.
 
     Args:
@@ -214,7 +207,7 @@ def write(report: Report, options: argparse.Namespace, found: Found, trained: li
 
 
 def common_notes(options: argparse.Namespace) -> list[str]:
-    """What the figures are of."""
+    """Notes on how all numbers were measured."""
     cut = "whole images" if options.crop == 0 else f"images cut to {options.crop} pixels"
     return [
         f"mean over {cut}, colour; noise of seed {options.seed}, not quantised, results clipped; networks in "
@@ -223,8 +216,8 @@ def common_notes(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def subset_notes(found: Found, trained: list[str]) -> list[str]:
-    """Of a method that saw only some of the images, what the networks reach on the same ones."""
+def subset_notes(found: Levels, trained: list[str]) -> list[str]:
+    """Notes on the networks on the images of methods that saw only some of them."""
     notes = []
     total = max(len(levels[LEVELS[0]]) for levels in found.values())
     for title, levels in found.items():
@@ -239,7 +232,7 @@ def subset_notes(found: Found, trained: list[str]) -> list[str]:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     add_options(made, crop=0)
     made.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="only these networks")
@@ -256,10 +249,9 @@ def options() -> argparse.ArgumentParser:
 def main(chosen: argparse.Namespace) -> int:
     """Measure and print."""
     check_options(chosen)
-    for name, low, high in (("num_images", 1, SETS[TEST_SET]), ("bm3d_images", 0, SETS[TEST_SET])):
-        if not low <= getattr(chosen, name) <= high:
-            value = getattr(chosen, name)
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected {low} to {high}, the images of CBSD68")
+    check_least(chosen, num_images=1, bm3d_images=0)
+    if (most := max(chosen.num_images, chosen.bm3d_images)) > SETS[TEST_SET]:
+        raise InputError(f"{most} images: CBSD68 has {SETS[TEST_SET]}")
     if chosen.quick:
         chosen.num_images, chosen.bm3d_images, chosen.crop = 2, min(chosen.bm3d_images, 1), chosen.crop or 64
     folder = TEST_SET if chosen.data is not None else BUNDLED
@@ -271,10 +263,9 @@ def main(chosen: argparse.Namespace) -> int:
     missing = photo_baselines.bm3d_missing() if chosen.bm3d_images else None
     metrics.load()
     methods = {**classical(chosen), **trained}
-    found = measure(chosen, device, methods, photos, Records(report.folder, chosen.resume))
+    found = measure_all(chosen, device, methods, photos, Records(report.folder, chosen.resume))
     write(report, chosen, found, list(trained), [missing] if missing else [])
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ LONG = 600.0
 TWENTIETH = 1 / 20
 RECORDS = "records.json"
 SIDE = 64
-"""Of the photographs that the quick form restores, in pixels; with these it takes as many steps as the config."""
+"""Side of the photographs that the quick form restores, in pixels; it takes as many steps as the config."""
 VALIDATION_SIDE = 192
-"""Of the stand-ins for photographs to validate on, one of each: other cuts than those that are trained on."""
+"""Stand-ins for validation photographs, one of each: other cuts than those for training."""
 NOT_RUN = "not run"
 PROBE = ".probe"
-"""What the name of the folder has more in which a training shows how fast it is."""
+"""Suffix of the folder of a training that measures its speed."""
 PHOTOGRAPHS, STAND_IN = "stand-in photographs", "stand-in data"
 EPILOG = """\
 An --out that an earlier run of the same form has left is gone on with: what is done there is not done again, and what
@@ -49,7 +49,7 @@ exit status: 0 all ran; 1 some did not.
 
 @dataclass
 class Run:
-    """How a command ended."""
+    """Outcome of a command."""
 
     status: int
     seconds: float
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def message(self) -> str:
-        """What it said last: from the line with the error on, else the last lines."""
+        """Its last output: from the line with the error on, or the last lines."""
         lines = [line.rstrip() for line in self.output.replace("\r", "\n").splitlines() if line.strip()]
         errors = [k for k, line in enumerate(lines) if line.startswith("error:")]
         return "\n".join(lines[errors[-1] :] if errors else lines[-8:])
@@ -67,7 +67,7 @@ class Run:
 
 @dataclass
 class Plan:
-    """How a file is run: changes, and what the table says of them."""
+    """Changes with which a file is run, and their description in the table."""
 
     changes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Plan:
 
 @dataclass
 class Setting:
-    """What all commands have in common."""
+    """Settings shared by all commands."""
 
     folder: RunFolder
     options: argparse.Namespace
@@ -109,7 +109,7 @@ class Setting:
 
 
 def plan(job: Job, training: Job | None, records: dict[str, Any], setting: Setting) -> Plan:
-    """What a file needs besides itself, and the changes of the quick form."""
+    """Requirements of a file, and the changes of the quick form."""
     made = Plan()
     if job.trains:
         _provide_images(job, made, setting)
@@ -130,7 +130,7 @@ def plan(job: Job, training: Job | None, records: dict[str, Any], setting: Setti
 
 
 def is_standard(job: Job) -> bool:
-    """Whether a file trains on a set that is looked for and downloaded, and not on a folder of the user's."""
+    """True if a file trains on a set that is downloaded, not on a folder of the user."""
     config = job.config
     return isinstance(config, TrainConfig) and config.data.dataset not in ("folder", "points")
 
@@ -247,7 +247,7 @@ def _record(job: Job, made: Plan, form: str, run: Run | None, failed: bool, mess
 
 
 def _is_done(job: Job, record: dict[str, Any] | None, quick: bool) -> bool:
-    """Whether a record is one of this file in this form, which ran."""
+    """True if a record is of this file in this form, and ran."""
     if record is None or record["failed"] or record["form"] == NOT_RUN:
         return False
     return (record["form"] == "quick") == quick and bool(record["file"] == _digest(job))
@@ -293,7 +293,7 @@ def _number(value: float | None) -> str:
 
 
 def _duration(record: dict[str, Any]) -> tuple[str, str]:
-    """How long the whole takes, and what the file says of that; how many times as long it is where it does."""
+    """Duration of the full run beside the one that the file states, and their ratio."""
     whole, said = record.get("whole_seconds"), record.get("said_seconds")
     if whole is None:
         return "-", "-"
@@ -310,7 +310,7 @@ def _time(seconds: float) -> str:
 
 
 def options() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """Options of the command line."""
     made = common.parser(__doc__ or "", EPILOG)
     made.add_argument("configs", nargs="*", metavar="FILE", help="files of configs/ (all of them)")
     made.add_argument(

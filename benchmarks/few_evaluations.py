@@ -1,4 +1,4 @@
-"""How good a restoration is after few network evaluations: PSNR of four samplers, beside the paper's 750 steps.
+"""Restoration with few network evaluations: PSNR of four samplers, beside the paper's 750 steps.
 
 The walk has the settings of configs/fashion/vp_inpainting.yaml and vp_super_resolution.yaml beside it, the others
 those of configs/posterior/NAME.yaml; only the number of steps changes. Evaluations are counted in forward passes: one
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import bundled_weights
 import inverse_problems
 import torch
-from support.common import ROOT, Report, add_restoring, add_weights, bar, cell, parser, resolve_precision, start
+from support.common import Setup, add_restoring, add_weights, bar, cell, check_num_images, parser, start
 
 from randomwalk.config import SampleConfig
-from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
 from randomwalk.run_folder import RunFolder
@@ -32,28 +31,19 @@ SAMPLERS = (WALK, "diffpir", "ddnm_plus", "mmps")
 BUDGETS = (5, 10, 20, 50, 100)
 PAPER = "the paper's walk"
 FORWARD_PASSES = 2
-"""What a vector-Jacobian product costs, in forward passes."""
+"""Cost of a vector-Jacobian product, in forward passes."""
 
 Psnr = tuple[float, float]
 """Mean and standard error over the images."""
 
 
-def config_of(setup: bundled_weights.Setup, sampler: str, problem: str) -> SampleConfig:
+def config_of(setup: Setup, sampler: str, problem: str) -> SampleConfig:
     """The settings of a sampler, with our images and one sample of each."""
     if sampler == PAPER:
         return bundled_weights.papers_setting(setup, "vp", problem)
     if sampler == WALK:
         return bundled_weights.load_config(setup, f"fashion/vp_{problem}", "vp")
-    changes = {
-        "network.path": str(setup.weights["vp"]),
-        "data.path": str(ROOT / "data" / "fashion_mnist"),
-        "data.num_images": setup.num_images,
-        "seed": setup.options.seed,
-        "num_samples": 1,
-        "precision": setup.precision,
-    }
-    path = inverse_problems.CONFIGS / f"{sampler}.yaml"
-    return inverse_problems.load_config(path, PROBLEMS[problem], changes)
+    return inverse_problems.load_config(setup, inverse_problems.Method(sampler), PROBLEMS[problem], {"num_samples": 1})
 
 
 def with_steps(config: SampleConfig, steps: int) -> SampleConfig:
@@ -82,7 +72,7 @@ def restored(task: Task) -> tuple[Psnr, int]:
     return psnr, batch.evaluations + FORWARD_PASSES * batch.vjps
 
 
-def measure(setup: bundled_weights.Setup, problem: str) -> dict[str, dict[int, Psnr]]:
+def measure(setup: Setup, problem: str) -> dict[str, dict[int, Psnr]]:
     """PSNR by sampler and number of forward passes; a table of it."""
     jobs = [(PAPER, 0)] + [(sampler, budget) for sampler in SAMPLERS for budget in setup.options.budgets]
     found: dict[str, dict[int, Psnr]] = {}
@@ -101,7 +91,7 @@ def measure(setup: bundled_weights.Setup, problem: str) -> dict[str, dict[int, P
                 tick(1, f"{sampler} diverges")
                 continue
             found.setdefault(sampler, {})[passes] = psnr
-            setup.add(problem, f"{sampler}, {passes} forward passes", "psnr", psnr, "dB")
+            setup.report.add(problem, f"{sampler}, {passes} forward passes", "psnr", psnr, "dB")
             setup.report.save()
             tick(1, f"{sampler} {passes}: {psnr[0]:.2f} dB")
     rows = [
@@ -146,7 +136,7 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, Psnr]]], folder: RunFolde
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     add_weights(made, ["vp"])
     made.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS), help="only these")
@@ -159,26 +149,15 @@ def options() -> argparse.ArgumentParser:
 
 def main(chosen: argparse.Namespace) -> int:
     """Measure and draw."""
-    check(chosen.num_images, chosen.budgets)
+    check_num_images(chosen)
+    if min(chosen.budgets) < 2:
+        raise InputError(f"--budgets {min(chosen.budgets)}: expected 2 or more")
     if chosen.quick:
         chosen.budgets = [5, 10]
-    device = resolve_device(chosen.device)
-    precision = resolve_precision(chosen.precision, device)
-    report = Report("few_evaluations", chosen, str(device), ["torchmetrics"])
-    report.settings["precision"] = precision
+    setup = Setup.open("few_evaluations", chosen, ["torchmetrics"])
     metrics.load()
-    setup = bundled_weights.Setup(chosen, report, device, precision, {"vp": chosen.vp})
-    draw({problem: measure(setup, problem) for problem in chosen.problems}, report.folder)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
-
-
-def check(num_images: int, budgets: Sequence[int]) -> None:
-    """Raise InputError for numbers that make no sense."""
-    if not 2 <= num_images <= 64:
-        raise InputError(f"--num-images {num_images}: expected 2 to 64, which data/fashion_mnist has")
-    if min(budgets) < 2:
-        raise InputError(f"--budgets {min(budgets)}: expected 2 or more")
+    draw({problem: measure(setup, problem) for problem in chosen.problems}, setup.report.folder)
+    return setup.report.finish()
 
 
 if __name__ == "__main__":

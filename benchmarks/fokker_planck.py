@@ -206,7 +206,7 @@ def verdicts(report: Report, found: Found, sizes: list[int]) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--sizes", nargs="+", type=int, metavar="N", help=f"of a side; {SIZES}, quick {QUICK_SIZES}")
     folder = ROOT / "data" / "photographs"
@@ -229,8 +229,7 @@ def main(chosen: argparse.Namespace) -> int:
         found = measure(chosen, device, report)
     tables(report, found, chosen.sizes)
     verdicts(report, found, chosen.sizes)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
-from support.common import NETWORKS, Report, add_fashion_mnist, add_weights, bar, parser, start
+from support.common import NETWORKS, Report, add_fashion_mnist, add_weights, check_least, parser, start
+from support.engine import Job, Record, Records, measure
 from support.frechet import load_split
-from support.records import Record, Records
 from torch import Tensor
 
 from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
@@ -59,7 +59,7 @@ class Run:
 
 @dataclass
 class Setup:
-    """What every part needs."""
+    """Data, options and records of the benchmark."""
 
     options: argparse.Namespace
     report: Report
@@ -92,7 +92,7 @@ class Setup:
 # --- the networks ----------------------------------------------------------------------------------------------
 
 
-def measure(setup: Setup, name: str, denoiser: Denoiser, run: Run, tick: Callable[..., object]) -> list[Record]:
+def measured(setup: Setup, name: str, denoiser: Denoiser, run: Run) -> list[Record]:
     """Records of the images of a run, in their order."""
     config = {
         "network": getattr(setup.options, name).stem,
@@ -100,31 +100,18 @@ def measure(setup: Setup, name: str, denoiser: Denoiser, run: Run, tick: Callabl
         "start": [setup.mean, setup.variance],
         "seed": setup.options.seed,
     }
-    kept = setup.records.of("likelihood", f"{name}, {run.label}", config)
-    missing = [i for i in range(run.images) if str(i) not in kept]
-    tick(run.images - len(missing))
-    for first in range(0, len(missing), setup.options.batch_size):
-        batch = missing[first : first + setup.options.batch_size]
-        kept |= zip(map(str, batch), evaluate(setup, denoiser, run, batch, tick), strict=True)
-        setup.records.save()
-    return [kept[str(i)] for i in range(run.images)]
+    method, images = f"{name}, {run.label}", [str(i) for i in range(run.images)]
+    jobs = [Job("likelihood", method, config, images, (setup, denoiser, run))]
+    found = measure(jobs, evaluate, setup.records, method, at_once=setup.options.batch_size, keep_failures=False)
+    return list(found["likelihood"][method].values())
 
 
-def evaluate(
-    setup: Setup, denoiser: Denoiser, run: Run, images: Sequence[int], tick: Callable[..., object]
-) -> list[Record]:
+def evaluate(job: Job) -> list[Record]:
     """Records of one batch."""
+    setup, denoiser, run = job.payload
+    images = [int(item) for item in job.items]
     draws = setup.draws(images)
-    x = dequantise(setup.test[list(images)].to(setup.device), draws)
-    length = math.log(denoiser.sigma_max / denoiser.sigma_min)
-    done = 0
-
-    def advance(evaluations: int, sigma: float) -> None:
-        nonlocal done
-        now = max(done, int(len(images) * math.log(sigma / denoiser.sigma_min) / length))
-        tick(now - done, f"sigma {sigma:.3g}, {evaluations} evaluations")
-        done = now
-
+    x = dequantise(setup.test[images].to(setup.device), draws)
     began = time.process_time()
     found = log_likelihood(
         denoiser,
@@ -135,9 +122,7 @@ def evaluate(
         draws=draws,
         rtol=run.tolerance,
         atol=run.tolerance,
-        callback=advance,
     )
-    tick(len(images) - done)
     variance = denoiser.sigma_max**2 + 1
     standard = -(found.latent.square() / variance + math.log(2 * math.pi * variance)).flatten(1).sum(1) / 2
     columns = {
@@ -156,13 +141,13 @@ def bits(setup: Setup, found: Sequence[Record], key: str = "log_prob") -> list[f
     return bits_per_dimension(values, setup.dimensions).tolist()
 
 
-def network_rows(setup: Setup, name: str, denoiser: Denoiser, tick: Callable[..., object]) -> tuple[list[str], str]:
+def network_rows(setup: Setup, name: str, denoiser: Denoiser) -> tuple[list[str], str]:
     """The row of a network, and a note on how far it can be trusted."""
     chosen, case = setup.options, f"{len(setup.test)} test images"
     main = Run(len(setup.test), chosen.tolerance)
     few = Run(chosen.check_images, chosen.tolerance / 10)
     many = Run(chosen.check_images, chosen.tolerance, chosen.probes)
-    found = {run: measure(setup, name, denoiser, run, tick) for run in (main, few, many)}
+    found = {run: measured(setup, name, denoiser, run) for run in (main, few, many)}
     values = bits(setup, found[main])
     coarse = [a - b for a, b in zip(values, bits(setup, found[few]), strict=False)]
     start = [b - a for a, b in zip(values, bits(setup, found[main], "standard_start"), strict=True)]
@@ -297,7 +282,7 @@ def table(setup: Setup, rows: Sequence[Sequence[str]], notes: Sequence[str]) -> 
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     add_weights(made)
     made.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="only these")
@@ -340,21 +325,17 @@ def main(chosen: argparse.Namespace) -> int:
     setup = prepare(chosen)
     denoisers = {name: load_denoiser(path, device=setup.device) for name, path in weights.items()}
     rows, notes = simple_rows(setup, denoisers), []
-    with bar((chosen.num_images + 2 * chosen.check_images) * len(weights), "likelihood", "images") as tick:
-        for name, denoiser in denoisers.items():
-            added, note = network_rows(setup, name, denoiser, tick)
-            rows.append(added)
-            notes.append(note)
+    for name, denoiser in denoisers.items():
+        added, note = network_rows(setup, name, denoiser)
+        rows.append(added)
+        notes.append(note)
     table(setup, rows, notes)
-    print(f"\nfiles: {setup.report.folder.path}")
-    return 0
+    return setup.report.finish()
 
 
 def check(chosen: argparse.Namespace) -> None:
     """Raise InputError for numbers that make no sense."""
-    for name, low in (("num_images", 2), ("batch_size", 1), ("check_images", 1), ("probes", 2), ("seed", 0)):
-        if getattr(chosen, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
+    check_least(chosen, num_images=2, batch_size=1, check_images=1, probes=2, seed=0)
     if chosen.check_images > chosen.num_images:
         raise InputError(f"--check-images {chosen.check_images}: expected at most --num-images {chosen.num_images}")
     if not chosen.tolerance > 0:

@@ -1,30 +1,35 @@
-"""How well photographs are restored: the random walk and the best posterior sampler, beside what does without them.
+"""Restoration of photographs: the random walk and the best posterior sampler, beside methods without our sampler.
 
 Set5 and 12 images of CBSD68 (every fifth by name) are degraded as photo_restoration.yaml says. The settings of all
-methods, and the best of the posterior samplers in each case, were chosen by --tune on other photographs
+methods, and the best posterior sampler in each case, were chosen by --tune on other photographs
 (photo_restoration_settings.yaml).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from support import photo_methods
-from support.common import Report, bar, parser, start
+from support.common import Report, bar, check_least, parser, start
+from support.engine import FAILED, Job, Record, Records, Settings, choose, failure, measure
 from support.perceptual import lpips_missing
 from support.photo_methods import facts_of, judge, restore
-from support.photo_plan import Chosen, Plan, load_plan, settings_of
+from support.photo_plan import Chosen, Plan, load_plan, settings_of, write_settings
 from support.photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
 from support.photo_report import Pictures, Result, Shown, case_table, draw, summary
-from support.photo_tuning import Tuning, validation_photographs
 from support.photographs import (
     BUNDLED,
     MODELS,
+    SETS,
+    VALIDATION,
     Photograph,
     add_options,
     check_options,
@@ -32,23 +37,28 @@ from support.photographs import (
     load_model,
     open_set,
     photographs,
+    spread,
 )
-from support.records import Records
 
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
-from randomwalk.images.sources import to_pixels
+from randomwalk.images.sources import open_images, to_pixels
 from randomwalk.operators import SuperResolution
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling.batch import visible_and_baseline
 
 EVERY_FIFTH, NUM_CBSD68 = 5, 12
+FIRST, FINALISTS = 2, 4
+"""--tune tries all candidates on the first photographs, and this many of the best on all of them."""
 
 
-def photographs_of(options: argparse.Namespace) -> list[Photograph]:
-    """Set5 and a part of CBSD68; with --quick and no data, two of the repository."""
+# --- photographs -----------------------------------------------------------------------------------------------------
+
+
+def measured_photographs(options: argparse.Namespace) -> list[Photograph]:
+    """Set5 and a part of CBSD68; with --quick and no data, two photographs of the repository."""
     if options.data is None:
         return photographs(open_set(None, BUNDLED), BUNDLED, [0, 1], options.crop, MULTIPLE)
     found = []
@@ -59,78 +69,22 @@ def photographs_of(options: argparse.Namespace) -> list[Photograph]:
     return found
 
 
-@dataclass
-class Run:
-    """What is measured, and with what.
+def validation_photographs(folder: Path, data: Path, count: int, crop: int) -> list[Photograph]:
+    """Evenly spaced photographs of a folder, without any that has the name of a test image.
 
-    Attributes:
-        denoiser: the network; None to measure classical methods alone.
-        facts: what decides the results besides the case, the method with its settings, and the photograph.
-        shown: the photograph whose images the picture shows, by the name of the case.
+    Raises:
+        InputError: there are too few of them.
     """
-
-    plan: Plan
-    denoiser: Denoiser | None
-    device: torch.device
-    photos: Sequence[Photograph]
-    seed: int
-    facts: dict[str, Any]
-    perceptual: bool
-    records: Records
-    pictures: Pictures
-    shown: dict[str, Photograph]
-
-    def measure(self, case: Case, methods: Chosen, sampler: str, tick: Any) -> Result:
-        """Do what is not there yet of a case."""
-        failed: dict[str, str] = {}
-        found = {}
-        for title, settings in methods.items():
-            config = {**facts_of(title, self.facts), **case.law, "settings": dict(settings), "lpips": self.perceptual}
-            found[title] = self.records.of(case.name, title, config)
-            for photo in self.photos:
-                shown = self.shown.get(case.name) is photo
-                if photo.key not in found[title] or (shown and not self.pictures.has(case, photo.key, title)):
-                    try:
-                        self.restore(case, photo, title, settings, found[title], shown)
-                    except RunError as error:
-                        failed[title] = f"{photo.key}: {error}"
-                        break
-                tick(1, f"{case.name}: {title}")
-        keys = [photo.key for photo in self.photos]
-        images = {title: {key: found[title][key] for key in keys} for title in methods if title not in failed}
-        return Result(case, images, sampler, failed)
-
-    def restore(
-        self, case: Case, photo: Photograph, title: str, settings: Any, done: dict[str, Any], shown: bool
-    ) -> None:
-        """One image by one method; its record, and its picture if that is shown."""
-        problem = make_problem(case, photo, self.seed).to(self.device)
-        outcome = restore(title, settings, problem, self.denoiser, photo.draws(self.seed, SAMPLER))
-        done[photo.key] = judge(outcome, photo.pixels[None], self.perceptual)
-        if shown:
-            self.pictures.write(case, photo.key, title, to_pixels(outcome.x[0]))
-        self.records.save()
-
-    def rows(self, results: Sequence[Result]) -> list[Shown]:
-        """What the picture shows, in the order of the file."""
-        found = []
-        by_name = {result.case.name: result for result in results}
-        for name, photo in self.shown.items():
-            if name in by_name:
-                result = by_name[name]
-                measured = to_pixels(visible(make_problem(result.case, photo, self.seed)))
-                found.append(Shown(result, photo.key, to_pixels(photo.pixels), measured))
-        return found
-
-
-def visible(problem: Problem) -> torch.Tensor:
-    """What is to be seen of a measurement, ``[3, h, w]``: missing pixels are grey, and small images stay small."""
-    small = isinstance(problem.operator, SuperResolution)
-    return problem.y[0] if small else visible_and_baseline(problem.operator, problem.y)[0][0]
+    test = {Path(name).stem for folder_of_set in SETS for name in open_set(data, folder_of_set).names}
+    source = open_images(folder)
+    allowed = [number for number, name in enumerate(source.names) if Path(name).stem not in test]
+    if len(allowed) < count:
+        raise InputError(f"--validation {folder}: has {len(allowed)} images that are not tested on; expected {count}")
+    return photographs(source, VALIDATION, [allowed[k] for k in spread(len(allowed), count)], crop, MULTIPLE)
 
 
 def shown_photographs(plan: Plan, photos: Sequence[Photograph]) -> dict[str, Photograph]:
-    """The photograph of each row of the picture, by its case: the rule of the file."""
+    """Photograph of each row of the figure, by its case: the rule of photo_restoration.yaml."""
     every = int(plan.pictures["every"])
     return {
         f"{degradation}, noise {noise:g}": photos[every * row % len(photos)]
@@ -138,11 +92,141 @@ def shown_photographs(plan: Plan, photos: Sequence[Photograph]) -> dict[str, Pho
     }
 
 
+# --- measurements ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Photographs, a network, and records of what was measured with them.
+
+    Attributes:
+        denoiser: the network; None for classical methods alone.
+        facts: everything that decides the results besides the case, the method with its settings, and the photograph.
+        perceptual: whether to measure LPIPS.
+        pictures: images for the figure.
+        shown: photograph of the figure, by the name of the case.
+    """
+
+    denoiser: Denoiser | None
+    device: torch.device
+    photos: Sequence[Photograph]
+    seed: int
+    facts: dict[str, Any]
+    records: Records
+    perceptual: bool = False
+    pictures: Pictures | None = None
+    shown: dict[str, Photograph] = field(default_factory=dict)
+
+    def job(self, case: Case, title: str, settings: Mapping[str, Any], photos: Sequence[Photograph]) -> Job:
+        """A method on some photographs."""
+        law = {**case.law, "settings": dict(settings), "lpips": self.perceptual}
+        work = (self, case, title, settings, {photo.key: photo for photo in photos})
+        return Job(case.name, title, {**facts_of(title, self.facts), **law}, [photo.key for photo in photos], work)
+
+
+def do(job: Job) -> list[Record]:
+    """Restore one photograph, judge the image, and keep it if the figure shows it.
+
+    Raises:
+        RunError: the image is not finite.
+    """
+    bench, case, title, settings, photos = job.payload
+    photo = photos[job.items[0]]
+    problem = make_problem(case, photo, bench.seed).to(bench.device)
+    outcome = restore(title, settings, problem, bench.denoiser, photo.draws(bench.seed, SAMPLER))
+    if bench.pictures is not None and bench.shown.get(case.name) is photo:
+        bench.pictures.write(case, photo.key, title, to_pixels(outcome.x[0]))
+    return [judge(outcome, photo.pixels[None], bench.perceptual)]
+
+
+def measure_case(bench: Bench, case: Case, methods: Chosen, sampler: str) -> Result:
+    """Measure all methods in a case.
+
+    Args:
+        sampler: the posterior sampler besides the walk.
+    """
+    jobs = [bench.job(case, title, settings, bench.photos) for title, settings in methods.items()]
+    photo = bench.shown.get(case.name)
+    for job in jobs:
+        if photo is not None and bench.pictures is not None and not bench.pictures.has(case, photo.key, job.method):
+            bench.records.of(case.name, job.method, job.config).pop(photo.key, None)  # do it again for its image
+    found = measure(jobs, do, bench.records, case.name)[case.name]
+    reasons = {title: failure(records) for title, records in found.items()}
+    images = {title: records for title, records in found.items() if reasons[title] is None}
+    return Result(case, images, sampler, {title: why for title, why in reasons.items() if why is not None})
+
+
+def tune(
+    bench: Bench, plan: Plan, model: str, cases: Sequence[Case], deepinv: bool, only: Sequence[str] | None = None
+) -> None:
+    """Choose the settings of all methods in all cases, and write those of each method as soon as they are chosen.
+
+    Args:
+        model: option of the network's weights.
+        deepinv: whether deepinv is installed.
+        only: methods to choose settings for; None for all.
+
+    Raises:
+        InputError: none of the cases has such a method.
+        RunError: all candidates of a method diverge.
+    """
+    tries = {case.name: plan.candidates(case, bench.denoiser is not None, deepinv) for case in cases}
+    known = {title for methods in tries.values() for title in methods}
+    if unknown := sorted(set(only or ()) - known):
+        raise InputError(f"--methods {', '.join(unknown)}: known here are {', '.join(sorted(known))}")
+    pairs = [(case, title) for case in cases for title in tries[case.name] if only is None or title in only]
+    with bar(len(pairs), "tuning", "methods") as tick:
+        for case, title in pairs:
+            best, psnr = best_settings(bench, case, title, tries[case.name][title])
+            write_settings(model, case.name, title, {"settings": best, "psnr": round(psnr, 3)})
+            tick(1, f"{case.name}: {title} {psnr:.2f} dB")
+
+
+def best_settings(bench: Bench, case: Case, title: str, candidates: Sequence[Settings]) -> tuple[Settings, float]:
+    """Candidate with the highest mean PSNR, and that PSNR.
+
+    Raises:
+        RunError: all candidates diverge.
+    """
+
+    def loss(settings: Settings, all_items: bool) -> float:
+        job = bench.job(case, title, settings, bench.photos if all_items else bench.photos[:FIRST])
+        job = replace(job, method=f"{title} {json.dumps(settings)}")
+        found = measure([job], do, bench.records, job.method)[job.case][job.method].values()
+        return math.inf if any(FAILED in record for record in found) else -statistics.fmean(r["psnr"] for r in found)
+
+    best, losses = choose(candidates, loss, FINALISTS)
+    if min(losses) == math.inf:
+        raise RunError(f"{case.name}: every setting of {title} that was tried diverges")
+    return best, -min(losses)
+
+
+def figure_rows(bench: Bench, results: Sequence[Result]) -> list[Shown]:
+    """Rows of the figure, in the order of photo_restoration.yaml."""
+    by_name = {result.case.name: result for result in results}
+    return [
+        Shown(
+            by_name[name],
+            photo.key,
+            to_pixels(photo.pixels),
+            to_pixels(visible(make_problem(by_name[name].case, photo, bench.seed))),
+        )
+        for name, photo in bench.shown.items()
+        if name in by_name
+    ]
+
+
+def visible(problem: Problem) -> torch.Tensor:
+    """The measurement as an image, ``[3, h, w]``: missing pixels are grey, and small images stay small."""
+    small = isinstance(problem.operator, SuperResolution)
+    return problem.y[0] if small else visible_and_baseline(problem.operator, problem.y)[0][0]
+
+
 # --- the script ------------------------------------------------------------------------------------------------------
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     add_options(made, crop=256)
     made.add_argument("--model", choices=list(MODELS), default="ve", help="which of the networks (ve)")
@@ -175,31 +259,7 @@ def check(chosen: argparse.Namespace) -> None:
         raise InputError("--methods: is for --tune; all methods are measured, so that they can be compared")
     if chosen.validation is not None and not chosen.tune:
         raise InputError(f"--validation {chosen.validation}: is for --tune, which chooses the settings on it")
-    for name, low in (("tune_images", 1), ("tune_crop", 64)):
-        if getattr(chosen, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
-
-
-def all_facts(chosen: argparse.Namespace, crop: int) -> dict[str, Any]:
-    """What decides the results besides case, method and photograph."""
-    facts = {"seed": chosen.seed, "crop": crop}
-    if chosen.classical:
-        return facts
-    return {**facts, "weights": fingerprint(getattr(chosen, chosen.model)), "precision": chosen.precision}
-
-
-def tune(chosen: argparse.Namespace, plan: Plan, cases: Sequence[Case], denoiser: Denoiser | None) -> int:
-    """Choose the settings, and write them."""
-    photos = validation_photographs(chosen.validation, chosen.data, chosen.tune_images, chosen.tune_crop)
-    folder = RunFolder.create(chosen.out or Path("results") / "benchmarks" / "photo_restoration_tuning")
-    device, facts = resolve_device(chosen.device), all_facts(chosen, chosen.tune_crop)
-    records = Records(folder, chosen.resume)
-    search = Tuning(plan, chosen.model, denoiser, device, photos, chosen.seed, facts, records)
-    if (missing := photo_methods.deepinv_missing()) is not None and denoiser is not None:
-        print(missing)
-    search.run(cases, missing is None, chosen.methods)
-    print(f"every try: {folder.file('records.json')}")
-    return 0
+    check_least(chosen, tune_images=1, tune_crop=64)
 
 
 def main(chosen: argparse.Namespace) -> int:
@@ -211,47 +271,49 @@ def main(chosen: argparse.Namespace) -> int:
     path = getattr(chosen, chosen.model)
     denoiser = None if chosen.classical else load_model(path, device, chosen.precision)
     metrics.load()
+    network = {} if denoiser is None else {"weights": fingerprint(path), "precision": chosen.precision}
+    no_deepinv = None if denoiser is None else photo_methods.deepinv_missing()
     if chosen.tune:
-        return tune(chosen, plan, cases, denoiser)
+        photos = validation_photographs(chosen.validation, chosen.data, chosen.tune_images, chosen.tune_crop)
+        folder = RunFolder.create(chosen.out or Path("results") / "benchmarks" / "photo_restoration_tuning")
+        facts = {"seed": chosen.seed, "crop": chosen.tune_crop, **network}
+        bench = Bench(denoiser, device, photos, chosen.seed, facts, Records(folder, chosen.resume))
+        print(*filter(None, [no_deepinv]))
+        tune(bench, plan, chosen.model, cases, no_deepinv is None, chosen.methods)
+        print(f"every try: {folder.file('records.json')}")
+        return 0
     if chosen.quick:
         chosen.crop = min(chosen.crop or 64, 64)
-    photos = photographs_of(chosen)
-    missing = [None if chosen.classical else photo_methods.deepinv_missing(), lpips_missing()]
+    photos, no_lpips = measured_photographs(chosen), lpips_missing()
     model = None if chosen.classical else chosen.model
-    settings = {case.name: settings_of(plan, case, model, missing[0] is None, chosen.quick) for case in cases}
+    settings = {case.name: settings_of(plan, case, model, no_deepinv is None, chosen.quick) for case in cases}
     report = Report("photo_restoration", chosen, str(device), ["scikit-image", "torchmetrics", "deepinv"])
     report.settings["methods"] = {name: methods for name, (methods, _) in settings.items()}
+    facts = {"seed": chosen.seed, "crop": chosen.crop, **network}
     pictures, records = Pictures(report.folder, chosen.resume), Records(report.folder, chosen.resume)
-    shown, facts = shown_photographs(plan, photos), all_facts(chosen, chosen.crop)
-    run = Run(plan, denoiser, device, photos, chosen.seed, facts, missing[1] is None, records, pictures, shown)
-    results = []
-    with bar(len(photos) * sum(len(methods) for methods, _ in settings.values()), "restoring", "images") as tick:
+    shown = shown_photographs(plan, photos)
+    bench = Bench(denoiser, device, photos, chosen.seed, facts, records, no_lpips is None, pictures, shown)
+    with bar(len(cases), "restoring", "cases") as tick:
+        results = []
         for case in cases:
-            results.append(run.measure(case, *settings[case.name], tick))
-    finish(report, run, results, chosen, [text for text in missing if text])
-    return 0
-
-
-def finish(
-    report: Report, run: Run, results: Sequence[Result], chosen: argparse.Namespace, notes: Sequence[str]
-) -> None:
-    """Tables, and the picture if there is a network."""
+            results.append(measure_case(bench, case, *settings[case.name]))
+            tick(1, case.name)
     cut = "whole" if chosen.crop == 0 else f"cut to {chosen.crop} pixels at the centre"
-    network = "No network" if chosen.classical else f"Network {MODELS[chosen.model]} in {chosen.precision}"
+    used = "No network" if chosen.classical else f"Network {MODELS[chosen.model]} in {chosen.precision}"
     report.say(
-        f"{network}; {len(run.photos)} photographs, {cut}; one sample of each. Evaluations of the network and "
+        f"{used}; {len(photos)} photographs, {cut}; one sample of each. Evaluations of the network and "
         "vector-Jacobian products (vjps) are counted; s are seconds of the processor, or by the clock on a GPU."
     )
-    for note in notes:
+    for note in filter(None, [no_deepinv, no_lpips]):
         report.say(note)
-    if run.denoiser is not None:
+    if denoiser is not None:
         summary(report, results)
     for result in results:
         case_table(report, result)
-    if run.denoiser is not None and (rows := run.rows(results)):
-        picture = draw(run.pictures, rows, int(run.plan.pictures["side"]))
+    if denoiser is not None and (rows := figure_rows(bench, results)):
+        picture = draw(pictures, rows, int(plan.pictures["side"]))
         report.folder.write_image("photo_restoration.png", picture, optimize=True)
-    print(f"\nfiles: {report.folder.path}")
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -1,26 +1,41 @@
-"""Samplers of the posterior against an exact one: a Gaussian prior with the covariance of Fashion-MNIST.
+"""Posterior samplers against an exact posterior: a Gaussian prior with the covariance of Fashion-MNIST.
 
-On a Gaussian prior the posterior is known, whatever the linear operator is: the errors of its mean and of the standard
-deviation of its pixels, and the coverage of 90% intervals, tell which samplers converge to it as their evaluations
-grow and which do not. The prior is benchmarks/fashion_mnist_8x8.npz, made by --write-prior. Settings are those of
-benchmarks/posterior_gaussian.yaml, for few and for many evaluations, chosen by --tune among a few candidates for each
-sampler on measurements of other seeds.
+On a Gaussian prior the posterior is known for every linear operator. Errors of its mean and of the standard deviation
+of its pixels, and the coverage of 90% intervals, tell which samplers converge to it as their evaluations grow. The
+prior is benchmarks/fashion_mnist_8x8.npz, made by --write-prior. The settings for few and for many evaluations are in
+posterior_gaussian_settings.yaml, chosen by --tune among the candidates of posterior_gaussian.yaml on measurements
+with other seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from support.common import Report, bar, cell, parser, start
+from support.common import Report, cell, check_least, parser, start
+from support.engine import (
+    FAILED,
+    Found,
+    Job,
+    Record,
+    Records,
+    Settings,
+    choose,
+    combinations,
+    measure,
+    read_yaml,
+    sample,
+    write_setting,
+)
 from support.gaussian_problem import (
     NOISES,
     OPERATORS,
@@ -34,250 +49,154 @@ from support.gaussian_problem import (
     write_prior,
 )
 
-from randomwalk import samplers
-from randomwalk.denoisers.wrappers import CountingDenoiser
-from randomwalk.errors import InputError, RunError
+from randomwalk.errors import InputError
 from randomwalk.operators import Measurement
 from randomwalk.rng import TorchDraws
-from randomwalk.samplers import Sampler, schedules
+from randomwalk.run_folder import RunFolder
 
-SETTINGS = Path(__file__).with_name("posterior_gaussian.yaml")
+PLAN = Path(__file__).with_suffix(".yaml")
+SETTINGS = PLAN.with_stem("posterior_gaussian_settings")
+CANDIDATES = {row: combinations(given) for row, given in read_yaml(PLAN)["samplers"].items()}
 BUDGETS = {"few": 30, "many": 300}
-"""Evaluations of the denoiser for a sample."""
+"""Approximate evaluations of the denoiser for a sample."""
 SMALLER_BUDGETS = {
     "tweedie_smc": {"few": 15, "many": 40},
     "tweedie_smc, complete": {"few": 3, "many": 6},
 }
-"""Of samplers whose evaluations are dear: a product with the Jacobian for each number of y, and matrices."""
+"""Budgets of samplers whose steps are expensive: a product with the Jacobian for every entry of y, and matrices."""
 MOST_DIRECTIONS = {"tweedie_smc": 40, "tweedie_smc, complete": 64}
-"""Numbers in y and probes, beyond which these rows take too long; "tweedie_smc, conjugate gradients" is for them."""
+"""Most entries of y and probes with which these rows are measured; beyond them they take too long."""
 EXACT = "exact samples"
-LEVELS = ("schedule", "sigma_min", "sigma_max")
 
 
-def grid(base: Mapping[str, Any], **axes: Iterable[Any]) -> list[dict[str, Any]]:
-    """The base with every combination of the values of the axes."""
-    return [{**base, **dict(zip(axes, values, strict=True))} for values in itertools.product(*axes.values())]
-
-
-_STEPS = {"schedule": "karras", "sigma_min": 0.01, "sigma_max": 40.0}
-_LOW = {**_STEPS, "sigma_max": 5.0}
-_WARM = {"initial_temperature": 1.0, "sigma_min": 0.01}
-_GRADIENTS = {**_STEPS, "max_rank": 0}
-# Up to nine for each. LEVELS and the budget make the noise levels, the rest is the sampler's.
-CANDIDATES: dict[str, list[dict[str, Any]]] = {
-    "random_walk": [
-        {
-            "schedule": "sigmoid",
-            "sigma_min": 0.01,
-            "sigma_max": 3.0,
-            "step_scale": 0.7,
-            "initial_temperature": 0.1,
-            "start_std": 1.0,
-        },
-        *grid({**_WARM, "step_scale": 0.7}, schedule=("linear", "sigmoid"), sigma_max=(0.3, 1.0, 3.0)),
-        {**_WARM, "schedule": "linear", "sigma_max": 1.0, "step_scale": 1.0},
-    ],
-    "random_walk, preconditioned": grid(
-        {**_WARM, "preconditioned": True},
-        schedule=("karras", "geometric"),
-        sigma_max=(3.0, 10.0),
-        step_scale=(0.4, 0.8),
-    ),
-    "dps": grid(_STEPS, guidance=(0.1, 0.3, 1.0, 3.0), stochasticity=(0.5, 1.0)),
-    "pigdm": grid(_STEPS, data_std=(0.2, 0.4, 0.6, 0.8), stochasticity=(0.5, 1.0)),
-    "ddrm": [
-        *grid(_STEPS, stochasticity=(0.0, 0.3, 0.6, 0.85, 0.95, 1.0)),
-        *grid({**_STEPS, "stochasticity_measured": 0.8}, stochasticity=(0.6, 0.85)),
-    ],
-    "ddnm_plus": [
-        *grid(_STEPS, stochasticity=(0.0, 0.3, 0.6, 0.85, 1.0)),
-        *grid({**_STEPS, "travel_repeats": 2, "travel_length": 3}, stochasticity=(0.6, 0.85, 1.0)),
-    ],
-    "diffpir": [
-        *grid(_STEPS, stochasticity=(0.1, 0.3, 1.0)),
-        *grid(_LOW, stochasticity=(0.03, 0.1, 0.3, 1.0)),
-        {**_LOW, "stochasticity": 0.3, "strength": 2.0},
-    ],
-    "daps": [
-        *grid({**_STEPS, "sigma_max": 10.0}, ode_steps=(1, 2, 5), data_std=(0.5, None)),
-        *grid({**_STEPS, "ode_steps": 1}, data_std=(1.0, None)),
-    ],
-    "split_gibbs": grid(_LOW, rho_min=(0.05, 0.1, 0.2), prior_steps=(3, 6, 12)),
-    "mmps": grid(_STEPS, iterations=(2, 4, 8), stochasticity=(0.0, 0.5, 1.0)),
-    "tds": grid(_STEPS, data_std=(0.2, 0.4, 0.8, 1.6), ess_threshold=(0.2, 0.5)),
-    "tweedie_smc": grid({**_STEPS, "max_rank": 64}, probes=(2, 6), ess_threshold=(0.2, 0.5)),
-    "tweedie_smc, complete": [{**_STEPS, "max_rank": 64, "probes": "complete"}],
-    "tweedie_smc, conjugate gradients": grid(_GRADIENTS, data_std=(0.2, 0.4, 0.8, 1.6), iterations=(3, 8)),
-    "tweedie_smc, unweighted": grid(
-        {**_GRADIENTS, "weighted": False}, data_std=(0.05, 0.1, 0.2, 0.4), iterations=(3, 8)
-    ),
-}
-
-
-def make_sampler(row: str, settings: Mapping[str, Any], budget: int, rank: int) -> tuple[Sampler, torch.Tensor]:
-    """The sampler of a row of the table, and as many noise levels as the budget of evaluations allows.
+def with_levels(settings: Mapping[str, Any], budget: int, rank: int) -> Settings:
+    """Settings with as many noise levels as the budget of evaluations allows.
 
     Args:
-        row: its name, and after a comma what tells it from others of the name.
-        settings: of the sampler and of its noise levels.
-        budget: evaluations of the denoiser, about.
-        rank: of the operator; the others of the 64 dimensions are for the probes of "tweedie_smc, complete".
+        budget: approximate number of evaluations of the denoiser.
+        rank: of the operator; the probes of "tweedie_smc, complete" are for the remaining of the 64 dimensions.
     """
-    own = dict(settings)
-    per_level = own.get("ode_steps", 1) * own.get("prior_steps", 1) * own.get("travel_repeats", 1)
-    span = {key: own.pop(key) for key in LEVELS}
-    levels = schedules.make(span.pop("schedule"), max(2, budget // per_level), **span)
-    if own.get("probes") == "complete":
-        own["probes"] = math.prod(SHAPE) - rank
-    own.pop("start_std", None)
-    return samplers.make(row.split(",")[0], **own), levels
-
-
-def measure(
-    row: str, settings: Mapping[str, Any], budget: int, problem: GaussianProblem, num_samples: int, seed: int
-) -> dict[str, float] | None:
-    """Errors and cost of a sampler on a problem; None if it does not apply or its state was not finite."""
-    began = time.process_time()
-    evaluations, vjps = 0, 0
-    if row == EXACT:
-        x = problem.exact(num_samples, seed)
-    else:
-        if not affordable(row, problem):
-            return None
-        sampler, levels = make_sampler(row, settings, budget, problem.rank)
-        denoiser = CountingDenoiser(problem.prior)
-        draws = TorchDraws(len(problem.y) * num_samples, torch.Generator().manual_seed(seed), dtype=torch.float64)
-        try:
-            given = Measurement(problem.operator, problem.noise, problem.y)
-            std = settings.get("start_std")
-            begin = None if std is None else std * draws.normal(SHAPE)
-            x = sampler.sample(denoiser, levels, given, num_samples=num_samples, start=begin, draws=draws)
-            x = x.reshape(len(problem.y), num_samples, -1)
-        except RunError:
-            return None
-        evaluations, vjps = denoiser.evaluations, denoiser.vjps
-    seconds = time.process_time() - began
-    return {**judge(problem, x), "evaluations": evaluations, "vjps": vjps, "seconds": seconds}
+    per_level = math.prod(settings.get(key, 1) for key in ("ode_steps", "prior_steps", "travel_repeats"))
+    probes = {"probes": math.prod(SHAPE) - rank} if settings.get("probes") == "complete" else {}
+    return {**settings, "num_steps": max(2, budget // per_level), **probes}
 
 
 def affordable(row: str, problem: GaussianProblem) -> bool:
-    """Whether a row is measured on a problem."""
+    """True if a row is measured on a problem."""
     probes = math.prod(SHAPE) - problem.rank if row == "tweedie_smc, complete" else 0
     return problem.y[0].numel() + probes <= MOST_DIRECTIONS.get(row, math.inf)
 
 
-def budget_of(row: str, budget: str, quick: bool = False) -> int:
-    """Evaluations of a row."""
-    return SMALLER_BUDGETS.get(row, BUDGETS)[budget] // (2 if quick else 1)
+def job_of(
+    options: argparse.Namespace, problem: GaussianProblem, budget: str, row: str, settings: Settings, seed: int
+) -> Job:
+    """A sampler on a problem, or exact samples; with ``--quick`` with half the evaluations.
+
+    Args:
+        seed: of the samples.
+    """
+    evaluations = SMALLER_BUDGETS.get(row, BUDGETS)[budget] // (2 if options.quick else 1)
+    config = {
+        "settings": settings,
+        "budget": evaluations,
+        "measurements": options.measurements,
+        "num_samples": options.num_samples,
+        "seed": options.seed,
+    }
+    work = (problem, row, with_levels(settings, evaluations, problem.rank), options.num_samples)
+    return Job(f"{problem.name}, {budget}", row, config, [str(seed)], work)
 
 
-# --- tuning --------------------------------------------------------------------------------------------------
+def do(job: Job) -> list[Record]:
+    """Errors and cost of a sampler on a problem.
+
+    Raises:
+        RunError: the state is not finite.
+    """
+    problem, row, settings, num_samples = job.payload
+    seed, began = int(job.items[0]), time.process_time()
+    if row == EXACT:
+        x = problem.exact(num_samples, seed)
+        cost: Record = {"evaluations": 0, "vjps": 0, "seconds": time.process_time() - began}
+    else:
+        draws = TorchDraws(len(problem.y) * num_samples, torch.Generator().manual_seed(seed), dtype=torch.float64)
+        given = Measurement(problem.operator, problem.noise, problem.y)
+        x, cost = sample(row, settings, problem.prior, given, num_samples, draws)
+    return [{**judge(problem, x.flatten(2)), **cost}]
 
 
-def score(found: Mapping[str, float] | None) -> float:
-    """What tuning makes small: the root of the squares of both errors; 2 if that is larger, or nothing was finite."""
-    return 2.0 if found is None else min(2.0, math.hypot(corrected(found, "mean"), corrected(found, "std")))
-
-
-def tune(options: argparse.Namespace) -> None:
+def tune(options: argparse.Namespace) -> int:
     """Choose the settings of every row, and write them."""
-    chosen: dict[str, Any] = yaml.safe_load(SETTINGS.read_text("utf-8")) if SETTINGS.exists() else {}
     prior, noises = GaussianPrior.load(), itertools.cycle(NOISES)
     problems = [
         make_problem(prior, name, next(noises), options.measurements, options.seed + 1000) for name in options.operators
     ]
+    folder = RunFolder.create(options.out or Path("results") / "benchmarks" / "posterior_gaussian_tuning")
+    records = Records(folder, options.resume)
     for budget, row in itertools.product(options.budgets, options.samplers):
-        able = [p for p in problems if affordable(row, p)]
-        scores = []
-        for settings in CANDIDATES[row]:
-            if len(CANDIDATES[row]) == 1:
-                scores.append(math.nan)
-                break
-            found = [measure(row, settings, budget_of(row, budget), p, options.num_samples, 1) for p in able]
-            scores.append(statistics.fmean(map(score, found)))
-        best = min(range(len(scores)), key=scores.__getitem__)
-        chosen.setdefault(budget, {})[row] = CANDIDATES[row][best]
-        print(f"{budget}, {row}: {', '.join(f'{s:.3f}' for s in scores)}; best {CANDIDATES[row][best]}", flush=True)
-        plain = yaml.SafeDumper
-        plain.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
-        SETTINGS.write_text(yaml.dump(chosen, Dumper=plain, sort_keys=False, width=120), encoding="utf-8")
+
+        def loss(settings: Settings, _: bool, budget: str = budget, row: str = row) -> float:
+            """Root of the sum of the squares of both errors, at most 2, averaged over the problems."""
+            jobs = [job_of(options, p, budget, row, settings, 1) for p in problems if affordable(row, p)]
+            jobs = [replace(job, method=f"{row} {json.dumps(settings)}") for job in jobs]
+            found = [r for case in measure(jobs, do, records, row).values() for m in case.values() for r in m.values()]
+            return statistics.fmean(
+                2.0 if FAILED in r else min(2.0, math.hypot(corrected(r, "mean"), corrected(r, "std"))) for r in found
+            )
+
+        best, losses = choose(CANDIDATES[row], loss)
+        print(f"{budget}, {row}: {', '.join(f'{s:.3f}' for s in losses)}; best {best}", flush=True)
+        write_setting(SETTINGS, [budget, row], best)
+    return 0
 
 
-# --- the table -----------------------------------------------------------------------------------------------
+# --- the table -------------------------------------------------------------------------------------------------------
 
 
-def make_problems(prior: GaussianPrior, options: argparse.Namespace, seed: int) -> list[GaussianProblem]:
-    """All operators at all noise levels."""
-    return [
-        make_problem(prior, name, std, options.measurements, seed)
-        for name, std in itertools.product(options.operators, NOISES)
-    ]
+def records_of(found: Found, row: str, budget: str, problems: Iterable[str]) -> list[Record]:
+    """Records of a row with a budget on those of the problems that it could do."""
+    kept = [r for p in problems for r in found[f"{p}, {budget}"].get(row, {}).values()]
+    return [record for record in kept if FAILED not in record]
 
 
-Found = dict[tuple[str, str, str], dict[str, float] | None]
-"""By row, budget and problem."""
+def pooled(records: Sequence[Record]) -> dict[str, float]:
+    """Means over records (of the squares, where they are squared); empty without any."""
+    return {key: statistics.fmean(r[key] for r in records) for key in records[0]} if records else {}
 
 
-def pooled(found: Iterable[Mapping[str, float] | None]) -> dict[str, float]:
-    """Means over problems (of the squares, where they are squared); empty without any."""
-    whole = [f for f in found if f is not None]
-    return {key: statistics.fmean(f[key] for f in whole) for key in whole[0]} if whole else {}
-
-
-def shown(found: Mapping[str, float]) -> list[str]:
-    """Errors of mean and standard deviation, and coverage, as a table has them."""
-    if not found:
+def shown(pool: Mapping[str, float]) -> list[str]:
+    """Errors of mean and standard deviation, and coverage, as the tables have them."""
+    if not pool:
         return ["–"] * 3
-    errors = [_short(corrected(found, moment)) for moment in ("mean", "std")]
-    return [*errors, f"{100 * found['coverage']:.0f}%"]
+    errors = [corrected(pool, moment) for moment in ("mean", "std")]
+    return [*(f"{e:.2f}" if e < 10 else f"{e:.1g}" for e in errors), f"{100 * pool['coverage']:.0f}%"]
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1g}"
-
-
-def run(options: argparse.Namespace, settings: Mapping[str, Any], problems: list[GaussianProblem]) -> Found:
-    """Every row on every problem."""
-    found: Found = {}
-    jobs = list(itertools.product([EXACT, *options.samplers], options.budgets, problems))
-    with bar(len(jobs), "samplers", "runs") as tick:
-        for row, budget, problem in jobs:
-            evaluations = budget_of(row, budget, options.quick)
-            own = settings[budget].get(row, {})
-            seed = options.seed if budget == "few" else options.seed + 1
-            found[row, budget, problem.name] = measure(row, own, evaluations, problem, options.num_samples, seed)
-            tick(1, f"{row}, {budget}")
-    return found
-
-
-def add(report: Report, found: Found) -> None:
-    """Rows of results.csv."""
-    for (row, budget, problem), values in found.items():
-        case = f"{problem}, {budget}"
-        if values is None:
-            continue
-        for moment in ("mean", "std"):
-            report.add(case, row, f"{moment}_error", corrected(values, moment), "1")
-            report.add(case, row, f"{moment}_error_uncorrected", math.sqrt(values[f"{moment}_sq"]), "1")
-            report.add(case, row, f"{moment}_floor", math.sqrt(values[f"{moment}_floor_sq"]), "1")
-        for metric, unit in (("spread", "1"), ("coverage", "1"), ("evaluations", "1"), ("vjps", "1"), ("seconds", "s")):
-            report.add(case, row, metric, values[metric], unit)
+def add(report: Report, case: str, row: str, record: Record) -> None:
+    """Add a record to results.csv."""
+    for moment in ("mean", "std"):
+        report.add(case, row, f"{moment}_error", corrected(record, moment), "1")
+        report.add(case, row, f"{moment}_error_uncorrected", math.sqrt(record[f"{moment}_sq"]), "1")
+        report.add(case, row, f"{moment}_floor", math.sqrt(record[f"{moment}_floor_sq"]), "1")
+    for metric, unit in (("spread", "1"), ("coverage", "1"), ("evaluations", "1"), ("vjps", "1"), ("seconds", "s")):
+        report.add(case, row, metric, record[metric], unit)
 
 
 def tables(report: Report, options: argparse.Namespace, found: Found) -> None:
-    """All problems together at every budget, then each problem at the largest."""
-    names = list(dict.fromkeys(problem for _, _, problem in found))
+    """Print all problems together at every budget, then each problem at the largest."""
+    names = [f"{name}, noise {std:g}" for name, std in itertools.product(options.operators, NOISES)]
+    samplers = [EXACT, *options.samplers]
     rows = []
-    for row in [EXACT, *options.samplers]:
-        line = [row]
+    for row in samplers:
+        line, left_out = [row], 0
         for budget in options.budgets:
-            together = pooled(found[row, budget, name] for name in names)
-            cost = [f"{together[key]:.0f}" for key in ("evaluations", "vjps")] if together else ["–"] * 2
-            spread = cell(together["spread"]) if together else "–"
-            line += [*cost, *shown(together)[:2], spread, shown(together)[2]]
-        failed = sum(found[row, budget, name] is None for budget in options.budgets for name in names)
-        rows.append([*line, str(failed or "")])
+            records = records_of(found, row, budget, names)
+            left_out += len(names) - len(records)
+            pool = pooled(records)
+            cost = [f"{pool[key]:.0f}" for key in ("evaluations", "vjps")] if pool else ["–"] * 2
+            *errors, coverage = shown(pool)
+            line += [*cost, *errors, cell(pool["spread"]) if pool else "–", coverage]
+        rows.append([*line, str(left_out or "")])
     head = ["evaluations", "vjps", "mean", "std", "spread", "coverage"]
     report.table(
         f"All {len(names)} problems",
@@ -291,29 +210,31 @@ def tables(report: Report, options: argparse.Namespace, found: Found) -> None:
             "spread: standard deviation of the samples relative to the exact one, below 1 too narrow; coverage of 90% "
             "intervals by exact posterior probability",
             "evaluations and vjps (products with the Jacobian of the denoiser) for a sample, counted by the denoiser",
-            f"left out: runs whose state was not finite, or with more numbers in y and probes than {MOST_DIRECTIONS}",
+            f"left out: runs whose state was not finite, or with more entries of y and probes than {MOST_DIRECTIONS}",
         ],
     )
     last = options.budgets[-1]
     for std in NOISES:
-        rows = [
-            [row, *(" / ".join(shown(pooled([found[row, last, f"{n}, noise {std:g}"]]))) for n in options.operators)]
-            for row in [EXACT, *options.samplers]
-        ]
+        cells = {
+            row: [pooled(records_of(found, row, last, [f"{n}, noise {std:g}"])) for n in options.operators]
+            for row in samplers
+        }
+        rows = [[row, *(" / ".join(shown(pool)) for pool in pools)] for row, pools in cells.items()]
         title = f"Noise {std:g}, {last} evaluations: mean / std / coverage"
         report.table(title, ["sampler", *options.operators], rows)
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--samplers", nargs="+", default=list(CANDIDATES), metavar="NAME", help="rows of the table (all)")
     made.add_argument("--operators", nargs="+", default=list(OPERATORS), choices=list(OPERATORS), metavar="NAME")
     made.add_argument("--budgets", nargs="+", default=list(BUDGETS), choices=list(BUDGETS), help=f"{BUDGETS}")
-    made.add_argument("--measurements", type=int, default=None, metavar="M", help="of each problem (2)")
-    made.add_argument("--num-samples", type=int, default=None, metavar="S", help="of each (199; 99 when tuning)")
+    made.add_argument("--measurements", type=int, default=2, metavar="M", help="of each problem (2)")
+    made.add_argument("--num-samples", type=int, metavar="S", help="of each measurement (199; 99 when tuning)")
     made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
     made.add_argument("--tune", action="store_true", help="choose the settings anew, and write them")
+    made.add_argument("--resume", metavar="FOLDER", help="folder of an earlier run; its results are not measured again")
     made.add_argument(
         "--write-prior",
         type=Path,
@@ -327,34 +248,40 @@ def main(chosen: argparse.Namespace) -> int:
     """Write the prior, tune, or print the tables."""
     if unknown := sorted(set(chosen.samplers) - set(CANDIDATES)):
         raise InputError(f"--samplers: {', '.join(unknown)}; expected some of {', '.join(CANDIDATES)}")
-    small = chosen.tune or chosen.quick
-    chosen.measurements = 2 if chosen.measurements is None else chosen.measurements
-    chosen.num_samples = (99 if small else 199) if chosen.num_samples is None else chosen.num_samples
-    for name, low in (("measurements", 1), ("num_samples", 19), ("seed", 0)):
-        if getattr(chosen, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
+    if chosen.num_samples is None:
+        chosen.num_samples = 99 if chosen.tune or chosen.quick else 199
+    check_least(chosen, measurements=1, num_samples=19, seed=0)
     if chosen.write_prior:
         write_prior(chosen.write_prior)
         return 0
     if chosen.tune:
-        tune(chosen)
-        return 0
+        return tune(chosen)
     if chosen.quick:
         chosen.budgets = ["few"]
-    settings = yaml.safe_load(SETTINGS.read_text("utf-8"))
+    settings = read_yaml(SETTINGS)
     report = Report("posterior_gaussian", chosen, "cpu")
     report.settings["samplers"] = {budget: settings[budget] for budget in chosen.budgets}
     report.settings["problems"] = {"operators": OPERATORS, "noises": NOISES, "prior": PRIOR.name}
-    began = time.process_time()
-    found = run(chosen, settings, make_problems(GaussianPrior.load(), chosen, chosen.seed))
-    add(report, found)
+    began, prior = time.process_time(), GaussianPrior.load()
+    problems = [
+        make_problem(prior, name, std, chosen.measurements, chosen.seed)
+        for name, std in itertools.product(chosen.operators, NOISES)
+    ]
+    jobs = [
+        job_of(chosen, problem, b, row, settings[b].get(row, {}), chosen.seed + list(BUDGETS).index(b))
+        for row, b, problem in itertools.product([EXACT, *chosen.samplers], chosen.budgets, problems)
+        if affordable(row, problem)
+    ]
+    found = measure(jobs, do, Records(report.folder, chosen.resume), "samplers")
+    for job in jobs:
+        record = found[job.case][job.method][job.items[0]]
+        if FAILED not in record:
+            add(report, job.case, job.method, record)
     tables(report, chosen, found)
     minutes = (time.process_time() - began) / 60
     where = f"{report.settings['processor']}, {torch.get_num_threads()} threads"
     report.say(f"On {where}: {minutes:.1f} minutes of processor time.")
-    report.save()
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

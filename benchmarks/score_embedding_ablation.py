@@ -17,7 +17,7 @@ from pathlib import Path
 
 from support import ablation_report, arms
 from support.common import ROOT, Report, parser, start
-from support.records import Record, Records
+from support.engine import Record, Records
 
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.denoisers.checkpoints import resolve_device
@@ -86,7 +86,7 @@ def read(folder: RunFolder) -> Record:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--images", nargs="+", default=list(NAMES), metavar="NAME", help="of data/photographs (all)")
     made.add_argument("--arms", nargs="+", metavar="NAME", help="only these of the YAML file")
@@ -121,8 +121,7 @@ def main(chosen: argparse.Namespace) -> int:
     for job, record in zip(jobs, records, strict=True):
         outcomes.setdefault((job.case, job.arm.name), []).append(record)
     ablation_report.write(report, found, {job.arm.name: job.config for job in jobs}, chosen.images, outcomes)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 def config_of(arm: arms.Arm, image: str, seed: int, device: str) -> ScoreEmbeddingConfig:

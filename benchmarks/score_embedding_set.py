@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from support import arms, frechet, set_report, unconditional
-from support.common import Report, add_fashion_mnist, parser, start
-from support.records import Record, Records
+from support.common import Report, add_fashion_mnist, check_least, parser, start
+from support.engine import Record, Records
 from torch import Tensor
 
 from randomwalk import samplers
@@ -29,7 +29,6 @@ from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingCon
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.empirical import EmpiricalDenoiser
-from randomwalk.errors import InputError
 from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.run_folder import RunFolder
@@ -42,12 +41,12 @@ SETTINGS = Path(__file__).with_suffix(".yaml")
 TIMES = 10
 """Noise levels at which the denoiser is measured: the middles of as many parts of [0, 1]."""
 STEPS = 40
-"""Of the sampler, that of DDPM on the levels of Karras et al."""
+"""Steps of the sampler, DDPM on the levels of Karras et al."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is measured by."""
+    """Judge and data that measure a run."""
 
     judge: unconditional.Judge
     test: Tensor
@@ -169,7 +168,7 @@ def training_images(config: ScoreEmbeddingConfig) -> Tensor:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--arms", nargs="+", metavar="NAME", help="only these of the YAML file")
     made.add_argument("--seeds", type=int, default=3, metavar="N", help="of each: weights, noise, samples (3)")
@@ -184,9 +183,7 @@ def options() -> argparse.ArgumentParser:
 
 def main(chosen: argparse.Namespace) -> int:
     """Run what is missing, and print."""
-    for name, low in (("seeds", 1), ("processes", 1), ("num_images", 2), ("num_samples", 2)):
-        if getattr(chosen, name) < low:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(chosen, name)}: expected {low} or more")
+    check_least(chosen, seeds=1, processes=1, num_images=2, num_samples=2)
     unconditional.check_data(chosen.fashion_mnist)
     found = arms.chosen(arms.load(SETTINGS, chosen.quick), chosen.arms)
     if chosen.quick:
@@ -213,12 +210,11 @@ def main(chosen: argparse.Namespace) -> int:
         outcomes.setdefault(job.arm.name, []).append(record)
     floor = set_report.floor(judge, train[0], chosen.num_images, chosen.num_samples)
     set_report.write(report, found, {name: config for (name, _), config in configs.items()}, outcomes, floor, judge)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 def setup_of(chosen: argparse.Namespace, report: Report, device: torch.device) -> Any:
-    """What the judge is made from, the same for all seeds."""
+    """Setup of the judge, the same for all seeds."""
     options = SimpleNamespace(seed=0, fashion_mnist=chosen.fashion_mnist)
     return SimpleNamespace(quick=chosen.quick, options=options, device=device, report=report)
 

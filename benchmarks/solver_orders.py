@@ -146,7 +146,7 @@ def draw(found: Found, adaptive: Mapping[str, Mapping[float, tuple[float, int]]]
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument("--samplers", nargs="+", default=list(KNOWN), metavar="NAME", help="; ".join(KNOWN))
     return made
@@ -188,8 +188,7 @@ def main(chosen: argparse.Namespace) -> int:
         )
     adaptive_table(report, adaptive)
     draw(found, adaptive, report.folder)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a step of sample.py costs beyond the network's forward pass; and the small things before the first step.
+"""Cost of a step of sample.py beyond the network's forward pass, and of the preparations before the first step.
 
 A walk with everything that sample.py does at each step (draws, update, counting, bar, snapshots) and the bare forward
 pass of its network, in inference mode, take turns in one process: beside each of its passes the network is run once
@@ -267,7 +267,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def judge(ratios: list[float]) -> str:
-    """What the ratios say of the target. A loop that contains the pass cannot cost less than it."""
+    """Verdict on the target. A loop that contains the forward pass cannot cost less than the pass."""
     low, high = interval(ratios)
     if high < 1:
         return "inconclusive, a ratio below 1 is a fault of the measurement"
@@ -356,7 +356,7 @@ def _met(holds: bool) -> str:
 
 
 def options() -> argparse.ArgumentParser:
-    """The options of this script."""
+    """Options of this script."""
     made = parser(__doc__ or "")
     add_weights(made)
     made.add_argument("--turns", type=int, default=25, metavar="N", help="walks of the bundled networks (25)")
@@ -384,8 +384,7 @@ def main(chosen: argparse.Namespace) -> int:
         cases.append(lambda: ffhq_case(device, 2, ffhq_turns))
     network_table(report, cases)
     small_table(report, 3 if chosen.quick else 5)
-    print(f"\nfiles: {report.folder.path}")
-    return 0
+    return report.finish()
 
 
 if __name__ == "__main__":

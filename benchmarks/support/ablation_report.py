@@ -16,7 +16,7 @@ from randomwalk.run_folder import RunFolder
 from randomwalk.studies.score_embedding.measures import interpolate, sustained_crossing
 from support.arms import Arm
 from support.common import Report
-from support.records import Record
+from support.engine import Record
 
 LEVELS = (0.9, 0.95)
 CONTROL = "none"
@@ -109,7 +109,7 @@ def how(config: ScoreEmbeddingConfig) -> str:
 def settings_table(
     report: Report, labels: Mapping[str, str], configs: Mapping[str, ScoreEmbeddingConfig], found: Found
 ) -> None:
-    """What each arm is."""
+    """Description of each arm."""
     head = ["arm", "method", "batch", "learning rate", "highest reached", "warm-up", "EMA", "clip", "steps", "every"]
     rows = []
     for arm, config in configs.items():

@@ -1,4 +1,4 @@
-"""Several ways to train the same network: their configurations, their runs side by side, and what became of each."""
+"""Several ways to train the same network: their configurations, their runs in parallel, and their records."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from randomwalk.studies.score_embedding.solution import Solution
 from randomwalk.studies.score_embedding.solvers import level_times
 from randomwalk.studies.score_embedding.trainer import Trainer
 from score_sde import sdes
-from support.common import bar
-from support.records import Record, Records
+from support import engine
+from support.engine import Record, Records
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Arm:
         name, label: in the file, and in tables.
         trained: False for the closed form.
         counted: whether the seconds of the density and of the solver count.
-        data: the configuration, but for what a run changes.
+        data: the configuration, without the changes of a run.
     """
 
     name: str
@@ -46,10 +45,13 @@ class Arm:
     data: dict[str, Any]
 
     def config(self, seed: int, device: str, data: Mapping[str, Any]) -> ScoreEmbeddingConfig:
-        """The configuration of a run: ``data`` are changes of that section.
+        """Configuration of a run.
+
+        Args:
+            data: changes of the section "data".
 
         Raises:
-            InputError: it has problems.
+            InputError: the configuration is wrong.
         """
         changes = {"seed": seed, "output": "run", "device": device, "data": data}
         return validate(ScoreEmbeddingConfig, Document(merged(self.data, changes), f"arm {self.name}"))
@@ -57,7 +59,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Job:
-    """A run: an arm on a case, with a seed; ``extra`` is what else its function needs."""
+    """A run: an arm on a case, with a seed; ``extra`` holds further arguments of its function."""
 
     case: str
     arm: Arm
@@ -66,14 +68,14 @@ class Job:
     extra: Any = None
 
     def described(self) -> dict[str, Any]:
-        """What decides the run, but for its seed."""
+        """Everything that decides the run, except its seed."""
         config: dict[str, Any] = json.loads(self.config.model_dump_json(exclude_none=True, exclude={"seed", "output"}))
         config["data"]["path"] = Path(config["data"]["path"]).name
         return config | {"trained": self.arm.trained, "counted": self.arm.counted}
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` in it, section by section; a section with another name replaces the old one."""
+    """Merge ``changes`` into ``base`` section by section; a section with another ``name`` replaces the old one."""
     out = dict(base)
     for key, value in changes.items():
         old = out.get(key)
@@ -84,7 +86,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def load(path: Path, quick: bool) -> list[Arm]:
-    """The arms of a file, in its order: ``common``, with the ``config`` of each arm in it, with that of ``quick``."""
+    """Arms of a file: ``common`` merged with the ``config`` of each arm, and with ``quick`` if asked for."""
     data = read_document(path).data
     arms = []
     for name, given in data["arms"].items():
@@ -97,15 +99,15 @@ def load(path: Path, quick: bool) -> list[Arm]:
 
 
 def changed(arm: Arm, changes: Mapping[str, Any]) -> Arm:
-    """The arm with changes of its configuration."""
+    """Copy of an arm with changes of its configuration."""
     return replace(arm, data=merged(arm.data, changes))
 
 
 def chosen(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
-    """Those of the command line, or all.
+    """Arms of the given names, or all.
 
     Raises:
-        InputError: one is not known.
+        InputError: an unknown name.
     """
     known = [arm.name for arm in arms]
     if unknown := sorted(set(names or ()) - set(known)):
@@ -117,49 +119,30 @@ def chosen(arms: Sequence[Arm], names: Sequence[str] | None) -> list[Arm]:
 
 
 def run(jobs: Sequence[Job], do: Callable[[Job], Record], records: Records, processes: int) -> list[Record]:
-    """The records of all jobs, in their order; those without one are done, and saved as they end.
+    """Records of all jobs, in their order; only jobs without a record run.
 
     Args:
-        do: makes a record; a function of a module, since it is called in other processes.
-        processes: side by side.
+        do: makes a record; a function of a module, since other processes call it.
+        processes: number of processes.
     """
-    todo = [job for job in jobs if str(job.seed) not in _of(records, job)]
-    with bar(len(jobs), "runs", "runs") as tick:
-        tick(len(jobs) - len(todo))
-
-        def keep(job: Job, record: Record) -> None:
-            _of(records, job)[str(job.seed)] = record
-            records.save()
-            tick(1, f"{job.case}, {job.arm.name}")
-
-        if processes == 1:
-            for job in todo:
-                keep(job, do(job))
-        else:
-            with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-                futures: dict[Future[Record], Job] = {pool.submit(do, job): job for job in todo}
-                try:
-                    for future in as_completed(futures):
-                        keep(futures[future], future.result())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-    return [_of(records, job)[str(job.seed)] for job in jobs]
+    one_each = [engine.Job(job.case, job.arm.name, job.described(), [str(job.seed)], job) for job in jobs]
+    found = engine.measure(one_each, partial(_do, do), records, "runs", processes=processes, keep_failures=False)
+    return [found[job.case][job.arm.name][str(job.seed)] for job in jobs]
 
 
-def _of(records: Records, job: Job) -> dict[str, Record]:
-    return records.of(job.case, job.arm.name, job.described())
+def _do(do: Callable[[Job], Record], job: engine.Job) -> list[Record]:
+    return [do(job.payload)]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars of the trainings, of which several would run at once."""
+    """Hide the progress bars of trainings, several of which may run at once."""
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
 
 
 def shift(trainer: Trainer) -> list[float]:
-    """By how much the embedding moves the images, root mean square over them and their pixels in [0, 1], by level."""
+    """Displacement of the images by the embedding at each level: root mean square over pixels in [0, 1]."""
     field, settings = getattr(trainer.method, "field", None), trainer.config.method
     if field is None or not isinstance(settings, EmbeddingMethod):
         return []
@@ -169,12 +152,12 @@ def shift(trainer: Trainer) -> list[float]:
 
 
 class Solved(Trainer):
-    """A training that finds the solution of its equation in a file, or leaves it there for the next one.
+    """Training that reads the solution of its equation from a file, or writes it there for the next training.
 
-    For solvers that take longer than the training, and do not depend on its seed.
+    For solvers that take longer than the training and do not depend on its seed.
 
     Args:
-        path: of the file.
+        path: the file.
     """
 
     def __init__(self, config: ScoreEmbeddingConfig, device: torch.device, folder: RunFolder, path: Path) -> None:
@@ -195,5 +178,5 @@ class Solved(Trainer):
 
 
 def one_thread() -> None:
-    """As all runs are timed."""
+    """Use one thread, as in all timed runs."""
     torch.set_num_threads(1)

@@ -1,12 +1,14 @@
-"""What the benchmarks share: their options, their tables, and the files that they leave."""
+"""Options, tables and output files of the benchmarks."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,23 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the library is used from its checkout, whatever the current folder is
 
-from randomwalk.cli import options as cli  # noqa: E402
+from randomwalk.cli.options import run  # noqa: E402
+from randomwalk.config import SampleConfig  # noqa: E402
+from randomwalk.config.files import load_sample_config  # noqa: E402
+from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device  # noqa: E402
+from randomwalk.denoisers.denoiser import NetworkDenoiser  # noqa: E402
+from randomwalk.errors import InputError  # noqa: E402
 from randomwalk.images.standard_sets import find_standard_set  # noqa: E402
 from randomwalk.progress import bar as bar  # noqa: E402
 from randomwalk.run_folder import RunFolder, environment, write_csv  # noqa: E402
 
 NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
-"""The bundled ones."""
+"""Bundled networks for Fashion-MNIST."""
 COLUMNS = ("case", "method", "metric", "value", "unit")
 
 
 def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+    """Parser with the options of every benchmark."""
     made = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,7 +47,7 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
 
 
 def add_fashion_mnist(made: argparse.ArgumentParser, purpose: str = "") -> None:
-    """The option of those that need the whole of Fashion-MNIST."""
+    """Add the option of benchmarks that need the whole of Fashion-MNIST."""
     what = "the four files of Fashion-MNIST" + (f", {purpose}" if purpose else "")
     made.add_argument(
         "--fashion-mnist",
@@ -52,14 +59,18 @@ def add_fashion_mnist(made: argparse.ArgumentParser, purpose: str = "") -> None:
 
 
 def add_weights(made: argparse.ArgumentParser, names: Iterable[str] = tuple(NETWORKS)) -> None:
-    """An option for the file of weights of each of these bundled networks."""
+    """Add an option for the weights of each of these networks."""
     for n in names:
         default = ROOT / "pretrained_models" / f"fashion_{n}.safetensors"
         made.add_argument(f"--{n}", type=Path, default=default, metavar="FILE", help=f"weights of the {NETWORKS[n]}")
 
 
 def add_restoring(made: argparse.ArgumentParser, num_images: int) -> None:
-    """The options of the benchmarks in which networks restore test images, that many of them by default."""
+    """Add the options of benchmarks in which networks restore test images.
+
+    Args:
+        num_images: default number of images.
+    """
     made.add_argument(
         "--precision",
         choices=["auto", "fp32", "bf16"],
@@ -73,27 +84,40 @@ def add_restoring(made: argparse.ArgumentParser, num_images: int) -> None:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """What "auto" means on a device; any other as it is."""
+    """Precision on a device: "auto" becomes "bf16" where that is fast, else "fp32"."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" or has_bf16() else "fp32"
 
 
+def check_least(options: argparse.Namespace, **least: int) -> None:
+    """Raise InputError for an option below its least value."""
+    for name, low in least.items():
+        if getattr(options, name) < low:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {low} or more")
+
+
+def check_num_images(options: argparse.Namespace) -> None:
+    """Raise InputError for a number of images that data/fashion_mnist does not have, or that has no standard error."""
+    if not 2 <= options.num_images <= 64:
+        raise InputError(f"--num-images {options.num_images}: expected 2 to 64, which data/fashion_mnist has")
+
+
 def start(main: Callable[[argparse.Namespace], int], made: argparse.ArgumentParser) -> None:
     """Run a benchmark and exit: 0 done, 1 failed, 2 bad input, the latter two with one message."""
     options = made.parse_args()
-    sys.exit(cli.run(lambda: main(options)))
+    sys.exit(run(lambda: main(options)))
 
 
 class Report:
-    """Tables and results of a benchmark. All files are written anew with every table, each whole or not at all.
+    """Tables and results of a benchmark. All files are rewritten after every table, each atomically.
 
     Args:
-        name: of the benchmark.
-        options: of its command line; they go into settings.json with the versions.
-        device: that it runs on.
-        packages: whose versions matter to the results, besides PyTorch and NumPy.
-        folder: of an earlier run to go on with; without it a new one as the options say.
+        name: name of the benchmark.
+        options: its command line, which goes into settings.json with the versions.
+        device: device that it runs on.
+        packages: packages besides PyTorch and NumPy whose versions matter to the results.
+        folder: folder of an earlier run to continue; by default a new one, given by the options.
     """
 
     def __init__(
@@ -117,9 +141,12 @@ class Report:
         self.text = ""
         self.say(f"# {name}{' (quick)' if options.quick else ''}")
 
-    def add(self, case: str, method: str, metric: str, value: float, unit: str) -> None:
-        """One result, a row of results.csv."""
+    def add(self, case: str, method: str, metric: str, value: float | tuple[float, float], unit: str) -> None:
+        """Add a row to results.csv; for a mean and its standard error, two rows."""
+        value, *error = value if isinstance(value, tuple) else (value,)
         self.results.append(dict(zip(COLUMNS, (case, method, metric, value, unit), strict=True)))
+        if error:
+            self.add(case, method, f"{metric}_standard_error", error[0], unit)
 
     def say(self, text: str) -> None:
         """Print a paragraph, and keep it for table.md."""
@@ -139,6 +166,12 @@ class Report:
         self.folder.write_text("table.md", self.text)
         write_csv(self.folder, "results.csv", COLUMNS, self.results)
         self.folder.write_json("settings.json", self.settings)
+
+    def finish(self) -> int:
+        """Write everything, say where it is, and return the exit status 0."""
+        self.save()
+        print(f"\nfiles: {self.folder.path}")
+        return 0
 
 
 def _plain(value: Any) -> Any:
@@ -162,18 +195,86 @@ def processor() -> str:
 
 
 def has_bf16() -> bool:
-    """Whether the processor has units for bfloat16; without them it is slower than float32."""
+    """True if the processor supports bfloat16; without that it is slower than float32."""
     try:
         return "_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
 
 
-# --- tables --------------------------------------------------------------------------------------------------
+# --- networks for Fashion-MNIST --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Setup:
+    """Options of a benchmark of the networks for Fashion-MNIST, its report, and where and how it computes.
+
+    Attributes:
+        quick_images: number of test images with ``--quick``.
+    """
+
+    options: argparse.Namespace
+    report: Report
+    device: torch.device
+    precision: str
+    quick_images: int = 8
+
+    @classmethod
+    def open(cls, name: str, options: argparse.Namespace, packages: Sequence[str], quick_images: int = 8) -> Setup:
+        """Resolve device and precision, and open the report."""
+        device = resolve_device(options.device)
+        precision = resolve_precision(options.precision, device)
+        report = Report(name, options, str(device), packages)
+        report.settings["precision"] = precision
+        return cls(options, report, device, precision, quick_images)
+
+    @property
+    def quick(self) -> bool:
+        """True for the smaller version."""
+        return bool(self.options.quick)
+
+    @property
+    def num_images(self) -> int:
+        """Number of test images."""
+        return self.quick_images if self.quick else int(self.options.num_images)
+
+    @property
+    def weights(self) -> dict[str, Path]:
+        """Weights of the chosen networks, by `NETWORKS`."""
+        chosen = getattr(self.options, "networks", NETWORKS)
+        return {n: getattr(self.options, n) for n in chosen if hasattr(self.options, n)}
+
+    def load(self) -> dict[str, NetworkDenoiser]:
+        """Denoisers of the chosen networks."""
+        return {
+            n: load_denoiser(path, device=self.device, precision=self.precision) for n, path in self.weights.items()
+        }
+
+    def load_config(self, name: str, network: str, changes: Mapping[str, Any]) -> SampleConfig:
+        """The task of a file of configs/ with a network and the test images of data/fashion_mnist.
+
+        Args:
+            name: path in configs/, without ".yaml".
+            network: "vp" or "ve".
+            changes: of further keys, in dotted form.
+        """
+        own = {
+            "network.path": str(self.weights[network]),
+            "data.path": str(ROOT / "data" / "fashion_mnist"),
+            "data.num_images": self.num_images,
+            "seed": self.options.seed,
+            "precision": self.precision,
+            **changes,
+        }
+        path = ROOT / "configs" / f"{name}.yaml"
+        return load_sample_config(path, [f"{key}={json.dumps(value)}" for key, value in own.items()])
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left and the others to the right, padded to be read as text too."""
+    """Markdown table, padded to be legible as text; the first column is left-aligned, the others right-aligned."""
     widths = [max(len(row[c]) for row in (head, *rows)) for c in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -185,11 +286,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cell(value: tuple[float, float] | float, digits: int = 2) -> str:
-    """``mean ± standard error``, or a plain number."""
+    """Format ``mean ± standard error``, or a plain number."""
     mean, error = value if isinstance(value, tuple) else (value, math.nan)
     return f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
 def verdict(gain: float, target: float, unit: str = "dB") -> str:
-    """Whether a gain reaches its target, in words."""
+    """Statement whether a gain reaches its target."""
     return f"{gain:+.2f} {unit}, target {target:+g} {unit}: {'met' if gain >= target else 'MISSED'}"

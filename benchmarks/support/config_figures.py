@@ -21,7 +21,7 @@ Figure = tuple[str, float, str]
 
 
 def figures(job: Job, folder: Path) -> list[Figure]:
-    """What a run has to show: quality where the truth is known, else the noise that is left; the loss of a training."""
+    """Main figure of a run: quality where the truth is known, otherwise the remaining noise; the loss of a training."""
     run = RunFolder(folder)
     metrics = run.read_csv("metrics.csv")
     if metrics and "metric" in metrics[0]:  # of points
@@ -56,7 +56,7 @@ def _noise(folder: Path) -> list[Figure]:
 
 
 def whole_seconds(job: Job, folder: Path, seconds: float) -> float:
-    """How long a training takes in full, from one that was cut: what log.csv says of its speed after the start.
+    """Duration of a full training, from the speed of a shortened one after its start in log.csv.
 
     Args:
         job: the training.
@@ -75,7 +75,7 @@ def whole_seconds(job: Job, folder: Path, seconds: float) -> float:
 
 
 def _done(rows: Sequence[dict[str, str]], unit: str) -> list[float]:
-    """How much is done at each row; a bridge counts the steps of each of its fits from 0."""
+    """Progress at each row; a bridge counts the steps of each of its fits from 0."""
     found: list[float] = []
     before = 0.0
     for last, row in zip([None, *rows], rows, strict=False):

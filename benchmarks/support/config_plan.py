@@ -1,4 +1,4 @@
-"""What `every_config.py` makes of a file of `configs/`: what it is and needs, how it is shortened, what it says."""
+"""Plan of `every_config.py` for a file of `configs/`: its kind, requirements, short form and stated duration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.common import ROOT
 CONFIGS = ROOT / "configs"
 Config = SampleConfig | BridgeSampleConfig | TrainConfig | BridgeConfig | ScoreEmbeddingConfig
 WEIGHTS = "model.safetensors"
-"""What every training leaves."""
+"""Files that every training leaves."""
 FEW_STEPS, FEW_IMAGES, FEW_POINTS = 12, 2, 500
 NARROW = {"model_channels": 32, "nf": 16}
 """Widths of the networks of a quick training, where the config's are wider."""
@@ -43,7 +43,7 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        """What a user would type after `python`."""
+        """Command as a user types it after `python`."""
         return ["train.py", "--config", self.path] if self.trains else ["sample.py", "--diffusion_config", self.path]
 
     @property
@@ -133,7 +133,7 @@ def quick(job: Job, training: Job | None = None) -> list[str]:
 
 
 def small_pictures(config: SampleConfig) -> bool:
-    """Whether the quick form restores small cuts, which needs no fewer steps, of the config's folder of photographs."""
+    """True if the quick form restores small cuts of the config's photographs, with all steps."""
     return config.data is not None and config.data.fit == "keep" and (ROOT / config.data.path).is_dir()
 
 
@@ -143,7 +143,7 @@ def _narrow(config: TrainConfig | ScoreEmbeddingConfig) -> list[str]:
 
 
 def _of_length(images: int, batch: int) -> list[str]:
-    """Of a training: so many images, a line of log.csv for each step, one validation at the end."""
+    """Changes of a training: this many images, a line of log.csv for each step, one validation at the end."""
     ends = [f"{key}={images}" for key in ("num_images", "checkpoint_images", "validate_images")]
     return [*ends, "log_every=1", f"optimizer.warmup_images={batch}"]
 
@@ -213,7 +213,7 @@ _DURATION = re.compile(
 
 
 def says(text: str) -> float | None:
-    """How many seconds of a processor a file's comments say that it takes; None if they do not.
+    """Processor seconds stated in the comments of a file; None without such a statement.
 
     Where there are several durations it is the one "in all", else the first.
     """

@@ -33,15 +33,15 @@ from randomwalk.samplers.sampler import Callback, Problem, pairs
 
 MEAN = 0.4
 VARIANCES = torch.tensor([0.05, 0.3, 1.0], dtype=torch.float64)
-"""Of three pixels, so that no error vanishes by chance."""
+"""Mixture over three pixels, so that no error vanishes by chance."""
 SIGMA_MAX, SIGMA_MIN = 10.0, 0.1
 STEPS = (8, 16, 32, 64, 128, 256)
 """Between the two levels."""
 TOLERANCES = tuple(10.0**-n for n in range(3, 11))
 SLACK = 0.1
-"""By how much a measured order may differ from the stated one: the order after the next leaves 0.03 at most here."""
+"""Tolerance of a measured order: the next terms of the error contribute 0.03 at most here."""
 SLACK_OF_POWER = 0.25
-"""By how much the error's power of the tolerance may differ from 1: a step is accepted with any error below the
+"""Tolerance of the power of the tolerance in the error, which should be 1: a step is accepted with any error below the
 tolerance, so that chance makes a factor of ten, over four decades of tolerance at least."""
 CHURN = 2.0
 
@@ -165,7 +165,7 @@ def prior() -> GaussianMixture:
 
 
 def respond(sampler: Sampler, sigmas: Tensor) -> tuple[Response, int]:
-    """What the sampler makes of start and draws, and how often it evaluates the denoiser until the last level.
+    """Result of the sampler from start and draws, and its evaluations of the denoiser until the last level.
 
     Row 0 of the batch starts at 0, row 1 at 1, both without noise; row 2 + k has a unit draw at step k.
     """
@@ -199,7 +199,7 @@ def errors(case: Case, steps: int) -> dict[str, float]:
     start_part = (response.offset - MEAN * (1 - gain)) ** 2 + (response.gain - gain) ** 2 * SIGMA_MAX**2
 
     def integral(exponent: float) -> Tensor:
-        """Of ``((v + end) / (v + tau))^exponent`` over every step, ``[steps, d]``."""
+        """Integral of ``((v + end) / (v + tau))^exponent`` over every step, ``[steps, d]``."""
         v = VARIANCES
         antiderivative = (v + tau).log() if exponent == 1 else (v + tau) ** (1 - exponent) / (1 - exponent)
         return (v + end) ** exponent * (antiderivative[:-1] - antiderivative[1:])
@@ -245,7 +245,7 @@ def stated(case: Case) -> dict[str, int | None]:
 
 
 def agrees(measured: float, said: int | None) -> bool:
-    """Whether a measured order is the stated one."""
+    """True if a measured order is the stated one."""
     return said is not None and abs(measured - said) < SLACK
 
 

@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(FEATURES, 10)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer sees, ``[B, 64]``, of images ``[B, 1, 32, 32]`` in [-1, 1]."""
+        """Input of the last layer, ``[B, 64]``, for images ``[B, 1, 32, 32]`` in [-1, 1]."""
         out: Tensor = self.trunk(x)
         return out
 

@@ -23,7 +23,7 @@ from support import frechet
 PRIOR = Path(__file__).parents[1] / "fashion_mnist_8x8.npz"
 SHAPE = (1, 8, 8)
 LEVEL = 0.9
-"""Of the intervals."""
+"""Nominal coverage of the intervals."""
 
 OPERATORS: dict[str, dict[str, Any]] = {
     "inpainting": {"missing": 0.5},
@@ -109,13 +109,13 @@ class GaussianProblem:
 
     @property
     def rank(self) -> int:
-        """Of the operator: y may hold numbers that say nothing, as those of missing pixels."""
+        """Rank of the operator; y may have entries without information, such as missing pixels."""
         columns = self.operator(torch.eye(math.prod(SHAPE), dtype=torch.float64).reshape(-1, *SHAPE))
         return int(torch.linalg.matrix_rank(columns.flatten(1), rtol=1e-6))
 
     @property
     def std(self) -> Tensor:
-        """Of the pixels in the posterior, ``[d]``."""
+        """Standard deviation of the pixels in the posterior, ``[d]``."""
         return self.covariance.diagonal().sqrt()
 
     def exact(self, num_samples: int, seed: int) -> Tensor:

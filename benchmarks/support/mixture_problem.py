@@ -26,8 +26,8 @@ class MixtureProblem:
     Attributes:
         prior: 25 components Normal(m_k, I), ``m = (-8 i, -8 j, -8 i, -8 j, ...)`` for i and j from -2 to 2, with
             weights like squares of normal draws.
-        operator: A ``[m, d]``, singular vectors of a normal matrix, singular values even on [0, 1].
-        y: ``A x + eta n`` with x from the prior, ``[1, m]``; eta even on [0, largest singular value].
+        operator: A ``[m, d]``, singular vectors of a normal matrix, singular values uniform on [0, 1].
+        y: ``A x + eta n`` with x from the prior, ``[1, m]``; eta uniform on [0, largest singular value].
     """
 
     prior: GaussianMixture
@@ -43,7 +43,7 @@ class MixtureProblem:
 
     @cached_property
     def weights(self) -> Tensor:
-        """Of the components given y, ``[25]``."""
+        """Weights of the components given y, ``[25]``."""
         predicted = self.prior.means @ self.operator.matrix[0].T
         evidence = torch.distributions.MultivariateNormal(predicted, self.spread).log_prob(self.y)
         return (self.prior.log_weights + evidence).softmax(0)

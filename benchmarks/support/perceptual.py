@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def lpips_missing() -> str | None:
-    """Why LPIPS can't be measured, since nothing is fetched for it; None if it can."""
+    """Reason why LPIPS cannot be measured, since nothing is downloaded for it; None if it can."""
     from torchvision.models import AlexNet_Weights
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name

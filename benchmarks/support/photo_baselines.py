@@ -1,4 +1,4 @@
-"""What photographs are restored by without a network: classical methods for colour images ``[1, 3, H, W]`` in [-1, 1].
+"""Classical restoration, without a network, of colour images ``[1, 3, H, W]`` in [-1, 1].
 
 Settings are arguments. They are chosen on validation photographs (photo_restoration.py --tune), never on those that are
 measured.
@@ -29,7 +29,7 @@ REACH = 15
 
 
 def bm3d_missing() -> str | None:
-    """Why BM3D can't be used; None if it can."""
+    """Reason why BM3D cannot be used; None if it can."""
     try:
         importlib.import_module("bm3d")
     except (ImportError, OSError) as error:
@@ -69,7 +69,7 @@ def nl_means(y: Tensor, std: float, patch_size: int, patch_distance: int, h: flo
 
 
 def measurement(problem: Problem) -> Tensor:
-    """What was measured, untouched."""
+    """The measurement itself."""
     return problem.y
 
 
@@ -165,7 +165,7 @@ class Classical:
     operators: tuple[type[Operator], ...]
 
     def suits(self, operator: Operator) -> bool:
-        """Whether it is for an operator."""
+        """True if the method is for the operator."""
         return isinstance(operator, self.operators)
 
     def __call__(self, problem: Problem, **settings: Any) -> Tensor:

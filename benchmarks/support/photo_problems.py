@@ -23,7 +23,7 @@ MULTIPLE = 4
 MEASUREMENT, SAMPLER = 0, 1
 """Random streams of a photograph, after the seed: what is measured of it, and what samplers draw."""
 TEXT = "All human beings are born free and equal in dignity and rights."
-"""What the text mask says (Universal Declaration of Human Rights, article 1)."""
+"""Text of the text mask (Universal Declaration of Human Rights, article 1)."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Case:
 
     @property
     def name(self) -> str:
-        """In records, settings and results."""
+        """Name in records, settings and results."""
         return f"{self.degradation}, noise {self.noise:g}"
 
     @property
     def law(self) -> dict[str, Any]:
-        """What decides the measurement, besides the photograph and the seed."""
+        """Everything that decides the measurement besides the photograph and the seed."""
         return {"operator": dict(self.operator), "noise": self.noise}
 
 

@@ -1,4 +1,4 @@
-"""Tables and pictures of photo_restoration.py."""
+"""Tables and figure of photo_restoration.py."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from randomwalk.images.metrics import mean_and_error
 from randomwalk.images.sheets import Row, overview
 from randomwalk.run_folder import RunFolder
 from support.common import Report, cell
+from support.engine import Record
 from support.photo_baselines import CLASSICAL
 from support.photo_methods import PLUG_AND_PLAY
 from support.photo_plan import WALK
 from support.photo_problems import Case
-from support.records import Record
 
 HEAD = ("method", "PSNR (dB)", "Set5", "CBSD68", "SSIM", "LPIPS", "evaluations", "vjps", "s")
 SETS = ("set5", "cbsd68")
@@ -25,12 +25,12 @@ SETS = ("set5", "cbsd68")
 
 @dataclass(frozen=True)
 class Result:
-    """What the methods made of a case.
+    """Results of all methods in a case.
 
     Attributes:
-        images: a record of each photograph, by method.
+        images: records by method and photograph.
         sampler: the posterior sampler besides the walk.
-        failed: why a method has no records, by method.
+        failed: reasons why other methods have no records, by method.
     """
 
     case: Case
@@ -39,18 +39,18 @@ class Result:
     failed: Mapping[str, str]
 
     def mean(self, title: str, metric: str = "psnr", folder: str = "") -> tuple[float, float] | None:
-        """Mean and standard error over the photographs (of a set); None if there are none."""
+        """Mean and standard error over the photographs (of a set); None without any."""
         records = self.images.get(title, {})
         values = [r[metric] for key, r in records.items() if key.startswith(folder) and r[metric] is not None]
         return mean_and_error(values) if values else None
 
     @property
     def classical(self) -> str:
-        """The best of the classical methods, by its mean PSNR over these photographs: chosen in its own favour."""
+        """Classical method with the best mean PSNR on these very photographs, which favours it."""
         return max((t for t in self.images if t in CLASSICAL), key=lambda t: (self.mean(t) or (0.0,))[0])
 
     def gain(self, title: str) -> tuple[float, float] | None:
-        """PSNR of a method minus that of the best classical one, photograph by photograph: mean, standard error."""
+        """Mean and standard error of the PSNR of a method minus that of the best classical one."""
         rival, own = self.images[self.classical], self.images.get(title)
         return mean_and_error([own[key]["psnr"] - rival[key]["psnr"] for key in own]) if own else None
 
@@ -59,7 +59,7 @@ class Result:
 
 
 def case_table(report: Report, result: Result) -> None:
-    """Every method in one case, and its rows of results.csv."""
+    """Print all methods in one case, and add them to results.csv."""
     rows = []
     for title, records in result.images.items():
         values = {metric: result.mean(title, metric) for metric in ("psnr", "ssim", "lpips", "seconds")}
@@ -72,8 +72,7 @@ def case_table(report: Report, result: Result) -> None:
         rows.append([title, cell(psnr), *sets, ssim, lpips, *counts, _short(values["seconds"])])
         for metric, unit in (("psnr", "dB"), ("ssim", "1"), ("lpips", "1"), ("seconds", "s")):
             if (value := values[metric]) is not None:
-                report.add(result.case.name, title, metric, value[0], unit)
-                report.add(result.case.name, title, f"{metric}_standard_error", value[1], unit)
+                report.add(result.case.name, title, metric, value, unit)
         for metric in ("evaluations", "vjps"):
             report.add(result.case.name, title, metric, first[metric], "1")
     rows += [[title, *["-"] * (len(HEAD) - 1)] for title in result.failed]
@@ -83,28 +82,18 @@ def case_table(report: Report, result: Result) -> None:
 
 
 def summary(report: Report, results: Sequence[Result]) -> None:
-    """One row for each case: the best classical method, the others, and how much better they are."""
+    """Print one row for each case: the best classical method, the others, and their gains over it."""
     head = ["degradation", "noise", "best classical", "PSNR (dB)", PLUG_AND_PLAY, "walk", "best sampler", "PSNR"]
     head += ["walk - classical", "sampler - classical"]
     rows = []
     for r in results:
         psnr = [_short(r.mean(title)) for title in (r.classical, PLUG_AND_PLAY, WALK)]
         gains = [r.gain(title) for title in (WALK, r.sampler)]
-        rows.append(
-            [
-                r.case.title,
-                f"{r.case.noise:g}",
-                r.classical,
-                *psnr,
-                r.sampler,
-                _short(r.mean(r.sampler)),
-                *map(_signed, gains),
-            ]
-        )
+        case = [r.case.title, f"{r.case.noise:g}", r.classical, *psnr]
+        rows.append([*case, r.sampler, _short(r.mean(r.sampler)), *map(_signed, gains)])
         for title, gain in zip((WALK, r.sampler), gains, strict=True):
             if gain is not None:
-                report.add(r.case.name, title, "gain_over_best_classical", gain[0], "dB")
-                report.add(r.case.name, title, "gain_over_best_classical_standard_error", gain[1], "dB")
+                report.add(r.case.name, title, "gain_over_best_classical", gain, "dB")
     notes = [
         "PSNR: mean over the photographs; the best classical method is the one whose mean is highest on these very "
         "photographs, while the sampler was chosen on the validation photographs",
@@ -115,7 +104,7 @@ def summary(report: Report, results: Sequence[Result]) -> None:
 
 
 def verdict(results: Sequence[Result], what: str) -> str:
-    """In how many cases the walk, or the best sampler, is above every classical method, and its least margin."""
+    """Statement in how many cases the walk, or the best sampler, beats every classical method, and its least margin."""
     gains = {r.case.name: r.gain(WALK if what == "walk" else r.sampler) for r in results}
     known = {name: gain[0] for name, gain in gains.items() if gain is not None}
     if not known:
@@ -135,15 +124,15 @@ def _signed(value: tuple[float, float] | None) -> str:
     return "-" if value is None else ("+" if value[0] >= 0 else "") + cell(value)
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- figure ----------------------------------------------------------------------------------------------------------
 
 
 class Pictures:
-    """Restored images that the picture may show, kept as files so that a run that goes on has them too.
+    """Restored images for the figure, kept as files for runs that continue this one.
 
     Args:
-        folder: of the run.
-        earlier: folders of the runs that it goes on with.
+        folder: folder of the run.
+        earlier: folders of earlier runs that it continues.
     """
 
     def __init__(self, folder: RunFolder, earlier: Sequence[str] | None) -> None:
@@ -151,7 +140,7 @@ class Pictures:
         self.earlier = [Path(left) for left in earlier or []]
 
     def has(self, case: Case, photo: str, title: str) -> bool:
-        """Whether there is one, of this run or an earlier one (whose file is copied)."""
+        """True if this run or an earlier one has the image; the file of an earlier run is copied."""
         name = self._name(case, photo, title)
         found = next((left / name for left in self.earlier if (left / name).is_file()), None)
         if not self.folder.has(name) and found is not None:
@@ -159,11 +148,11 @@ class Pictures:
         return self.folder.has(name)
 
     def write(self, case: Case, photo: str, title: str, pixels: np.ndarray) -> None:
-        """Keep uint8 ``[H, W, 3]``."""
+        """Write an image, uint8 ``[H, W, 3]``."""
         self.folder.write_image(self._name(case, photo, title), pixels)
 
     def read(self, case: Case, photo: str, title: str) -> np.ndarray:
-        """What was kept."""
+        """Read an image, uint8 ``[H, W, 3]``."""
         with Image.open(self.folder.file(self._name(case, photo, title))) as image:
             return np.asarray(image.convert("RGB"))
 
@@ -173,7 +162,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Shown:
-    """A row of the picture: a photograph, uint8 ``[H, W, 3]``, and what was measured of it, of any size."""
+    """Row of the figure: a photograph, uint8 ``[H, W, 3]``, and its measurement as an image of any size."""
 
     result: Result
     photo: str
@@ -182,7 +171,7 @@ class Shown:
 
 
 def draw(pictures: Pictures, rows: Sequence[Shown], side: int) -> Image.Image:
-    """Rows of truth, measurement, best classical method, walk and best sampler, with the PSNR of the whole image."""
+    """Draw truth, measurement, best classical method, walk and best sampler, with the PSNR of the whole image."""
     lines = []
     for row in rows:
         result = row.result
@@ -198,12 +187,12 @@ def draw(pictures: Pictures, rows: Sequence[Shown], side: int) -> Image.Image:
 
 
 def enlarged(pixels: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """A smaller image, its pixels repeated until it has the size of another, of which it has an integer fraction."""
+    """Repeat the pixels of an image until it has the size of another, which is an integer multiple."""
     rows, columns = (big // small for big, small in zip(like.shape[:2], pixels.shape[:2], strict=True))
     return pixels.repeat(rows, axis=0).repeat(columns, axis=1)
 
 
 def middle(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The middle of an image, at most ``side`` pixels along each side."""
+    """Centre of an image, at most ``side`` pixels along each side."""
     top, left = (max(0, size - side) // 2 for size in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]

@@ -21,7 +21,7 @@ from support.common import ROOT
 SETS = {"cbsd68": 68, "set5": 5}
 """The test sets: names of the subfolders of ``--data``, and how many images each has."""
 BUNDLED = "photographs"
-"""Those of the repository, on which ``--quick`` shows that everything works."""
+"""Photographs of the repository, on which ``--quick`` shows that everything works."""
 VALIDATION = "validation"
 STREAMS = {"cbsd68": 0, "set5": 1, BUNDLED: 2, VALIDATION: 3}
 """First number of each set's random streams, so that no photograph shares its noise with one of another set."""
@@ -133,7 +133,7 @@ def open_set(data: Path | None, name: str) -> ImageSource:
 def photographs(
     source: ImageSource, folder: str, numbers: Sequence[int], crop: int, multiple: int = 1
 ) -> list[Photograph]:
-    """Some images of a set, cut to size; see `cut`."""
+    """Load some images of a set, cropped; see `cut`."""
     found = []
     for number in numbers:
         pixels = cut(to_tensor(source.pixels(number, 3)), crop, multiple)

@@ -19,7 +19,7 @@ from support import frechet, unconditional
 from support.ablation_report import CONTROL
 from support.arms import Arm
 from support.common import Report, cell
-from support.records import Record
+from support.engine import Record
 
 Floors = Mapping[str, tuple[float, float]]
 """Distances of true images, with the standard deviation over sets."""
@@ -33,7 +33,7 @@ def sheet(folder: RunFolder, name: str, images: Tensor) -> None:
 
 
 def floor(judge: unconditional.Judge, train: Tensor, num_images: int, num_samples: int) -> Floors:
-    """What the distances of samples stand beside: those of the training images, and of as many others."""
+    """Reference distances: those of the training images, and of as many others."""
     sets = [part for part in train[num_images:].split(num_samples) if len(part) == num_samples][:20]
     others = frechet.spread([judge.distances(part)[1] for part in sets])
     return {"the training images": (judge.distances(train[:num_images])[1], float("nan")), "other images": others}

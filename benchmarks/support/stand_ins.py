@@ -1,4 +1,4 @@
-"""What `every_config.py` gives to configs whose data or weights are not here: small ones made from those that are."""
+"""Small stand-ins of `every_config.py` for data and weights that are missing, made from those in the repository."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from randomwalk.denoisers.networks import build_network
 from support.common import ROOT
 
 CLASSES = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
-"""Of Fashion-MNIST, in the order of its labels, as the files of data/fashion_mnist are called."""
+"""Classes of Fashion-MNIST in the order of their labels, as in the file names of data/fashion_mnist."""
 TINY = {
     "unet": ["network.architecture.model_channels=32", "network.architecture.num_res_blocks=1"],
     "ncsnpp": ["network.architecture.nf=16", "network.architecture.num_res_blocks=1"],
@@ -98,6 +98,6 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 
 def tells_what_to_do(message: str) -> bool:
-    """Whether a message for missing data is two lines at most and has a command to copy."""
+    """True if a message for missing data is two lines at most and has a command to copy."""
     commands = r"(?:^|[\s`])(?:sudo |python3? |pip |apt-get |curl |wget |unzip |git |kaggle )"
     return len(message.splitlines()) <= 2 and re.search(commands, message, re.MULTILINE) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +18,11 @@ from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import schedules
 from support import frechet
-from support.common import ROOT, bar, cell
+from support.common import ROOT, Setup, bar, cell
 from support.frechet import Moments, frechet_distance
 
-if TYPE_CHECKING:
-    from bundled_weights import Setup
-
 SHOWN = 64
-"""How many images a picture shows."""
+"""Number of images in a figure."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import posterior_gaussian
 import pytest
 import torch
 import yaml
-from support import gaussian_problem
+from support import engine, gaussian_problem
 
 from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.errors import InputError
@@ -88,7 +88,7 @@ def test_every_row_of_the_gaussian_benchmark_has_settings_that_are_understood() 
         assert set(settings[budget]) == set(posterior_gaussian.CANDIDATES)
         for row, candidates in posterior_gaussian.CANDIDATES.items():
             assert settings[budget][row] in candidates
-            posterior_gaussian.make_sampler(row, settings[budget][row], 30, rank=16)
+            engine.make_sampler(row, posterior_gaussian.with_levels(settings[budget][row], 30, rank=16))
     assert {row.split(",")[0] for row in posterior_gaussian.CANDIDATES} == set(POSTERIOR_NAMES)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import bundled_weights
 import class_labels
 import pytest
 import torch
@@ -34,7 +33,7 @@ class Brightness(torch.nn.Module):
 def test_accuracy_is_the_share_seen_as_the_class_that_was_asked_for(tmp_path: Path) -> None:
     options = class_labels.options().parse_args(["--out", str(tmp_path / "out")])
     report = common.Report("class_labels", options, "cpu")
-    setup = bundled_weights.Setup(options, report, CPU, "fp32", {})
+    setup = common.Setup(options, report, CPU, "fp32")
     images = torch.linspace(-1, 1, 8).reshape(8, 1, 1, 1).expand(8, 1, 4, 4).contiguous()
     moments = frechet.Moments(Brightness().features(images))
     judge = unconditional.Judge(Brightness(), CPU, 1.0, moments, moments)  # type: ignore[arg-type]
@@ -48,7 +47,7 @@ def test_accuracy_is_the_share_seen_as_the_class_that_was_asked_for(tmp_path: Pa
 def test_the_guided_task_has_the_scale_and_the_numbers_that_are_asked_for(tmp_path: Path) -> None:
     options = class_labels.options().parse_args(["--quick", "--out", str(tmp_path / "out")])
     report = common.Report("class_labels", options, "cpu")
-    task = class_labels.load(bundled_weights.Setup(options, report, CPU, "fp32", {}), "guided", "guidance.scale=3.0")
+    task = class_labels.load(common.Setup(options, report, CPU, "fp32"), "guided", "guidance.scale=3.0")
     assert len(task.names) == 8 and task.num_steps == 5
     images, labels, evaluations = class_labels.made(task, "test")
     assert images.shape == (8, 1, 32, 32) and labels.tolist() == list(range(8)) and evaluations == 10

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import likelihood
 import pytest
 import torch
-from support import (
-    common,
-    records,
-)
+from support import common, engine
 from torch import Tensor
 
 from randomwalk import GaussianMixture, InputError
@@ -27,7 +23,7 @@ def framed(count: int, seed: int) -> Tensor:
 def make_setup(folder: Path, *arguments: str) -> likelihood.Setup:
     options = likelihood.options().parse_args(["--out", str(folder), *arguments])
     report = common.Report("likelihood", options, "cpu")
-    kept = records.Records(report.folder, options.resume)
+    kept = engine.Records(report.folder, options.resume)
     return likelihood.Setup(options, report, kept, torch.device("cpu"), framed(400, 0), framed(50, 1), -0.3, 0.2)
 
 
@@ -69,16 +65,15 @@ def test_records_hold_what_is_asked_for_and_are_taken_over(tmp_path: Path) -> No
     setup = make_setup(tmp_path / "a", "--batch-size", "3")
     denoiser = GaussianMixture([1.0], torch.full((1, 1, 6, 6), -0.3), 0.2)
     denoiser.sigma_min, denoiser.sigma_max = 0.02, 40.0
-    run, ticks = likelihood.Run(5, 1e-3, 2), []
-    tick: Any = lambda n, note="": ticks.append(n)  # noqa: E731
-    found = likelihood.measure(setup, "vp", denoiser, run, tick)
-    assert sum(ticks) == 5 and [len(found), found[0]["vjps"]] == [5, 2 * found[0]["evaluations"]]
+    run = likelihood.Run(5, 1e-3, 2)
+    found = likelihood.measured(setup, "vp", denoiser, run)
+    assert [len(found), found[0]["vjps"]] == [5, 2 * found[0]["evaluations"]]
     # An isotropic Gaussian does not move: the number is exact.
     expected = denoiser.log_prob(setup.dequantised()[:5].float(), 0.02).tolist()
     assert [record["log_prob"] for record in found] == pytest.approx(expected, rel=1e-5)
     again = make_setup(tmp_path / "b", "--resume", str(tmp_path / "a"))
     again.test = torch.full_like(again.test, math.nan)  # nothing is computed anew
-    assert likelihood.measure(again, "vp", denoiser, run, tick) == found
+    assert likelihood.measured(again, "vp", denoiser, run) == found
 
 
 @pytest.mark.parametrize(

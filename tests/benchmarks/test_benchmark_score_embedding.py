@@ -19,7 +19,7 @@ from support import (
     set_report,
     unconditional,
 )
-from support.records import Record, Records
+from support.engine import Record, Records
 from torch import Tensor
 
 from randomwalk.config.score_embedding import EmbeddingMethod

@@ -17,12 +17,7 @@ import numpy as np
 import pytest
 import step_cost
 import torch
-from support import (
-    baselines,
-    common,
-    frechet,
-    records,
-)
+from support import baselines, common, engine, frechet
 
 from randomwalk import operators
 from randomwalk.config.samplers import POSTERIOR_NAMES
@@ -100,7 +95,7 @@ def test_biharmonic_inpainting_keeps_what_is_observed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-images", "65"], "data/fashion_mnist has 64"),
+        (["--num-images", "65"], "which data/fashion_mnist has"),
         (["--batch-size", "0"], "expected 1 or more"),
         (["--fashion-mnist", "no/such/folder", "--parts", "unconditional"], "no/such/folder"),
         (["--parts", "denoising", "--vp", "missing.safetensors"], "missing.safetensors"),
@@ -151,14 +146,13 @@ def test_the_second_pass_sees_what_the_first_one_does() -> None:
 # --- inverse problems ------------------------------------------------------------------------------------------------
 
 
-def make_setup(tmp_path: Path, *arguments: str) -> inverse_problems.Setup:
+def make_setup(tmp_path: Path, *arguments: str) -> common.Setup:
     options = inverse_problems.options().parse_args([*arguments, "--quick", "--out", str(tmp_path / "out")])
     report = common.Report("inverse_problems", options, "cpu")
-    return inverse_problems.Setup(options, report, torch.device("cpu"), "fp32")
+    return common.Setup(options, report, torch.device("cpu"), "fp32", quick_images=2)
 
 
-METHODS = sorted(inverse_problems.methods())
-DPS = inverse_problems.Method("dps", inverse_problems.CONFIGS / "dps.yaml", "vp")  # it can do all tasks
+DPS = inverse_problems.Method("dps")  # it can do all tasks
 
 
 @pytest.fixture
@@ -172,41 +166,37 @@ def _load(path: str) -> NetworkDenoiser:
     return load_denoiser(path)
 
 
-def test_every_posterior_sampler_has_its_settings() -> None:
-    names = {inverse_problems.load_config(path, "random_inpainting").sampler.name for path in _paths()}
-    assert names == set(POSTERIOR_NAMES)
+def test_every_posterior_sampler_has_its_settings(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    configs = [
+        inverse_problems.load_config(setup, inverse_problems.Method(name), "random_inpainting", {})
+        for name in inverse_problems.METHODS
+    ]
+    assert {config.sampler.name for config in configs} == set(POSTERIOR_NAMES)
+    assert set(inverse_problems.SETTINGS["methods"]) == set(inverse_problems.METHODS)
 
 
-def _paths() -> list[Path]:
-    return list(inverse_problems.methods().values())
-
-
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", inverse_problems.METHODS)
 def test_settings_of_every_task_are_right_or_refused_with_a_reason(
     name: str, tmp_path: Path, one_network: None
 ) -> None:
     """As far as sample.py --dry-run checks them."""
-    setup = make_setup(tmp_path)
-    path = inverse_problems.methods()[name]
-    assert set(inverse_problems.overrides(path)) <= set(inverse_problems.TASKS)
-    method = inverse_problems.Method(name, path, "vp")
+    setup, method = make_setup(tmp_path), inverse_problems.Method(name)
+    assert set(inverse_problems.SETTINGS["methods"][name]) <= set(inverse_problems.TASKS)
     for task in inverse_problems.TASKS:
-        if task in inverse_problems.overrides(path):
-            loaded = setup.load(path, task, "vp")
-            assert loaded.config.measurement == inverse_problems.load_config(DPS.path, task).measurement
+        if method.can_do(task):
+            loaded = inverse_problems.load(setup, method, task)
+            assert loaded.config.measurement == inverse_problems.load_config(setup, DPS, task, {}).measurement
             assert f"posterior/{name}" in loaded.config.output
         else:
             assert "linear" in inverse_problems.why_not(setup, method, DPS, task)
 
 
-def test_a_task_that_the_sampler_can_do_may_not_be_missing(tmp_path: Path) -> None:
-    text = (inverse_problems.CONFIGS / "dps.yaml").read_text()
-    less = tmp_path / "less.yaml"
-    less.write_text("\n".join(line for line in text.splitlines() if not line.startswith("# phase_retrieval")))
-    with pytest.raises(InputError, match="no line `# phase_retrieval"):
-        inverse_problems.why_not(
-            make_setup(tmp_path), inverse_problems.Method("less", less, "vp"), DPS, "phase_retrieval"
-        )
+def test_a_task_that_the_sampler_can_do_may_not_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    less = inverse_problems.Method("tds")
+    monkeypatch.delitem(inverse_problems.SETTINGS["methods"]["tds"], "phase_retrieval")
+    with pytest.raises(InputError, match="tds: has no phase_retrieval, but the sampler can"):
+        inverse_problems.why_not(make_setup(tmp_path), less, DPS, "phase_retrieval")
 
 
 def test_crps_by_hand_and_without_bias_from_the_number_of_samples() -> None:
@@ -230,14 +220,14 @@ def test_a_judgement_counts_the_contested_ranks() -> None:
 
 
 def test_records_of_other_settings_are_not_taken_over(tmp_path: Path) -> None:
-    first = records.Records(RunFolder.create(tmp_path / "a"), None)
+    first = engine.Records(RunFolder.create(tmp_path / "a"), None)
     first.of("task", "method", {"seed": 0})["3"] = {"psnr": 1.0}
     first.save()
-    again = records.Records(RunFolder.create(tmp_path / "b"), str(first.folder.path))
+    again = engine.Records(RunFolder.create(tmp_path / "b"), str(first.folder.path))
     assert again.of("task", "method", {"seed": 0}) == {"3": {"psnr": 1.0}}
     assert again.of("task", "method", {"seed": 1}) == {}
     with pytest.raises(InputError, match="--resume"):
-        records.Records(RunFolder.create(tmp_path / "c"), str(tmp_path / "nothing"))
+        engine.Records(RunFolder.create(tmp_path / "c"), str(tmp_path / "nothing"))
 
 
 def test_classical_deconvolution_is_better_than_the_blurred_image() -> None:
@@ -260,8 +250,7 @@ def test_classical_deconvolution_is_better_than_the_blurred_image() -> None:
 def test_forward_passes_are_counted_as_they_are_planned(tmp_path: Path) -> None:
     options = few_evaluations.options().parse_args(["--num-images", "2", "--out", str(tmp_path / "out")])
     report = common.Report("few_evaluations", options, "cpu")
-    weights = {"vp": options.vp}
-    setup = bundled_weights.Setup(options, report, torch.device("cpu"), "fp32", weights)
+    setup = common.Setup(options, report, torch.device("cpu"), "fp32")
     for sampler in few_evaluations.SAMPLERS:
         config = few_evaluations.with_steps(few_evaluations.config_of(setup, sampler, "inpainting"), 2)
         psnr, passes = few_evaluations.restored(load_task(config, torch.device("cpu")))

@@ -63,9 +63,9 @@ def test_a_small_run() -> None:
     """Twenty levels of the exact sampler are near the floor, five of the walk are not."""
     smc = {"schedule": "karras", "num_steps": 20, "probes": 1}
     walk = {"schedule": "karras", "num_steps": 5, "step_scale": 0.5}
-    methods = [(posterior_mixture.FLOOR, {}), ("tweedie_smc", smc), ("random_walk", walk)]
-    floor, ours, walked = posterior_mixture.do(posterior_mixture.Job(8, 2, 7, 200, methods))
-    assert floor is not None and ours is not None and walked is not None
+    methods = {posterior_mixture.FLOOR: {}, "tweedie_smc": smc, "random_walk": walk}
+    jobs = [posterior_mixture.job_of(name, settings, 8, 2, [7], 200) for name, settings in methods.items()]
+    floor, ours, walked = (posterior_mixture.do(job)[0] for job in jobs)
     assert floor["sliced_w1"] < 1.0 and ours["sliced_w1"] < 1.5 and walked["sliced_w1"] > 2.0
     assert (ours["evaluations"], ours["vjps"]) == (21, 21 * 4)
     with pytest.raises(InputError, match="--samplers: nobody"):

@@ -20,15 +20,15 @@ from photo_benchmark_tools import PLAN, case, photograph
 from PIL import Image
 from support import (
     common,
+    engine,
     photo_baselines,
     photo_methods,
     photo_plan,
     photo_report,
-    photo_tuning,
     photographs,
 )
-from support.photo_problems import Problem, make_problem
-from support.records import Records
+from support.engine import Records
+from support.photo_problems import Problem
 
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
 from randomwalk.errors import InputError, RunError
@@ -108,33 +108,32 @@ def shifted(title: str, settings: Mapping[str, Any], problem: Problem, denoiser:
     return photo_methods.Outcome(problem.truth + abs(settings["shift"] - 0.3), 0, 0, 0.0)
 
 
-def make_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> photo_tuning.Tuning:
-    monkeypatch.setattr(photo_tuning, "restore", shifted)
+def make_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> photo_restoration.Bench:
+    monkeypatch.setattr(photo_restoration, "restore", shifted)
     monkeypatch.setattr(photo_plan, "SETTINGS", tmp_path / "settings.yaml")
     photos = [photograph(n) for n in range(3)]
     records = Records(RunFolder.create(tmp_path / "out"), None)
-    return photo_tuning.Tuning(PLAN, "ve", None, torch.device("cpu"), photos, 0, {"seed": 0}, records)
+    return photo_restoration.Bench(None, torch.device("cpu"), photos, 0, {"seed": 0}, records)
 
 
 def test_the_search_takes_the_best_and_no_divergent_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuning, law = make_tuning(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
-    problems = [make_problem(law, photo, 0) for photo in tuning.photos]
+    bench, law = make_bench(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
     tries = [{"shift": shift} for shift in (0.0, 9, 0.31, 0.5, 0.6, 0.7)]
-    best, psnr = tuning.best(law, "total variation", tries, problems)
+    best, psnr = photo_restoration.best_settings(bench, law, "total variation", tries)
     # The pixels are at most 0.8, so that nothing is clipped.
     assert best == {"shift": 0.31} and psnr == pytest.approx(20 * math.log10(2 / 0.01), abs=1e-2)
-    tried = {method: len(entry["images"]) for method, entry in tuning.records.found[law.name].items()}
+    tried = {method: len(entry["images"]) for method, entry in bench.records.found[law.name].items()}
     assert sorted(tried.values()) == [2, 2, 3, 3, 3, 3]
     with pytest.raises(RunError, match=r"every setting of total variation .* diverges"):
-        tuning.best(law, "total variation", [{"shift": 9}], problems)
+        photo_restoration.best_settings(bench, law, "total variation", [{"shift": 9}])
 
 
 def test_the_search_may_be_for_some_methods_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photo_tuning.Tuning, "best", lambda *arguments: ({}, 20.0))
-    tuning, law = make_tuning(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
+    monkeypatch.setattr(photo_restoration, "best_settings", lambda *arguments: ({}, 20.0))
+    bench, law = make_bench(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
     with pytest.raises(InputError, match="--methods ddrm: known here are Richardson-Lucy"):  # there is no network
-        tuning.run([law], False, ["ddrm", "Wiener filter"])
-    tuning.run([law], False, ["Wiener filter"])
+        photo_restoration.tune(bench, PLAN, "ve", [law], False, ["ddrm", "Wiener filter"])
+    photo_restoration.tune(bench, PLAN, "ve", [law], False, ["Wiener filter"])
     assert set(photo_plan.read_settings("ve")[law.name]) == {"Wiener filter"}
 
 
@@ -172,12 +171,12 @@ def test_what_was_chosen_is_read_again(tmp_path: Path) -> None:
     assert photo_plan.read_settings("ve", path)[name]["ddrm"]["settings"] == {"num_steps": 3}
     found = photo_plan.read_settings("vp", path)[name]
     assert found["ddrm"]["settings"] == {"num_steps": 4} and found["total variation"]["settings"] == {"weight": 0.1}
-    assert path.read_text().startswith("# Written by photo_restoration.py --tune")
+    assert path.read_text().startswith("# Written by --tune")
 
 
 def test_two_processes_may_choose_settings_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second writes between the first one's reading and writing, if it is let."""
-    path, name, read = tmp_path / "settings.yaml", PLAN.cases[0].name, photo_plan._read
+    path, name, read = tmp_path / "settings.yaml", PLAN.cases[0].name, engine.read_yaml
     entry = {"settings": {}, "psnr": 20.0}
     second = threading.Thread(target=photo_plan.write_settings, args=("ve", name, "ddrm", entry, path))
 
@@ -188,7 +187,7 @@ def test_two_processes_may_choose_settings_at_once(tmp_path: Path, monkeypatch: 
             second.join(0.3)
         return data
 
-    monkeypatch.setattr(photo_plan, "_read", slow)
+    monkeypatch.setattr(engine, "read_yaml", slow)
     photo_plan.write_settings("ve", name, "biharmonic", entry, path)
     second.join()
     assert set(photo_plan.read_settings("ve", path)[name]) == {"biharmonic", "ddrm"}
@@ -212,16 +211,16 @@ def test_the_best_sampler_is_that_of_the_validation_images(tmp_path: Path, monke
 
 def test_no_test_image_is_tuned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photographs, "SETS", {"cbsd68": 2, "set5": 1})
-    monkeypatch.setattr(photo_tuning, "SETS", photographs.SETS)
+    monkeypatch.setattr(photo_restoration, "SETS", photographs.SETS)
     sets = {"data/cbsd68": ("a.png", "c.png"), "data/set5": ("e.bmp",)}
     for folder, names in {**sets, "val": ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.png")}.items():
         (tmp_path / folder).mkdir(parents=True)
         for name in names:
             Image.new("RGB", (16, 12)).save(tmp_path / folder / name)
-    found = photo_tuning.validation_photographs(tmp_path / "val", tmp_path / "data", 2, 8)
+    found = photo_restoration.validation_photographs(tmp_path / "val", tmp_path / "data", 2, 8)
     assert [photo.name for photo in found] == ["b.jpg", "d.jpg"] and found[0].pixels.shape == (3, 8, 8)
     with pytest.raises(InputError, match="has 2 images that are not tested on; expected 3"):
-        photo_tuning.validation_photographs(tmp_path / "val", tmp_path / "data", 3, 8)
+        photo_restoration.validation_photographs(tmp_path / "val", tmp_path / "data", 3, 8)
     (tmp_path / "data" / "cbsd68" / "c.png").unlink()
     with pytest.raises(InputError, match="has 1 images; expected the 2"):
         photographs.open_set(tmp_path / "data", "cbsd68")

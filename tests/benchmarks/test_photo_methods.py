@@ -16,6 +16,7 @@ import pytest
 import torch
 from photo_benchmark_tools import PLAN, Shrink, case, photograph
 from support import (
+    engine,
     perceptual,
     photo_baselines,
     photo_methods,
@@ -25,7 +26,7 @@ from support import (
 )
 from support.photo_problems import Problem, make_problem
 
-from randomwalk import operators, samplers
+from randomwalk import operators
 from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
@@ -215,8 +216,7 @@ def test_every_candidate_can_be_made() -> None:
     for name, tries in PLAN.samplers.items():
         assert name in POSTERIOR_NAMES
         for settings in tries:
-            own = {key: value for key, value in settings.items() if key not in photo_methods.SCHEDULE}
-            sampler = samplers.make(name, **own)
+            sampler, _ = engine.make_sampler(name, settings)
             for operator in tasks:
                 y = torch.zeros(1, *operator.measurement_shape)
                 sampler.check(Measurement(operator, GaussianNoise(10 * 2 / 255), y))
