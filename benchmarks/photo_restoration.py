@@ -39,7 +39,7 @@ from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
-from randomwalk.images.sources import to_pixels
+from randomwalk.images.tensors import to_pixels
 from randomwalk.operators import SuperResolution
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling.task import pictures_of

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from randomwalk import operators
-from randomwalk.images.sources import to_pixels
+from randomwalk.images.tensors import to_pixels
 from randomwalk.operators import Operator
 
 FOLDER = Path(__file__).parent

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from randomwalk.images import metrics
 from randomwalk.images.sheets import Row, overview
-from randomwalk.images.sources import open_images, to_pixels
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_pixels
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.images import png16
+from randomwalk.images.tensors import LUMA
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
-LUMA = (0.299, 0.587, 0.114)
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
 BROKEN = (

@@ -13,18 +13,14 @@ from typing import IO, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.images import pictures
 from randomwalk.images.pictures import Header, Picture
 from randomwalk.images.standard_sets import Split, StandardSet, load_standard_set
+from randomwalk.images.tensors import Fit, Size, fit_to, to_tensor
 
-Fit = Literal["resize", "crop", "pad"]
-Size = tuple[int, int]
-"""Height and width."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 """What zips raise that are damaged, encrypted or packed in a way that Python does not know."""
@@ -161,46 +157,6 @@ class ImageSource:
         return x[:, :height, :width]
 
 
-def fit_to(
-    pixels: np.ndarray, size: Sequence[int], fit: Fit, generator: np.random.Generator | None = None
-) -> np.ndarray:
-    """``pixels [h, w, C]`` brought to ``size = (H, W)``.
-
-    resize: the image is scaled until it covers the size, then cut. crop: cut without scaling, unless the image is
-    too small. pad: surrounded by black, scaled down first if it is too large. The cut is at the centre, or drawn
-    from ``generator``.
-    """
-    height, width = size
-    h, w = pixels.shape[:2]
-    cover, contain = max(height / h, width / w), min(height / h, width / w)
-    scale = {"resize": cover, "crop": max(1.0, cover), "pad": min(1.0, contain)}[fit]
-    if scale != 1:
-        new = (max(1, round(w * scale)), max(1, round(h * scale)))
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        pixels = np.asarray(image.resize(new, Image.Resampling.LANCZOS))
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        h, w = pixels.shape[:2]
-    if fit == "pad":
-        top, left = (height - h) // 2, (width - w) // 2
-        return np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)))
-    if generator is None:
-        top, left = (h - height) // 2, (w - width) // 2
-    else:
-        top, left = generator.integers(h - height + 1), generator.integers(w - width + 1)
-    return pixels[top : top + height, left : left + width]
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 ``[H, W, C]`` -> float32 ``[C, H, W]`` in [-1, 1]."""
-    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
-
-
-def to_pixels(x: Tensor) -> np.ndarray:
-    """``[C, H, W]`` in [-1, 1] -> uint8 ``[H, W]`` or ``[H, W, 3]``: clipped and rounded, never stretched."""
-    array = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
-    return array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
-
-
 def open_images(path: str | Path) -> ImageSource:
     """The images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names.
 
@@ -325,8 +281,3 @@ def of_standard_set(found: StandardSet, split: Split) -> ImageSource:
 def in_order(names: Iterable[str]) -> list[str]:
     """Names of classes in order: numbers by their value (2 before 10), before all others by the alphabet."""
     return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
-
-
-def upscale(x: Tensor, factor: int) -> Tensor:
-    """``[B, C, H, W]`` with every pixel repeated ``factor`` times, so that small images can be looked at."""
-    return F.interpolate(x, scale_factor=factor, mode="nearest")

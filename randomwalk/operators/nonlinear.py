@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.images.tensors import LUMA
 from randomwalk.operators.operator import Operator
 
 
@@ -134,7 +135,7 @@ def _to_pixels(level: Tensor) -> Tensor:
     return x + (x.clamp(-1, 1) - x).detach()
 
 
-_YCBCR = [[0.299, 0.587, 0.114], [-0.299 / 1.772, -0.587 / 1.772, 0.5], [0.5, -0.587 / 1.402, -0.114 / 1.402]]
+_YCBCR = [[*LUMA], [-0.299 / 1.772, -0.587 / 1.772, 0.5], [0.5, -0.587 / 1.402, -0.114 / 1.402]]
 _LUMA_TABLE = [
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56),
     *(14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),

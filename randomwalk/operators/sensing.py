@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.images.tensors import LUMA
 from randomwalk.operators.operator import TightRows
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the grey of ITU-R BT.601."""
 
 DENSE_LIMIT = 4096
 """Most numbers in an image for which compressed sensing draws a dense matrix."""

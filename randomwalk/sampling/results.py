@@ -14,7 +14,7 @@ from PIL import Image
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics, pictures
 from randomwalk.images import sheets as report
-from randomwalk.images.sources import to_pixels
+from randomwalk.images.tensors import to_pixels
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder, write_csv
 from randomwalk.sampling import calibration, figures

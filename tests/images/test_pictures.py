@@ -17,7 +17,8 @@ from PIL import Image, ImageCms, ImageOps
 from randomwalk.errors import InputError
 from randomwalk.images import pictures, png16
 from randomwalk.images.pictures import Picture
-from randomwalk.images.sources import open_images, to_tensor
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_tensor
 
 DRAWS = np.random.default_rng(0)
 COLOUR = DRAWS.integers(0, 256, (5, 7, 3), dtype=np.uint8)
