@@ -309,7 +309,7 @@ def test_transparency_follows_the_size() -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.linspace(0, 1, 35, dtype=np.float32), "are floating-point numbers, whose white is not known"),
+        (np.linspace(0, 1, 35, dtype=np.float32), "are floating-point numbers of unknown range"),
         (np.arange(35, dtype=np.int32) * 2000, "are numbers outside 0 to 65535"),
         (np.arange(35, dtype=np.int32) - 1, "are numbers outside 0 to 65535"),
     ],
