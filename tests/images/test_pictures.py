@@ -38,7 +38,7 @@ def deep(channels: int, height: int = 21, width: int = 13) -> np.ndarray:
 
 
 def upper_bytes(data: bytes) -> np.ndarray:
-    """What Pillow reads in a file of 16 bits to a channel."""
+    """Pixels that Pillow reads from a file with 16 bits per channel."""
     found = np.asarray(Image.open(io.BytesIO(data)))
     found = (found >> 8).astype(np.uint8) if found.dtype != np.uint8 else found
     grey_and_alpha = data[25] == 4  # Pillow makes colours of the grey
