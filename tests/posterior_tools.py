@@ -205,7 +205,7 @@ def dissect(sampler: PosteriorSampler, task: Task) -> Law:
 
 
 def error(law: Law, target: Law) -> float:
-    """Largest error of a distribution: of the mean, in standard deviations of the target, or of the relative variance."""
+    """Largest error of the mean, in standard deviations of the target, and of the relative variance."""
     whiten = torch.linalg.inv(torch.linalg.cholesky(target.covariance))
     mean = whiten @ (law.mean - target.mean)
     spread = whiten @ law.covariance @ whiten.T - torch.eye(len(mean), dtype=mean.dtype)
