@@ -86,7 +86,7 @@ def launch(environ: Mapping[str, str] = os.environ) -> Launch:
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
-    """The device on which this process computes.
+    """Choose the device on which this process computes.
 
     The processes on a machine take turns at its GPUs, unless one is named. A GPU that does not exist is replaced by a
     device that does, with a note from the first process on the machine.
@@ -181,7 +181,7 @@ class Context:
         return self._ask("add", "work", 0)
 
     def check(self) -> None:
-        """See that no other process has failed or was lost; cheap enough for every batch.
+        """Check that no other process has failed or was lost; cheap enough for every batch.
 
         Raises:
             RunError: one has.
@@ -253,7 +253,7 @@ def connect(device: str = "auto", start: Launch | None = None) -> Context:
         start: how this process was started; from the environment by default.
 
     Raises:
-        InputError: the name of the device is unknown, or MPI or Slurm do not say where to meet.
+        InputError: the name of the device is unknown, or MPI cannot be used.
         RunError: the others are not found.
     """
     start = launch() if start is None else start
@@ -302,15 +302,9 @@ def _address_by_mpi() -> tuple[str, int]:
 
 
 def first_host(nodes: str) -> str:
-    """First name in a Slurm list of machines: ``gpu[003-005,9],cpu1`` -> ``gpu003``.
-
-    Raises:
-        InputError: the list is not understood.
-    """
-    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
-    if found is None:
-        raise InputError(f"Slurm's list of machines {nodes!r} is not understood; set MASTER_ADDR and MASTER_PORT")
-    return "".join(part or "" for part in found.groups())
+    """First name in a Slurm list of machines: ``gpu[003-005,9],cpu1`` -> ``gpu003``."""
+    found = re.match(r"([^,\[]*)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
+    return "".join(part or "" for part in found.groups()) if found else ""
 
 
 def init_process_group(context: Context) -> None:
