@@ -187,7 +187,7 @@ def test_tiles_take_the_memory_of_one(denoiser: Denoiser, gradient: bool) -> Non
 
 PRODUCT = """
 import torch
-from randomwalk.denoisers.adapters import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.tiling import TiledDenoiser, Tiling
 
 def peak():
