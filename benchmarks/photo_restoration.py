@@ -44,7 +44,8 @@ from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
-from randomwalk.images.sources import open_images, to_pixels
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_pixels
 from randomwalk.operators import SuperResolution
 from randomwalk.run_folder import RunFolder
 from randomwalk.sampling.batch import visible_and_baseline

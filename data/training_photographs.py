@@ -1,9 +1,9 @@
-"""Lay out the photographs of configs/photo: python data/training_photographs.py --bsds BSDS500 --cbsd68 CBSD68
+"""Prepare the photographs of configs/photo: python data/training_photographs.py --bsds BSDS500 --cbsd68 CBSD68
 
-Makes ``data/BSDS500/{train, test, val32}`` with links to the photographs of the Berkeley segmentation data set, val32
-being those of ``val`` that are not in CBSD68, and with ``--backgrounds FOLDER`` also ``data/BSDS500/backgrounds``: the
-photographs of Debian's packages lomiri-wallpapers-16.04 and mate-backgrounds (``FOLDER`` is /usr/share/backgrounds
-where they are installed), scaled down to where the camera's own noise and sharpening are gone.
+Makes ``data/BSDS500/{train, test, val32}`` with links to the photographs of the Berkeley segmentation data set, where
+val32 has those of ``val`` that are not in CBSD68. ``--backgrounds FOLDER`` also makes ``data/BSDS500/backgrounds`` from
+the photographs of Debian's packages lomiri-wallpapers-16.04 and mate-backgrounds (``FOLDER`` is /usr/share/backgrounds
+if they are installed), scaled down far enough to remove the noise and sharpening of the camera.
 """
 
 import argparse
@@ -16,21 +16,21 @@ from PIL import Image
 OUT = Path(__file__).parent / "BSDS500"
 SIDE = 16
 SAME = 3.0
-"""Mean difference of two thumbnails, of 255, below which they show one photograph."""
+"""Mean difference of two thumbnails, out of 255, below which they show the same photograph."""
 NOT_PHOTOGRAPHS = {"Elephants", "Elephants_3840x2160", "Elephants_5640x3172", "GreenTraditional"} | {
     "umang_by_Abhishek_Mudgal", "analogpattern_by_Peter_Nerlich",
 }  # fmt: skip
 MEGAPIXELS = ((6, 2), (12, 3), (np.inf, 4))
-"""Up to how many megapixels a picture is scaled down by which factor."""
+"""Factors by which pictures are scaled down, each with the megapixels below which it applies."""
 
 
 def thumbnail(path: Path) -> np.ndarray:
-    """A photograph as ``[SIDE, SIDE, 3]``."""
+    """Thumbnail of a photograph, ``[SIDE, SIDE, 3]``."""
     return np.asarray(Image.open(path).convert("RGB").resize((SIDE, SIDE)), dtype=float)
 
 
 def link(files: Iterable[Path], folder: Path) -> None:
-    """Put links to the files into a folder."""
+    """Link the files into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         (folder / file.name).unlink(missing_ok=True)
@@ -39,7 +39,7 @@ def link(files: Iterable[Path], folder: Path) -> None:
 
 
 def scale_down(files: Iterable[Path], folder: Path) -> None:
-    """Put the photographs among the files into a folder, scaled down."""
+    """Save the photographs among the files into a folder, scaled down."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         if file.stem in NOT_PHOTOGRAPHS:
@@ -52,6 +52,7 @@ def scale_down(files: Iterable[Path], folder: Path) -> None:
 
 
 def main() -> None:
+    """Prepare the folders that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bsds", type=Path, required=True, help="the folder with train, test and val")
     parser.add_argument("--cbsd68", type=Path, required=True, help="the folder with the 68 test photographs")

@@ -1,5 +1,4 @@
-"""The ADM UNet of Dhariwal & Nichol 2021 (guided-diffusion), with the state-dict names of its checkpoints, and a U-Net
-for photographs of any size."""
+"""ADM U-Net of Dhariwal & Nichol 2021 with the state-dict names of its checkpoints, and a U-Net for photographs."""
 
 from __future__ import annotations
 

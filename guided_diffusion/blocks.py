@@ -1,7 +1,8 @@
 """Building blocks of the ADM UNet: normalisation, resampling, residual and attention blocks.
 
-Attribute names follow the public checkpoints (`in_layers`, `emb_layers`, `qkv`, ...), since they are the keys
-of the state dict. Source: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis".
+Attribute names (`in_layers`, `emb_layers`, `qkv`, ...) are the state-dict keys of the public checkpoints.
+
+Source: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis".
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(groups, channels)
 
     def forward(self, input: Tensor) -> Tensor:
-        # `.to` does nothing where the dtype already fits, as it does without autocast.
+        # Without autocast, the types agree and `.to` does nothing.
         dtype = torch.promote_types(input.dtype, torch.float32)
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         return F.group_norm(input.to(dtype), self.num_groups, weight, bias, self.eps).to(input.dtype)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution with zero padding 1."""
+    """3x3 convolution with zero padding 1."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
 
 
@@ -50,7 +51,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
 
     Args:
         t: [B] times on the 0..999 scale, of any dtype, fractional allowed; rounded to float32.
-        dim: length of the embedding; an odd length ends in a zero.
+        dim: length of the embedding; an odd one ends in a zero.
 
     Returns:
         [B, dim] float32. Source: Ho et al. 2020 (as ordered by Dhariwal & Nichol 2021: cosines first).
@@ -142,7 +143,7 @@ class ResBlock(nn.Module):
 
 
 def _resampler(resample: str | None, channels: int) -> nn.Module:
-    """The parameter-free change of resolution inside a residual block."""
+    """Resampling without parameters inside a residual block."""
     if resample is None:
         return nn.Identity()
     if resample not in ("up", "down"):
@@ -151,9 +152,9 @@ def _resampler(resample: str | None, channels: int) -> nn.Module:
 
 
 class PointwiseConv(nn.Conv1d):
-    """A convolution of kernel 1 over tokens [B, T, C]; its weight is [C_out, C, 1], as in the checkpoints.
+    """Convolution of kernel size 1 over tokens [B, T, C], with weight [C_out, C, 1] as in the checkpoints.
 
-    As a matrix product it reads a channels-last image without rearranging it.
+    It is computed as a matrix product, which reads a channels-last image without rearranging it.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""A U-Net for photographs of any size: convolutions only, no normalisation, half the resolution from the start."""
+"""U-Net for photographs of any size: only convolutions, no normalisation, at half the resolution and below."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guided_diffusion.blocks import timestep_embedding
 
 
 class ResidualBlock(nn.Module):
-    """``h + conv(silu((1 + scale) conv(silu(h)) + shift))``, scale and shift from the code of the noise level.
+    """``h + conv(silu((1 + scale) conv(silu(h)) + shift))``, with scale and shift from the code of the noise level.
 
     The second convolution and the modulation start at 0, so that the block starts as the identity.
     """
@@ -32,9 +32,9 @@ class ResidualBlock(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """``h + conv(relu(conv(h)) (1 + gain))``, the gain from the code of the noise level.
+    """``h + conv(relu(conv(h)) (1 + gain))``, with the gain from the code of the noise level.
 
-    Nothing acts on the trunk but sums. The second convolution and the gain start at 0, so that the block starts as the
+    The trunk has nothing but sums. The second convolution and the gain start at 0, so that the block starts as the
     identity.
     """
 
@@ -54,22 +54,24 @@ class GatedBlock(nn.Module):
 
 
 class PhotoUNet(nn.Module):
-    """Residual blocks at several resolutions, of which the highest is half that of the image.
+    """Residual blocks at several resolutions, the highest of which is half that of the image.
 
-    Pixels are taken in blocks of 2 x 2 (Shi et al. 2016, arXiv 1609.05158), as FFDNet does for speed (Zhang et al.
-    2018, arXiv 1710.04026); the levels of the U-Net are joined by sums, and nothing is normalised, as in DRUNet (Zhang
-    et al. 2021, arXiv 2008.13751). Nothing attends either, so that an output pixel depends on the pixels around it
-    alone: images may have any size. They are continued by their mirror image to a multiple of ``2^levels``, and cut
-    again.
+    Blocks of 2 x 2 pixels become channels (Shi et al. 2016, arXiv 1609.05158), as in FFDNet (Zhang et al. 2018, arXiv
+    1710.04026); the skip connections are sums, and there is no normalisation, as in DRUNet (Zhang et al. 2021, arXiv
+    2008.13751). Without attention, an output pixel depends only on the pixels around it, so images may have any size:
+    they are padded by reflection to a multiple of ``2^levels`` and cropped again.
 
     Args:
         image_size: side of the training images; only recorded.
-        num_channels: of the images.
+        num_channels: channels of the images.
         widths: channels of each level.
-        num_blocks: of each level on the way down, and again on the way up; the lowest level has them once.
-        code_size: of the positional code of the noise level; even.
-        time_scale: factor of the network's time before the code, which is made for times up to about 1000.
+        num_blocks: blocks of each level in the encoder and again in the decoder; the lowest level has them once.
+        code_size: length of the positional code of the noise level; even.
+        time_scale: factor of the time before the code, whose frequencies suit times up to about 1000.
         block: "modulated" (`ResidualBlock`, and a SiLU before the last convolution) or "gated" (`GatedBlock`).
+
+    Raises:
+        ValueError: the settings are inconsistent.
     """
 
     any_size = True
@@ -108,7 +110,7 @@ class PhotoUNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Output ``[B, C, H, W]`` of images ``x [B, C, H, W]`` at the times ``t [B]``, whatever their unit."""
+        """Evaluate the network for images ``x [B, C, H, W]`` at times ``t [B]`` in the network's unit."""
         height, width = x.shape[-2:]
         code = self.embed(timestep_embedding(self.time_scale * t, self.code_size, 1000).to(self.last.weight.dtype))
         h = self.first(F.pixel_unshuffle(mirrored(x, self.multiple), 2))
@@ -128,8 +130,8 @@ class PhotoUNet(nn.Module):
 
 
 def mirrored(x: Tensor, multiple: int) -> Tensor:
-    """Images continued to the right and below, to the next multiple in height and width: by their mirror image, and by
-    their last pixels where they are too small for that."""
+    """Pad images at the right and the bottom to the next multiple in height and width, by reflection or, where they are
+    too small for that, by their last pixels."""
     bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     if not bottom and not right:
         return x

@@ -1,4 +1,4 @@
-"""The ADM UNet of guided-diffusion, compatible with the state dicts of the public checkpoints.
+"""ADM U-Net of guided-diffusion, compatible with the state dicts of the public checkpoints.
 
 Source: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", and openai/guided-diffusion.
 """
@@ -36,7 +36,7 @@ _DEFAULT_CHANNEL_MULT: dict[int, tuple[float, ...]] = {
 
 
 class Stage(nn.Sequential):
-    """Layers in sequence, of which the residual blocks also receive the embedding."""
+    """Sequence of layers, in which residual blocks also receive the embedding."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
@@ -52,10 +52,10 @@ class UNet(nn.Module):
     downsampling rate is in `attention_resolutions`. A fresh network outputs exactly 0.
 
     Args:
-        image_size: nominal image side in pixels; only recorded, any divisible size is accepted by `forward`.
+        image_size: nominal image side in pixels; only recorded, since `forward` accepts any divisible size.
         in_channels, out_channels: image channels in and out (out is 2 * in with a learned variance).
         model_channels: base width.
-        num_res_blocks: residual blocks per level on the way down (one more on the way up).
+        num_res_blocks: residual blocks per level of the encoder (the decoder has one more).
         attention_resolutions: downsampling rates (1, 2, 4, ...) at which to attend.
         dropout: probability, in training mode only.
         num_classes: number of class labels, or None for an unconditional network.
@@ -63,16 +63,17 @@ class UNet(nn.Module):
         use_fp16: accepted because public configurations have it, and ignored: the caller sets the precision,
             by autocast or by converting the module. Under autocast the normalisations, the time embedding
             and the output convolution stay in float32.
-        num_heads, num_heads_upsample: attention heads (on the way up, -1: the same), unless
-        num_head_channels: channels per head, is not -1.
+        num_heads, num_heads_upsample: attention heads in the encoder and in the decoder (-1: the same); see
+            ``num_head_channels``.
+        num_head_channels: channels per head; -1 uses the number of heads instead.
         use_scale_shift_norm: let the embedding scale and shift a normalisation instead of being added.
         resblock_updown: resample inside residual blocks instead of by convolutions.
         use_new_attention_order: channel layout of qkv, see `AttentionBlock`.
         norm_groups: groups of the normalisations, 32 in the public checkpoints. A narrow network needs fewer: with
-            one channel in a group the network cannot see the mean of its input, and so not that of the noise.
+            one channel per group, it cannot see the mean of its input, nor that of the noise.
 
     Raises:
-        ValueError: channels that the groups or the heads do not divide.
+        ValueError: the channels are not divisible by the groups or the heads.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class UNet(nn.Module):
     def _encoder(
         self, widths: list[int], num_res_blocks: int, rates: set[int], num_heads: int
     ) -> tuple[nn.ModuleList, list[int]]:
-        """The way down, and the channels of every stage's output (its skip connection)."""
+        """Stages of the encoder, and the channels of each one's output (its skip connection)."""
         stages = [Stage(conv3x3(self.in_channels, widths[0]))]
         skip_widths = [widths[0]]
         channels = widths[0]
@@ -160,13 +161,13 @@ class UNet(nn.Module):
         return nn.ModuleList(stages), skip_widths
 
     def _middle(self, channels: int, num_heads: int) -> Stage:
-        """What acts at the lowest resolution."""
+        """Stage at the lowest resolution."""
         return Stage(self._resblock(channels), self._attention(channels, num_heads=num_heads), self._resblock(channels))
 
     def _decoder(
         self, widths: list[int], skip_widths: list[int], num_res_blocks: int, rates: set[int], num_heads: int
     ) -> nn.ModuleList:
-        """The way up; every stage takes the last unused skip connection, concatenated to its input."""
+        """Stages of the decoder; each takes the last unused skip connection, concatenated to its input."""
         remaining = list(skip_widths)
         stages = []
         channels = widths[-1]
@@ -193,7 +194,7 @@ class UNet(nn.Module):
             [B, out_channels, H, W] in the dtype of x.
 
         Raises:
-            ValueError: sizes that are not divisible, shapes that do not match, labels missing or not wanted.
+            ValueError: sizes are not divisible, shapes do not match, or labels are missing or not expected.
         """
         self._check(x, t, y)
         with _without_autocast(x):
@@ -233,7 +234,7 @@ class UNet(nn.Module):
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Full precision for the parts that are cheap and sensitive. Meta tensors know no autocast."""
+    """Context of full precision, for cheap and sensitive parts; meta tensors do not support autocast."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
@@ -266,14 +267,14 @@ def unet_settings(
         learn_sigma: also predict a variance, doubling the output channels.
         class_cond: condition on the 1000 classes of ImageNet.
         attention_resolutions: image sides in pixels ("16,8", 16 or [16, 8]) at which to attend; "" for none.
-        The others are those of `UNet`.
+        The other arguments are those of `UNet`.
 
     Returns:
         Keyword arguments of `UNet`; attention resolutions have become downsampling rates.
 
     Raises:
-        ValueError: text that is not numbers, no default multipliers for this size, or an attention resolution
-            that does not divide it.
+        ValueError: text that is not numbers, no default multipliers for this size, or an attention resolution that
+            does not divide it.
     """
     return {
         "image_size": image_size,

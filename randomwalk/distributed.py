@@ -1,71 +1,77 @@
-"""Who am I of how many: the one module that knows about processes.
+"""This process among the others of a run: its rank, its device, and where they meet.
 
 A program is started alone, by ``torchrun``, by ``mpiexec`` or as a Slurm step, and finds its rank in the environment.
-Processes meet at a small key-value store that rank 0 (or torchrun's agent) keeps. Every process beats there once a
-second, so that one that is lost ends the others' waiting with a message instead of never.
+Processes meet at a small key-value store that rank 0 (or torchrun's agent) keeps. Each gives a sign of life there once
+a second, so that the others stop with a message when one is lost, instead of waiting forever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from randomwalk.errors import InputError, RunError
 from randomwalk.lookup import optional_library
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported late, since YAML mistakes are answered without PyTorch
     import torch
 
 BEAT = 1.0
 """Seconds between two signs of life."""
 LOST_AFTER = 120.0
-"""Seconds without one after which a process counts as lost."""
+"""Seconds without a sign of life after which a process counts as lost."""
 JOIN_WITHIN = 600.0
-"""Seconds in which all processes must have started."""
+"""Seconds within which all processes must have started."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How this process was started."""
+    """How this process was started.
 
-    launcher: Literal["alone", "torchrun", "mpiexec", "slurm"] = "alone"
+    Attributes:
+        launcher: "alone", "torchrun", "mpiexec" or "slurm".
+        rank, size: number of this process, and of how many.
+        local_rank, local_size: the same among the processes on this machine.
+    """
+
+    launcher: str = "alone"
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
 
 
-# Launcher and its variables: rank, size, rank on the machine, processes on the machine.
-_VARIABLES: list[tuple[Literal["torchrun", "mpiexec", "slurm"], tuple[str, str, str, str]]] = [
-    ("torchrun", ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")),
-    ("mpiexec", ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
-                 "OMPI_COMM_WORLD_LOCAL_SIZE")),
-    ("mpiexec", ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")),
-    # The step's own count: SLURM_NTASKS is also set in a batch script, where this is the only process.
-    ("slurm", ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")),
+# Launcher, and its variables in the order of the fields of `Launch`.
+_VARIABLES = [
+    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    ("mpiexec", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
+     "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    # The number of tasks of the step: SLURM_NTASKS is also set in a batch script, where this is the only process.
+    ("slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 ]  # fmt: skip
 
 
 def launch(environ: Mapping[str, str] = os.environ) -> Launch:
-    """The launcher and the rank, from the environment; imports nothing.
+    """Find the launcher and the rank in the environment, without importing PyTorch or MPI.
 
     Raises:
         InputError: the variables contradict each other.
     """
-    if environ.get("PMI_SIZE") == environ.get("SLURM_STEP_NUM_TASKS") and "PMI_SIZE" in environ:
-        # srun --mpi=pmi2 sets both; there is no mpiexec then.
-        environ = {k: v for k, v in environ.items() if not k.startswith("PMI_")}
-    for launcher, (rank_key, size_key, local_key, local_size_key) in _VARIABLES:
+    if "PMI_SIZE" in environ and environ["PMI_SIZE"] == environ.get("SLURM_STEP_NUM_TASKS"):
+        # srun --mpi=pmi2 sets both, but there is no mpiexec then.
+        environ = {key: value for key, value in environ.items() if not key.startswith("PMI_")}
+    for launcher, rank_key, size_key, local_key, local_size_key in _VARIABLES:
         if rank_key not in environ or size_key not in environ:
             continue
         try:
@@ -81,36 +87,33 @@ def launch(environ: Mapping[str, str] = os.environ) -> Launch:
 
 
 def choose_device(device: str, local_rank: int = 0) -> torch.device:
-    """The device that a config's ``device`` means for this process.
+    """Choose the device on which this process computes.
 
-    ``auto`` is a GPU where there is one. Processes on a machine take its GPUs in turn, unless one is named. In place of
-    a GPU that is not there, what is there is taken, with a note.
+    The processes on a machine take turns at its GPUs, unless one is named. A GPU that does not exist is replaced by a
+    device that does, with a note from the first process on the machine.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        local_rank: number of this process on its machine.
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown.
     """
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if found is None:
         raise InputError(f"device: {device!r} is not known; expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = -1 if found[1] is None else int(found[1])
     if device == "cpu" or not count:
-        if device.startswith("cuda"):
-            _say_once(f"device: {device} asked for, but PyTorch finds no CUDA GPU; going on with cpu", local_rank)
-        return torch.device("cpu")
-    index = local_rank % count
-    if found[1] is not None and int(found[1]) < count:
-        index = int(found[1])
-    elif found[1] is not None:
-        there = "cuda:0 alone" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-        _say_once(f"device: {device} asked for, but there is {there}; going on with cuda:{index}", local_rank)
-    return torch.device("cuda", index)
-
-
-def _say_once(note: str, local_rank: int) -> None:
-    if not local_rank:
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        chosen = torch.device("cpu")
+    else:
+        chosen = torch.device("cuda", number if 0 <= number < count else local_rank % count)
+    if device not in ("auto", chosen.type, str(chosen)) and not local_rank:
+        there = f"{count or 'no'} CUDA GPU{'s' * (count > 1)}"
+        print(f"note: device: {device} asked for, but PyTorch finds {there}; going on with {chosen}", file=sys.stderr)
+    return chosen
 
 
 class Context:
@@ -119,236 +122,195 @@ class Context:
     Args:
         start: how it was started.
         device: where it computes.
-        store: where the processes meet; None for a process alone.
+        store: key-value store at which the processes meet; its own for a process alone.
         lost_after: seconds without a sign of life after which another process counts as lost; `LOST_AFTER` by default.
 
     Attributes:
-        rank, size: which process this is, of how many.
-        local_rank: which one on this machine.
+        rank, size: number of this process, and of how many.
+        work_done: units of work that this process has done, which the main process sees.
     """
 
     def __init__(self, start: Launch, device: torch.device, store: Any = None, lost_after: float | None = None) -> None:
-        self.launch, self.device, self.store = start, device, store
+        from torch.distributed import HashStore
+
+        self.device, self.rank, self.size = device, start.rank, start.size
+        self.store = HashStore() if store is None else store
         self.lost_after = LOST_AFTER if lost_after is None else lost_after
-        self.rank, self.size, self.local_rank = start.rank, start.size, start.local_rank
-        self.work_done = 0
-        self._sequence = 0
+        self.work_done = self._meetings = 0
+        self._signs: dict[int, tuple[str, float]] = {}
+        self._next_check = 0.0
         self._closed = threading.Event()
-        self._store_error: str | None = None
-        self._last_beats: dict[int, tuple[str, float]] = {}
-        self._last_check = self._last_sum = -math.inf
-        self._others = 0
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         if store is not None:
             self._heart.start()
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that prints and sums up."""
+        """Whether this is the process that prints and writes summaries."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Which of ``count`` pieces of work are this process's."""
+        """Indices of the ``count`` pieces of work that are this process's."""
         return range(self.rank, count, self.size)
 
-    # --- signs of life -------------------------------------------------------------------------------------------
-
     def _beat(self) -> None:
-        tick = 0
-        while not self._closed.is_set():
-            tick += 1
-            try:
-                self.store.set(f"alive/{self.rank}", f"{tick}:{self.work_done}")
-            except RuntimeError as error:
-                self._store_error = str(error).splitlines()[0]
-                return
-            self._closed.wait(BEAT)
+        """Give a sign of life and report the work done every `BEAT` seconds, until `close`."""
+        beats = reported = 0
+        with contextlib.suppress(RuntimeError):  # the store is gone, as the main thread will find too
+            while True:
+                closed, done = self._closed.is_set(), self.work_done
+                self.store.add("work", 0 if self.is_main else done - reported)
+                self.store.set(f"alive/{self.rank}", "done" if closed else str(beats))
+                if closed:
+                    return
+                beats, reported = beats + 1, done
+                self._closed.wait(BEAT)
 
-    def _beat_of(self, rank: int) -> str:
-        key = f"alive/{rank}"
-        return self.store.get(key).decode() if self.store.check([key]) else ""
-
-    def work_of_others(self) -> int:
-        """Sum of what the other processes last reported as ``work_done``."""
-        if self.store is None or self._closed.is_set():
-            return 0
-        now = time.monotonic()
-        if now - self._last_sum >= BEAT:
-            self._last_sum = now
-            with self._contact():
-                beats = [self._beat_of(rank) for rank in range(self.size) if rank != self.rank]
-            self._others = sum(int(beat.split(":")[1]) for beat in beats if beat)
-        return self._others
-
-    def check(self) -> None:
-        """Raise RunError if another process has failed or was lost. Cheap enough for every batch."""
-        if self.store is None or self._closed.is_set():
-            return
-        with self._contact():
-            if self.store.check(["failed"]):
-                raise RunError(f"another process failed: {self.store.get('failed').decode()}")
-            now = time.monotonic()
-            if now - self._last_check < BEAT:
-                return
-            self._last_check = now
-            # Rank 0 watches all; the others watch rank 0, which would tell them.
-            for rank in range(1, self.size) if self.is_main else [0]:
-                beat = self._beat_of(rank)
-                if beat != self._last_beats.get(rank, (None,))[0]:
-                    self._last_beats[rank] = (beat, now)
-                elif now - self._last_beats[rank][1] > self.lost_after and not beat.startswith("done"):
-                    raise RunError(f"process {rank} of {self.size} was lost: no sign of life for {self.lost_after:g} s")
-
-    @contextlib.contextmanager
-    def _contact(self) -> Iterator[None]:
-        """A store that does not answer means that the process that keeps it is gone."""
+    def _ask(self, question: str, *arguments: Any) -> Any:
+        """Answer of the store; if there is none, the process that keeps it is gone."""
         try:
-            if self._store_error is not None:
-                raise RuntimeError(self._store_error)
-            yield
+            return getattr(self.store, question)(*arguments)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise RunError(f"the process that others meet at (rank 0) does not answer: {reason}") from error
+            raise RunError(f"the process at which the others meet (rank 0) does not answer: {reason}") from error
 
-    def _wait(self, ready: Callable[[], bool], on_wait: Callable[[], None] | None = None) -> None:
-        while True:
-            with self._contact():
-                if ready():
-                    return
-            self.check()
-            if on_wait is not None:
-                on_wait()
-            time.sleep(0.05)
+    def _look_up(self, key: str) -> str:
+        return self._ask("get", key).decode() if self._ask("check", [key]) else ""
 
-    # --- meeting -------------------------------------------------------------------------------------------------
+    def work_of_others(self) -> int:
+        """Sum of ``work_done`` over all processes but the main one."""
+        return self._ask("add", "work", 0)
 
-    def broadcast(self, value: Any = None) -> Any:
-        """Rank 0's ``value`` (anything that JSON holds), in every process.
+    def check(self) -> None:
+        """Check that no other process has failed or was lost; cheap enough for every batch.
 
         Raises:
-            RunError: another process failed or was lost.
+            RunError: one has.
         """
-        if self.store is None:
-            return value
-        self._sequence += 1
-        key = f"value/{self._sequence}"
-        if self.is_main:
-            with self._contact():
-                self.store.set(key, json.dumps(value))
-            return value
-        self._wait(lambda: self.store.check([key]))
-        return json.loads(self.store.get(key))
+        if failed := self._look_up("failed"):
+            raise RunError(f"another process failed: {failed}")
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + BEAT
+        # Rank 0 watches all others, and they watch rank 0, which would tell them.
+        for rank in range(1, self.size) if self.is_main else [0]:
+            sign = self._look_up(f"alive/{rank}")
+            if sign != self._signs.setdefault(rank, (sign, now))[0]:
+                self._signs[rank] = (sign, now)
+            elif now - self._signs[rank][1] > self.lost_after and sign != "done":
+                raise RunError(f"process {rank} of {self.size} was lost: no sign of life for {self.lost_after:g} s")
 
-    def barrier(self, on_wait: Callable[[], None] | None = None) -> None:
+    def barrier(self, on_wait: Callable[[], None] = lambda: None) -> None:
         """Wait until every process is here, calling ``on_wait`` in the meantime.
 
         Raises:
             RunError: another process failed or was lost.
         """
-        if self.store is None:
-            return
-        self._sequence += 1
-        here, left = f"here/{self._sequence}", f"left/{self._sequence}"
-        with self._contact():
-            self.store.add(here, 1)
-        self._wait(lambda: self.store.add(here, 0) == self.size, on_wait)
-        if not self.is_main:
-            with self._contact():
-                self.store.add(left, 1)
-        else:
-            # Rank 0 may keep the store: it goes on last, when nobody needs this barrier any more.
-            self._wait(lambda: self.store.add(left, 0) == self.size - 1)
+        self._meetings += 1
+        key = f"here/{self._meetings}"
+        self._ask("add", key, 1)
+        while self._ask("add", key, 0) < self.size:
+            self.check()
+            on_wait()
+            time.sleep(0.05)
+
+    def broadcast(self, value: Any = None) -> Any:
+        """Rank 0's ``value``, anything that JSON holds, in every process.
+
+        Raises:
+            RunError: another process failed or was lost.
+        """
+        key = f"value/{self._meetings}"
+        if self.is_main:
+            self._ask("set", key, json.dumps(value))
+        self.barrier()
+        return json.loads(self._ask("get", key))
 
     def fail(self, message: str) -> None:
         """Tell the other processes that this one ends with an error."""
-        if self.store is not None and not self._closed.is_set():
-            with contextlib.suppress(RuntimeError):
-                self.store.set("failed", f"process {self.rank} of {self.size}: {message}")
+        with contextlib.suppress(RuntimeError):
+            self.store.set("failed", f"process {self.rank} of {self.size}: {message}")
 
     def close(self) -> None:
-        """End the signs of life, as a process does that has nothing left to do."""
-        if self.store is not None and not self._closed.is_set():
-            self._closed.set()
-            self._heart.join(BEAT)
-            with contextlib.suppress(RuntimeError):
-                self.store.set(f"alive/{self.rank}", f"done:{self.work_done}")
+        """Leave the other processes; rank 0, which may keep the store, leaves last unless one has failed."""
+        if self._closed.is_set() or not self._heart.is_alive():
+            return
+        self._closed.set()
+        self._heart.join(5 * BEAT)
+        until = time.monotonic() + 5 * BEAT
+        with contextlib.suppress(RunError):
+            while self.is_main and time.monotonic() < until and not self._look_up("failed"):
+                if all(self._look_up(f"alive/{rank}") == "done" for rank in range(1, self.size)):
+                    return
+                time.sleep(0.05)
 
 
 def connect(device: str = "auto", start: Launch | None = None) -> Context:
     """Meet the other processes, if there are any.
 
     Args:
-        device: auto, cpu, cuda or cuda:N; see `choose_device`.
+        device: "auto", "cpu", "cuda" or "cuda:N"; see `choose_device`.
         start: how this process was started; from the environment by default.
 
     Raises:
-        InputError: an unknown name of a device.
+        InputError: the name of the device is unknown, or MPI cannot be used.
         RunError: the others are not found.
     """
     start = launch() if start is None else start
-    where = choose_device(device, start.local_rank)
+    chosen = choose_device(device, start.local_rank)
     if start.size == 1:
-        return Context(start, where)
+        return Context(start, chosen)
     import torch
-    from torch.distributed import rendezvous
+    from torch.distributed import PrefixStore, rendezvous
 
-    if where.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if chosen.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // start.local_size))
     if start.launcher == "mpiexec":
-        _meet_by_mpi()
-    elif start.launcher == "slurm":
-        _meet_by_slurm()
+        host, port = _address_by_mpi()
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
+    elif start.launcher == "slurm":  # the first machine of the step, at a port that follows from the job's number
+        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST", "localhost")
+        job, step = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_STEP_ID", "0")
+        os.environ.setdefault("MASTER_ADDR", first_host(nodes))
+        os.environ.setdefault("MASTER_PORT", str(20_000 + (int(job) * 31 + int(step)) % 20_000))
     os.environ.update(RANK=str(start.rank), WORLD_SIZE=str(start.size), LOCAL_RANK=str(start.local_rank))
     try:
         store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_WITHIN)))
     except (RuntimeError, ValueError) as error:
         raise RunError(f"process {start.rank} of {start.size} does not find the others: {error}") from error
-    return Context(start, where, torch.distributed.PrefixStore("randomwalk", store))
+    return Context(start, chosen, PrefixStore("randomwalk", store))
 
 
-def _meet_by_mpi() -> None:
-    """Agree by MPI on the address of rank 0's store."""
+def _address_by_mpi() -> tuple[str, int]:
+    """Host of rank 0 and a free port there, known to all processes by MPI."""
     MPI = optional_library("mpi4py.MPI", "mpi", "a start by mpiexec (torchrun does without)")
-    import socket
-
-    comm = MPI.COMM_WORLD
-    names = comm.allgather(MPI.Get_processor_name())
+    names = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
     address = None
-    if comm.Get_rank() == 0:
+    if MPI.COMM_WORLD.Get_rank() == 0:
         with socket.socket() as free:
             free.bind(("", 0))
-            host = "127.0.0.1" if len(set(names)) == 1 else socket.getfqdn()
-            address = (host, free.getsockname()[1])
-    host, port = comm.bcast(address)
-    os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
-
-
-def _meet_by_slurm() -> None:
-    """The first machine of the step keeps the store, at a port that follows from the job's number."""
-    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST", "localhost")
-    job, step = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_STEP_ID", "0")
-    os.environ.setdefault("MASTER_ADDR", first_host(nodes))
-    os.environ.setdefault("MASTER_PORT", str(20_000 + (int(job) * 31 + int(step)) % 20_000))
+            address = ("127.0.0.1" if len(set(names)) == 1 else socket.getfqdn(), free.getsockname()[1])
+    host, port = MPI.COMM_WORLD.bcast(address)
+    return host, port
 
 
 def first_host(nodes: str) -> str:
-    """First name of a Slurm list of machines: ``gpu[003-005,9],cpu1`` -> ``gpu003``."""
-    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
-    if found is None:
-        raise InputError(f"Slurm's list of machines {nodes!r} is not understood; set MASTER_ADDR and MASTER_PORT")
-    return "".join(part or "" for part in found.groups())
+    """First name in a Slurm list of machines: ``gpu[003-005,9],cpu1`` -> ``gpu003``."""
+    found = re.match(r"([^,\[]*)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
+    return "".join(part or "" for part in found.groups()) if found else ""
 
 
 def init_process_group(context: Context) -> None:
-    """Make ``torch.distributed`` ready for collectives among the processes: NCCL on GPUs, gloo otherwise.
+    """Prepare ``torch.distributed`` for collectives among the processes: NCCL on GPUs, gloo elsewhere.
 
     Raises:
         RunError: the group cannot be formed.
     """
     import torch.distributed as dist
 
-    if context.store is None or dist.is_initialized():
+    if context.size == 1 or dist.is_initialized():
         return
     on_gpu = context.device.type == "cuda"
     try:

@@ -1,17 +1,17 @@
-"""The two ways in which a command ends without its result."""
+"""Errors with which a command ends."""
 
 from __future__ import annotations
 
 
 class InputError(Exception):
-    """What the user gave cannot be used. The message names the file and the key, and says what to do.
+    """The user's input cannot be used. The message names the file and the key, and says what to do.
 
-    Scripts print it as one line, without a traceback, and exit with status 2.
+    Scripts print the message without a traceback and exit with status 2.
     """
 
 
 class RunError(Exception):
-    """The run failed although its input was accepted (a NaN, a lost process). Exit status 1."""
+    """The run failed although its input was accepted (a NaN, a lost process); exit status 1."""
 
 
 class Terminated(BaseException):

@@ -24,10 +24,15 @@ BUNDLED = ("configs", "data", "pretrained_models")
 
 
 def find(kind: str, table: Mapping[str, T], name: str) -> T:
-    """The entry of the table called ``name``.
+    """Entry ``name`` of a table.
+
+    Args:
+        kind: kind of the entries, for the message.
+        table: entries by name.
+        name: name of the entry.
 
     Raises:
-        InputError: there is none; ``kind`` says of what.
+        InputError: there is no such entry.
     """
     if name not in table:
         raise InputError(f"{kind} {name!r}: unknown; expected one of {', '.join(table)}")
@@ -35,16 +40,16 @@ def find(kind: str, table: Mapping[str, T], name: str) -> T:
 
 
 def check_settings(what: str, made: Callable[..., Any], settings: Iterable[str], given: Iterable[str] = ()) -> None:
-    """See that a class or function takes all the settings.
+    """Check that a class or function accepts all settings.
 
     Args:
-        what: kind and name, for the message.
+        what: its kind and name, for the message.
         made: the class or function.
-        settings: names of those in question.
-        given: parameters that are no settings: the caller supplies them.
+        settings: names of the settings.
+        given: parameters that are not settings, because the caller supplies them.
 
     Raises:
-        InputError: it does not take one of them.
+        InputError: it does not accept one of them.
     """
     allowed = [key for key in inspect.signature(made).parameters if key not in given]
     if unknown := sorted(set(settings) - set(allowed)):
@@ -52,16 +57,16 @@ def check_settings(what: str, made: Callable[..., Any], settings: Iterable[str],
 
 
 def near(path: Path) -> str:
-    """A pointer to what has almost the name of a path that is not there; empty if nothing has."""
-    there = path.parent
+    """Hint at a file with almost the name of a missing path; empty if there is none."""
+    folder = path.parent
     try:
-        names = [entry.name for entry in islice(os.scandir(there), 10_000)] if there.is_dir() else []
+        names = [entry.name for entry in islice(os.scandir(folder), 10_000)] if folder.is_dir() else []
     except OSError:
         return ""
-    if not there.is_dir():
-        return f"; there is no folder {there} (relative paths start in {Path.cwd()})"
+    if not folder.is_dir():
+        return f"; there is no folder {folder} (relative paths start in {Path.cwd()})"
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
-    return f"; did you mean {there / close[0]}?" if close else ""
+    return f"; did you mean {folder / close[0]}?" if close else ""
 
 
 def find_file(path: str | Path) -> str:
@@ -108,7 +113,7 @@ _VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
 def expand(path: str | Path) -> str:
-    """The path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` replaced.
+    """Replace ``~``, ``~user``, ``$NAME`` and ``${NAME}`` in a path.
 
     Raises:
         InputError: there is no such variable or user.

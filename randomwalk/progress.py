@@ -10,12 +10,11 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 UNWATCHED = 30.0
-"""Seconds between two lines of a bar that goes to a file or a pipe."""
+"""Seconds between two lines of a bar that is written to a file or a pipe."""
 
 
 class _Lines:
-    """A stream on which each state of a bar is a line of its own: in a file, a bar that is drawn over itself is one
-    line without end."""
+    """Stream that writes each state of a bar as a line of its own, for files and pipes."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -29,43 +28,45 @@ class _Lines:
 
 
 def bar_interval() -> float:
-    """Seconds between two states of a bar: short on a terminal, long where nobody watches."""
+    """Seconds between two states of a bar: short on a terminal, long elsewhere."""
     return 0.1 if sys.stderr.isatty() else UNWATCHED
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **settings: Any) -> tqdm[Any]:
-    """A progress bar on the error stream; where that is no terminal, a line every `UNWATCHED` seconds at most.
+    """Make a progress bar on the error stream; if that is not a terminal, one line every `UNWATCHED` seconds at most.
 
     Args:
-        iterable: what to go through, if it is known.
-        settings: of tqdm.
+        iterable: iterable whose progress is shown, if any.
+        settings: settings of tqdm.
     """
     interval = bar_interval()
     stream: Any = sys.stderr if sys.stderr.isatty() else _Lines(sys.stderr)
-    # The longest time is set too, else a thread of tqdm draws the bar every 10 seconds.
+    # Without maxinterval, a thread of tqdm would draw the bar every 10 seconds.
     return tqdm(
         iterable, file=stream, mininterval=interval, maxinterval=max(interval, 10.0), dynamic_ncols=True, **settings
     )
 
 
 _open = 0
-"""Bars of `bar` that are being shown."""
+"""Number of bars made by `bar` that are shown now."""
 
 
 @contextlib.contextmanager
 def bar(
     total: int, label: str, unit: str = "steps", initial: int = 0, shown: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """A progress bar, drawn at once.
+    """Show a progress bar around a block of work: ``with bar(...) as tick``.
 
-    ``with bar(...) as tick``, and then ``tick(n)`` or ``tick()`` after n units of work or one, ``tick(n, note)`` with a
-    few words at the end of the bar, ``tick(n, label="...")`` with other words before it. A bar inside another one is
-    not shown: the two would overwrite each other.
+    ``tick(n)`` reports n more units of work (1 by default), ``tick(n, note)`` adds a note at the end of the bar, and
+    ``tick(n, label="...")`` changes its label. A bar inside another one is not shown, since they would overwrite each
+    other.
 
     Args:
-        total: units of work, of which ``initial`` are done.
-        label: what is being done.
-        shown: False for the processes that are not the main one.
+        total: units of work.
+        label: name of the work.
+        unit: plural of the unit.
+        initial: units that are done already.
+        shown: False for processes other than the main one.
     """
     global _open
     hidden = not shown or _open > 0

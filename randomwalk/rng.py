@@ -1,8 +1,8 @@
 """Random numbers that belong to an image, not to a batch or a process.
 
-Every draw comes from a generator named by integers such as ``(seed, image)``. The name alone fixes
-the numbers, so they are the same at any batch size, on any number of processes, and after a resumed run.
-Numbers are drawn on the host, so that they are also the same on every device.
+Every draw comes from a generator named by integers such as ``(seed, image)``. The name alone determines the numbers, so
+they are the same at any batch size, on any number of processes, and in a resumed run. They are drawn on the host, so
+that they are also the same on every device.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Generator of the stream named by non-negative integers; distinct names give independent streams."""
+    """Generator of the stream named by non-negative integers; different names give independent streams."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 def seed_dropout(device: torch.device, *key: int) -> None:
-    """Seed PyTorch's own generators by the stream named by integers, for layers that draw by themselves.
+    """Seed PyTorch's own generators from the stream named by integers, for layers that draw from them.
 
-    Not by torch.manual_seed, which takes a millisecond where there is no GPU.
+    ``torch.manual_seed`` would take a millisecond on machines without a GPU.
     """
     seed = int(generator(*key).integers(2**31))
     torch.default_generator.manual_seed(seed)
@@ -41,15 +41,15 @@ class Draws(Protocol):
         """``[B]`` draws, uniform on [0, 1)."""
 
     def noise(self, k: int, x: Tensor) -> Tensor:
-        """The walk's ``noise`` argument: one draw per step, shaped like the state ``x``."""
+        """Noise of step ``k``, shaped like the state ``x``: the ``noise`` argument of samplers."""
 
 
 class ImageDraws:
-    """Standard normal draws for a batch, row ``b`` of every tensor taken from ``generators[b]``.
+    """Draws for a batch, with row ``b`` of every tensor from ``generators[b]``.
 
     Args:
         generators: one per image of the batch.
-        device: where the tensors are delivered.
+        device: device of the tensors.
     """
 
     def __init__(self, generators: Sequence[np.random.Generator], device: torch.device | str = "cpu") -> None:
@@ -68,17 +68,17 @@ class ImageDraws:
         return torch.tensor([gen.random() for gen in self.generators], dtype=torch.float64, device=self.device)
 
     def noise(self, k: int, x: Tensor) -> Tensor:
-        """The walk's ``noise`` argument: one draw per step, shaped like the state ``x``."""
+        """Noise of step ``k``, shaped like the state ``x``: the ``noise`` argument of samplers."""
         return self.normal(x.shape[1:]).to(x.dtype)
 
 
 class TorchDraws:
-    """Draws for a batch from one generator: fast, for large batches whose rows need not be repeated alone.
+    """Draws for a batch from one generator: fast, for large batches whose rows need not be reproduced one by one.
 
     Args:
-        rows: B.
-        generator: of the tensors' device; PyTorch's default one if None.
-        device, dtype: of the tensors.
+        rows: number of rows B.
+        generator: generator on the tensors' device; PyTorch's default if None.
+        device, dtype: device and type of the tensors.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class TorchDraws:
         return torch.rand(self.rows, generator=self.generator, device=self.device, dtype=self.dtype)
 
     def noise(self, k: int, x: Tensor) -> Tensor:
-        """The walk's ``noise`` argument: one draw per step, shaped like the state ``x``."""
+        """Noise of step ``k``, shaped like the state ``x``: the ``noise`` argument of samplers."""
         return self.normal(x.shape[1:]).to(x)
 
 

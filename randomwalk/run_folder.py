@@ -1,8 +1,9 @@
-"""The folder of a run: every file appears whole or not at all, and a second process cannot work in it."""
+"""Run folders, in which every file appears complete or not at all, and only one process works at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import itertools
 import json
@@ -19,52 +20,57 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from PIL import Image
 
 import randomwalk
 from randomwalk.errors import InputError
 from randomwalk.lookup import expand, near
 
+try:
+    import fcntl
+except ImportError:  # on Windows, where runs go without locks
+    fcntl = None  # type: ignore[assignment]
+
 _counter = itertools.count()
-_OF_A_START = {"config.yaml", "run.json", "schedule.png"}
-"""What a run writes before it has a result."""
+_BEFORE_RESULTS = {"config.yaml", "run.json", "schedule.png"}
+"""Files that a run writes before its first result."""
 
 
 class RunFolder:
     """A folder whose files are written under a temporary name and then renamed.
 
-    Names are relative to the folder; subfolders are made as needed. A process that is killed while it writes leaves
-    a ``.tmp`` file behind, never a file cut short.
+    Names are relative to the folder; subfolders are made as needed. A process that is killed while writing leaves a
+    ``.tmp`` file behind, never a truncated file.
 
     Args:
         path: an existing folder; see `create` and `resume`.
+        made: folders that were made for this run, if the run is new.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, made: Sequence[Path] | None = None) -> None:
         self.path = Path(path)
+        self._made = made
         self._lock: IO[str] | None = None
-        self._is_new = False
-        self._made: list[Path] = []
 
     @classmethod
     def create(cls, output: str | Path) -> RunFolder:
-        """A new folder at ``output``, or beside it with the date and time in its name if that is in use.
+        """Make a new folder at ``output`` or, if that is in use, beside it with the date and time in its name.
 
         Raises:
             InputError: no folder can be made there.
         """
-        wanted = Path(output)
+        wanted = candidate = Path(output)
         parents = [parent for parent in wanted.absolute().parents if not parent.exists()]
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
         names = (f"{wanted.name}_{stamp}" + (f"_{n}" if n else "") for n in itertools.count())
-        candidate = wanted
         try:
             while True:
                 candidate.parent.mkdir(parents=True, exist_ok=True)
                 if candidate == wanted and candidate.is_dir() and not any(candidate.iterdir()):
-                    return cls(candidate)._as_new(parents)
+                    return cls(candidate, parents)
                 try:
                     candidate.mkdir()
-                    return cls(candidate)._as_new([candidate, *parents])
+                    return cls(candidate, [candidate, *parents])
                 except FileExistsError:
                     candidate = wanted.with_name(next(names))
         except OSError as error:
@@ -72,35 +78,31 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: str | Path) -> RunFolder:
-        """The folder of an earlier run.
+        """Open the folder of an earlier run.
 
         Raises:
-            InputError: it is not one, for want of a config.yaml.
+            InputError: it is not a run folder: config.yaml is missing.
         """
         folder = cls(expand(path))
         if not folder.path.exists():
             raise InputError(f"--resume {path}: there is no such folder{near(folder.path)}")
         if folder.path.is_file():
             raise InputError(f"--resume {path}: is a file; expected the folder of a run, such as {folder.path.parent}")
-        if not (folder.path / "config.yaml").is_file():
+        if not folder.has("config.yaml"):
             raise InputError(f"--resume {path}: there is no config.yaml in it, so it is not the folder of a run")
         return folder
 
-    def _as_new(self, made: list[Path]) -> RunFolder:
-        self._is_new, self._made = True, made
-        return self
-
     @property
     def has_results(self) -> bool:
-        """Whether there is more in it than a run writes before its first result."""
+        """Whether it contains more than a run writes before its first result."""
         return any(
-            path.is_file() and not (path.parent == self.path and path.name in _OF_A_START)
+            path.is_file() and not (path.parent == self.path and path.name in _BEFORE_RESULTS)
             for path in self.path.rglob("*")
         )
 
     @contextlib.contextmanager
     def gone_if_it_fails(self) -> Iterator[RunFolder]:
-        """Run what is inside; if that fails before it has a result, `discard` the folder."""
+        """Run the block, and `discard` the folder if the block fails before the first result."""
         try:
             yield self
         except Exception:
@@ -108,19 +110,21 @@ class RunFolder:
             raise
 
     def keep(self) -> None:
-        """Let the folder stay whatever happens, as it must once other processes write to it."""
-        self._is_new = False
+        """Never discard the folder, since other processes write to it."""
+        self._made = None
 
     def discard(self, with_results: bool = False) -> bool:
-        """Remove a folder that `create` has made, and its parents if they were made for it, unless it has results.
+        """Remove a folder that `create` has made, and the parents made for it, unless it has results.
+
+        Args:
+            with_results: remove it even if it has results.
 
         Returns:
             Whether it was removed.
         """
-        if not self._is_new or (self.has_results and not with_results):
+        if self._made is None or (self.has_results and not with_results):
             return False
         self.unlock()
-        self._is_new = False
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -129,6 +133,7 @@ class RunFolder:
         for folder in self._made:
             with contextlib.suppress(OSError):  # another run has begun in it
                 folder.rmdir()
+        self._made = None
         return True
 
     def file(self, name: str) -> Path:
@@ -136,18 +141,16 @@ class RunFolder:
         return self.path / name
 
     def has(self, name: str) -> bool:
-        """Whether the file is there (then it is complete)."""
+        """Whether the file exists (then it is complete)."""
         return self.file(name).is_file()
 
     def lock(self, name: str = "config.yaml") -> None:
-        """Keep other processes from working in this folder until this one ends, however it ends.
+        """Keep other processes from working in this folder until `unlock` or the end of this process.
 
         Raises:
-            InputError: another process holds it.
+            InputError: another process works in it.
         """
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
+        if fcntl is None:
             return
         handle = self.file(name).open()
         try:
@@ -172,10 +175,12 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def write(self, name: str, save: Callable[[IO[bytes]], object], sync: bool = False) -> Path:
-        """Write a file by ``save(open binary file)``.
+        """Write a file by ``save``, which gets the open binary file.
 
         Args:
-            sync: also survive a power failure, at the price of waiting for the disk.
+            name: path in the folder.
+            save: writes the contents.
+            sync: wait for the disk, so that the file survives a power failure.
         """
         path = self.file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,8 +214,6 @@ class RunFolder:
 
     def write_image(self, name: str, image: Any, **options: Any) -> Path:
         """Write an image: a uint8 array ``[H, W]`` or ``[H, W, 3]``, or a Pillow image (``options`` for its save)."""
-        from PIL import Image
-
         picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
         kind = {".jpg": "JPEG"}.get(Path(name).suffix.lower(), Path(name).suffix[1:].upper())
         buffer = io.BytesIO()
@@ -218,22 +221,22 @@ class RunFolder:
         return self.write_bytes(name, buffer.getvalue())
 
     def write_torch(self, name: str, value: Any) -> Path:
-        """Write a checkpoint with ``torch.save``; it survives a power failure too."""
+        """Write a checkpoint with ``torch.save`` so that it survives a power failure."""
         import torch
 
         return self.write(name, lambda file: torch.save(value, file), sync=True)
 
     def state_of(self, checkpoint: str) -> str:
-        """The clause of a message about a failed run that says what of it is left."""
+        """Clause about the last checkpoint for the message of a failed run."""
         if self.has(checkpoint):
             return f"the last checkpoint in {self.path} is from before"
         return f"there is no checkpoint in {self.path} yet"
 
     def read_torch(self, name: str, device: Any, use: Callable[[Any], object]) -> None:
-        """Give ``use`` what a checkpoint holds, if there is one yet, its tensors on ``device``.
+        """Load a checkpoint to ``device`` and pass its contents to ``use``; do nothing if there is none yet.
 
         Raises:
-            InputError: it is damaged, or ``use`` cannot use it.
+            InputError: it is damaged, or ``use`` fails on it.
         """
         import torch
 
@@ -246,9 +249,7 @@ class RunFolder:
             raise InputError(f"{path}: is not a checkpoint of this config ({error})") from error
 
     def read_csv(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a CSV file; none if it is not there."""
-        import csv
-
+        """Rows of a CSV file; none if it does not exist."""
         if not self.has(name):
             return []
         with self.file(name).open(encoding="utf-8", newline="") as file:
@@ -267,12 +268,12 @@ class RunFolder:
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
+    """Command line of this process, quoted for a shell."""
     return shlex.join([Path(sys.executable).name, *sys.argv])
 
 
 def git_commit() -> str | None:
-    """Commit of the program's source, with ``-dirty`` if it was changed; None outside a git checkout."""
+    """Commit of the source, with ``-dirty`` if it was changed; None outside a git checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -289,7 +290,7 @@ def git_commit() -> str | None:
 
 
 def environment(device: str, world_size: int, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What run.json says about the place where a run took place."""
+    """Contents of run.json about the command, versions and machine of a run."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
@@ -313,7 +314,7 @@ def environment(device: str, world_size: int, extra: Mapping[str, Any] | None = 
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Paths of the keys whose values differ between two nested settings."""
+    """Dotted keys whose values differ between two nested mappings."""
     found: list[str] = []
     for key in sorted({*a, *b}):
         left, right = a.get(key), b.get(key)
@@ -326,8 +327,6 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
 
 def write_csv(folder: RunFolder, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write rows as CSV; a missing or None value is an empty cell."""
-    import csv
-
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -337,10 +336,8 @@ def write_csv(folder: RunFolder, name: str, columns: Sequence[str], rows: Sequen
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block with the same folder, where the system has locks."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
+    """Wait until no other process is in such a block with the same folder, if the system has locks."""
+    if fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

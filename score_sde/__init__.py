@@ -1,4 +1,4 @@
-"""Score-based models through stochastic differential equations: the SDEs, and three networks."""
+"""Score-based models by stochastic differential equations: the SDEs and three networks."""
 
 from score_sde.ddpm_unet import DDPMUNet
 from score_sde.mlp import TimeMLP

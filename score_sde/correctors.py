@@ -1,15 +1,15 @@
-"""Correctors: steps of Langevin dynamics that keep to a level.
+"""Correctors: steps of Langevin dynamics at one noise level.
 
-    step = correct(score, z, noise, level, below, snr)        a length tau of the step, chosen; and then
+    step = correct(score, z, noise, level, below, snr)        chooses the step size tau, and then
     z    = z + tau score + sqrt(2 tau) noise
 
-``score`` is that of z at ``level``. They need nothing of an SDE but the coefficients of the level and of the one below,
-so they go with any. The factor ``(a / a')^2`` of their lengths is 1 for VE and DDPM's alpha for VP, as in the reference
-implementation, and defined for the other SDEs, where that has none.
+``score`` is the score of z at ``level``. Correctors use only the coefficients of the level and of the one below, so
+they work for every SDE. The factor ``(a / a')^2`` of the step size is 1 for VE and DDPM's alpha for VP, as in the
+reference implementation, and extends it to the other SDEs.
 
-The stationary law of steps of a fixed length is not quite that of the level: of Normal(0, v) the variance is
-``v / (1 - tau / (2 v))``. With ``tau = 2 (snr s)^2`` and v not below s^2 that is at most ``1 / (1 - snr^2)``, 2.6% too
-much for 0.16.
+The stationary distribution of steps of a fixed size is not exactly that of the level: for Normal(0, v), its variance is
+``v / (1 - tau / (2 v))``. With ``tau = 2 (snr s)^2`` and v of at least s^2, the variance is too large by a factor of at
+most ``1 / (1 - snr^2)``, or 2.6% for 0.16.
 
 Source: Song et al. 2021, arXiv 2011.13456, appendix G, algorithms 4 and 5.
 """
@@ -29,17 +29,17 @@ NORMS = ("sample", "batch")
 def langevin(
     score: Tensor, z: Tensor, noise: Tensor, level: Level, below: Level, snr: float = 0.16, norms: str = "sample"
 ) -> Step:
-    """A length from the norms of noise and score, ``tau = 2 (a / a')^2 (snr |noise| / |score|)^2``.
+    """Step size from the norms of noise and score, ``tau = 2 (a / a')^2 (snr |noise| / |score|)^2``.
 
-    With norms of each sample the length depends on the draw and on the place. For d numbers in a sample that leads to
-    ``p^(d / (d + 2)) |score|^2`` in place of the density p, even if steps are short: the variance of a Gaussian is
-    ``(1 + 2 / d)^2`` times too large. For images that is little (0.5% for 28 x 28 pixels), in the plane it is four
-    times: there take `annealed_langevin`. Means over a large batch do not have this error.
+    With the norms of each sample, the step size depends on the draw and on the position. In d dimensions, the chain
+    then converges to ``p^(d / (d + 2)) |score|^2`` instead of the density p, even for small steps: the variance of a
+    Gaussian becomes ``(1 + 2 / d)^2`` times too large. This is little for images (0.5% for 28 x 28 pixels), but a
+    factor of four in the plane, where `annealed_langevin` is the right choice. Means over a large batch avoid this.
 
     Args:
-        noise: the unit draws that go into `Step.draw`, too.
-        norms: "sample", each its own; or "batch", their means over the batch as in the reference, where a sample then
-            depends on those beside it.
+        noise: the same standard normal draws as in `Step.draw`.
+        norms: "sample" takes the norms of each sample; "batch" their means over the batch, as in the reference, so that
+            a sample depends on the others.
     """
     size, slope = noise.flatten(1).norm(dim=1), score.flatten(1).norm(dim=1)
     if norms == "batch":
@@ -50,7 +50,7 @@ def langevin(
 def annealed_langevin(
     score: Tensor, z: Tensor, noise: Tensor, level: Level, below: Level, snr: float = 0.16, norms: str = "sample"
 ) -> Step:
-    """A length from the level alone, ``tau = 2 (a / a')^2 (snr s)^2``. ``noise`` and ``norms`` are not looked at."""
+    """Step size from the level alone, ``tau = 2 (a / a')^2 (snr s)^2``; ``noise`` and ``norms`` are ignored."""
     return _step(score, z, 2 * (level.a / below.a) ** 2 * (snr * level.s) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""The U-Net of DDPM, as score embedding uses it: told a time as it is, and if wanted which image to make.
+"""U-Net of DDPM as in score embedding: conditioned on the time itself and, optionally, on a label.
 
 Source: Ho et al. 2020, arXiv 2006.11239, appendix B; Na, Gao and Wan 2024, arXiv 2404.06661 (the embeddings).
 """
@@ -15,7 +15,7 @@ from score_sde import layers
 
 
 class Stage(nn.Module):
-    """A residual block, and attention behind it where there is some."""
+    """Residual block, optionally followed by attention."""
 
     def __init__(self, in_channels: int, out_channels: int, code_size: int, dropout: float, attends: bool) -> None:
         super().__init__()
@@ -30,32 +30,32 @@ class Stage(nn.Module):
 
 
 class DDPMUNet(nn.Module):
-    """``network(x, t, y)``: residual blocks at several resolutions, attention at some of them and in the middle.
+    """``network(x, t, y)``: residual blocks at several resolutions, with attention at some of them and in the middle.
 
-    Each level has ``num_res_blocks`` blocks on the way down and one more on the way up, where each sees what the way
-    down had at its place. The time enters every block as a bias for each channel. The output is the last
-    convolution's, not divided by anything, and in float32 under autocast too.
+    Each level has ``num_res_blocks`` blocks in the encoder and one more in the decoder, with skip connections. The time
+    enters every block as a bias for each channel. The output is that of the last convolution, without scaling, computed
+    in float32 even under autocast.
 
     Args:
-        image_size: side of the training images; with `attn_resolutions` it decides where there is attention. Images
-            of other sizes are accepted if they can be halved as often.
-        num_channels: of the images.
+        image_size: side of the training images; with `attn_resolutions` it determines where attention acts. Images of
+            other sizes are accepted if they can be halved as often.
+        num_channels: channels of the images.
         nf: channels of the first level.
         ch_mult: channels of each level, in multiples of ``nf``.
-        num_res_blocks: of each level.
-        attn_resolutions: widths of feature maps at which there is attention.
-        dropout: in the residual blocks.
-        resamp_with_conv: a 3x3 convolution at every change of level; or averages of 2x2 pixels, and pixels repeated.
-        embedding: of the time. "linear": the number itself, ``nf`` times, so that the network sees an affine map of it.
-            "fourier": its sines and cosines at ``nf / 2`` frequencies, evenly spaced in their logarithm, from 1 to
+        num_res_blocks: residual blocks of each level.
+        attn_resolutions: widths of the feature maps with attention.
+        dropout: dropout probability in the residual blocks.
+        resamp_with_conv: resample with 3x3 convolutions; otherwise average 2x2 pixels and repeat pixels.
+        embedding: embedding of the time. "linear": the number itself, repeated ``nf`` times, so that the network sees
+            an affine map of it. "fourier": its sines and cosines at ``nf / 2`` frequencies, log-spaced from 1 to
             ``1 / max_positions``.
         max_positions: see ``embedding``.
-        num_classes: with them ``forward`` needs labels, and a learned vector of each is added to the embedded time;
-            for a network that is told which of its training images to make, the number of these.
-        centered: images are in [-1, 1] already; otherwise the network takes [0, 1] and sees ``2 x - 1``.
+        num_classes: number of classes; if given, ``forward`` needs labels, and a learned vector for each is added to
+            the embedded time. For a network conditioned on the index of a training image, the number of these images.
+        centered: whether images are in [-1, 1]; otherwise they are in [0, 1], and the network sees ``2 x - 1``.
 
     Raises:
-        ValueError: settings that cannot be used.
+        ValueError: a setting is not supported.
     """
 
     def __init__(
@@ -120,15 +120,15 @@ class DDPMUNet(nn.Module):
         self.up = nn.ModuleList(up())
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:
-        """The network's output, shaped and typed like x.
+        """Evaluate the network; the output has the shape and type of x.
 
         Args:
             x: images ``[B, C, H, W]``.
-            t: what the network is told of the noise level, a number or ``[B]``.
-            y: ``[B]`` labels, if it knows them.
+            t: time or noise level in the network's unit, a number or ``[B]``.
+            y: labels ``[B]``, if the network is class-conditional.
 
         Raises:
-            ValueError: another shape, labels missing, or labels that it knows nothing of.
+            ValueError: shapes do not match, or labels are missing or not expected.
         """
         if x.dim() != 4 or x.shape[1] != self.num_channels:
             raise ValueError(f"expected images [batch, {self.num_channels}, height, width], got {list(x.shape)}")

@@ -1,7 +1,7 @@
 """Building blocks of NCSN++ and DDPM's U-Net: FIR resampling, embeddings, residual and attention blocks.
 
 Attribute names (`GroupNorm_0`, `Conv_0`, `NIN_0`, ...) follow the public checkpoints, so that a state
-dict of score_sde_pytorch loads without renaming.  Images are `[batch, channel, height, width]`.
+dict of score_sde_pytorch loads without renaming. Images are `[batch, channel, height, width]`.
 
 Source: Y. Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations",
 ICLR 2021, appendix H; the FIR filters come from T. Karras et al., StyleGAN2 (CVPR 2020).
@@ -96,8 +96,8 @@ class GroupNorm(nn.GroupNorm):
 def _fir_weight(taps: Sequence[float], gain: float, x: Tensor) -> Tensor:
     """Depthwise weight [C, 1, K, K]: gain * outer(taps, taps) / sum(taps)^2, in the dtype of x.
 
-    Built on every call instead of kept as a buffer: it is K^2 numbers, and a buffer outside the state
-    dict would be lost when a network made on the meta device is materialised.
+    It has only K^2 values and is built on every call: a buffer outside the state dict would be lost when a network
+    made on the meta device is materialised.
     """
     norm = gain / sum(taps) ** 2
     table = [[norm * a * b for b in taps] for a in taps]
@@ -108,12 +108,12 @@ def fir_upsample(x: Tensor, taps: Sequence[float] = (1, 3, 3, 1), margin: int = 
     """Upsample by two: insert zeros, then convolve with the separable filter `taps` x `taps`.
 
     The filter is normalised to keep a constant image constant; pixels outside the image are zero, so a
-    constant fades at the border.  `[B, C, H, W]` -> `[B, C, 2H + 2 margin, 2W + 2 margin]`: with a margin
-    the filtered image is cut off that many pixels further out, for a convolution that follows.
+    constant fades at the border. `[B, C, H, W]` -> `[B, C, 2H + 2 margin, 2W + 2 margin]`: a margin keeps that many
+    more pixels of the filtered image on each side, for a convolution that follows.
     """
     crop = (len(taps) - 2) // 2 - margin
     with torch.autocast(x.device.type, enabled=False):
-        # Inserting zeros and convolving is what a transposed convolution does: 2H - 2 + K rows long.
+        # A transposed convolution inserts zeros and convolves; its output has 2H - 2 + K rows.
         weight = _fir_weight(taps, 4.0, x)
         y = F.conv_transpose2d(x, weight, stride=2, padding=max(crop, 0), groups=x.shape[1])
     before = max(-crop, 0)
@@ -126,8 +126,9 @@ def fir_upsample(x: Tensor, taps: Sequence[float] = (1, 3, 3, 1), margin: int = 
 def fir_downsample(x: Tensor, taps: Sequence[float] = (1, 3, 3, 1), stride: int = 2, margin: int = 0) -> Tensor:
     """Convolve with the separable filter `taps` x `taps` and keep every second pixel.
 
-    `[B, C, H, W]` -> `[B, C, H / 2, W / 2]`; pixels outside the image are zero.  `stride=1, margin=1`
-    only filters, one row and column further out: what a 3x3 convolution with stride 2 then needs.
+    `[B, C, H, W]` -> `[B, C, H / 2, W / 2]`; pixels outside the image are zero. With
+    `stride=1, margin=1` it only filters, with one more row and column on each side, as needed by a following 3x3
+    convolution with stride 2.
     """
     with torch.autocast(x.device.type, enabled=False):
         weight = _fir_weight(tuple(reversed(taps)), 1.0, x)  # conv2d correlates: reverse to convolve
@@ -192,7 +193,7 @@ class Downsample(nn.Module):
         self.fir = fir_kernel is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        # Without a filter the padding is on the right and bottom only.
+        # Without a filter, only the right and the bottom are padded.
         return self.Conv2d_0(x) if self.fir else self.Conv_0(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -223,8 +224,8 @@ class GaussianFourierProjection(nn.Module):
         self.W = nn.Parameter(torch.randn(size) * scale, requires_grad=False)
 
     def forward(self, v: Tensor) -> Tensor:
-        # The phase reaches thousands of radians: float32 (or better), multiplied in the order of the
-        # public code; another order alone moves the network's output by 1e-6.
+        # The phase reaches thousands of radians: float32 (or better), multiplied in the order of the public code,
+        # since another order alone changes the network's output by 1e-6.
         phase = v[:, None] * self.W.to(v.dtype)[None, :] * 2 * math.pi
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
@@ -249,7 +250,7 @@ def add_residual(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
 
 
 class Combine(nn.Module):
-    """Brings the input pyramid into the features: a 1x1 convolution, then sum or concatenation."""
+    """Combination of input pyramid and features: a 1x1 convolution, then sum or concatenation."""
 
     def __init__(self, pyramid_channels: int, channels: int, method: str) -> None:
         super().__init__()
@@ -349,8 +350,8 @@ class ResidualBlock(nn.Module):
             h += self.Dense_0(embedding)[:, :, None, None]
         h = self.Dropout_0(F.silu(self.GroupNorm_1(h)))
         if self.resample == "up":
-            # Upsampling acts on each channel alone, so it commutes with the 1x1 convolution, which costs a
-            # quarter before it.  Not so its bias, which must not fade at the border: it joins the other one.
+            # Upsampling acts on each channel separately, so it commutes with the 1x1 convolution, which is four
+            # times cheaper before it. The bias must not fade at the border, so it is added to the other one.
             shortcut = upsample(F.conv2d(x, self.Conv_2.weight), self.fir_kernel)
             assert self.Conv_1.bias is not None and self.Conv_2.bias is not None
             h = F.conv2d(h, self.Conv_1.weight, self.Conv_1.bias + self.Conv_2.bias, padding=1)

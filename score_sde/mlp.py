@@ -1,4 +1,4 @@
-"""A small network for points: images of one pixel, whose channels are the coordinates."""
+"""Small network for points: images of one pixel, whose channels are the coordinates."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 def positional_code(t: Tensor, size: int) -> Tensor:
-    """Sines and cosines of t at ``size / 2`` frequencies from 1 to 1e-4, ``[B] -> [B, size]``, float32."""
+    """Encode t by sines and cosines at ``size / 2`` frequencies from 1 to 1e-4, ``[B] -> [B, size]``, float32."""
     frequencies = torch.exp(-math.log(10_000) * torch.arange(size // 2, device=t.device) / (size // 2))
     phase = t.float()[:, None] * frequencies
     return torch.cat([phase.sin(), phase.cos()], 1)
 
 
 class ResidualBlock(nn.Module):
-    """``h + W2 silu(W1 norm(h) * (1 + scale) + shift)``, scale and shift from the code of time and class."""
+    """``h + W2 silu(W1 norm(h) * (1 + scale) + shift)``, with scale and shift from the code of time and class."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -35,13 +35,16 @@ class TimeMLP(nn.Module):
     """Residual blocks of two linear layers each, with a positional code of time.
 
     Args:
-        num_channels: coordinates of a point.
-        image_size: 1, or the points would have neighbours.
-        hidden: width.
-        num_blocks: residual blocks.
-        code_size: of the positional code; even.
-        time_scale: factor of the network's time before the code, which is made for times up to about 1000.
-        num_classes: with them, ``forward`` needs labels.
+        num_channels: number of coordinates.
+        image_size: must be 1.
+        hidden: width of the layers.
+        num_blocks: number of residual blocks.
+        code_size: length of the positional code; even.
+        time_scale: factor of the time before the code, whose frequencies suit times up to about 1000.
+        num_classes: number of classes; if given, ``forward`` needs labels.
+
+    Raises:
+        ValueError: ``image_size`` is not 1, or ``code_size`` is odd.
     """
 
     def __init__(
@@ -63,16 +66,17 @@ class TimeMLP(nn.Module):
         self.norm, self.last = nn.LayerNorm(hidden), nn.Linear(hidden, num_channels)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The network's output, of the shape of ``x [B, C, 1, 1]``.
+        """Evaluate the network; the output has the shape of x.
 
         Args:
-            t: ``[B]``, what the network is told of the noise level.
-            y: ``[B]`` classes, if it knows them.
+            x: points ``[B, C, 1, 1]``.
+            t: time or noise level, in the network's unit, ``[B]``.
+            y: class labels ``[B]``, if the network is class-conditional.
         """
         code = self.time(positional_code(t * self.time_scale, self.code_size).to(self.first.weight.dtype))
         if self.classes is not None:
             if y is None:
-                raise ValueError("this network knows classes and needs labels")
+                raise ValueError("this network is class-conditional and needs labels")
             code = code + self.classes(y)
         code = F.silu(code)
         h = self.first(x.flatten(1))

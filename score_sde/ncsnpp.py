@@ -1,7 +1,7 @@
 """NCSN++: the noise-conditional score network of score_sde (variance exploding).
 
-Written afresh; parameter names, order and numbers are those of the public score_sde_pytorch network, so
-its checkpoints load as they are.  Source: Y. Song, J. Sohl-Dickstein, D. P. Kingma, A. Kumar, S. Ermon,
+An independent implementation with the parameter names, order and numerics of the public score_sde_pytorch network, so
+that its checkpoints load unchanged. Source: Y. Song, J. Sohl-Dickstein, D. P. Kingma, A. Kumar, S. Ermon,
 B. Poole, "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021.
 """
 
@@ -35,12 +35,11 @@ class NCSNpp(nn.Module):
     A U-Net with an input pyramid (the image, repeatedly downsampled, enters every level) and an output
     pyramid (every level adds to the repeatedly upsampled output), conditioned on log sigma.
 
-    All layers live in one flat list, `all_modules`, in the order in which they are used: that gives the
-    public state-dict names, and it is why `forward` walks along the list with an iterator.
-    Where attention is applied depends on `image_size` and the level alone, so the network accepts images
-    of other sizes, also non-square ones, as long as they are divisible by 2^(levels - 1).
-    For half precision use autocast: `.half()` or `.bfloat16()` would round the Fourier frequencies too, whose
-    phases then are off by whole turns.
+    All layers are in one flat list, `all_modules`, in the order of their use: this gives the public state-dict
+    names, and `forward` walks along the list with an iterator. Attention depends only on `image_size` and the
+    level, so the network accepts images of other sizes, including non-square ones, whose sides are divisible by
+    2^(levels - 1). For half precision use autocast: `.half()` or `.bfloat16()` would also round the Fourier
+    frequencies, which shifts their phases by whole turns.
 
     Args:
         settings: see `NCSNppSettings`; the defaults are those of the FFHQ-256 network.
@@ -54,8 +53,8 @@ class NCSNpp(nn.Module):
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.settings = s = _settings(settings)
-        # Part of the public state dict, and not used in here: with the Fourier embedding, num_scales
-        # decides on the length of this table and on nothing else.
+        # Part of the public state dict, but not used here: with the Fourier embedding, num_scales determines
+        # only the length of this table.
         log_sigmas = torch.linspace(math.log(s.sigma_max), math.log(s.sigma_min), s.num_scales, dtype=torch.float64)
         self.register_buffer("sigmas", log_sigmas.exp())
         encoder, widths = self._encoder_modules()
@@ -102,7 +101,7 @@ class NCSNpp(nn.Module):
         return kind(channels, channels, s.filter_taps)
 
     def _encoder_modules(self) -> tuple[list[nn.Module], list[int]]:
-        """Modules from the input to the bottleneck, and the widths that the decoder will concatenate."""
+        """Modules from the input to the bottleneck, and the widths of the skip connections."""
         s = self.settings
         modules: list[nn.Module] = [layers.conv3x3(s.num_channels, s.nf)]
         width, widths, pyramid = s.nf, [s.nf], s.num_channels
@@ -203,8 +202,8 @@ class NCSNpp(nn.Module):
     def _embed(self, sigma: Tensor, modules: Iterator[Any]) -> Tensor | None:
         """Activated embedding of the noise level `[B, 4 nf]` (None if not conditional).
 
-        "positional" embeds the index of sigma in the descending geometric table `sigmas`, with fractions
-        in between: exactly the public code's integer index at the levels of the table.
+        "positional" embeds the fractional index of sigma in the descending geometric table `sigmas`, which at the
+        levels of the table is the integer index of the public code.
         """
         s = self.settings
         with torch.autocast(sigma.device.type, enabled=False):
@@ -277,7 +276,7 @@ class NCSNpp(nn.Module):
 
     @staticmethod
     def _head(h: Tensor, modules: Iterator[Any]) -> Tensor:
-        # In float32 under autocast too: at a large sigma the rounding of bf16 would exceed what is to be predicted.
+        # In float32 even under autocast: at a large sigma, the rounding errors of bf16 would exceed the prediction.
         norm, conv = next(modules), next(modules)
         with torch.autocast(h.device.type, enabled=False):
             return conv(F.silu(norm(h.to(conv.weight.dtype))))

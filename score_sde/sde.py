@@ -1,4 +1,4 @@
-"""What the stochastic differential equations have in common: see :mod:`score_sde.sdes`, which has them all."""
+"""Base class of the stochastic differential equations in :mod:`score_sde.sdes`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""``score(z, t)``, the gradient of the log density of z_t."""
+"""``score(z, t)``: gradient of the log density of z_t."""
 
 
 def broadcast(value: Tensor, z: Tensor) -> Tensor:
-    """A coefficient, one for all (0-dim) or one for each sample ``[B]``, as a factor of ``z [B, ...]``."""
+    """Reshape a coefficient, 0-dim or one for each sample ``[B]``, to multiply ``z [B, ...]``."""
     value = value.to(z)
     return value.reshape(-1, *[1] * (z.ndim - 1)) if value.ndim else value
 
 
 def float64(t: float | Tensor) -> Tensor:
-    """A number, or several, as float64."""
+    """Convert numbers to a float64 tensor."""
     return torch.as_tensor(t, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Level:
-    """Times, and the coefficients a and s there; float64, 0-dim or ``[B]``."""
+    """Times and the coefficients a and s at these; float64, 0-dim or ``[B]``."""
 
     t: Tensor
     a: Tensor
@@ -46,55 +46,53 @@ class Level:
 
     @classmethod
     def clean(cls) -> Level:
-        """The data themselves: t = 0, a = 1, s = 0."""
+        """Level of the data: t = 0, a = 1, s = 0."""
         return cls(*torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
 
 
 @dataclass(frozen=True)
 class SDE:
-    """Base: a subclass gives ``rate``, ``diffusion``, ``log_mean_coefficient``, ``std`` and ``time``.
+    """Linear SDE; a subclass defines ``rate``, ``diffusion``, ``log_mean_coefficient``, ``std`` and ``time``.
 
-    Times are numbers or tensors, one for all (0-dim) or one for each sample ``[B]``.
+    Times are numbers or tensors, 0-dim or one for each sample ``[B]``.
 
     Attributes:
-        preserves_variance: a^2 + s^2 = 1, so that data of variance 1 keep it.
+        preserves_variance: whether a^2 + s^2 = 1, so that data of variance 1 keep it.
     """
 
     preserves_variance: ClassVar[bool] = False
 
     @property
     def T(self) -> float:  # noqa: N802
-        """The end of time."""
+        """Final time."""
         return 1.0
 
     def rate(self, t: Tensor) -> Tensor:
-        """b(t) of the drift -b(t) z / 2."""
+        """Rate b(t) of the drift -b(t) z / 2."""
         raise NotImplementedError
 
     def diffusion(self, t: float | Tensor) -> Tensor:
-        """g(t), float64."""
+        """Diffusion coefficient g(t), float64."""
         raise NotImplementedError
 
     def log_mean_coefficient(self, t: Tensor) -> Tensor:
-        """ln a(t)."""
+        """Logarithm of the mean coefficient, ln a(t)."""
         raise NotImplementedError
 
     def std(self, t: float | Tensor) -> Tensor:
-        """s(t), float64."""
+        """Standard deviation s(t) of z_t given the data, float64."""
         raise NotImplementedError
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        """The time at which the noise level s / a is ``sigma``, float64."""
+        """Time at which the noise level s / a is ``sigma``, float64."""
         raise NotImplementedError
 
-    # --- what follows from it ------------------------------------------------------------------------------------
-
     def drift(self, z: Tensor, t: float | Tensor) -> Tensor:
-        """f(z, t) = -b(t) z / 2."""
+        """Drift f(z, t) = -b(t) z / 2."""
         return broadcast(-0.5 * self.rate(float64(t)), z) * z
 
     def mean_coefficient(self, t: float | Tensor) -> Tensor:
-        """a(t), float64."""
+        """Mean coefficient a(t), float64."""
         return self.log_mean_coefficient(float64(t)).exp()
 
     def sigma(self, t: float | Tensor) -> Tensor:
@@ -107,11 +105,11 @@ class SDE:
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of the normal law from which sampling starts."""
+        """Standard deviation of the normal distribution from which sampling starts."""
         return 1.0
 
     def sample_prior(self, noise: Tensor) -> Tensor:
-        """Draws of z_T from unit draws."""
+        """Draws of z_T, given standard normal ``noise``."""
         return self.prior_std * noise
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
@@ -120,35 +118,34 @@ class SDE:
         return -z.flatten(1).square().sum(1) / (2 * self.prior_std**2) - log_scale
 
     def level(self, t: float | Tensor) -> Level:
-        """The coefficients at the time t."""
+        """Coefficients at the time t."""
         t = float64(t)
         return Level(t, self.mean_coefficient(t), self.std(t))
 
     def levels(self, num: int) -> Level:
-        """The table of a discrete chain of ``num`` levels, ``[num]``, ascending, the first one above the data."""
+        """Levels of a discrete chain, ``[num]``, ascending, the first one above the data."""
         return self.level(torch.linspace(self.T / num, self.T, num, dtype=torch.float64))
 
     def discretize(self, z: Tensor, level: Level, below: Level) -> tuple[Tensor, Tensor]:
-        """f and G of the step ``z' = z + f + G n`` of a forward chain, from the level ``below`` to ``level``.
+        """Coefficients f and G of the step ``z' = z + f + G n`` of a forward chain, from ``below`` to ``level``.
 
-        The chain's marginals are those of the table: ``f = (a / a' - 1) z``, ``G^2 = s^2 - (a / a')^2 s'^2``, a' and s'
-        those of ``below``. For VP ``1 - (a / a')^2`` is DDPM's beta.
+        The marginals of the chain are those of the levels: ``f = (a / a' - 1) z``, ``G^2 = s^2 - (a / a')^2 s'^2``,
+        with a' and s' of ``below``. For VP, ``1 - (a / a')^2`` is DDPM's beta.
         """
         ratio, added = transition(level, below)
         return broadcast(ratio - 1, z) * z, added.sqrt()
 
     def reverse(self, score: Score) -> Reverse:
-        """The SDE that takes z_T back to the data: ``dz = (f - g^2 score) dt + g dw``, time running backwards."""
+        """Reverse SDE, which takes z_T to the data: ``dz = (f - g^2 score) dt + g dw``, backwards in time."""
         return Reverse(self, score, 1.0)
 
     def probability_flow(self, score: Score) -> Reverse:
-        """The ODE with the same marginals: ``dz = (f - g^2 score / 2) dt``."""
+        """Probability-flow ODE, with the same marginals: ``dz = (f - g^2 score / 2) dt``."""
         return Reverse(self, score, 0.0)
 
 
 def transition(level: Level, below: Level) -> tuple[Tensor, Tensor]:
-    """Of the exact Gaussian step from ``below`` to ``level``: the factor ``a / a'`` and the variance that it adds,
-    ``s^2 - (a / a')^2 s'^2``."""
+    """Factor ``a / a'`` and added variance ``s^2 - (a / a')^2 s'^2`` of the exact step from ``below`` to ``level``."""
     ratio = level.a / below.a
     return ratio, (level.s - ratio * below.s) * (level.s + ratio * below.s)
 
@@ -167,10 +164,10 @@ class Reverse:
     noise: float
 
     def drift(self, z: Tensor, t: float | Tensor) -> Tensor:
-        """What ``dz / dt`` is on average."""
+        """Drift f - (1 + noise) / 2 g^2 score at z and t."""
         g2 = broadcast(self.sde.diffusion(t) ** 2, z)
         return self.sde.drift(z, t) - 0.5 * (1 + self.noise) * g2 * self.score(z, float64(t))
 
     def diffusion(self, t: float | Tensor) -> Tensor:
-        """g(t), or 0 of the flow."""
+        """Diffusion coefficient g(t), or 0 for the flow."""
         return self.noise * self.sde.diffusion(t)

@@ -1,14 +1,14 @@
-"""The stochastic differential equations that turn data into noise: OU, VP, sub-VP, two VE, and EDM's.
+"""Stochastic differential equations that turn data into noise: OU, VP, sub-VP, two VE, and EDM's.
 
     dz = f(z, t) dt + g(t) dw,    0 <= t <= T,    f(z, t) = -b(t) z / 2
 
-All of them are linear, so what has become of the data x0 by the time t is known in closed form:
+All of them are linear, so the distribution of z_t given the data x0 is known in closed form:
 
     z_t = a(t) x0 + s(t) n,    n ~ Normal(0, I)
 
-``sigma = s / a`` is the noise level of ``z / a = x0 + sigma n``: in these variance-exploding coordinates all SDEs are
-one walk at different speeds, and ``sigma`` and ``time`` convert between them. Coefficients are computed in float64 and
-without cancellation, so that they are right at any t; whoever multiplies with them chooses the type.
+``sigma = s / a`` is the noise level of ``z / a = x0 + sigma n``: in these variance-exploding coordinates, all SDEs are
+the same random walk at different speeds, and ``sigma`` and ``time`` convert between them. Coefficients are computed in
+float64 and without cancellation, so that they are accurate at any t; the caller converts them to its own type.
 
 Source: Song et al. 2021, arXiv 2011.13456, section 3 and appendices B to D; Karras et al. 2022, arXiv 2206.00364 (EDM).
 """
@@ -82,7 +82,7 @@ class VP(SDE):
         return 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).sqrt())
 
     def levels(self, num: int) -> Level:
-        if not num > self.beta_max:  # or the last beta would be 1 or more
+        if not num > self.beta_max:  # otherwise the last beta would be 1 or more
             raise ValueError(f"{num} levels: a discrete VP chain needs more than {self.beta_max:g} (beta_max)")
         beta = torch.linspace(self.beta_min / num, self.beta_max / num, num, dtype=torch.float64)
         log_alpha_bar = torch.log1p(-beta).cumsum(0)
@@ -92,7 +92,7 @@ class VP(SDE):
 
 @dataclass(frozen=True)
 class SubVP(VP):
-    """Sub-VP: the drift of VP, ``g^2 = b (1 - exp(-2B))``, and so ``s = 1 - exp(-B)``: less noise than VP.
+    """Sub-VP: the drift of VP with ``g^2 = b (1 - exp(-2B))``, hence ``s = 1 - exp(-B)``, less noise than VP.
 
     ``sigma = 2 sinh(B / 2)``. Its forward chain is Euler's: ``f = drift dt``, ``G = g sqrt(dt)``.
     """
@@ -121,7 +121,7 @@ class SubVP(VP):
 class OU(SDE):
     """Ornstein-Uhlenbeck: ``f = -z / 2``, ``g = 1``; VP with the constant rate 1 until the time T.
 
-    At T = 1 a third of the data is still there (a = 0.61): choose T of about 10 for a law that has forgotten them.
+    At T = 1, z still depends on the data (a = 0.61); with T of about 10 it is practically independent of them.
     """
 
     preserves_variance: ClassVar[bool] = True
@@ -155,8 +155,8 @@ class OU(SDE):
 class VE(SDE):
     """Variance exploding: ``f = 0``, ``sigma(t) = sigma_min r^t`` with ``r = sigma_max / sigma_min``.
 
-    ``g = sigma sqrt(2 ln r)``. As in its source, s(t) = sigma(t): the noise ``sigma_min`` that is there at t = 0
-    counts as part of the data's.
+    ``g = sigma sqrt(2 ln r)``. As in its source, s(t) = sigma(t): the noise ``sigma_min`` at t = 0 counts as part of
+    the data.
     """
 
     sigma_min: float = 0.01
@@ -235,8 +235,9 @@ class EDM(SDE):
 class PowerVE(SDE):
     """Variance exploding with ``g = base^t``: ``f = 0``, ``s^2 = (base^(2t) - 1) / (2 ln base)``, and t for base 1.
 
-    Unlike `VE` it starts without noise, s(0) = 0, and its end follows from the base: s(1) = 1.47, 2.73 and 9.85 of the
-    bases 2, 5 and 25. At the low ones the noise at T does not hide the data, and sampling must know where to start.
+    Unlike `VE`, it starts without noise, s(0) = 0, and ends at a level that depends on the base: s(1) = 1.47, 2.73 and
+    9.85 for the bases 2, 5 and 25. For the low ones, the noise at T does not hide the data, so sampling cannot start
+    from Normal(0, s(T)^2 I).
 
     Source: the tutorial of Song et al. 2021, arXiv 2011.13456 (base 25); Na, Gao and Wan 2024, arXiv 2404.06661 (2, 5).
     """
@@ -257,8 +258,8 @@ class PowerVE(SDE):
         return torch.zeros_like(t)
 
     def variance(self, t: float | Tensor) -> Tensor:
-        """s(t)^2, the integral of g^2: ``t (e^u - 1) / u`` with ``u = 2 t ln base``, right to the last digits at any t
-        and base."""
+        """Variance s(t)^2, the integral of g^2: ``t (e^u - 1) / u`` with ``u = 2 t ln base``, accurate at any t and
+        base."""
         t = float64(t)
         u = 2 * math.log(self.base) * t
         flat = u == 0  # t = 0, or base 1
@@ -282,7 +283,7 @@ SDES: dict[str, type[SDE]] = {"ou": OU, "vp": VP, "sub_vp": SubVP, "ve": VE, "po
 
 
 def make(name: str, **settings: float) -> SDE:
-    """The SDE called ``name``, with the settings of its class.
+    """Make the SDE called ``name`` with the settings of its class.
 
     Raises:
         ValueError: an unknown name or setting, or an impossible value.

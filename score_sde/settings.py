@@ -21,7 +21,7 @@ class NCSNppSettings:
     """Flat settings of `NCSNpp`; the defaults are those of the public FFHQ-256 VE network.
 
     `fir_kernel` and `resamp_with_conv` keep their public meaning: the filter is used if `fir`, and
-    `resamp_with_conv` concerns the "ddpm" residual blocks only ("biggan" blocks resample themselves).
+    `resamp_with_conv` concerns only "ddpm" residual blocks ("biggan" blocks resample themselves).
     `sigma_min`, `sigma_max` are in network units ([0, 1] pixels).
 
     Raises:
@@ -99,12 +99,12 @@ class NCSNppSettings:
 
     @property
     def size_divisor(self) -> int:
-        """Heights and widths must be multiples of this: 2^(levels - 1)."""
+        """Divisor of heights and widths, 2^(levels - 1)."""
         return int(2 ** (len(self.ch_mult) - 1))
 
     @property
     def filter_taps(self) -> tuple[float, ...] | None:
-        """The resampling filter, or None for pixel repetition and averaging."""
+        """Taps of the resampling filter, or None for pixel repetition and averaging."""
         return self.fir_kernel if self.fir else None
 
     def attends(self, level: int) -> bool:
@@ -120,7 +120,7 @@ FIXED_MODEL_KEYS = {"normalization": "groupnorm", "nonlinearity": "swish", "atte
 
 
 def _section(config: Any, *names: str) -> dict[str, Any]:
-    """The first of the named sections as a dict ({} if there is none)."""
+    """First of the named sections as a dict ({} if there is none)."""
     for name in names:
         if name in config and config[name] is not None:
             section = config[name]

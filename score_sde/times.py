@@ -1,4 +1,4 @@
-"""How a network is told the noise level: by the time of an SDE, by its logarithm, or by its place in a table."""
+"""Units in which a network takes the noise level: the time of an SDE, a logarithm, or an index into a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from score_sde.sdes import SDE
 
 
 class Time(Protocol):
-    """The law between the noise level in variance-exploding coordinates and what the network sees."""
+    """Map between the noise level in variance-exploding coordinates and the label that the network takes."""
 
     @property
     def sigma_min(self) -> float:
@@ -23,20 +23,20 @@ class Time(Protocol):
         """Highest noise level."""
 
     def label(self, sigma: Tensor) -> Tensor:
-        """What the network sees at the noise level sigma, float64."""
+        """Label of the noise level sigma, float64."""
 
     def levels(self, u: Tensor) -> Tensor:
-        """Noise levels at even times: the quantile function of sigma in training, u uniform on [0, 1]."""
+        """Noise levels at uniform times: the quantile function of sigma in training, for u uniform on [0, 1]."""
 
 
 @dataclass(frozen=True)
 class ContinuousTime:
-    """The network sees ``scale * t / T``, t the time of an SDE at which the noise level is sigma.
+    """The label is ``scale * t / T``, with t the time of an SDE at which the noise level is sigma.
 
     Args:
-        sde: whose time it is.
-        start: the lowest time, as a share of T: what sampling and training leave out near the data.
-        scale: 999, so that codes made for 1000 discrete levels fit.
+        sde: SDE that defines the time.
+        start: lowest time of sampling and training, as a fraction of T.
+        scale: largest label; 999 suits embeddings made for 1000 discrete levels.
     """
 
     sde: SDE
@@ -54,35 +54,38 @@ class ContinuousTime:
         return float(self.sde.sigma(self.sde.T))
 
     def label(self, sigma: Tensor) -> Tensor:
-        """``scale * t / T`` at which the noise level is sigma."""
+        """``scale * t / T``, with t the time at which the noise level is sigma."""
         return self.scale / self.sde.T * self.sde.time(sigma)
 
     def levels(self, u: Tensor) -> Tensor:
-        """sigma at ``t / T = start + u (1 - start)``."""
+        """Noise level sigma at ``t / T = start + u (1 - start)``."""
         return self.sde.sigma(self.sde.T * (self.start + u.double() * (1 - self.start)))
 
 
 @dataclass(frozen=True)
 class LogSigma(ContinuousTime):
-    """The same noise levels, but the network sees ``ln(sigma) / 4``, as in EDM (Karras et al. 2022, arXiv 2206.00364).
+    """The same noise levels with the label ``ln(sigma) / 4``, as in EDM (Karras et al. 2022, arXiv 2206.00364).
 
-    In the time of the VP SDE all low levels are next to 0: with betas of 0.1 and 9.9, sigma from 0.005 to 0.02, over
-    which an epsilon network's gain falls to a quarter, is 0.3 to 3.4 of 999.
+    In the time of the VP SDE, all low levels are close to 0: with betas of 0.1 and 9.9, sigma from 0.005 to 0.02, over
+    which the gain of an epsilon network falls to a quarter, maps to 0.3 to 3.4 of 999.
     """
 
     def label(self, sigma: Tensor) -> Tensor:
-        """``ln(sigma) / 4``."""
+        """Label ``ln(sigma) / 4``."""
         return sigma.log() / 4
 
 
 class DiscreteTime(nn.Module):
-    """The network sees the index in a table of noise levels; between two of them, a fraction found by interpolation.
+    """The label is the index in a table of noise levels, interpolated linearly between two of them.
 
-    Index 0 is the lowest level, of every SDE. (Score-SDE's discrete VE networks count from the highest one down: label
+    Index 0 is the lowest level for every SDE. (Score-SDE's discrete VE networks count from the highest one down: label
     ``N - 1 - i`` there is ``i`` here.)
 
     Args:
-        table: the noise levels in ascending order, float64 ``[N]``.
+        table: noise levels in ascending order, float64 ``[N]``.
+
+    Raises:
+        ValueError: the table is not ascending, or has fewer than two levels.
     """
 
     table: Tensor
@@ -95,12 +98,12 @@ class DiscreteTime(nn.Module):
 
     @property
     def sigma_min(self) -> float:
-        """First level of the table."""
+        """Lowest level of the table."""
         return float(self.table[0])
 
     @property
     def sigma_max(self) -> float:
-        """Last level of the table."""
+        """Highest level of the table."""
         return float(self.table[-1])
 
     def label(self, sigma: Tensor) -> Tensor:
@@ -111,5 +114,5 @@ class DiscreteTime(nn.Module):
         return (upper - 1) + ((sigma - low) / (high - low)).clamp(0, 1)
 
     def levels(self, u: Tensor) -> Tensor:
-        """The level at a uniform integer index."""
+        """Level at a uniform integer index."""
         return self.table[(u * len(self.table)).long().clamp(max=len(self.table) - 1)]

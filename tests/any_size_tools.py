@@ -1,4 +1,4 @@
-"""A task with photographs of mixed sizes: a tiny PhotoUNet with seeded weights, and seeded smooth colour images."""
+"""Tasks with photographs of mixed sizes: a tiny PhotoUNet with seeded weights, and seeded smooth colour images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES = ((20, 26), (33, 17), (20, 26), (20, 26), (24, 24))
 
 
 def save_photo_weights(path: Path, scale: float = 0.2, **network: Any) -> Path:
-    """A tiny network none of whose weights are zero, so that an output depends on the pixels far around it."""
+    """Save a tiny network without zero weights, so that an output depends on pixels far away."""
     described = {**NETWORK, **network}
     state = build_network(described).state_dict()
     draws = torch.Generator().manual_seed(0)
@@ -38,13 +38,13 @@ def save_photo_weights(path: Path, scale: float = 0.2, **network: Any) -> Path:
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colours, uint8 ``[H, W, 3]``."""
+    """Image of smooth colours, uint8 ``[H, W, 3]``."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def write_photo_config(folder: Path, sizes: Sequence[tuple[int, int]] = SIZES, **changes: Any) -> Path:
-    """A config of `sampling_tools` for photographs of these sizes (named a.png, b.png, ...), each kept as it is."""
+    """Write a config of `sampling_tools` for photographs of these sizes (a.png, b.png, ...), with fit "keep"."""
     images = folder / "photographs"
     images.mkdir(parents=True)
     for i, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""Small configurations for the tests, and what all messages have in common."""
+"""Small configurations for tests, and a check that every message passes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ num_images: 1e6
 
 
 def message_of(load: Callable[..., Any], *arguments: Any) -> str:
-    """The message of the InputError that ``load`` raises, in plain words."""
+    """Message of the InputError that ``load`` raises, checked to be without jargon."""
     with pytest.raises(InputError) as caught:
         load(*arguments)
     message = str(caught.value)

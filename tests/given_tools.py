@@ -1,4 +1,4 @@
-"""Tasks whose pictures are the measurements, and pictures for them."""
+"""Tasks in which the pictures are the measurements, and pictures for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AUTO = {"operator": {"name": "denoising"}, "noise": {"std": "auto"}, "given": Tr
 
 
 def save_picture(path: Path, pixels: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
-    """A picture file, uint8 or uint16 ``[H, W, C]``; its pixels."""
+    """Save pixels, uint8 or uint16 ``[H, W, C]``, as a picture, and return them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Picture(pixels, alpha)
     path.write_bytes(pictures.encode(picture.tensor(pixels.shape[2]), picture))
@@ -33,11 +33,13 @@ def save_picture(path: Path, pixels: np.ndarray, alpha: np.ndarray | None = None
 
 
 def noisy_photograph(height: int, width: int, of_255: float, seed: int = 0) -> np.ndarray:
+    """Photograph with Gaussian noise of standard deviation ``of_255``, uint8 ``[H, W, 3]``."""
     noise = np.random.default_rng(seed).normal(0, of_255, (height, width, 3))
     return (photograph(height, width, seed) * 0.5 + 64 + noise).round().clip(0, 255).astype(np.uint8)
 
 
 def config_for(folder: Path, path: Path, measurement: dict[str, Any], **changes: Any) -> SampleConfig:
+    """Config of a task on the pictures at ``path``."""
     task: dict[str, Any] = {
         "network": {"path": str(save_photo_weights(folder / "photo.safetensors"))},
         "data": {"path": str(path)},
@@ -49,11 +51,12 @@ def config_for(folder: Path, path: Path, measurement: dict[str, Any], **changes:
 
 
 def task_for(folder: Path, path: Path, measurement: dict[str, Any], **changes: Any) -> Task:
+    """Task on the pictures at ``path``, on the CPU."""
     return load_task(config_for(folder, path, measurement, **changes), torch.device("cpu"))
 
 
 def told(task: Task, monkeypatch: pytest.MonkeyPatch, image: int = 0) -> tuple[Noise, torch.Tensor]:
-    """The noise and the measurement that the sampler gets for an image."""
+    """Noise and measurement that the sampler receives for an image."""
     seen: list[Any] = []
 
     def sample(self: Any, denoiser: Any, sigmas: Any, measurement: Any, **rest: Any) -> torch.Tensor:

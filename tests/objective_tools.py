@@ -1,4 +1,4 @@
-"""What the tests of the objectives share: a Gaussian with its exact denoiser, and expectations without chance."""
+"""Tools for tests of objectives: a linear model of the score, and expectations without sampling error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COVARIANCE = {
 
 @dataclass(frozen=True)
 class Linear:
-    """D(x, sigma) = x - sigma^2 (W x + b): the score of a linear model, one W and b for all levels.
+    """Denoiser ``D(x, sigma) = x - sigma^2 (W x + b)``, whose score is linear with one W and b for all levels.
 
     The score of Normal(0, S) at one sigma is ``W = (S + sigma^2 I)^-1``.
     """
@@ -32,14 +32,14 @@ class Linear:
 
 
 def cubature(n: int) -> Tensor:
-    """``[2n, n]`` points whose mean is the expectation under Normal(0, I_n) of any polynomial of degree 3."""
+    """Points ``[2n, n]`` over which the mean of any polynomial of degree 3 is its expectation under Normal(0, I_n)."""
     root = math.sqrt(n) * torch.eye(n, dtype=torch.float64)
     return torch.cat([root, -root])
 
 
 def all_pairs(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """X ~ Normal(0, S) and N, ``[4d, d, 1, 1]``: the loss of a linear model is quadratic in them, so that its mean over
-    these points is its expectation."""
+    """Points X ~ Normal(0, S) and N, ``[4d, d, 1, 1]``, over which the mean of a linear model's loss, a quadratic
+    function, is its expectation."""
     d = len(covariance)
     points = cubature(2 * d)
     x = points[:, :d] @ torch.linalg.cholesky(covariance).T
@@ -47,14 +47,14 @@ def all_pairs(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def all_probes(kind: str, d: int) -> Tensor:
-    """``[K, d]``: a mean of quadratic functions over them is their expectation over the probes."""
+    """Probes ``[K, d]`` over which the mean of any quadratic function is its expectation."""
     if kind == "gaussian":
         return cubature(d)
     return torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * d)
 
 
 def estimates(d: int) -> dict[str, tuple[Estimate, str]]:
-    """Every form of the error, and the probes that it averages over: as many as `all_probes` gives."""
+    """Every estimate of the error with the kind of its probes, as many as `all_probes` gives."""
     probes = {kind: Probes(kind, len(all_probes(kind, d))) for kind in ("rademacher", "gaussian")}
     return {
         "denoising": (squared_error, "rademacher"),
@@ -68,7 +68,7 @@ NAMES = list(estimates(2))
 
 
 def expectation(name: str, model: Linear, covariance: Tensor, sigma: float) -> Tensor:
-    """Of the estimate called ``name`` at one noise level, without chance."""
+    """Expectation of the estimate ``name`` at one noise level, without sampling error."""
     error, kind = estimates(len(covariance))[name]
     x, noise = all_pairs(covariance)
     probes = all_probes(kind, len(covariance))[:, :, None, None]

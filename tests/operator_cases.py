@@ -1,4 +1,4 @@
-"""One line for each operator and setting that the tests of operators run on."""
+"""Table of the operators and settings on which the tests of operators run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Case = tuple[str, dict[str, Any], Shape]
 
 
 class Correlation(Operator):
-    """What a user writes: only forward. A correlation with a small kernel, and a weight for each channel."""
+    """Operator as a user may write it, with only ``forward``: a correlation with a small kernel for each channel."""
 
     def __init__(self, image_shape: Shape) -> None:
         super().__init__(image_shape)
@@ -29,7 +29,7 @@ class Correlation(Operator):
 
 
 class Square(Operator):
-    """Differentiable and not linear."""
+    """Differentiable operator that is not linear."""
 
     linear = False
 
@@ -38,7 +38,7 @@ class Square(Operator):
 
 
 def random_kernel(rows: int, columns: int, seed: int = 0) -> Tensor:
-    """A kernel without any symmetry, and not the product of a row and a column."""
+    """Kernel without symmetry that is not the product of a row and a column."""
     return torch.rand((rows, columns), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -97,13 +97,14 @@ NONLINEAR: list[Case] = [
 
 
 def label(case: Case) -> str:
+    """Identifier of a case in the names of tests."""
     name, settings, shape = case
     words = [str(value) for value in settings.values() if isinstance(value, (str, int, float))]
     return "-".join([name, *words, "x".join(map(str, shape))])
 
 
 def build(case: Case, images: range = range(1)) -> Operator:
-    """The operator of these images."""
+    """Operator of a case, for these images."""
     name, settings, shape = case
     if name == "user":
         return Dense.of(Correlation(shape)) if settings else Correlation(shape)
@@ -119,7 +120,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def dense(operator: Operator) -> Tensor:
-    """A as a matrix, column by column; of an operator with one state."""
+    """Matrix of an operator with one state, column by column."""
     size = int(np.prod(operator.image_shape))
     images = torch.eye(size, dtype=torch.float64).reshape(size, *operator.image_shape)
     return operator(images).reshape(size, -1).T

@@ -1,4 +1,4 @@
-"""What the tests of the benchmarks on photographs share: made-up photographs, cases and a denoiser."""
+"""Tools for tests of the benchmarks on photographs: made-up photographs, cases and a denoiser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAN = photo_plan.load_plan()
 
 
 class Shrink(Denoiser):
-    """Exact for pixels of Normal(0.2, 0.5^2)."""
+    """Exact denoiser of pixels from Normal(0.2, 0.5^2)."""
 
     sigma_min, sigma_max = 0.005, 12.0
 
@@ -25,11 +25,12 @@ class Shrink(Denoiser):
 
 
 def photograph(number: int = 0, side: int = 32) -> Photograph:
-    """Smooth colours."""
+    """Made-up photograph of smooth colours."""
     grid = torch.linspace(-1, 1, side)
     waves = [torch.sin(3 * grid[:, None] + (c + 2) * grid[None] + number) for c in range(3)]
     return Photograph(VALIDATION, f"made_up_{number}.png", number, 0.8 * torch.stack(waves))
 
 
 def case(noise: float = 2, **operator: Any) -> Case:
+    """Made-up case of the benchmark."""
     return Case("made_up", "made up", operator, noise)

@@ -1,8 +1,8 @@
-"""Shared by the tests of posterior samplers: exact Gaussian posteriors, and the exact distribution of a sampler.
+"""Tools for tests of posterior samplers: exact Gaussian posteriors, and the exact distribution of a sampler.
 
-On a Gaussian prior most samplers end in an affine function of everything that they draw. ``dissect`` takes such a
-sampler apart by unit draws and gives the law of its samples without sampling error; one that is not affine is drawn
-from, and ``check_draws`` or ``check_moments`` judges the draws by their standard errors.
+On a Gaussian prior, the result of most samplers is an affine function of their draws. ``dissect`` measures this
+function by unit draws and gives the distribution of the samples without sampling error. Other samplers are sampled,
+and ``check_draws`` or ``check_moments`` compares the moments within their standard errors.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ ETA = 0.3
 
 
 class Law(NamedTuple):
-    """Mean and covariance."""
+    """Mean and covariance of a Gaussian."""
 
     mean: Tensor  # [d]
     covariance: Tensor  # [d, d]
 
     def then(self, matrix: Tensor, offset: Tensor | float = 0.0, spread: Tensor | float = 0.0) -> Law:
-        """Law of ``matrix x + offset + n``, n of covariance ``spread``, if x has this one."""
+        """Distribution of ``matrix x + offset + n``, with n of covariance ``spread``, if x has this one."""
         return Law(matrix @ self.mean + offset, matrix @ self.covariance @ matrix.T + spread)
 
 
 def start(sigma: float) -> Law:
-    """Normal(0, sigma^2 I), where samplers start."""
+    """Distribution Normal(0, sigma^2 I) in which samplers start."""
     return Law(torch.zeros(SIZE, dtype=torch.float64), sigma**2 * EYE)
 
 
@@ -55,7 +55,7 @@ PRIOR = Law(normal(SIZE, seed=1), (ROTATION * torch.linspace(0.2, 1.2, SIZE, dty
 
 
 def isotropic(variance: float = 0.5) -> Law:
-    """A prior whose covariance commutes with every operator."""
+    """Prior whose covariance commutes with every operator."""
     return Law(PRIOR.mean, variance * EYE)
 
 
@@ -63,7 +63,7 @@ def isotropic(variance: float = 0.5) -> Law:
 
 
 class Forward(Operator):
-    """What a user writes: a dense matrix, and nothing but ``forward``."""
+    """Operator as a user may write it: a dense matrix with only ``forward``."""
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__(SHAPE)
@@ -74,7 +74,7 @@ class Forward(Operator):
 
 
 class Dense(Forward):
-    """A dense matrix, with everything that its singular value decomposition gives."""
+    """Dense matrix with everything that its singular value decomposition gives."""
 
     def pinv(self, y: Tensor) -> Tensor:
         return (y @ torch.linalg.pinv(self.get_buffer("matrix")).to(y.dtype).T).reshape(-1, *SHAPE)
@@ -87,7 +87,7 @@ class Dense(Forward):
 
 
 class Square(Operator):
-    """Differentiable and not linear."""
+    """Differentiable operator that is not linear."""
 
     linear = False
 
@@ -103,7 +103,7 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
 
 
 class Task(NamedTuple):
-    """A measurement of a Gaussian image. ``task._replace(denoiser=...)`` makes a wrong one out of it."""
+    """Measurement of a Gaussian image; ``task._replace(denoiser=...)`` makes a wrong one."""
 
     denoiser: Denoiser
     operator: Operator
@@ -122,17 +122,18 @@ class Task(NamedTuple):
         return Measurement(self.operator, self.noise, self.y)
 
     def denoise(self, sigma: float) -> tuple[Tensor, Tensor]:
-        """``J, b`` with ``D(x, sigma) = J x + b``."""
+        """Coefficients ``J, b`` of ``D(x, sigma) = J x + b``."""
         J = self.prior.covariance @ torch.linalg.inv(self.prior.covariance + sigma**2 * EYE)
         return J, (EYE - J) @ self.prior.mean
 
 
 def gaussian(law: Law) -> GaussianMixture:
+    """Exact denoiser of a Gaussian prior."""
     return GaussianMixture([1.0], law.mean.reshape(1, *SHAPE), law.covariance[None])
 
 
 def make_task(name: str, prior: Law = PRIOR, eta: float = ETA) -> Task:
-    """The task of this operator, and its exact posterior."""
+    """Task with this operator, and its exact posterior."""
     operator, denoiser = OPERATORS[name](), gaussian(prior)
     matrix = operator(EYE.reshape(SIZE, *SHAPE)).reshape(SIZE, -1).T
     y = operator((prior.mean + 1).reshape(1, *SHAPE))
@@ -145,7 +146,7 @@ EACH_OPERATOR = pytest.mark.parametrize("operator", OPERATORS)
 
 
 class NextLevel(Denoiser):
-    """A mistake: evaluates another denoiser at the level after the one asked for (sigma' for sigma)."""
+    """Planted mistake: evaluates a denoiser at the level after the requested one (sigma' for sigma)."""
 
     def __init__(self, inner: Denoiser, sigmas: Sequence[float] | Tensor) -> None:
         super().__init__()
@@ -165,7 +166,7 @@ class NextLevel(Denoiser):
 
 
 class Script:
-    """Draws that are written down: row b of all the draws in turn is row b of ``script [B, total]``."""
+    """Scripted draws: row b of all draws in turn is row b of ``script [B, total]``."""
 
     def __init__(self, script: Tensor) -> None:
         self.script = script
@@ -234,10 +235,10 @@ def run(sampler: Levelled, task: Task, draws: Any, num: int) -> Tensor:
 
 
 def dissect(sampler: Levelled, task: Task) -> Law:
-    """Law of the sampler's samples, from the sampler itself and without sampling error.
+    """Distribution of a sampler's samples, measured on the sampler itself without sampling error.
 
-    Rows of one batch measure the response of the end to each draw: row 0 has none, the next ones a unit in one number
-    that is drawn. Two more rows have random draws, and must end where these responses say.
+    The rows of one batch measure the response of the result to each draw: all draws of row 0 are zero, and in each
+    following row one of them is 1. Two more rows have random draws and must end where these responses predict.
     """
     assert not sampler.coupled_samples
     longest = 100 * SIZE * (sampler.num_steps + 1)
@@ -254,7 +255,7 @@ def dissect(sampler: Levelled, task: Task) -> Law:
 
 
 def error(law: Law, target: Law) -> float:
-    """Largest error of the law in units of the target: in standard deviations, and relative in variance."""
+    """Largest error of the mean, in standard deviations of the target, and of the relative variance."""
     whiten = torch.linalg.inv(torch.linalg.cholesky(target.covariance))
     mean = whiten @ (law.mean - target.mean)
     spread = whiten @ law.covariance @ whiten.T - torch.eye(len(mean), dtype=mean.dtype)
@@ -262,18 +263,19 @@ def error(law: Law, target: Law) -> float:
 
 
 def check_law(actual: Law, expected: Law) -> None:
-    """Two ways to compute one law: nothing but rounding is between them. Works for singular laws too."""
+    """Check that two computations of one distribution, which may be singular, differ only by rounding."""
     torch.testing.assert_close(actual.mean, expected.mean, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(actual.covariance, expected.covariance, rtol=1e-9, atol=1e-9)
 
 
 def check_convergence(errors: list[float], last: float, order: float = 1.0) -> None:
-    """Each doubling of the number of steps divides the error by nearly ``2^order``; the last one is below ``last``."""
+    """Check that each doubling of the steps divides the error by nearly ``2^order``, to below ``last`` in the end."""
     assert all(after < 1.2 * before / 2**order for before, after in itertools.pairwise(errors)), errors
     assert errors[-1] < last, errors
 
 
 def must_fail(check: Callable[..., None], actual: Any, expected: Any) -> None:
+    """Check that a check notices a difference."""
     with pytest.raises(AssertionError):
         check(actual, expected)
 
@@ -282,15 +284,15 @@ def must_fail(check: Callable[..., None], actual: Any, expected: Any) -> None:
 
 
 def sampled(sampler: Levelled, task: Task, num: int, groups: int = 1, seed: int = 8) -> Tensor:
-    """``[groups, num, d]``: the measurement given ``groups`` times, ``num`` samples (particles) of each."""
+    """Samples ``[groups, num, d]``: the measurement ``groups`` times, with ``num`` samples (particles) each."""
     draws = TorchDraws(groups * num, torch.Generator().manual_seed(seed), dtype=torch.float64)
     given = Measurement(task.operator, task.noise, task.y.expand(groups, *task.y.shape[1:]))
     return sampler.sample(task.denoiser, given, num, draws).flatten(2)
 
 
 def check_draws(x: Tensor, expected: Law) -> None:
-    """Independent draws ``[..., d]`` have this law if it is Gaussian: their mean, every covariance and the total
-    variance, within five standard errors."""
+    """Check that independent draws ``[..., d]`` have this Gaussian distribution: their mean, covariances and total
+    variance are within five standard errors."""
     x = x.reshape(-1, x.shape[-1])
     num = len(x)
     whiten = torch.linalg.inv(torch.linalg.cholesky(expected.covariance))
@@ -303,11 +305,11 @@ def check_draws(x: Tensor, expected: Law) -> None:
 
 
 def check_moments(x: Tensor, expected: Law, bias: float = 0.0) -> None:
-    """Mean and covariance of draws of any law, ``[groups, particles, d]``, dependent within a group.
+    """Check mean and covariance of draws from any distribution, ``[groups, particles, d]``, dependent within a group.
 
-    Each moment of a group is an average over its particles; the groups are independent, so that their spread is the
-    standard error of the mean over all. Five of them are allowed, and ``bias``, in standard deviations of the target
-    and relative to its variances, for what a finite number of steps or particles does.
+    Each moment of a group is an average over its particles; the groups are independent, so that their spread gives the
+    standard error of the mean over all. The tolerance is five standard errors plus ``bias``, in standard deviations of
+    the target and relative to its variances, for the effect of a finite number of steps or particles.
     """
     whiten = torch.linalg.inv(torch.linalg.cholesky(expected.covariance))
     z = (x - expected.mean) @ whiten.T

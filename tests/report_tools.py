@@ -1,4 +1,4 @@
-"""A run folder as a training with embedded scores leaves it, made up."""
+"""Made-up run folders like those of trainings with embedded scores."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ METRICS = ["image", "name", "sample", "mse", "psnr", "ssim", "evaluations"]
 CROSSINGS = ["level", "kind", "image", "seconds", "step", "epoch", "mse"]
 LOG = ["step", "epoch", "image", "loss", "learning_rate", "seconds"]
 BEFORE = 2.5
-"""Seconds of density and solver."""
+"""Seconds that density and solver take."""
 
 
 def config(n: int, size: int, method: str, channels: int, **sampling: Any) -> dict[str, Any]:
-    """The settings of a made-up run."""
+    """Settings of a made-up run."""
     methods = {
         "score_embedding": {
             "name": "score_embedding", "base": 2.0, "num_levels": 10,
@@ -56,7 +56,7 @@ def fake_run(
     path: Path, n: int = 3, size: int = 32, method: str = "score_embedding", *, profile: bool = True,
     frames: bool = True, samples: int = 1, channels: int = 3, names: list[str] | None = None, **sampling: Any,
 ) -> RunFolder:  # fmt: skip
-    """All the files that a report is made of, those of ``profile`` and ``frames`` if wanted."""
+    """Write all files of a report, optionally without those of ``profile`` or ``frames``."""
     rng = np.random.default_rng(0)
     path.mkdir(parents=True)
     folder = RunFolder(path)

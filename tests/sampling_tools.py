@@ -1,4 +1,4 @@
-"""A sampling task small enough to run in a second: a network with seeded weights, and images that are no image."""
+"""Sampling tasks that run in a second: a network with seeded weights, and images of noise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NETWORK = {
 
 
 def save_weights(path: Path, seed: int = 0, scale: float = 0.03) -> Path:
-    """A tiny VP network with seeded weights, none of them zero."""
+    """Save a tiny VP network with seeded weights, none of them zero."""
     draws = torch.Generator().manual_seed(seed)
     zeros = build_network(NETWORK).state_dict()
     state = {key: torch.randn(value.shape, generator=draws) * scale for key, value in zeros.items()}
@@ -42,7 +42,7 @@ def save_weights(path: Path, seed: int = 0, scale: float = 0.03) -> Path:
 
 
 def save_images(folder: Path, count: int) -> Path:
-    """Seeded grey images of different sizes, named out of the order in which they are written."""
+    """Save seeded grey images of different sizes, in reverse order of their names."""
     folder.mkdir(parents=True)
     draws = np.random.default_rng(0)
     for i in reversed(range(count)):
@@ -52,7 +52,7 @@ def save_images(folder: Path, count: int) -> Path:
 
 
 def write_config(folder: Path, count: int = 5, **changes: Any) -> Path:
-    """A folder with weights, ``count`` images and a config; ``changes`` replace top-level keys (None removes one)."""
+    """Write weights, ``count`` images and a config; ``changes`` replace top-level keys (None removes one)."""
     folder.mkdir(parents=True, exist_ok=True)
     task: dict[str, Any] = {
         "seed": 3,
@@ -77,15 +77,15 @@ def write_config(folder: Path, count: int = 5, **changes: Any) -> Path:
 
 
 def make_config(folder: Path, count: int = 5, **changes: Any) -> SampleConfig:
-    """`write_config`, read again."""
+    """Config of `write_config`."""
     return load_sample_config(write_config(folder, count, **changes))
 
 
 def files_of(run: Path) -> dict[str, bytes]:
-    """All the files of a run that must not depend on when, where and in how many parts it ran.
+    """Contents of all files of a run that must not depend on when, where and in how many parts it ran.
 
-    The clock's readings are taken out of metrics.csv and of the records; run.json, which is about the when and where,
-    counts by its name only.
+    Times are removed from metrics.csv and from the records; of run.json, which describes when and where, only the name
+    counts.
     """
     found = {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
     for name in found:
@@ -106,7 +106,7 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
 
 
 def arrays_of(run: Path) -> dict[str, np.ndarray]:
-    """The float arrays of a run by name."""
+    """Arrays of a run by name."""
     return {path.stem: np.load(path) for path in sorted((run / "arrays").glob("*.npy"))}
 
 

@@ -1,4 +1,4 @@
-"""More than one process: finding each other, sharing a run, and losing one."""
+"""Several processes: finding each other, sharing a run, and losing one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TIMEOUT = 200
 
 
 def start(launcher: str, *words: str | Path, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Two processes of a script (by slurm one, whose variables are in ``environ``), each with one thread."""
+    """Start two processes of a script (for slurm one, with its variables in ``environ``), each with one thread."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "PMI", "OMPI"))}
     clean |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environ or {})}
     command = [*LAUNCHERS[launcher], *map(str, words)]
@@ -117,13 +117,13 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(
     ("count", "device", "found", "words"),
-    [(0, "cuda", "cpu", "no CUDA GPU"), (0, "cuda:1", "cpu", "no CUDA GPU"), (1, "cuda:1", "cuda:0", "cuda:0 alone"),
-     (2, "cuda:7", "cuda:0", "cuda:0 to cuda:1")],
+    [(0, "cuda", "cpu", "no CUDA GPU"), (0, "cuda:1", "cpu", "no CUDA GPU"), (1, "cuda:1", "cuda:0", "1 CUDA GPU;"),
+     (2, "cuda:7", "cuda:0", "2 CUDA GPUs;")],
 )  # fmt: skip
 def test_a_gpu_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], count: int, device: str, found: str, words: str
 ) -> None:
-    """What is there is taken, and one process on the machine says so."""
+    """An existing device replaces it, and one process on the machine says so."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert str(choose_device(device)) == found
@@ -137,7 +137,7 @@ def test_a_gpu_that_is_not_there(
 
 
 def together(size: int, work: Callable[[Context], object], lost_after: float = 30) -> list[object]:
-    """What ``work`` returns or raises in each of ``size`` processes, which are threads here."""
+    """Results or errors of ``work`` in ``size`` processes, which are threads here."""
     store = torch.distributed.HashStore()
     contexts = [
         Context(Launch("torchrun", rank, size, rank, size), torch.device("cpu"), store, lost_after)
@@ -159,7 +159,7 @@ def together(size: int, work: Callable[[Context], object], lost_after: float = 3
         thread.start()
     for thread in threads:
         thread.join(20)
-        assert not thread.is_alive(), "a process waits for ever"
+        assert not thread.is_alive(), "a process waits forever"
     return results
 
 
@@ -218,7 +218,7 @@ def test_one_that_falls_silent_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -
 
     def work(context: Context) -> object:
         if context.rank == 1:
-            context._closed.set()  # neither a sign of life nor a good-bye
+            context.store = torch.distributed.PrefixStore("elsewhere", context.store)  # no sign of life arrives
             return None
         context.barrier()
         return None
@@ -232,7 +232,7 @@ def test_one_that_falls_silent_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """A config of five images in three batches, and the files of its run by one process."""
+    """Config of five images in three batches, and the files of its run by one process."""
     sampler = {"name": "ddpm_small", "schedule": {"name": "geometric", "num_steps": 6}}
     unconditional = {"data": None, "measurement": None, "num_images": 5, "sampler": sampler}
     path = write_config(tmp_path_factory.mktemp("alone"), count=1, animation_frames=2, **unconditional)
@@ -294,7 +294,7 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(
 
 
 def test_a_step_of_slurm_notices_a_process_that_died(alone: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
-    """srun lets the others wait for ever by default, so they must notice it themselves."""
+    """By default, srun lets the others wait forever, so they must notice it themselves."""
     path, _ = alone
     (tmp_path / "dying.py").write_text(DYING)
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""The progress bar: there from the start, seldom drawn into a file, never two at once."""
+"""Progress bars: shown from the start, rarely written to a file, never two at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from randomwalk.progress import bar
 
 
 def drawn(capture: pytest.CaptureFixture[str]) -> list[str]:
-    """What stands on the terminal, one drawing after the other."""
+    """Drawings on the terminal, one after the other."""
     return [part for part in capture.readouterr().err.replace("\n", "\r").split("\r") if part.strip()]
 
 

@@ -1,4 +1,4 @@
-"""The rooms of the library: imports run down, in no circle, and none is hidden."""
+"""Rooms of the library: imports run down, without circles, and none is hidden."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-"""From the ground up; a room imports what is on its own floor in itself, and rooms of the floors below."""
+"""From the ground up; a room imports only itself and rooms of the floors below."""
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted((ROOT / "randomwalk").rglob("*.py"))
 }
 DEFERRING = ("cli", "randomwalk")
-"""Rooms that may import inside a function, since they defer PyTorch; and the package itself, whose names are lazy."""
+"""Rooms that may import inside a function to defer PyTorch, and the package itself, whose names are lazy."""
 
 
 def room_of(module: str) -> str:
@@ -38,7 +38,7 @@ def floor_of(module: str) -> int:
 
 
 def imports_of(tree: ast.Module) -> list[tuple[str, ast.stmt]]:
-    """Modules of the library that are imported anywhere in a file."""
+    """Modules of the library imported anywhere in a file, with the statements."""
     found: list[tuple[str, ast.stmt]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "randomwalk":
@@ -85,7 +85,7 @@ def test_no_circle() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_import_is_hidden(module: str) -> None:
-    """At the top of the file, where a reader looks; inside functions only where that defers PyTorch."""
+    """Imports are at the top of the file, and inside functions only to defer PyTorch."""
     tree = ast.parse(MODULES[module].read_text())
     hidden = [node.lineno for name, node in imports_of(tree) if node not in tree.body]
     assert not hidden or room_of(module) in DEFERRING, f"{module}: lines {hidden}"

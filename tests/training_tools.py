@@ -1,4 +1,4 @@
-"""Trainings that are interrupted."""
+"""Tools for tests of training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from randomwalk.training.trainer import Trainer
 
 @contextmanager
 def interrupted_at(step: int, error: type[BaseException]) -> Iterator[None]:
-    """Let every training inside end with ``error`` when it is to take a step after ``step`` steps."""
+    """Make every training in the block end with ``error`` after ``step`` steps."""
     take = Trainer.train_step
 
     def dies(self: Trainer, *arguments: Any) -> Any:

@@ -14,7 +14,8 @@ from torch import Tensor
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
-from randomwalk.images.sources import ImageSource, open_images, to_tensor
+from randomwalk.images.sources import ImageSource, open_images
+from randomwalk.images.tensors import to_tensor
 from randomwalk.rng import ImageDraws, generator
 from support.common import ROOT
 

@@ -1,4 +1,4 @@
-"""Make the pictures of this folder from data/photographs: PYTHONPATH=. python data/degraded/make.py"""
+"""Make the degraded pictures of this folder from data/photographs: PYTHONPATH=. python data/degraded/make.py"""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from randomwalk import operators
-from randomwalk.images.sources import to_pixels
+from randomwalk.images.tensors import to_pixels
 from randomwalk.operators import Operator
 
 FOLDER = Path(__file__).parent
@@ -16,20 +16,20 @@ PAINT = (225, 25, 35)
 
 
 def photograph(name: str) -> torch.Tensor:
-    """A photograph ``[1, 3, H, W]`` in [-1, 1]."""
+    """Load a photograph, ``[1, 3, H, W]`` in [-1, 1]."""
     pixels = np.array(Image.open(PHOTOGRAPHS / name))
     return torch.from_numpy(pixels).movedim(-1, 0)[None].float() / 127.5 - 1
 
 
 def degrade(truth: str, operator: Operator, std: float, made: str, seed: int) -> None:
-    """Write A x + noise of ``std`` (of 255) as a picture of 8 bits."""
+    """Save A x plus noise of standard deviation ``std`` (out of 255) as an 8-bit picture."""
     y = operator(photograph(truth))
     y = y + 2 * std / 255 * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
     Image.fromarray(to_pixels(y[0])).save(FOLDER / made, optimize=True)
 
 
 def paint(truth: str, made: str, mask: str) -> None:
-    """Write over a photograph, scratch it, and write the mask: white where the photograph is still to be seen."""
+    """Paint words and scratches over a photograph, and save the mask: white where the photograph is visible."""
     picture = Image.open(PHOTOGRAPHS / truth)
     paint = Image.new("L", picture.size, 255)
     pen = ImageDraw.Draw(paint)
@@ -38,14 +38,14 @@ def paint(truth: str, made: str, mask: str) -> None:
     scratches = [(0, 170), (90, 150), (256, 98)], [(190, 0), (205, 120), (180, 256)], [(30, 256), (110, 60), (130, 0)]
     for points in scratches:
         pen.line(points, fill=0, width=3)
-    paint = paint.point(lambda value: 255 * (value > 250))  # the soft rims of the letters are paint too
+    paint = paint.point(lambda value: 255 * (value > 250))  # the soft edges of the letters are paint too
     picture.paste(PAINT, mask=paint.point(lambda value: 255 - value))
     picture.save(FOLDER / made, optimize=True)
     paint.convert("1").save(FOLDER / mask, optimize=True)
 
 
 def main() -> None:
-    """All of them."""
+    """Make all pictures."""
     shape = {"image_shape": (3, 256, 256)}
     degrade("coffee.png", operators.make("denoising", **shape), 25, "noisy.png", seed=0)
     degrade("astronaut.png", operators.make("super_resolution", **shape, factor=2), 2, "small.png", seed=1)

@@ -1,7 +1,7 @@
-"""Draw docs/photographs.webp, the four pictures and what configs/photo_*.yaml made of them.
+"""Draw docs/photographs.webp: the four degraded pictures, and their restorations by configs/photo_*.yaml.
 
 First `python sample.py --diffusion_config configs/photo_TASK.yaml` for the four tasks, then
-`PYTHONPATH=. python data/degraded/overview.py`. The PSNR is that of the files, against data/photographs.
+`PYTHONPATH=. python data/degraded/overview.py`. The PSNR compares the files with data/photographs.
 """
 
 from pathlib import Path
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from randomwalk.images import metrics
 from randomwalk.images.sheets import Row, overview
-from randomwalk.images.sources import open_images, to_pixels
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_pixels
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
@@ -24,13 +25,13 @@ TASKS = {
 
 
 def picture(path: Path) -> Tensor:
-    """``[3, H, W]`` in [-1, 1]."""
+    """Load a picture, ``[3, H, W]`` in [-1, 1]."""
     source = open_images(path)
     return source.load(0, 3, source.size(0), "keep")
 
 
 def main() -> None:
-    """One column for each task."""
+    """Draw one column for each task."""
     given, restored, captions = [], [], []
     for task, (degraded, name) in TASKS.items():
         truth = picture(ROOT / "data" / "photographs" / f"{name}.png")

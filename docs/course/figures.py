@@ -1,4 +1,4 @@
-"""The figures of this course that no other command makes: python docs/course/figures.py NAME ..."""
+"""Draw the figures of this course that no other command makes: python docs/course/figures.py NAME ..."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLUE, GREY, ORANGE = "#2a6fba", "#77777f", "#d9822b"
 
 
 def walk() -> plt.Figure:
-    """A prior on the line: its noisy densities, its denoiser, and walks that end in it."""
+    """Draw a prior on the line: its noisy densities, its denoiser, and walks that end in it."""
     prior = GaussianMixture([0.2, 0.5, 0.3], np.array([[-2.0], [0.0], [1.6]]), np.array([0.15, 0.3, 0.1]) ** 2)
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     x = torch.linspace(-4, 4, 801, dtype=torch.float64)[:, None]
@@ -62,7 +62,7 @@ def walk() -> plt.Figure:
 
 
 def conditional() -> plt.Figure:
-    """One number is measured of a point of the mixture: its posterior, and what four samplers make of it."""
+    """Draw the posterior of a point of the mixture given one measured number, and samples of four samplers."""
     prior = datasets.make("mixture").mixture
     assert prior is not None
     prior = GaussianMixture(prior.log_weights.exp(), prior.means.reshape(-1, 2, 1, 1), prior.covariances())
@@ -98,6 +98,7 @@ FIGURES = {"walk": walk, "conditional": conditional}
 
 
 def main() -> None:
+    """Draw the named figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(FIGURES)}; all of them without a name")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the PNG files (this one)")

@@ -1,1 +1,1 @@
-"""Images: in and out of files, as tensors, and measured."""
+"""Images: files, tensors, figures of merit and sheets of tiles."""

@@ -1,4 +1,4 @@
-"""Figures of merit of restored images, and their summary over a run."""
+"""Quality metrics of restored images, and their summary over a run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 SSIM_SIDE = 11
-"""Side of SSIM's window; images that are smaller have no SSIM."""
+"""Side of SSIM's window; smaller images have no SSIM."""
 
 SSIM_PIXELS = 2**18
-"""How many pixels SSIM is computed of at a time: it takes some 700 bytes for each."""
+"""Pixels for which SSIM is computed at a time: it takes about 700 bytes for each."""
 
 QUALITIES = ("psnr", "ssim", "psnr_minmax")
 
 
 def load() -> None:
-    """Import torchmetrics now, which takes seconds, and not while the first batch is on the clock."""
+    """Import torchmetrics, which takes seconds, before the first batch is timed."""
     import torchmetrics.functional.image  # noqa: F401
 
 
@@ -28,19 +28,14 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image, ``10 log10(2^2 / mean (x - truth)^2)`` in dB, ``[B]``.
 
     Args:
-        x: images ``[B, C, H, W]``; values outside [-1, 1] are clipped, as in the pictures that are written.
+        x: images ``[B, C, H, W]``; values outside [-1, 1] are clipped, as in the image files.
         truth: the true images in [-1, 1].
     """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    value = peak_signal_noise_ratio(
-        x.clamp(-1, 1), truth, data_range=2.0, reduction="none", dim=tuple(range(1, x.ndim))
-    )
-    return torch.as_tensor(value)
+    return _psnr(x.clamp(-1, 1), truth, 2.0)
 
 
 def ssim(x: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity of each image (Wang et al. 2004), data range 2, ``[B]``; NaN below 11x11 pixels.
+    """Structural similarity of each image (Wang et al. 2004), data range 2, ``[B]``; NaN below 11 x 11 pixels.
 
     Args:
         x: images ``[B, C, H, W]``; values outside [-1, 1] are clipped.
@@ -55,7 +50,7 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
 
 
 def _ssim_rows(x: Tensor, truth: Tensor, top: int, bottom: int) -> Tensor:
-    """Sum over some rows of the means of SSIM's map over each, ``[B]``, computed of these rows and those around."""
+    """Sum over some rows of the row means of SSIM's map, ``[B]``, computed from these rows and those around them."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     reach = SSIM_SIDE // 2
@@ -68,16 +63,18 @@ def _ssim_rows(x: Tensor, truth: Tensor, top: int, bottom: int) -> Tensor:
 
 
 def psnr_minmax(x: Tensor, truth: Tensor) -> Tensor:
-    """PSNR after both images were stretched to [0, 1], each by its own extremes, in dB, ``[B]``.
+    """PSNR after stretching both images to [0, 1], each by its own extremes, in dB, ``[B]``.
 
-    Not a fidelity: it ignores errors of brightness and contrast. It is what the code of Park et al. 2025
-    (doi 10.1109/MSP.2025.3590608) reports, and is here for comparison with that.
+    It ignores errors of brightness and contrast, so it does not measure fidelity. The code of Park et al. 2025
+    (doi 10.1109/MSP.2025.3590608) reports it, and it is here for comparison with that.
     """
+    return _psnr(_stretch(x), _stretch(truth), 1.0)
+
+
+def _psnr(x: Tensor, truth: Tensor, data_range: float) -> Tensor:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    value = peak_signal_noise_ratio(
-        _stretch(x), _stretch(truth), data_range=1.0, reduction="none", dim=tuple(range(1, x.ndim))
-    )
+    value = peak_signal_noise_ratio(x, truth, data_range=data_range, reduction="none", dim=tuple(range(1, x.ndim)))
     return torch.as_tensor(value)
 
 
@@ -88,14 +85,10 @@ def _stretch(x: Tensor) -> Tensor:
 
 
 def qualities(x: Tensor, truth: Tensor) -> list[dict[str, float | None]]:
-    """PSNR, SSIM and min-max PSNR of each image, rounded for a table; None where one is not defined."""
+    """PSNR, SSIM and min-max PSNR of each image, rounded for a table; None where undefined."""
     values = {"psnr": psnr(x, truth), "ssim": ssim(x, truth), "psnr_minmax": psnr_minmax(x, truth)}
-    columns = {name: [_rounded(v) for v in value.tolist()] for name, value in values.items()}
+    columns = {name: [None if math.isnan(v) else round(v, 4) for v in value.tolist()] for name, value in values.items()}
     return [{name: column[b] for name, column in columns.items()} for b in range(len(x))]
-
-
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -108,7 +101,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def over_images(rows: Iterable[Mapping[str, Any]], key: str) -> tuple[float, float] | None:
-    """Mean and standard error over the images of a column, samples of an image averaged first.
+    """Mean and standard error of a column over images, averaging the samples of each image first.
 
     The samples of one image are not independent tests, so they do not count as such.
     """

@@ -1,4 +1,4 @@
-"""How strong the noise of a picture is, from the picture alone."""
+"""Estimation of the noise level of a picture from the picture alone."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from randomwalk.errors import InputError
 from randomwalk.images.tensors import LUMA
 
 ROUNDING = 2 / 255 / math.sqrt(12)
-"""Standard deviation of rounding to 8 bits, in [-1, 1] units: no picture is taken to have less noise."""
+"""Standard deviation of rounding to 8 bits, in [-1, 1] units: the least noise that is estimated."""
 COLOUR_SIDE, GREY_SIDE = 5, 7
-"""Side of the patches in pixels. Channels tell more than the pixels around, so that small ones do in colours."""
+"""Side of the patches in pixels; smaller in colour, where the channels say more than the surrounding pixels."""
 MOST_PATCHES = 200_000
 FEWEST = 5
-"""Patches for each number in one, below which nothing is estimated."""
+"""Fewest patches for an estimate, as a multiple of the values in a patch."""
 SUBSAMPLED = 5.0
-"""From so many times the noise of the colours on, that of the luminance is believed."""
+"""Ratio of the noise levels of luma and colours above which the colours count as subsampled."""
 FLAT = 3.72
-"""Standard deviations above the mean energy of noise alone, up to which a grey patch is taken to be flat."""
+"""Largest energy of a flat grey patch, in standard deviations above the mean for noise alone."""
 
 
 def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
-    """Standard deviation of white Gaussian noise in a picture, in the units of its pixels.
+    """Estimate the standard deviation of white Gaussian noise in a picture, in the units of its pixels.
 
-    All patches of a picture together lie near a space of few dimensions, and noise adds its variance in every
-    direction: the variances along the other directions are that of the noise.
+    The patches of a clean picture lie near a subspace of few dimensions, and noise adds its variance in every
+    direction: along the other directions, the variance of the patches is that of the noise.
 
-    In colour these directions are told by their variances, which are even: the largest ones are left out until the
-    mean of the rest is not above its median (Chen, Zhu and Heng 2015, "An Efficient Statistical Method for Image Noise
-    Level Estimation"). In grey pictures texture fills nearly all directions, so the smallest variances are taken, of
-    the patches that are flat but for noise of the level found so far (Liu, Tanaka and Okutomi 2013, "Single-Image Noise
-    Level Estimation for Blind Denoising"). If the picture was clipped to [-1, 1], patches with clipped pixels are
-    left out while a quarter of all remains, since noise is smaller there.
+    In colour, these directions are those of equal variance: the largest variances are dropped until the mean of the
+    rest does not exceed its median (Chen, Zhu and Heng 2015, "An Efficient Statistical Method for Image Noise Level
+    Estimation"). In grey pictures, texture fills nearly all directions, so the estimate is the mean of the smallest
+    variances over patches that are flat up to noise of the level found so far (Liu, Tanaka and Okutomi 2013,
+    "Single-Image Noise Level Estimation for Blind Denoising"). If the picture was clipped to [-1, 1], patches with
+    clipped pixels, whose noise is smaller, are left out as long as a quarter of all patches remains.
 
-    JPEG files mostly keep colours at half the resolution, and the noise of these at low frequencies only: some of the
-    variances are then nearly nothing. Where the luminance has far more noise than that, its noise, which is
-    ``sqrt(0.299^2 + 0.587^2 + 0.114^2)`` of what each channel had, tells the level before the colours were smoothed.
+    Most JPEG files store colours at half the resolution, which removes the high frequencies of their noise: some of the
+    variances then nearly vanish. If the luma has far more noise than that, the estimate comes from the luma, whose
+    noise was ``sqrt(0.299^2 + 0.587^2 + 0.114^2)`` times that of a channel.
 
-    Channels that are all equal count as one.
+    Equal channels count as one.
 
     Args:
         y: ``[C, H, W]`` with pixels in [-1, 1].
-        known: ``[H, W]``, 1 where y has been measured; patches that are not wholly known are left out.
+        known: ``[H, W]``, 1 where y was measured; only patches that are known entirely are used.
 
     Raises:
         InputError: there are too few patches.
@@ -68,7 +68,7 @@ def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
 
 
 def _patches(y: Tensor, side: int, known: Tensor | None) -> Tensor:
-    """``[N, C side side]``: evenly spaced patches, known and not clipped."""
+    """Evenly spaced patches ``[N, C side side]`` that are known and, as far as possible, not clipped."""
     if min(y.shape[1:]) < side:
         return y.new_empty(0, len(y) * side**2)
     stride = max(1, math.ceil(math.sqrt(y[0].numel() / MOST_PATCHES)))
@@ -87,13 +87,13 @@ def _patches(y: Tensor, side: int, known: Tensor | None) -> Tensor:
 
 
 def _variances(patches: Tensor) -> np.ndarray:
-    """Variances of the patches along their principal directions, increasing."""
+    """Variances of the patches along their principal directions, in ascending order."""
     centred = patches - patches.mean(0)
     return torch.linalg.eigvalsh((centred.T @ centred / len(centred)).double()).numpy()
 
 
 def _level(variances: np.ndarray) -> float:
-    """Mean of the variances without the largest ones, as few of these as bring it down to the median."""
+    """Mean of the variances after dropping the largest until it does not exceed the median."""
     for count in range(len(variances), 0, -1):
         mean = variances[:count].mean()
         if mean <= np.median(variances[:count]):
@@ -102,7 +102,7 @@ def _level(variances: np.ndarray) -> float:
 
 
 def _variance_before_subsampling(y: Tensor, known: Tensor | None) -> float:
-    """What the luminance says of the variance in each channel; 0 if there are too few patches."""
+    """Noise variance of each channel before subsampling, estimated from the luma; 0 if there are too few patches."""
     weights = torch.tensor(LUMA)
     patches = _patches((weights[:, None, None] * y).sum(0, keepdim=True), GREY_SIDE, known)
     if len(patches) < FEWEST * GREY_SIDE**2:
@@ -111,9 +111,9 @@ def _variance_before_subsampling(y: Tensor, known: Tensor | None) -> float:
 
 
 def _variance_of_flat_patches(patches: Tensor) -> float:
-    """Mean of the smallest eighth of the variances, of the patches whose differences noise alone could make.
+    """Mean of the smallest eighth of the variances over the patches whose differences may be noise alone.
 
-    The very smallest one is too small by chance, as patches are few and chosen by their energy.
+    The smallest variance by itself would be biased low, since the patches are few and selected by their energy.
     """
     side = GREY_SIDE
     across = patches.reshape(-1, side, side)
@@ -130,7 +130,7 @@ def _variance_of_flat_patches(patches: Tensor) -> float:
 
 
 def _most_energy(side: int) -> float:
-    """Energy of the differences of a patch of noise of variance 1, `FLAT` standard deviations above its mean."""
+    """Energy of the differences in a patch of noise of variance 1, `FLAT` standard deviations above its mean."""
     line = np.eye(side)[2:] - np.eye(side)[:-2]
     form = (np.kron(np.eye(side), line.T @ line) + np.kron(line.T @ line, np.eye(side))) / 4
     return float(np.trace(form) + FLAT * math.sqrt(2 * np.trace(form @ form)))

@@ -1,4 +1,4 @@
-"""PNG files of 16 bits to a channel, in colour too: Pillow reads those with 8 bits, and writes none."""
+"""PNG files with 16 bits per channel, including colour, which Pillow cuts to 8 bits and cannot write."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
-"""Numbers in a pixel by the colour type of the file: grey, colour, and either with alpha."""
+"""Values per pixel by the colour type of the file: grey, colour, and each with alpha."""
 WHOLE = ((0, 0, 1, 1),)
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""First column, first row and distances of the pixels in each pass of an interlaced file."""
+"""First column, first row, and column and row distance of the pixels in each pass of an interlaced file."""
 
 
 def is_png16(data: bytes) -> bool:
-    """Whether a file is a PNG of 16 bits to a channel, by its header."""
+    """Whether a file is a PNG with 16 bits per channel, by its header."""
     return data[:8] == SIGNATURE and data[12:16] == b"IHDR" and data[24:25] == b"\x10"
 
 
 def is_grey(data: bytes) -> bool:
-    """Whether a PNG file has no colours, by its header; Pillow shows grey of 16 bits with alpha as colours."""
+    """Whether a PNG file is grey, by its header; Pillow reports 16-bit grey with alpha as colour."""
     return data[25] in (0, 4)
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Pixels of a 16-bit PNG, uint16 ``[H, W, C]`` with all the channels in the file, alpha last.
+    """Decode a 16-bit PNG to uint16 ``[H, W, C]`` with all channels of the file, alpha last.
 
-    The filters of PNG act on bytes, each with those at the same place in its neighbours. So the upper bytes alone are
-    the data of an 8-bit PNG, and so are the lower ones: Pillow decodes the two.
+    The filters of PNG combine each byte with the bytes at the same place in neighbouring pixels. The upper bytes alone
+    are therefore the data of an 8-bit PNG, and so are the lower ones: Pillow decodes both.
 
     Raises:
         ValueError: the file is damaged.
@@ -45,7 +45,7 @@ def decode(data: bytes) -> np.ndarray:
             packed.append(content)
     width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     if colour not in CHANNELS:
-        raise ValueError(f"a PNG of 16 bits has no colour type {colour}")
+        raise ValueError(f"a PNG with 16 bits per channel has no colour type {colour}")
     rows = list(_passes(width, height, CHANNELS[colour], interlaced))
     expected = sum(count * length for count, length in rows)
     raw = np.frombuffer(zlib.decompressobj().decompress(b"".join(packed), expected), np.uint8)
@@ -65,11 +65,11 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray, profile: bytes | None = None) -> bytes:
-    """A PNG file of uint16 ``[H, W, C]``: grey, grey and alpha, colour, or colour and alpha.
+    """Encode uint16 pixels as a PNG file.
 
     Args:
-        pixels: what it shows.
-        profile: the ICC profile that it carries.
+        pixels: ``[H, W, C]``: grey, grey and alpha, colour, or colour and alpha.
+        profile: ICC profile to embed.
     """
     height, width, channels = pixels.shape
     colour = next(kind for kind, count in CHANNELS.items() if count == channels)
@@ -91,7 +91,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _passes(width: int, height: int, channels: int, interlaced: int) -> Iterator[tuple[int, int]]:
-    """Lines, and bytes in each with that of its filter, of every pass that has pixels."""
+    """Number of lines and bytes per line (including the filter byte) of every pass that has pixels."""
     for left, top, across, down in ADAM7 if interlaced else WHOLE:
         columns, lines = -(-(width - left) // across), -(-(height - top) // down)
         if columns > 0 and lines > 0:

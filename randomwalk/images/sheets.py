@@ -1,4 +1,4 @@
-"""Pictures of a run: tiles, animations, the overview, the noise schedule. Everything returns images; no files."""
+"""Sheets of image tiles, animations, and the basics of Matplotlib figures; everything is returned, nothing written."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER, BAR = (35, 35, 40), (120, 120, 128), (255, 255, 255), (42, 111, 186)
 THUMBNAIL = 320
 """Longest side in pixels of an image in an overview."""
 STD_WHITE = 0.5
-LABEL_WIDTH = 160  # of the label of a row, in pixels
-"""Standard deviation, in [-1, 1] units, that the pictures of it show as the brightest colour."""
+"""Standard deviation, in [-1, 1] units, of the brightest colour of `std_map`."""
+LABEL_WIDTH = 160
+"""Largest width in pixels of the label of a row."""
 
 
 def enlarged(pixels: np.ndarray, side: int) -> Image.Image:
-    """A uint8 image ``[H, W]`` or ``[H, W, 3]`` whose pixels are repeated until its long side is ``side`` or nearly.
+    """Enlarge a uint8 image ``[H, W]`` or ``[H, W, 3]`` by repeating pixels, its long side to ``side`` at most.
 
-    A larger one is scaled down to that.
+    A larger image is scaled down to that.
     """
     image = Image.fromarray(pixels).convert("RGB")
     if max(image.size) > side:
@@ -33,15 +37,13 @@ def enlarged(pixels: np.ndarray, side: int) -> Image.Image:
 
 
 def enlarged_to(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A smaller image brought to ``height`` by ``width`` by repeating pixels, where these are multiples."""
+    """Enlarge an image to ``height`` by ``width`` by repeating pixels, if these are multiples of its size."""
     rows, columns = height // pixels.shape[0], width // pixels.shape[1]
     return pixels.repeat(rows, axis=0).repeat(columns, axis=1) if min(rows, columns) > 1 else pixels
 
 
 def std_map(std: np.ndarray) -> np.ndarray:
-    """Standard deviations ``[H, W]`` as colours ``[H, W, 3]``, on the fixed scale from 0 to `STD_WHITE`."""
-    from matplotlib import colormaps
-
+    """Colours ``[H, W, 3]`` of standard deviations ``[H, W]``, on a fixed scale from 0 to `STD_WHITE`."""
     colours = colormaps["magma"](np.clip(std / STD_WHITE, 0, 1))[..., :3]
     return (colours * 255).round().astype(np.uint8)
 
@@ -52,7 +54,7 @@ def _font(size: int) -> Any:
 
 
 def _shorten(text: str, width: float, font: Any) -> str:
-    """``text``, its middle left out if it is wider than ``width`` pixels."""
+    """``text`` with its middle left out if it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
@@ -66,12 +68,9 @@ def _write(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: 
     draw.text(xy, text, font=_font(size), fill=colour, anchor=anchor)
 
 
-# --- overview ------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Row:
-    """One row of an overview: what it shows, an image for each column (None leaves it empty), a caption for each."""
+    """One row of an overview: its label, an image per column (None leaves it empty), and a caption for each."""
 
     label: str
     images: Sequence[np.ndarray | None]
@@ -79,16 +78,17 @@ class Row:
 
 
 def overview(rows: Sequence[Row], headings: Sequence[str] = (), side: int = 128) -> Image.Image:
-    """Rows of labelled tiles; small images are enlarged by repeating pixels, large ones scaled down to `THUMBNAIL`.
+    """Draw rows of labelled tiles; small images are enlarged by repeating pixels, large ones scaled to `THUMBNAIL`.
 
     Args:
-        rows: what to show, each with as many images as there are columns.
-        headings: a title for each column.
+        rows: rows with equally many images.
+        headings: title of each column.
         side: side of a tile in pixels, at least that of the images up to `THUMBNAIL`.
     """
     gap, caption, label_size = 8, 20, 15
     sizes = [image.shape[:2] for row in rows for image in row.images if image is not None]
-    tiles = [_tile(row, max(side, min(THUMBNAIL, *(max(size) for size in sizes)))) for row in rows]
+    side = max(side, min(THUMBNAIL, *(max(size) for size in sizes)))
+    tiles = [[None if image is None else enlarged(image, side) for image in row.images] for row in rows]
     width, height = (max(getattr(t, k) for ts in tiles for t in ts if t is not None) for k in ("width", "height"))
     labels = [_shorten(row.label, LABEL_WIDTH, _font(label_size)) for row in rows]
     left = gap + round(max((_font(label_size).getlength(label) for label in labels), default=0))
@@ -114,27 +114,20 @@ def overview(rows: Sequence[Row], headings: Sequence[str] = (), side: int = 128)
     return sheet
 
 
-def _tile(row: Row, side: int) -> list[Image.Image | None]:
-    return [None if image is None else enlarged(image, side) for image in row.images]
-
-
 def grid(images: Sequence[np.ndarray], side: int = 96) -> Image.Image:
-    """Images in a nearly square grid without labels."""
+    """Draw images in a nearly square grid without labels."""
     columns = int(np.ceil(np.sqrt(len(images))))
     padded = [*images, *[None] * (-len(images) % columns)]
     return overview([Row("", padded[i : i + columns]) for i in range(0, len(padded), columns)], side=side)
 
 
-# --- animation -----------------------------------------------------------------------------------------------
-
-
 def frame(panels: Sequence[tuple[str, np.ndarray]], text: str, done: float, side: int = 128) -> Image.Image:
-    """One frame: captioned tiles side by side, with a bar and a line of text under them.
+    """Draw a frame of an animation: captioned tiles side by side, above a progress bar and a line of text.
 
     Args:
         panels: caption and image of each tile.
-        text: the line.
-        done: how far the bar is, from 0 to 1.
+        text: line of text.
+        done: filled share of the bar, from 0 to 1.
         side: side of a tile in pixels, at least that of the images.
     """
     gap, line = 8, 20
@@ -155,13 +148,13 @@ def frame(panels: Sequence[tuple[str, np.ndarray]], text: str, done: float, side
 
 
 def animation(frames: Sequence[Image.Image], lossless: bool, milliseconds: int = 120, hold: int = 1800) -> bytes:
-    """An animated WebP that repeats for ever, the last frame held for longer.
+    """Encode an animated WebP that repeats forever and holds its last frame for longer.
 
     Args:
-        frames: all of one size.
-        lossless: the smaller and faster choice for enlarged small images, the larger and slower one for photographs.
-        milliseconds: for which a frame is shown.
-        hold: the same for the last one.
+        frames: images of one size.
+        lossless: smaller and faster for enlarged small images, larger and slower for photographs.
+        milliseconds: duration of a frame.
+        hold: duration of the last frame.
     """
     out = BytesIO()
     options = {"lossless": True, "quality": 0} if lossless else {"quality": 80}
@@ -172,36 +165,27 @@ def animation(frames: Sequence[Image.Image], lossless: bool, milliseconds: int =
     return out.getvalue()
 
 
-# --- curves --------------------------------------------------------------------------------------------------
-
-
 def new_figure(size: tuple[float, float], dpi: int = 110) -> Any:
-    """A Matplotlib figure of ``size`` inches, without a window or any global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Make a Matplotlib figure of ``size`` inches, without a window or global state."""
     figure = Figure(figsize=size, dpi=dpi)
     FigureCanvasAgg(figure)
     return figure
 
 
 def tidy(axis: Any) -> None:
-    """A faint grid, and no frame at the top and on the right."""
+    """Give an axis a faint grid and no frame at the top and on the right."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def png(figure: Any) -> bytes:
-    """The figure as a PNG."""
+    """Encode a figure as a PNG."""
     out = BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
-def _legend_below(axis: Any) -> None:
-    """The legend under the label of the axis, where it hides no curve."""
+def legend_below(axis: Any) -> None:
+    """Put the legend below the label of the axis, where it hides no curve."""
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 3, "columnspacing": 1.0}
     axis.legend(fontsize=8, frameon=False, **place)
-
-
-# --- calibration ---------------------------------------------------------------------------------------------

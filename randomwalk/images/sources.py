@@ -1,4 +1,4 @@
-"""Images in: folders, zips and standard sets, as tensors in [-1, 1]."""
+"""Image sources: folders, zips and standard sets, decoded one image at a time."""
 
 from __future__ import annotations
 
@@ -13,36 +13,33 @@ from typing import IO
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from randomwalk.config.base import Fit, SampleFit
+from randomwalk.config.base import SampleFit
 from randomwalk.errors import InputError
 from randomwalk.images import pictures
 from randomwalk.images.pictures import Header, Picture
-from randomwalk.images.standard_sets import Split, StandardSet, load_standard_set
+from randomwalk.images.standard_sets import Split, load_standard_set
+from randomwalk.images.tensors import Size, fit_to, to_tensor
 
-Size = tuple[int, int]
-"""Height and width."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
-"""What zips raise that are damaged, encrypted or packed in a way that Python does not know."""
+"""Errors of zips that are damaged, encrypted or compressed in a way that Python does not support."""
 MASK = "_mask"
-"""What the name of an image's mask has more than its own."""
+"""Suffix of a mask's name: the mask of photo.jpg is photo_mask.png."""
 
 
 class ImageSource:
     """Images in a fixed order, decoded one at a time.
 
     Args:
-        names: what to call each image, for messages and result files.
-        read: ``read(i) -> bytes`` of the file, or a uint8 array ``[H, W]`` or ``[H, W, C]``.
-        where: what to call the whole source in messages.
-        labels: number of the class of each image; None if it is not known.
-        classes: names of the classes, where there are labels.
-        open: ``open(i)`` gives the file, of which `header` reads the beginning; without it, it takes ``read``.
-        beside: ``beside(i, name)`` is the file called ``name`` next to that of image ``i``, None if there is none.
+        names: name of each image, for messages and result files.
+        read: ``read(i)`` gives the bytes of file ``i``, or a uint8 array ``[H, W]`` or ``[H, W, C]``.
+        where: name of the whole source in messages.
+        labels: class index of each image; None if unknown.
+        classes: names of the classes, if there are labels.
+        open: ``open(i)`` opens file ``i``, so that `header` reads only its beginning; optional.
+        beside: ``beside(i, name)`` gives the bytes of the file ``name`` next to image ``i``, or None.
     """
 
     def __init__(
@@ -65,10 +62,10 @@ class ImageSource:
         return len(self.names)
 
     def picture(self, i: int) -> Picture:
-        """Image ``i`` with all that is in its file.
+        """Image ``i`` with everything in its file.
 
         Raises:
-            InputError: it does not decode.
+            InputError: it cannot be decoded.
         """
         raw = self._read(i)
         if isinstance(raw, np.ndarray):
@@ -76,10 +73,10 @@ class ImageSource:
         return pictures.read(raw, f"{self.where}: {self.names[i]}")
 
     def header(self, i: int) -> Header:
-        """Size and kind of image ``i``, which is not decoded for it.
+        """Size and kind of image ``i``, without decoding it.
 
         Raises:
-            InputError: it is no image.
+            InputError: it is not an image.
         """
         name = f"{self.where}: {self.names[i]}"
         if self._open is not None:
@@ -91,17 +88,17 @@ class ImageSource:
         return pictures.read_header(io.BytesIO(raw), name)
 
     def size(self, i: int) -> Size:
-        """Height and width of image ``i``, see `header`."""
+        """Height and width of image ``i``; see `header`."""
         header = self.header(i)
         return (header.height, header.width)
 
     def mask(self, i: int) -> Tensor:
-        """The mask next to image ``i``, ``[H, W]``: that of photo.jpg is photo_mask.png, or of another suffix.
+        """Mask next to image ``i``, ``[H, W]``: for photo.jpg the file photo_mask.png, or with another suffix.
 
-        Where it is brighter than half, or transparent, it is 1 (known), and else 0 (missing).
+        It is 1 (known) where the file is brighter than half or transparent, and 0 (missing) elsewhere.
 
         Raises:
-            InputError: there is none, it does not decode, is of another size, or keeps all pixels or none.
+            InputError: there is none, it cannot be decoded, its size differs, or it keeps all pixels or none.
         """
         name = PurePath(self.names[i])
         candidates = [f"{name.stem}{MASK}{case}" for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper())]
@@ -122,13 +119,10 @@ class ImageSource:
         return torch.from_numpy(known.astype(np.float32))
 
     def without_masks(self) -> ImageSource:
-        """The images without those that are masks next to others."""
-        stems = {str(PurePath(name).with_suffix("")) for name in self.names}
-        kept = []
-        for i, name in enumerate(self.names):
-            stem = str(PurePath(name).with_suffix(""))
-            if not (stem.endswith(MASK) and stem.removesuffix(MASK) in stems):
-                kept.append(i)
+        """The source without the images that are masks of others."""
+        stems = [str(PurePath(name).with_suffix("")) for name in self.names]
+        masks = {f"{stem}{MASK}" for stem in stems}
+        kept = [i for i, stem in enumerate(stems) if stem not in masks]
         opened, beside = self._open, self._beside
         return ImageSource(
             [self.names[i] for i in kept],
@@ -147,8 +141,15 @@ class ImageSource:
     def load(self, i: int, channels: int, size: Sequence[int], fit: SampleFit) -> Tensor:
         """Image ``i`` as float32 ``[channels, H, W]`` in [-1, 1] with ``(H, W) = size``.
 
-        It is cut at the centre; with ``fit`` "keep", which never scales and keeps 16 bits and the colours under
-        transparent pixels, on the right and at the bottom.
+        Args:
+            i: index of the image.
+            channels: 1 or 3.
+            size: height and width of the result.
+            fit: see `fit_to`. "keep" never scales, keeps 16 bits and the colours under transparent pixels, and crops
+                at the right and the bottom.
+
+        Raises:
+            InputError: the image cannot be decoded, or with "keep" it is smaller than the size.
         """
         if fit != "keep":
             return to_tensor(fit_to(self.pixels(i, channels), size, fit))
@@ -161,62 +162,34 @@ class ImageSource:
         return x[:, :height, :width]
 
 
-def fit_to(
-    pixels: np.ndarray, size: Sequence[int], fit: Fit, generator: np.random.Generator | None = None
-) -> np.ndarray:
-    """``pixels [h, w, C]`` brought to ``size = (H, W)``.
+def open_dataset(dataset: str, path: str | Path, split: Split = "train") -> ImageSource:
+    """Open a data set by its name in YAML: the images of a folder, or a split of a standard set.
 
-    resize: the image is scaled until it covers the size, then cut. crop: cut without scaling, unless the image is
-    too small. pad: surrounded by black, scaled down first if it is too large. The cut is at the centre, or drawn
-    from ``generator``.
+    Raises:
+        InputError: it is not there; see `load_standard_set`.
     """
-    height, width = size
-    h, w = pixels.shape[:2]
-    cover, contain = max(height / h, width / w), min(height / h, width / w)
-    scale = {"resize": cover, "crop": max(1.0, cover), "pad": min(1.0, contain)}[fit]
-    if scale != 1:
-        new = (max(1, round(w * scale)), max(1, round(h * scale)))
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        pixels = np.asarray(image.resize(new, Image.Resampling.LANCZOS))
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        h, w = pixels.shape[:2]
-    if fit == "pad":
-        top, left = (height - h) // 2, (width - w) // 2
-        return np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)))
-    if generator is None:
-        top, left = (h - height) // 2, (w - width) // 2
-    else:
-        top, left = generator.integers(h - height + 1), generator.integers(w - width + 1)
-    return pixels[top : top + height, left : left + width]
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 ``[H, W, C]`` -> float32 ``[C, H, W]`` in [-1, 1]."""
-    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
-
-
-def to_pixels(x: Tensor) -> np.ndarray:
-    """``[C, H, W]`` in [-1, 1] -> uint8 ``[H, W]`` or ``[H, W, 3]``: clipped and rounded, never stretched."""
-    array = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
-    return array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    if dataset == "folder":
+        return open_images(path)
+    found = load_standard_set(dataset, path, split)
+    names = [f"{split}{i:05d}" for i in range(len(found.images))]
+    return ImageSource(names, lambda i: found.images[i], str(found.where), found.labels, found.classes)
 
 
 def open_images(path: str | Path) -> ImageSource:
-    """The images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names.
+    """Open the images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names.
 
-    Hidden files are left out: macOS puts one called ._photo.jpg beside photo.jpg in its zips. Links are followed.
-    If all of them are in subfolders, the outermost of these are the classes, in the order of `in_order`.
+    Hidden files are skipped, such as the ._photo.jpg that macOS puts next to photo.jpg in its zips. Links are followed.
+    If all images are in subfolders, the outermost subfolders are their classes, in the order of `in_order`.
 
     Raises:
-        InputError: there are none, or a link leads back to a folder that it is in.
+        InputError: there are no images, or a link leads back to a folder that contains it.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(p for p in _files_in(path) if _is_image(p) and p.is_file())
-        names = [str(p.relative_to(path)) for p in files]
-        source = _of_files(files, names, str(path))
+        files = sorted(file for file in _files_in(path) if _is_image(file) and file.is_file())
+        source = _of_files(files, [str(file.relative_to(path)) for file in files], str(path))
     elif zipfile.is_zipfile(path):
-        source = _open_zip(path)
+        source = _of_zip(path)
     elif path.is_file():
         source = _of_files([path], [path.name], str(path.parent))
     else:
@@ -226,33 +199,29 @@ def open_images(path: str | Path) -> ImageSource:
     return source
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links to folders followed."""
-    outside = frozenset(str(path) for path in Path(os.path.realpath(folder)).parents)
-    above = {folder: outside}  # of each folder to come, those that it is in
-    for name, folders, files in os.walk(folder, followlinks=True):
-        where = Path(name)
-        inside = above.pop(where) | {os.path.realpath(where)}
-        for path in (where / name for name in folders):
-            if os.path.realpath(path) in inside:
-                raise InputError(f"{path}: is a link to a folder that it is in, and so without end; remove it")
-            above[path] = inside
-        for path in (where / name for name in files):
-            if path.is_symlink() and _is_loop(path):
-                raise InputError(f"{path}: is a link that leads to itself; remove it")
-            yield path
-
-
-def _is_loop(link: Path) -> bool:
-    try:
-        link.stat()
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
-
-
 def _is_image(path: PurePath) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """All files below a folder, following links to folders."""
+    outside = frozenset(str(path) for path in Path(os.path.realpath(folder)).parents)
+    ancestors = {folder: outside}  # of each folder to come
+    for name, folders, files in os.walk(folder, followlinks=True):
+        where = Path(name)
+        inside = ancestors.pop(where) | {os.path.realpath(where)}
+        for path in (where / name for name in folders):
+            if os.path.realpath(path) in inside:
+                raise InputError(f"{path}: is a link to a folder that contains it, so it has no end; remove it")
+            ancestors[path] = inside
+        for path in (where / name for name in files):
+            if path.is_symlink():
+                try:
+                    path.stat()
+                except OSError as error:
+                    if error.errno == errno.ELOOP:
+                        raise InputError(f"{path}: is a link that leads to itself; remove it") from error
+            yield path
 
 
 def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageSource:
@@ -274,10 +243,10 @@ def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageS
     return ImageSource(names, lambda i: read(files[i]), where, labels, classes, lambda i: open_file(files[i]), beside)
 
 
-def _open_zip(path: Path) -> ImageSource:
+def _of_zip(path: Path) -> ImageSource:
     with zipfile.ZipFile(path) as archive:
-        everything = frozenset(archive.namelist())
-    names = sorted(name for name in everything if _is_image(PurePosixPath(name)))
+        members = frozenset(archive.namelist())
+    names = sorted(name for name in members if _is_image(PurePosixPath(name)))
 
     def read(name: str) -> bytes:
         # Opened anew each time, so that worker processes do not share a file position.
@@ -289,44 +258,22 @@ def _open_zip(path: Path) -> ImageSource:
 
     def beside(i: int, name: str) -> bytes | None:
         name = str(PurePosixPath(names[i]).with_name(name))
-        return read(name) if name in everything else None
+        return read(name) if name in members else None
 
     labels, classes = _classes_of(names)
     return ImageSource(names, lambda i: read(names[i]), str(path), labels, classes, beside=beside)
 
 
 def _classes_of(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Labels and classes by the outermost folders, if all images are in one."""
+    """Labels and classes from the outermost folders, if every image is in one."""
     parts = [Path(name).parts for name in names]
-    if not all(len(of_one) > 1 for of_one in parts):
+    if not all(len(folders) > 1 for folders in parts):
         return None, []
-    classes = in_order({of_one[0] for of_one in parts})
+    classes = in_order({folders[0] for folders in parts})
     numbers = {name: k for k, name in enumerate(classes)}
-    return np.array([numbers[of_one[0]] for of_one in parts], dtype=np.int64), classes
-
-
-def open_dataset(dataset: str, path: str | Path, split: Split = "train") -> ImageSource:
-    """A data set by the name that YAML gives it: the images of a folder, or a split of a standard set.
-
-    Raises:
-        InputError: it is not there; see `load_standard_set`.
-    """
-    if dataset == "folder":
-        return open_images(path)
-    return of_standard_set(load_standard_set(dataset, path, split), split)
-
-
-def of_standard_set(found: StandardSet, split: Split) -> ImageSource:
-    """The images of a standard set; their names are numbers."""
-    names = [f"{split}{i:05d}" for i in range(len(found.images))]
-    return ImageSource(names, lambda i: found.images[i], str(found.where), found.labels, found.classes)
+    return np.array([numbers[folders[0]] for folders in parts], dtype=np.int64), classes
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of classes in order: numbers by their value (2 before 10), before all others by the alphabet."""
+    """Sort names of classes: numbers first and by value (2 before 10), the others alphabetically."""
     return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
-
-
-def upscale(x: Tensor, factor: int) -> Tensor:
-    """``[B, C, H, W]`` with every pixel repeated ``factor`` times, so that small images can be looked at."""
-    return F.interpolate(x, scale_factor=factor, mode="nearest")

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and CIFAR-10: found where they are, or downloaded. Imports no PyTorch where they are found."""
+"""MNIST, Fashion-MNIST and CIFAR-10, found on this machine or downloaded; only a download imports PyTorch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import socket
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,22 +30,22 @@ CIFAR_FOLDER, CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Folder of Debian's package dataset-fashion-mnist."""
 PATIENCE = 5.0
-"""Seconds in which a server is to answer before a run is begun."""
+"""Seconds within which a server must answer before a run begins."""
 TIMEOUT = 30.0
-"""Seconds without an answer after which a server is given up."""
+"""Seconds without an answer after which a download is given up."""
 FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
-"""Errors of a download that does not come to its end."""
+"""Errors of a download that breaks off."""
 
 
 @dataclass(frozen=True)
 class StandardSet:
-    """One split of a set.
+    """One split of a standard set.
 
     Attributes:
         images: uint8 ``[N, H, W]`` or ``[N, H, W, 3]``.
-        labels: ``[N]``, places in ``classes``.
-        classes: their names.
-        where: the folder.
+        labels: ``[N]``, indices into ``classes``.
+        classes: names of the classes.
+        where: folder of the files.
     """
 
     images: np.ndarray
@@ -57,7 +56,7 @@ class StandardSet:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A set's class in torchvision, its folder under the one it is kept in, its address and its size."""
+    """Class of a set in torchvision, its folder below the data folder, its address, its size and its classes."""
 
     torchvision: str
     folder: str
@@ -79,13 +78,13 @@ KINDS = {
 
 
 def load_standard_set(name: str, path: str | Path, split: Split = "train", anywhere: bool = True) -> StandardSet:
-    """The split of a set: in ``path``, or where Debian has it, or else downloaded into ``path``.
+    """Load a split of a set from ``path``, or from Debian's package; if it is in neither, download it into ``path``.
 
     Args:
         name: one of `KINDS`.
-        path: the folder that torchvision would be told, or the one with the files.
-        split: train or test.
-        anywhere: False looks in ``path`` alone.
+        path: the folder given to torchvision, or the one with the files.
+        split: "train" or "test".
+        anywhere: False looks only in ``path``.
 
     Raises:
         InputError: it is not there and cannot be downloaded, or it is damaged.
@@ -98,51 +97,10 @@ def load_standard_set(name: str, path: str | Path, split: Split = "train", anywh
         _download(name, path)
         folder = find_standard_set(name, path, split)
         assert folder is not None
-    return _read_cifar10(folder, split) if name == "cifar10" else _read_idx_set(name, folder, split)
-
-
-def find_standard_set(name: str, path: str | Path, split: Split = "train", anywhere: bool = True) -> Path | None:
-    """The folder with the files of a set, which are not read; None if it is not there. See `load_standard_set`."""
-    path = Path(path)
-    places = [path, path / KINDS[name].folder, *([DEBIAN] if name == "fashion_mnist" and anywhere else [])]
     if name == "cifar10":
-        files = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
-        return next((place for place in places if all((place / file).is_file() for file in files)), None)
-    return next((place for place in places if None not in _idx_files(place, split)), None)
-
-
-def check_standard_set(name: str, path: str | Path) -> None:
-    """See that a set is there, or that the server of its files answers; behind a proxy only the download can tell.
-
-    Raises:
-        InputError: it is not there and cannot be had.
-    """
-    path, address = Path(path), urlsplit(KINDS[name].address)
-    if find_standard_set(name, path) is not None or (name == "cifar10" and (path / CIFAR_ARCHIVE).is_file()):
-        return
-    if getproxies():
-        return
-    try:
-        port = address.port or {"http": 80, "https": 443}[address.scheme]
-        socket.create_connection((address.hostname, port), timeout=PATIENCE).close()
-    except OSError as error:
-        raise _unobtainable(name, path, error) from error
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _idx_files(folder: Path, split: Split) -> list[Path | None]:
-    """The files of images and of labels in a folder, gzipped or not; None for one that is not there."""
-    prefix = {"train": "train", "test": "t10k"}[split]
-    names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-    candidates = ([folder / f"{name}.gz", folder / name] for name in names)
-    return [next((file for file in files if file.is_file()), None) for files in candidates]
-
-
-def _read_idx_set(name: str, folder: Path, split: Split) -> StandardSet:
+        return _read_cifar10(folder, split)
     files = [file for file in _idx_files(folder, split) if file is not None]
-    images, labels = (read_idx(file) for file in files)
+    images, labels = (_read_idx(file) for file in files)
     classes = KINDS[name].classes
     if images.ndim != 3 or labels.shape != images.shape[:1] or (len(labels) and labels.max() >= len(classes)):
         raise InputError(
@@ -152,8 +110,43 @@ def _read_idx_set(name: str, folder: Path, split: Split) -> StandardSet:
     return StandardSet(images, labels, classes, folder)
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """Array in an IDX file (the format of MNIST and Fashion-MNIST), gzipped or not; uint8 values only."""
+def find_standard_set(name: str, path: str | Path, split: Split = "train", anywhere: bool = True) -> Path | None:
+    """Folder with the files of a set, which are not read; None if there is none. See `load_standard_set`."""
+    path = Path(path)
+    places = [path, path / KINDS[name].folder, *([DEBIAN] if name == "fashion_mnist" and anywhere else [])]
+    if name == "cifar10":
+        files = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+        return next((place for place in places if all((place / file).is_file() for file in files)), None)
+    return next((place for place in places if None not in _idx_files(place, split)), None)
+
+
+def check_standard_set(name: str, path: str | Path) -> None:
+    """Check that a set is there or that its server answers; behind a proxy, only the download can tell.
+
+    Raises:
+        InputError: it is not there and cannot be downloaded.
+    """
+    path, address = Path(path), urlsplit(KINDS[name].address)
+    there = find_standard_set(name, path) is not None or (name == "cifar10" and (path / CIFAR_ARCHIVE).is_file())
+    if there or getproxies():
+        return
+    try:
+        port = address.port or {"http": 80, "https": 443}[address.scheme]
+        socket.create_connection((address.hostname, port), timeout=PATIENCE).close()
+    except OSError as error:
+        raise _unobtainable(name, path, error) from error
+
+
+def _idx_files(folder: Path, split: Split) -> list[Path | None]:
+    """Files of the images and of the labels in a folder, gzipped or not; None for a missing one."""
+    prefix = {"train": "train", "test": "t10k"}[split]
+    names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    candidates = ([folder / f"{name}.gz", folder / name] for name in names)
+    return [next((file for file in files if file.is_file()), None) for files in candidates]
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Array in an IDX file (the format of MNIST and Fashion-MNIST) of uint8 values, gzipped or not."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
@@ -166,13 +159,12 @@ def read_idx(path: Path) -> np.ndarray:
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", ndim, 4))
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim)
     if values.size != int(np.prod(shape)):
-        raise InputError(f"{path}: is cut short: it promises {shape} and holds {values.size} bytes")
+        raise InputError(f"{path}: is cut short: its header says {shape}, but it holds {values.size} bytes")
     return values.reshape(shape)
 
 
 def _read_cifar10(folder: Path, split: Split) -> StandardSet:
-    """By torchvision, which compares the checksums before it unpickles."""
-    from torchvision import datasets
+    from torchvision import datasets  # compares the checksums before it unpickles
 
     try:
         found = datasets.CIFAR10(str(folder.parent), train=split == "train", download=False)
@@ -181,37 +173,37 @@ def _read_cifar10(folder: Path, split: Split) -> StandardSet:
     return StandardSet(np.asarray(found.data), np.asarray(found.targets), tuple(found.classes), folder)
 
 
-# --- downloading -----------------------------------------------------------------------------------------------------
-
-
 def _download(name: str, path: Path) -> None:
-    """Download a set into ``path``, whose files appear whole, and only if all of them have arrived.
+    """Download a set into ``path``, where its files appear complete, and only once all of them have arrived.
 
     Processes that need the same set wait for the one that downloads it.
     """
     from torchvision import datasets
 
     kind = KINDS[name]
-    near = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-    partial = near / f".{name}.partial"
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    partial = nearest / f".{name}.partial"
     try:
-        with alone_in(near):
+        with alone_in(nearest):
+            timeout = socket.getdefaulttimeout()
             if find_standard_set(name, path) is not None:
                 return
             print(f"{name} is not in {path}: downloading it there ({kind.megabytes} MB)", file=sys.stderr)
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
             try:
+                socket.setdefaulttimeout(TIMEOUT)  # otherwise Python waits forever for a server that does not answer
                 partial.mkdir()
                 if (path / CIFAR_ARCHIVE).is_file() and name == "cifar10":
                     shutil.copyfile(path / CIFAR_ARCHIVE, partial / CIFAR_ARCHIVE)
-                with _patient(), contextlib.redirect_stdout(io.StringIO()):
+                with contextlib.redirect_stdout(io.StringIO()):
                     getattr(datasets, kind.torchvision)(str(partial), download=True)
                 target = path / kind.folder
                 target.mkdir(parents=True, exist_ok=True)
                 for file in (partial / kind.folder).iterdir():
-                    if not (name != "cifar10" and file.suffix == ".gz"):  # it is there unpacked
+                    if name == "cifar10" or file.suffix != ".gz":  # the others are there unpacked
                         file.replace(target / file.name)
             finally:
+                socket.setdefaulttimeout(timeout)
                 shutil.rmtree(partial, ignore_errors=True)
     except FAILURES as error:
         raise _unobtainable(name, path, error) from error
@@ -226,25 +218,14 @@ def _unobtainable(name: str, path: Path, error: BaseException) -> InputError:
 
 
 def _advice(name: str, path: Path) -> str:
-    """Advice on how to get a set, the command on a line of its own."""
-    kind, kept = KINDS[name], f"'{path}'" if set(str(path)) & set(" '\"$&;()") else str(path)
+    """Advice on how to get a set, with the command on a line of its own."""
+    kind, quoted = KINDS[name], f"'{path}'" if set(str(path)) & set(" '\"$&;()") else str(path)
     if name == "cifar10":
-        command = f"mkdir -p {kept} && curl -fL {kind.address} | tar xz -C {kept}"
+        command = f"mkdir -p {quoted} && curl -fL {kind.address} | tar xz -C {quoted}"
     elif name == "fashion_mnist" and shutil.which("apt-get"):
         command = "sudo apt-get install dataset-fashion-mnist"
     else:
         files = "{train-images-idx3,train-labels-idx1,t10k-images-idx3,t10k-labels-idx1}"
-        into = f"--create-dirs --output-dir {kept}/{kind.folder}"
+        into = f"--create-dirs --output-dir {quoted}/{kind.folder}"
         command = f'curl -fL {into} -O "{kind.address}/{files}-ubyte.gz"'
     return f"Get it, here or on a machine with a connection, and start again:\n  {command}"
-
-
-@contextlib.contextmanager
-def _patient() -> Iterator[None]:
-    """Give up a server that does not answer; without this, Python waits for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

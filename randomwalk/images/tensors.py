@@ -1,16 +1,65 @@
-"""Images as tensors in [-1, 1], as bytes, and fitted to a size."""
+"""Conversions between image tensors in [-1, 1] and 8-bit pixels, and fitting to a size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from randomwalk.config.base import Fit
+
+Size = tuple[int, int]
+"""Height and width."""
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the luminance of ITU-R BT.601, which JPEG files use."""
+"""Weights of red, green and blue in the luma of ITU-R BT.601, which JPEG files and Pillow use too."""
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 ``[H, W, C]`` -> float32 ``[C, H, W]`` in [-1, 1]."""
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
 
 
 def to_bytes(x: Tensor) -> np.ndarray:
     """``[B, C, H, W]`` in [-1, 1] -> uint8 ``[B, H, W]`` or ``[B, H, W, 3]``: clipped and rounded, never stretched."""
     pixels = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def to_pixels(x: Tensor) -> np.ndarray:
+    """One image ``[C, H, W]`` in [-1, 1] -> uint8 ``[H, W]`` or ``[H, W, 3]``, as by `to_bytes`."""
+    return to_bytes(x[None])[0]
+
+
+def fit_to(
+    pixels: np.ndarray, size: Sequence[int], fit: Fit, generator: np.random.Generator | None = None
+) -> np.ndarray:
+    """Fit ``pixels [h, w, C]`` to ``size = (H, W)``.
+
+    Args:
+        pixels: uint8 image.
+        size: height and width of the result.
+        fit: "resize" scales the image until it covers the size, then crops. "crop" crops without scaling, unless the
+            image is too small. "pad" surrounds it with black, scaled down first if it is too large.
+        generator: draws the place of the crop; without it, the crop is at the centre.
+    """
+    height, width = size
+    h, w = pixels.shape[:2]
+    cover, contain = max(height / h, width / w), min(height / h, width / w)
+    scale = {"resize": cover, "crop": max(1.0, cover), "pad": min(1.0, contain)}[fit]
+    if scale != 1:
+        new = (max(1, round(w * scale)), max(1, round(h * scale)))
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        pixels = np.asarray(image.resize(new, Image.Resampling.LANCZOS))
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        h, w = pixels.shape[:2]
+    if fit == "pad":
+        top, left = (height - h) // 2, (width - w) // 2
+        return np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)))
+    if generator is None:
+        top, left = (h - height) // 2, (w - width) // 2
+    else:
+        top, left = generator.integers(h - height + 1), generator.integers(w - width + 1)
+    return pixels[top : top + height, left : left + width]

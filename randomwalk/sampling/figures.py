@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from randomwalk.images.sheets import _legend_below, new_figure, png, tidy
+from randomwalk.images.sheets import legend_below, new_figure, png, tidy
 from randomwalk.samplers import Plan
 from randomwalk.samplers.walk import PreconditionedStep
 from randomwalk.sampling.calibration import CONTESTED, Calibration
@@ -44,7 +44,7 @@ def _draw_walk(axes: Any, plan: Plan, norm: float | None) -> None:
         axes[1].semilogy(k, values, label=label)
     axes[1].semilogy(k, sigmas**2, color="0.7", linestyle=":", label="σ² (a jump to the denoised image)", zorder=0)
     axes[1].set_title("step size τ")
-    _legend_below(axes[1])
+    legend_below(axes[1])
     axes[2].plot(k, plan.temperatures, color="#b5482a")
     axes[2].set_title("temperature T")
     axes[2].set_ylim(bottom=0)
@@ -103,7 +103,7 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> bytes:
     coverage.plot([0, 1], [0, 1], color="#b5482a", linestyle="--", linewidth=1, label="exact samples")
     coverage.set(xlabel="nominal level of the interval", ylabel="share of true pixels inside", xlim=(0, 1), ylim=(0, 1))
     coverage.set_title("Coverage", loc="left", fontsize=11)
-    _legend_below(coverage)
+    legend_below(coverage)
     for axis in (histogram, coverage):
         tidy(axis)
     figure.suptitle(calibration_lines(calibrations)[0], fontsize=10, x=0.075, ha="left")

@@ -9,7 +9,8 @@ from randomwalk.config import SampleConfig
 from randomwalk.config.operators import SuperResolutionSettings, parts_of
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
-from randomwalk.images.sources import ImageSource, Size
+from randomwalk.images.sources import ImageSource
+from randomwalk.images.tensors import Size
 from randomwalk.operators.operator import ImageShape
 
 

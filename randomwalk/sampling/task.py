@@ -24,7 +24,8 @@ from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
 from randomwalk.denoisers.tiling import TiledDenoiser, Tiling
 from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import InputError, RunError
-from randomwalk.images.sources import ImageSource, Size
+from randomwalk.images.sources import ImageSource
+from randomwalk.images.tensors import Size
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
-from randomwalk.images.sources import ImageSource, fit_to, in_order, to_tensor
+from randomwalk.images.sources import ImageSource, in_order
+from randomwalk.images.tensors import fit_to, to_tensor
 from randomwalk.progress import progress_bar
 from randomwalk.rng import generator
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from randomwalk.config import TrainConfig
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.images.sheets import Row, grid, overview
-from randomwalk.images.sources import to_pixels
+from randomwalk.images.tensors import to_pixels
 from randomwalk.training.examples import Examples, split_images
 from randomwalk.training.foreseen import warnings_of
 from randomwalk.training.images import damage

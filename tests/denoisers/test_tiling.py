@@ -19,7 +19,7 @@ from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.tiling import ALIGNMENT, TiledDenoiser, Tiling, spans, windows
 from randomwalk.errors import InputError
-from randomwalk.images.sources import to_tensor
+from randomwalk.images.tensors import to_tensor
 from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator

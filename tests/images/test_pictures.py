@@ -17,7 +17,8 @@ from PIL import Image, ImageCms, ImageOps
 from randomwalk.errors import InputError
 from randomwalk.images import pictures, png16
 from randomwalk.images.pictures import Picture
-from randomwalk.images.sources import open_images, to_tensor
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_tensor
 
 DRAWS = np.random.default_rng(0)
 COLOUR = DRAWS.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -37,7 +38,7 @@ def deep(channels: int, height: int = 21, width: int = 13) -> np.ndarray:
 
 
 def upper_bytes(data: bytes) -> np.ndarray:
-    """What Pillow reads in a file of 16 bits to a channel."""
+    """Pixels that Pillow reads from a file with 16 bits per channel."""
     found = np.asarray(Image.open(io.BytesIO(data)))
     found = (found >> 8).astype(np.uint8) if found.dtype != np.uint8 else found
     grey_and_alpha = data[25] == 4  # Pillow makes colours of the grey
@@ -308,7 +309,7 @@ def test_transparency_follows_the_size() -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.linspace(0, 1, 35, dtype=np.float32), "are floating-point numbers, whose white is not known"),
+        (np.linspace(0, 1, 35, dtype=np.float32), "are floating-point numbers of unknown range"),
         (np.arange(35, dtype=np.int32) * 2000, "are numbers outside 0 to 65535"),
         (np.arange(35, dtype=np.int32) - 1, "are numbers outside 0 to 65535"),
     ],

@@ -17,7 +17,7 @@ from sampling_tools import SIZE, arrays_of, read_metrics, save_images, save_weig
 from randomwalk.config.files import load_sample_config
 from randomwalk.errors import InputError
 from randomwalk.images import pictures
-from randomwalk.images.sources import to_pixels
+from randomwalk.images.tensors import to_pixels
 from randomwalk.operators.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.loading import load_task

@@ -25,7 +25,8 @@ from randomwalk.config import TrainConfig
 from randomwalk.config import files as configio
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError, RunError
-from randomwalk.images.sources import fit_to, open_images, to_pixels, to_tensor
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import fit_to, to_pixels, to_tensor
 from randomwalk.run_folder import RunFolder
 from randomwalk.training.ema import EMA
 from randomwalk.training.examples import Examples, split_images

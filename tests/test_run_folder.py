@@ -1,4 +1,4 @@
-"""The run folder: nothing is ever half there."""
+"""Run folders, in which no file is ever incomplete."""
 
 from __future__ import annotations
 
