@@ -20,6 +20,7 @@ from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, fit_to, in_order, to_tensor
 from randomwalk.progress import progress_bar
 from randomwalk.rng import generator
+from randomwalk.training import streams
 
 
 def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
@@ -164,7 +165,7 @@ class TrainingImages(Dataset[Tensor]):
         """Which image of the source the example at a position is made from."""
         epoch, offset = divmod(position, len(self.indices))
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, generator(self.seed, 1, epoch).permutation(self.indices))
+            self._order = (epoch, generator(self.seed, streams.ORDER, epoch).permutation(self.indices))
         return int(self._order[1][offset])
 
     def candidates(self, position: int) -> Iterator[int]:
@@ -190,7 +191,7 @@ class TrainingImages(Dataset[Tensor]):
 
     def example(self, position: int) -> tuple[Tensor, int]:
         """The example at a position, and the image that it is made from."""
-        data, draws = self.data, generator(self.seed, 2, position)
+        data, draws = self.data, generator(self.seed, streams.AUGMENTATION, position)
         pixels, image = self._decoded(position)
         if data.rescale is not None:
             cover = data.image_size / min(pixels.shape[:2]) if data.fit == "resize" else 1.0

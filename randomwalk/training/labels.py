@@ -14,6 +14,7 @@ from randomwalk.denoisers.guidance import GuidedDenoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, in_order
 from randomwalk.rng import generator
+from randomwalk.training import streams
 
 PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
 """Names of folders that are parts of a set of images, not classes."""
@@ -22,7 +23,7 @@ PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
 class TrainingLabels:
     """What the network is told of the examples: their class, or in a share of them that there is none.
 
-    Whether it is dropped is drawn from (seed, 9, position), so that it is the same in a resumed run and on any number
+    Whether it is dropped is drawn from (seed, position), so that it is the same in a resumed run and on any number
     of processes.
 
     Args:
@@ -38,7 +39,10 @@ class TrainingLabels:
 
     def at(self, position: int, image: int) -> int:
         """The label of the example at ``position``, which is made from ``image``."""
-        if self.null_label is not None and generator(self.seed, 9, position).random() < self.dropout:
+        if (
+            self.null_label is not None
+            and generator(self.seed, streams.LABEL_DROPOUT, position).random() < self.dropout
+        ):
             return self.null_label
         return int(self.labels[image])
 

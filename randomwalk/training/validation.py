@@ -14,6 +14,7 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import schedules
+from randomwalk.training import streams
 from randomwalk.training.examples import Split
 from randomwalk.training.labels import classes_in_turn, labels_of, told
 
@@ -63,7 +64,7 @@ def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dic
         if not loaded:
             continue
         indices, x, count = list(loaded), torch.stack(list(loaded.values())).to(device), count + len(loaded)
-        noise = ImageDraws([generator(config.seed, 7, i) for i in indices], device).normal(x.shape[1:])
+        noise = ImageDraws([generator(config.seed, streams.VALIDATION, i) for i in indices], device).normal(x.shape[1:])
         of_class = told(denoiser, labels_of(config, split.source, indices))
         for sigma in sums:
             mse = (of_class(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
@@ -76,7 +77,7 @@ def sample_grid(denoiser: Denoiser, config: TrainConfig) -> Tensor:
     if the network is told classes."""
     device = next(denoiser.parameters()).device
     size = config.data.image_size
-    draws = ImageDraws([generator(config.seed, 8, i) for i in range(GRID)], device)
+    draws = ImageDraws([generator(config.seed, streams.SAMPLES, i) for i in range(GRID)], device)
     high = min(denoiser.sigma_max, 80.0)
     sigmas = schedules.make("karras", GRID_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
     x = high * draws.normal((config.data.channels, size, size))

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.studies.bridge.gaussian import GaussianBridge, schroedinger_bridge
@@ -44,14 +42,3 @@ def exact_bridge(source: PointSet, target: PointSet, sigma: float) -> GaussianBr
     """The Schroedinger bridge, where both ends are Gaussian."""
     first, last = moments(source), moments(target)
     return None if first is None or last is None else schroedinger_bridge(*first, *last, sigma)
-
-
-def as_images(points: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """Points ``[n, 2]`` as the network's images ``[n, 2, 1, 1]``."""
-    return torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))[:, :, None, None].to(device)
-
-
-def as_points(x: Tensor) -> np.ndarray:
-    """Images ``[n, 2, 1, 1]`` as points ``[n, 2]``."""
-    found: np.ndarray = x.detach().flatten(1).cpu().numpy()
-    return found

@@ -35,13 +35,13 @@ from torch import Tensor
 
 from randomwalk.rng import generator
 from randomwalk.studies.bridge import gaussian
-from randomwalk.studies.bridge.ends import as_images, as_points, exact_bridge
+from randomwalk.studies.bridge.ends import exact_bridge
 from randomwalk.studies.bridge.gaussian import GaussianBridge
 from randomwalk.studies.bridge.matching import Drift
 from randomwalk.studies.bridge.model import Bridge
 from randomwalk.studies.bridge.simulation import host_noise, simulate, simulate_flow, time_grid
 from randomwalk.studies.points import metrics
-from randomwalk.studies.points.datasets import PointSet
+from randomwalk.studies.points.datasets import PointSet, as_images, as_points
 
 START_STREAM, NOISE_STREAM, EXACT_STREAM, PLAN_STREAM = 20, 22, 24, 26
 """Streams (seed, one of these, plus 1 for the forward direction or the target)."""

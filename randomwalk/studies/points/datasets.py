@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.errors import InputError
@@ -135,3 +137,14 @@ def make(name: str) -> PointSet:
     many = raw(1_000_000, np.random.Generator(np.random.PCG64(0)))  # mean and spread of the law, not of a user's draw
     mean, std = many.mean(), many.std()
     return PointSet(name, lambda n, g: (raw(n, g) - mean) * (STD / std))
+
+
+def as_images(points: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """Points ``[n, 2]`` as images of one pixel, ``[n, 2, 1, 1]`` float32, as networks take them."""
+    return torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))[:, :, None, None].to(device)
+
+
+def as_points(x: Tensor) -> np.ndarray:
+    """Images ``[n, 2, 1, 1]`` as points ``[n, 2]``."""
+    found: np.ndarray = x.detach().flatten(1).cpu().numpy()
+    return found

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.studies.points.datasets import as_images
 from randomwalk.studies.points.figures import Field
 from randomwalk.studies.points.simulation import sde_of
 from score_sde.sdes import EDM
@@ -18,9 +19,8 @@ def field_of(denoiser: Denoiser, device: torch.device | str = "cpu") -> Field:
     """The score of a denoiser as a function of points ``[n, 2]`` and sigma."""
 
     def score(x: np.ndarray, sigma: float) -> np.ndarray:
-        points = torch.as_tensor(x, dtype=torch.float32, device=device)[:, :, None, None]
         with torch.inference_mode():
-            return denoiser.score(points, sigma).flatten(1).double().cpu().numpy()
+            return denoiser.score(as_images(x, device), sigma).flatten(1).double().cpu().numpy()
 
     return score
 

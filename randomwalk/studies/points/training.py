@@ -12,6 +12,8 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.rng import TorchDraws, generator
 from randomwalk.samplers import schedules
 from randomwalk.studies.points import datasets, figures, metrics
+from randomwalk.studies.points.datasets import as_images, as_points
+from randomwalk.training import streams
 from randomwalk.training.examples import GOLDEN
 from randomwalk.training.foreseen import warnings_of
 from randomwalk.training.validation import Validation
@@ -23,16 +25,6 @@ NUM_STEPS = 20
 def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -> int:
     """Train a denoiser of points; see `randomwalk.training.run`."""
     return training.run(config, resume, dry_run, PointTrainingSet)
-
-
-def as_images(points: np.ndarray) -> Tensor:
-    """Points ``[n, 2]`` as images ``[n, 2, 1, 1]``."""
-    return torch.from_numpy(points.astype(np.float32))[:, :, None, None]
-
-
-def as_points(x: Tensor) -> np.ndarray:
-    """Images ``[n, 2, 1, 1]`` as points ``[n, 2]``."""
-    return x.detach().flatten(1).cpu().numpy()
 
 
 class PointExamples:
@@ -55,7 +47,7 @@ class PointExamples:
         self.config, self.points, self.step, self.micro_batch = config, points, step, micro_batch
         share = config.batch_size // size
         self.share = slice(rank * share, (rank + 1) * share)
-        self.offset = float(generator(config.seed, 5).random())
+        self.offset = float(generator(config.seed, streams.OFFSET).random())
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +59,7 @@ class PointExamples:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """All of the batch of a step; u is a low-discrepancy sequence, as for images."""
-        size, draws = self.config.batch_size, generator(self.config.seed, 6, step)
+        size, draws = self.config.batch_size, generator(self.config.seed, streams.NOISE, step)
         x = as_images(self.points.sample(size, draws))
         noise = torch.from_numpy(draws.standard_normal((size, 2), dtype=np.float32))[:, :, None, None]
         u = (self.offset + np.arange(step * size, (step + 1) * size) * GOLDEN) % 1.0
@@ -107,7 +99,7 @@ class PointTrainingSet:
 
     def validate(self, denoiser: Denoiser) -> Validation:
         """Chamfer distance of samples, and mean squared distance of denoised points, to fresh points of the set."""
-        device, draws = next(denoiser.parameters()).device, generator(self.config.seed, 7)
+        device, draws = next(denoiser.parameters()).device, generator(self.config.seed, streams.VALIDATION)
         truth = self.points.sample(NUM_VALIDATION, draws)
         x = as_images(truth).to(device)
         noise = torch.from_numpy(draws.standard_normal((NUM_VALIDATION, 2), dtype=np.float32)).to(device).view_as(x)
@@ -121,7 +113,7 @@ class PointTrainingSet:
 
     def _sample(self, denoiser: Denoiser, device: torch.device) -> Tensor:
         """Samples from the same noise every time."""
-        seed = int(generator(self.config.seed, 8).integers(2**31))
+        seed = int(generator(self.config.seed, streams.SAMPLES).integers(2**31))
         draws = TorchDraws(NUM_VALIDATION, torch.Generator().manual_seed(seed))
         high = min(denoiser.sigma_max, 80.0)
         sigmas = schedules.make("karras", NUM_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
