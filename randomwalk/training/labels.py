@@ -39,10 +39,8 @@ class TrainingLabels:
 
     def at(self, position: int, image: int) -> int:
         """The label of the example at ``position``, which is made from ``image``."""
-        if (
-            self.null_label is not None
-            and generator(self.seed, streams.LABEL_DROPOUT, position).random() < self.dropout
-        ):
+        draws = generator(self.seed, streams.LABEL_DROPOUT, position)
+        if self.null_label is not None and draws.random() < self.dropout:
             return self.null_label
         return int(self.labels[image])
 

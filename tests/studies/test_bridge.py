@@ -27,7 +27,7 @@ from randomwalk.errors import InputError
 from randomwalk.rng import generator
 from randomwalk.run_folder import RunFolder
 from randomwalk.studies.bridge import figures, gaussian, measures, sampling, trainer, training
-from randomwalk.studies.bridge.ends import as_points, exact_bridge, make_end
+from randomwalk.studies.bridge.ends import exact_bridge, make_end
 from randomwalk.studies.bridge.gaussian import Direction, GaussianBridge
 from randomwalk.studies.bridge.matching import BridgeDrift, Drift, brownian_bridge, clock_of, time_of
 from randomwalk.studies.bridge.model import Bridge, load_bridge

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from randomwalk.config import Labels, TrainConfig
+from randomwalk.config import Labels, PointData, TrainConfig
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
 from randomwalk.progress import UNWATCHED, progress_bar
 from randomwalk.run_folder import RunFolder
+from randomwalk.studies.points.training import PointTrainingSet
 from randomwalk.training import check
 from randomwalk.training.progress import Progress, curves
 from randomwalk.training.sets import ImageSet
@@ -45,7 +46,7 @@ def save_pictures(folder: Path, num: int, size: tuple[int, int] = (90, 70), mode
 
 def warned(capsys: pytest.CaptureFixture[str], config: TrainConfig) -> list[str]:
     """The warnings of a dry run."""
-    assert check(config) == 0
+    assert check(config, PointTrainingSet if isinstance(config.data, PointData) else ImageSet) == 0
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
 
 
@@ -174,7 +175,7 @@ def test_noise_levels_of_the_validation_are_those_of_the_denoiser(tmp_path: Path
 
 def point_trainer(output: Path, *lines: str) -> Trainer:
     config = load_train_config(ROOT / "configs" / "toy" / "swiss_roll_train.yaml", [f"output={output}", *lines])
-    return Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder.create(output))
+    return Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder.create(output), PointTrainingSet(config))
 
 
 def test_a_validation_may_come_before_the_first_row_of_the_log(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.distributed import Context, Launch
 from randomwalk.run_folder import RunFolder
+from randomwalk.studies.points.training import PointTrainingSet
 from randomwalk.training.losses import Estimate, ImplicitScoreMatching, Normal
 from randomwalk.training.objectives import Loss, make_loss
 from randomwalk.training.trainer import Trainer
@@ -260,7 +261,7 @@ def trainer(output: Path, **changes: Any) -> Trainer:
         "device": "cpu",
     }
     config = TrainConfig.model_validate(settings | changes)
-    return Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder(output))
+    return Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder(output), PointTrainingSet(config))
 
 
 def steps(run: Trainer, number: int, model: nn.Module | None = None) -> dict[str, Tensor]:
