@@ -1,4 +1,4 @@
-"""Training examples in batches: a clean image, a uniform number that becomes sigma, unit noise, and a label."""
+"""Batches of training examples: a clean image, the quantile of its noise level, unit noise, and a label."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ GOLDEN = 0.6180339887498949
 
 @dataclass
 class Split:
-    """Images and which of them are for training and for validation.
+    """Images, and the indices of those for training and for validation.
 
     Attributes:
         files: the training images as they are in their files.
-        damaged: those that have been skipped, since they do not decode.
+        damaged: indices of the images that were skipped, since they do not decode.
     """
 
     source: ImageSource
@@ -50,11 +50,16 @@ class Split:
 
 
 def split_images(config: TrainConfig, bar: bool = True) -> Split:
-    """Open the data and set the validation images aside: those of a folder of their own, or the first ones of an order
-    drawn from the seed.
+    """Open the data, and set the validation images aside.
+
+    These are in a folder of their own, or the first ones of an order drawn from the seed.
 
     Args:
-        bar: show how far it is, if it takes long.
+        config: of the training.
+        bar: show a progress bar where this takes long.
+
+    Raises:
+        InputError: the images cannot be used.
     """
     data = config.data
     assert isinstance(data, TrainData)
@@ -81,11 +86,11 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
 
 
 class _NoisyImages(Dataset[tuple[Tensor, ...]]):
-    """(X, u, N) of a position, the label if there are labels, and the image that it is: each a function of (seed,
-    position) alone.
+    """Example at a position: X, u, N, the label if there are labels, and the index of the image.
 
-    u is the position's place in a low-discrepancy sequence (multiples of the golden ratio), so that every batch
-    covers the noise levels evenly, which lowers the variance of the loss (Kingma et al. 2021, arXiv 2107.00630).
+    Each is a function of (seed, position). The values of u are a low-discrepancy sequence (multiples of the golden
+    ratio), so that every batch covers the noise levels evenly, which lowers the variance of the loss (Kingma et al.
+    2021, arXiv 2107.00630).
     """
 
     def __init__(self, images: TrainingImages, seed: int, labels: TrainingLabels | None) -> None:
@@ -102,7 +107,7 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
 
 
 class Examples:
-    """This process's parts of the batches, from a given step on.
+    """Parts of the batches for this process, from a given step on.
 
     Args:
         config: of the training.
@@ -136,7 +141,7 @@ class Examples:
     def next(self) -> tuple[Tensor, ...]:
         """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``, and labels ``[b]`` if there are any.
 
-        A damaged image that others have taken the place of is reported the first time.
+        A damaged image, for which another one stands in, is reported the first time.
         """
         *part, taken = next(self._batches)
         for position, image in zip(next(self._positions), taken.tolist(), strict=True):

@@ -114,8 +114,8 @@ class Loop:
         Raises:
             RunError: the loss or its gradient is not finite; the last checkpoint stays.
         """
-        shown = {"unit": self.unit, "initial": self.step * self.unit_per_step, "shown": self.is_main}
-        with bar(self.total_steps * self.unit_per_step, self.label, **shown) as tick:
+        total, before = (steps * self.unit_per_step for steps in (self.total_steps, self.step))
+        with bar(total, self.label, self.unit, before, self.is_main) as tick:
             self.done = self.share_done()
             while self.done < 1:
                 tick(0, label=self.label)

@@ -88,7 +88,7 @@ class Descent:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
         for loss in losses:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total = total.to(loss.device) + loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_clip or math.inf)
         self.optimizer.step()
