@@ -119,7 +119,7 @@ def check_some_decode(source: ImageSource, indices: Sequence[int], what: str) ->
 
 
 def largest_side(data: TrainData) -> int | None:
-    """Shortest side at which an image still has all pixels that the training uses; None if only the full size has."""
+    """Short side to which images can be scaled down without loss for the training; None if they keep their size."""
     if data.fit != "resize":
         return None
     return max(math.ceil(data.image_size * max(data.rescale or [1.0])), data.validation_size or 0)

@@ -606,7 +606,7 @@ def test_bad_settings(change: str, parts: list[str]) -> None:
 
 def test_bad_files(trained: Path, tmp_path: Path) -> None:
     assert "train.py" in message_of(load_bridge, tmp_path / "none.safetensors")
-    assert "holds no bridge" in message_of(load_bridge, ROOT / "pretrained_models" / "fashion_vp.safetensors")
+    assert "is not a bridge" in message_of(load_bridge, ROOT / "pretrained_models" / "fashion_vp.safetensors")
     assert "bridge" in message_of(load_denoiser, trained / "model.safetensors")
     np.save(tmp_path / "flat.npy", np.zeros(4))
     np.save(tmp_path / "nan.npy", np.full((4, 2), np.nan))
