@@ -223,6 +223,12 @@ class RunFolder:
 
         return self.write(name, lambda file: torch.save(value, file), sync=True)
 
+    def state_of(self, checkpoint: str) -> str:
+        """The clause of a message about a failed run that says what of it is left."""
+        if self.has(checkpoint):
+            return f"the last checkpoint in {self.path} is from before"
+        return f"there is no checkpoint in {self.path} yet"
+
     def read_torch(self, name: str, device: Any, use: Callable[[Any], object]) -> None:
         """Give ``use`` what a checkpoint holds, if there is one yet, its tensors on ``device``.
 

@@ -138,8 +138,7 @@ class Loop:
     def _check(self, loss: Tensor, norm: Tensor) -> None:
         if torch.isfinite(loss) and torch.isfinite(norm):
             return
-        left = "the last checkpoint is from before" if self.folder.has(CHECKPOINT) else "there is no checkpoint yet"
         raise RunError(
             f"the loss or its gradient is not finite at step {self.step} (loss {float(loss)}, norm {float(norm)}); "
-            f"{left} in {self.folder.path}. Lower optimizer.learning_rate"
+            f"{self.folder.state_of(CHECKPOINT)}. Lower optimizer.learning_rate"
         )

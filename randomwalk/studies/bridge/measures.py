@@ -126,9 +126,9 @@ def end_rows(bridge: Bridge, paths: dict[bool, Paths], repeats: int, seed: int) 
     """Distances of the simulated ends to exact points; the floors are means over ``repeats`` pairs of exact sets."""
     rows = []
     for forward, way in paths.items():
-        law, num = bridge.end(forward), way.points.shape[1]
-        floors = {name: metrics.floor(name, law, num, repeats, seed).value for name in metrics.METRICS}
-        exact = law.sample(num, generator(seed, EXACT_STREAM + forward))
+        end, num = bridge.end(forward), way.points.shape[1]
+        floors = {name: metrics.floor(name, end, num, repeats, seed).value for name in metrics.METRICS}
+        exact = end.sample(num, generator(seed, EXACT_STREAM + forward))
         found = _distances("end", "forward" if forward else "backward", way.points[-1], exact)
         rows += [replace(row, reference=floors[name], what="two exact sets") for name, row in found.items()]
     return rows
@@ -167,7 +167,7 @@ def transport_costs(source: PointSet, target: PointSet, sigma: float, num: int, 
     even, found = np.full(num, 1 / num), []
     for repeat in range(TRANSPORT_REPEATS):
         draws = generator(seed, PLAN_STREAM, repeat)
-        x0, x1 = (law.sample(num, draws).astype(float) for law in (source, target))
+        x0, x1 = (end.sample(num, draws).astype(float) for end in (source, target))
         cost = np.square(x0).sum(1)[:, None] + np.square(x1).sum(1) - 2 * x0 @ x1.T
         log = cost.max() / (2 * sigma**2) > 500  # beyond that, exp(-cost / regularisation) is 0 in float64
         method = "sinkhorn_log" if log else "sinkhorn"

@@ -63,9 +63,9 @@ def _names(bridge: Bridge) -> str:
 
 def exact_ends(bridge: Bridge, seed: int) -> figures.Ends:
     """Exact points of both ends, for the figures."""
-    laws = (bridge.source, bridge.target)
-    source, target = (law.sample(NUM_SHOWN, generator(seed, SHOWN_STREAM + k)) for k, law in enumerate(laws))
-    return figures.Ends(source, target, *(LABELS.get(law.name, law.name.replace("_", " ")) for law in laws))
+    ends = (bridge.source, bridge.target)
+    source, target = (end.sample(NUM_SHOWN, generator(seed, SHOWN_STREAM + k)) for k, end in enumerate(ends))
+    return figures.Ends(source, target, *(LABELS.get(end.name, end.name.replace("_", " ")) for end in ends))
 
 
 def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
