@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from randomwalk.config import EMASettings, Optimizer
+from randomwalk.config.training import EMASettings, Optimizer
 from randomwalk.training.ema import EMA
 from randomwalk.training.muon import MuonAndAdam
 
