@@ -98,7 +98,7 @@ def train_and_sample(row: Row, options: argparse.Namespace) -> tuple[dict[str, A
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         config = load_train_config(CONFIGS / f"{row.points}_train.yaml", [*changes, f"output={folder}"])
-        Trainer(config, distributed.connect(options.device), RunFolder(folder), PointTrainingSet).run()
+        Trainer(config, distributed.connect(options.device), RunFolder(folder), PointTrainingSet(config)).run()
         trained = time.process_time()
         overrides = [f"network.path={Path(folder) / MODEL}", f"output={folder}", f"device={options.device}"]
         task = load_task(load_sample_config(CONFIGS / f"{row.points}_sample.yaml", overrides), device)

@@ -70,7 +70,7 @@ def do(job: arms.Job) -> Record:
             trainer.clock.seconds.update(density=0.0, solve=0.0)
         trainer.run()
         timings["training"] = trainer.clock.seconds["training"]
-        average = trainer.ema
+        average = trainer.descent.ema
         if average is not None:
             trainer.denoiser.network.load_state_dict(average.state_dict_of(trainer.denoiser.network))
         found = measure(trainer.denoiser.eval(), job)

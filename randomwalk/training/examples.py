@@ -1,4 +1,4 @@
-"""Training examples in batches: a clean image, a uniform number that becomes sigma, unit noise, and a label."""
+"""Batches of training examples: a clean image, the quantile of its noise level, unit noise, and a label."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, open_dataset, open_images
 from randomwalk.rng import generator
+from randomwalk.training import streams
 from randomwalk.training.images import TrainingImages, cached, check_apart, check_some_decode, joined, largest_side
 from randomwalk.training.labels import TrainingLabels, check_classes, check_parts, check_validation_classes, make_labels
 
@@ -25,11 +26,11 @@ GOLDEN = 0.6180339887498949
 
 @dataclass
 class Split:
-    """Images and which of them are for training and for validation.
+    """Images, and the indices of those for training and for validation.
 
     Attributes:
         files: the training images as they are in their files.
-        damaged: those that have been skipped, since they do not decode.
+        damaged: indices of the images that were skipped, since they do not decode.
     """
 
     source: ImageSource
@@ -50,11 +51,16 @@ class Split:
 
 
 def split_images(config: TrainConfig, bar: bool = True) -> Split:
-    """Open the data and set the validation images aside: those of a folder of their own, or the first ones of an order
-    drawn from the seed.
+    """Open the data, and set the validation images aside.
+
+    These are in a folder of their own, or the first ones of an order drawn from the seed.
 
     Args:
-        bar: show how far it is, if it takes long.
+        config: of the training.
+        bar: show a progress bar where this takes long.
+
+    Raises:
+        InputError: the images cannot be used.
     """
     data = config.data
     assert isinstance(data, TrainData)
@@ -62,7 +68,7 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
     sources = [open_dataset(data.dataset, path) for path in paths]
     check_parts(config, sources)
     source = joined(sources, data.channels)
-    order, held_out = generator(config.seed, 3).permutation(len(source)), data.num_validation
+    order, held_out = generator(config.seed, streams.SPLIT).permutation(len(source)), data.num_validation
     if data.validation_path is not None:
         own = open_images(data.validation_path)
         check_apart(sources, own)
@@ -81,20 +87,20 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
 
 
 class _NoisyImages(Dataset[tuple[Tensor, ...]]):
-    """(X, u, N) of a position, the label if there are labels, and the image that it is: each a function of (seed,
-    position) alone.
+    """Example at a position: X, u, N, the label if there are labels, and the index of the image.
 
-    u is the position's place in a low-discrepancy sequence (multiples of the golden ratio), so that every batch
-    covers the noise levels evenly, which lowers the variance of the loss (Kingma et al. 2021, arXiv 2107.00630).
+    Each is a function of (seed, position). The values of u are a low-discrepancy sequence (multiples of the golden
+    ratio), so that every batch covers the noise levels evenly, which lowers the variance of the loss (Kingma et al.
+    2021, arXiv 2107.00630).
     """
 
     def __init__(self, images: TrainingImages, seed: int, labels: TrainingLabels | None) -> None:
         self.images, self.seed, self.labels = images, seed, labels
-        self.offset = float(generator(seed, 5).random())
+        self.offset = float(generator(seed, streams.OFFSET).random())
 
     def __getitem__(self, position: int) -> tuple[Tensor, ...]:
         x, image = self.images.example(position)
-        noise = generator(self.seed, 6, position).standard_normal(tuple(x.shape), dtype=np.float32)
+        noise = generator(self.seed, streams.NOISE, position).standard_normal(tuple(x.shape), dtype=np.float32)
         u = (self.offset + position * GOLDEN) % 1.0
         example = (x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise))
         label = () if self.labels is None else (torch.tensor(self.labels.at(position, image)),)
@@ -102,7 +108,7 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
 
 
 class Examples:
-    """This process's parts of the batches, from a given step on.
+    """Parts of the batches for this process, from a given step on.
 
     Args:
         config: of the training.
@@ -136,7 +142,7 @@ class Examples:
     def next(self) -> tuple[Tensor, ...]:
         """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``, and labels ``[b]`` if there are any.
 
-        A damaged image that others have taken the place of is reported the first time.
+        A damaged image, for which another one stands in, is reported the first time.
         """
         *part, taken = next(self._batches)
         for position, image in zip(next(self._positions), taken.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Warnings: what ruins a training and can be seen before it starts."""
+"""Warnings before a training starts: settings and data that are likely to spoil it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from randomwalk.images.pictures import Header
 from randomwalk.images.sources import ImageSource
 
 LOOKED_AT = 32
-"""Images of which the headers are read."""
+"""Largest number of images whose headers are read."""
 DECODED = 4
-"""Images that are decoded, to tell colours from grey in three channels."""
+"""Largest number of images that are decoded, to tell colours from grey in three channels."""
 COLOURED = 8.0
-"""Mean difference of the channels of a pixel, of 255, above which a picture has colours."""
+"""Mean range of the channels of a pixel, out of 255, above which an image is in colour."""
 
 
 def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_training: int | None = None) -> list[str]:
-    """A line for each such thing.
+    """Warnings for a training, one line each.
 
     Args:
         config: of the training.
         sources: its images, as they are in their files.
-        num_training: how many of them are trained on; None for points.
+        num_training: number of images that are trained on; None for points.
     """
     found, warmup, images = [], config.optimizer.warmup_images, config.num_images
     if (steps := math.ceil(images / config.batch_size)) * config.batch_size < warmup:
@@ -54,14 +54,14 @@ def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_tr
         )
     if data.channels == 1 and any(_has_colours(source, i) for source, i in _evenly(sources, DECODED)):
         found.append(
-            f"data.channels is 1, but images of {where} are in colour: the network will know grey ones only; "
+            f"data.channels is 1, but images of {where} are in colour: the network will learn grey ones only; "
             "configs/folder_train.yaml is for colour"
         )
     return found
 
 
 def _evenly(sources: Sequence[ImageSource], num: int) -> list[tuple[ImageSource, int]]:
-    """At most ``num`` images, evenly spread over all."""
+    """Choose at most ``num`` images, evenly spread."""
     places = [(source, i) for source in sources for i in range(len(source))]
     return [places[k] for k in np.unique(np.linspace(0, len(places) - 1, num).round().astype(int))] if places else []
 
@@ -69,7 +69,7 @@ def _evenly(sources: Sequence[ImageSource], num: int) -> list[tuple[ImageSource,
 def _header(source: ImageSource, i: int) -> Header | None:
     try:
         return source.header(i)
-    except InputError:  # is said where the image is used
+    except InputError:  # reported where the image is used
         return None
 
 
@@ -79,6 +79,6 @@ def _has_colours(source: ImageSource, i: int) -> bool:
         return False
     try:
         pixels = source.pixels(i, 3).astype(np.int16)
-    except InputError:  # is said where the image is used
+    except InputError:  # reported where the image is used
         return False
     return float((pixels.max(-1) - pixels.min(-1)).mean()) > COLOURED

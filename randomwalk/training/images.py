@@ -1,4 +1,4 @@
-"""Training images by position: which image, cut where, how turned, each a function of (seed, position) alone."""
+"""Training images by position: choice, cut, scale and orientation are functions of (seed, position)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from randomwalk.images.sources import ImageSource, in_order
 from randomwalk.images.tensors import fit_to, to_tensor
 from randomwalk.progress import progress_bar
 from randomwalk.rng import generator
+from randomwalk.training import streams
 
 
 def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
-    """Several sources as one, in their order. It has labels if all of them have, of the classes of them all."""
+    """Join sources in their order. The result has labels if all of them have; its classes are those of all."""
     if len(sources) == 1:
         return sources[0]
     places = [(source, i) for source in sources for i in range(len(source))]
     labels, classes = None, in_order(set().union(*(source.classes for source in sources)))
-    if all(source.classes == sources[0].classes for source in sources):  # in an order that may be the set's own
+    if all(source.classes == sources[0].classes for source in sources):  # in the order of a standard set, perhaps
         classes = sources[0].classes
     if all(source.labels is not None for source in sources):
         place = {name: k for k, name in enumerate(classes)}
@@ -44,15 +45,15 @@ def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
 
 
 def cached(source: ImageSource, channels: int, bar: bool = True, cover: int | None = None) -> ImageSource:
-    """The images decoded now and kept as bytes; with a progress bar if that takes long.
+    """Decode the images now and keep their pixels.
 
-    One that does not decode says so whenever it is asked for.
+    An image that does not decode raises its error whenever it is read.
 
     Args:
         source: the images.
         channels: 1 or 3.
-        bar: show how far it is.
-        cover: the short sides of larger ones are scaled to it, so that a folder of photographs fits into memory.
+        bar: show a progress bar where this takes long.
+        cover: largest short side; larger images are scaled down to it, so that photographs fit into memory.
     """
 
     def decode(i: int) -> np.ndarray | InputError:
@@ -79,12 +80,15 @@ def cached(source: ImageSource, channels: int, bar: bool = True, cover: int | No
 
 
 def damage(source: ImageSource, indices: Sequence[int], bar: bool = True) -> dict[int, str]:
-    """The images among these that do not decode, and why; decoded by several threads, with a progress bar.
+    """Find images that do not decode, with several threads.
 
     Args:
         source: the images.
-        indices: which of them.
-        bar: show it, if it takes long.
+        indices: of the images to decode.
+        bar: show a progress bar where this takes long.
+
+    Returns:
+        The reason by index.
     """
 
     def look(i: int) -> str | None:
@@ -103,7 +107,7 @@ def damage(source: ImageSource, indices: Sequence[int], bar: bool = True) -> dic
 
 
 def check_some_decode(source: ImageSource, indices: Sequence[int], what: str) -> None:
-    """Raise InputError if none of these images decodes."""
+    """Raise InputError, which begins with ``what``, if none of the images ``indices`` decodes."""
     first: InputError | None = None
     for i in indices:
         try:
@@ -116,14 +120,14 @@ def check_some_decode(source: ImageSource, indices: Sequence[int], what: str) ->
 
 
 def largest_side(data: TrainData) -> int | None:
-    """The short side of an image that loses nothing in what ``data`` makes of it; None if that is any."""
+    """Short side to which images can be scaled down without loss for the training; None if they keep their size."""
     if data.fit != "resize":
         return None
     return max(math.ceil(data.image_size * max(data.rescale or [1.0])), data.validation_size or 0)
 
 
 def check_apart(training: Sequence[ImageSource], validation: ImageSource) -> None:
-    """Raise InputError if images to validate on are also trained on, as when their folder is inside the other one."""
+    """Raise InputError if validation images are also trained on, as when their folder is inside the other one."""
     both = _files(validation) & set().union(*map(_files, training))
     if both:
         raise InputError(
@@ -133,27 +137,27 @@ def check_apart(training: Sequence[ImageSource], validation: ImageSource) -> Non
 
 
 def _files(source: ImageSource) -> set[Path]:
-    """Of a source of files: which they are, whatever the path to them was."""
+    """Resolved paths of the files of a source."""
     return {(Path(source.where) / name).resolve() for name in source.names}
 
 
 def _plain(pixels: np.ndarray) -> np.ndarray:
-    """``[H, W, C]`` as an image source gives it; grey without its one channel, as it takes it."""
+    """Pixels ``[H, W, C]`` as Pillow takes them: without the channel axis if grey."""
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
 class TrainingImages(Dataset[Tensor]):
-    """Training examples by position, each a function of (seed, position) alone.
+    """Training examples by position, each a function of (seed, position).
 
-    Position p is image p mod n of a new random order every n positions; its cut, scale, mirroring and turning are drawn
-    from the stream (seed, p). A run can therefore start anywhere, on any number of processes.
+    Position p is image p mod n of an order that is shuffled every n positions; its cut, scale, flip and rotation are
+    drawn from (seed, p). A run can therefore start anywhere, on any number of processes.
 
-    In place of an image that does not decode comes the next one of the order that does.
+    An image that does not decode is replaced by the next one in the order that does.
 
     Args:
         source: the images.
-        indices: which of them are used.
-        data: what becomes of them.
+        indices: of the training images.
+        data: how they are cut, scaled, flipped and rotated.
         seed: of the order and of the draws.
     """
 
@@ -162,14 +166,14 @@ class TrainingImages(Dataset[Tensor]):
         self._order: tuple[int, np.ndarray] | None = None
 
     def image_at(self, position: int) -> int:
-        """Which image of the source the example at a position is made from."""
+        """Index of the image from which the example at a position is made."""
         epoch, offset = divmod(position, len(self.indices))
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, generator(self.seed, 1, epoch).permutation(self.indices))
+            self._order = (epoch, generator(self.seed, streams.ORDER, epoch).permutation(self.indices))
         return int(self._order[1][offset])
 
     def candidates(self, position: int) -> Iterator[int]:
-        """The image at a position, and those that may take its place, in the order in which they are tried."""
+        """Indices of the image at a position and of its replacements, in the order in which they are tried."""
         yield self.image_at(position)
         assert self._order is not None
         order = self._order[1]
@@ -177,7 +181,7 @@ class TrainingImages(Dataset[Tensor]):
             yield int(order[(position + k) % len(order)])
 
     def _decoded(self, position: int) -> tuple[np.ndarray, int]:
-        """Pixels of the first candidate that decodes, and which image it is."""
+        """Pixels and index of the first candidate that decodes."""
         failed: InputError | None = None
         for image in self.candidates(position):
             try:
@@ -190,8 +194,8 @@ class TrainingImages(Dataset[Tensor]):
         return self.example(position)[0]
 
     def example(self, position: int) -> tuple[Tensor, int]:
-        """The example at a position, and the image that it is made from."""
-        data, draws = self.data, generator(self.seed, 2, position)
+        """Example at a position, and the index of its image."""
+        data, draws = self.data, generator(self.seed, streams.AUGMENTATION, position)
         pixels, image = self._decoded(position)
         if data.rescale is not None:
             cover = data.image_size / min(pixels.shape[:2]) if data.fit == "resize" else 1.0
@@ -206,9 +210,9 @@ class TrainingImages(Dataset[Tensor]):
 
 
 def rescaled_cut(pixels: np.ndarray, size: int, scales: list[float], draws: np.random.Generator) -> np.ndarray:
-    """A random square of ``pixels [h, w, C]``, scaled to ``size`` by a random factor between the two ``scales``.
+    """Cut a random square of ``pixels [h, w, C]``, scaled to ``size`` by a random factor between the two ``scales``.
 
-    The square is cut first, so that no more pixels are scaled than are used. It is at most as large as the image.
+    The square is cut first, so that only its pixels are scaled. It is at most as large as the image.
     """
     side = min(round(size / draws.uniform(scales[0], scales[1])), *pixels.shape[:2])
     cut = fit_to(pixels, (side, side), "crop", draws)

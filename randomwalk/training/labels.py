@@ -14,21 +14,21 @@ from randomwalk.denoisers.guidance import GuidedDenoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, in_order
 from randomwalk.rng import generator
+from randomwalk.training import streams
 
 PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
 """Names of folders that are parts of a set of images, not classes."""
 
 
 class TrainingLabels:
-    """What the network is told of the examples: their class, or in a share of them that there is none.
+    """Labels of the training examples: their class, or for a share of them the null label.
 
-    Whether it is dropped is drawn from (seed, 9, position), so that it is the same in a resumed run and on any number
-    of processes.
+    The choice is drawn from (seed, position), so that it is the same in a resumed run and on any number of processes.
 
     Args:
         source: the images, with labels.
-        dropout: the share.
-        null_label: what stands for a dropped label.
+        dropout: share of the labels that are dropped.
+        null_label: stands for a dropped label.
         seed: of the draws.
     """
 
@@ -37,14 +37,15 @@ class TrainingLabels:
         self.labels, self.dropout, self.null_label, self.seed = source.labels, dropout, null_label, seed
 
     def at(self, position: int, image: int) -> int:
-        """The label of the example at ``position``, which is made from ``image``."""
-        if self.null_label is not None and generator(self.seed, 9, position).random() < self.dropout:
+        """Label of the example at ``position``, which is made from ``image``."""
+        draws = generator(self.seed, streams.LABEL_DROPOUT, position)
+        if self.null_label is not None and draws.random() < self.dropout:
             return self.null_label
         return int(self.labels[image])
 
 
 def settled(config: TrainConfig, source: ImageSource) -> TrainConfig:
-    """The config with ``labels.auto`` replaced by what the images have: two or more classes, or none."""
+    """Config with ``labels.auto`` resolved: the classes of the images, or none if there are fewer than two."""
     if config.labels is None or not config.labels.auto:
         return config
     settings, classes = config.model_dump(), len(source.classes) if source.labels is not None else 0
@@ -58,7 +59,7 @@ def settled(config: TrainConfig, source: ImageSource) -> TrainConfig:
 
 
 def check_parts(config: TrainConfig, sources: Sequence[ImageSource]) -> None:
-    """Raise InputError if folders are taken for classes, or trained on together, that are called train, test or val."""
+    """Raise InputError if folders called train, test or val would be taken for classes, or trained on together."""
     for source in sources:
         folders = in_order({parts[0] for name in source.names if len(parts := PurePath(name).parts) > 1})
         named = [name for name in folders if name.lower() in PARTS]
@@ -75,7 +76,7 @@ def check_parts(config: TrainConfig, sources: Sequence[ImageSource]) -> None:
 
 
 def check_validation_classes(config: TrainConfig, training: ImageSource, validation: ImageSource) -> None:
-    """Raise InputError if the validation images have no labels, or are of classes that are not trained."""
+    """Raise InputError if the validation images have no labels, or classes that are not trained on."""
     if config.labels is None or training.labels is None:
         return
     if validation.labels is None:
@@ -86,12 +87,12 @@ def check_validation_classes(config: TrainConfig, training: ImageSource, validat
     if unknown := [name for name in validation.classes if name not in training.classes]:
         raise InputError(
             f"data.validation_path: {validation.where} has the class {unknown[0]}, which data.path does not have; "
-            f"known there are {', '.join(training.classes[:30])}"
+            f"known are {', '.join(training.classes[:30])}"
         )
 
 
 def check_classes(config: TrainConfig, source: ImageSource) -> None:
-    """Raise InputError if the config asks for labels that the data don't have, or has another number of classes."""
+    """Raise InputError if the data have no labels, or another number of classes than the config."""
     if config.labels is None or config.labels.auto:
         return
     if source.labels is None:
@@ -111,14 +112,14 @@ def check_classes(config: TrainConfig, source: ImageSource) -> None:
 
 
 def make_labels(config: TrainConfig, source: ImageSource) -> TrainingLabels | None:
-    """The labels of a training; None without the section ``labels``."""
+    """Make the labels of a training; None without the section ``labels``."""
     if config.labels is None:
         return None
     return TrainingLabels(source, config.labels.dropout, getattr(config.denoiser, "null_label", None), config.seed)
 
 
 def conditioned_on(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
-    """The denoiser of images of these classes ``[B]``; the denoiser itself without labels."""
+    """Denoiser of images of given classes ``[B]``; the denoiser itself if there are no labels."""
     if labels is None:
         return denoiser
     assert isinstance(denoiser, NetworkDenoiser)
@@ -126,7 +127,7 @@ def conditioned_on(denoiser: Denoiser, labels: Tensor | None) -> Denoiser:
 
 
 def labels_of(config: TrainConfig, source: ImageSource, images: Sequence[int]) -> Tensor | None:
-    """The classes of these images, ``[len(images)]``; None if the network is told none."""
+    """Classes of some images, ``[len(images)]``; None for an unconditional network."""
     if config.labels is None:
         return None
     assert source.labels is not None
@@ -134,7 +135,7 @@ def labels_of(config: TrainConfig, source: ImageSource, images: Sequence[int]) -
 
 
 def classes_in_turn(config: TrainConfig, num: int) -> Tensor | None:
-    """The classes one after the other and again, ``[num]``; None if the network is told none."""
+    """Classes in turn, over and over, ``[num]``; None for an unconditional network."""
     if config.labels is None:
         return None
     known: int = config.network.num_classes  # type: ignore[union-attr, assignment]

@@ -1,9 +1,9 @@
-"""Laws of the noise level in training, each as its quantile function ``sigma = Q(u)``, u uniform on [0, 1].
+"""Distributions of the noise level in training, as quantile functions ``sigma = Q(u)``, u uniform on [0, 1].
 
-`Levels.rate` is the law's derivative ``d ln sigma^2 / du``, from which follows the weight that turns an average over
-any law into the integral that bounds the likelihood (see `randomwalk.training.objectives`). Importance sampling for
-that weight (Song et al. 2021, arXiv 2101.09258: times of a density proportional to g^2 / s^2) is the law whose rate is
-constant, since ``g^2 / s^2 dt = d ln sigma^2``: log_uniform.
+`Levels.rate` is the derivative ``d ln sigma^2 / du``. It gives the weight that turns an average over any distribution
+into the integral that bounds the likelihood (see `randomwalk.training.objectives`). Importance sampling for that weight
+(Song et al. 2021, arXiv 2101.09258: times of a density proportional to g^2 / s^2) is the distribution with a constant
+rate, since ``g^2 / s^2 dt = d ln sigma^2``: log_uniform.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from score_sde.times import DiscreteTime
 
 
 class Levels(Protocol):
-    """A law of the noise level."""
+    """Distribution of the noise level."""
 
     def __call__(self, u: Tensor) -> Tensor:
         """sigma at the quantile ``u [B]``."""
@@ -35,7 +35,7 @@ class Levels(Protocol):
 
 @dataclass(frozen=True)
 class ContinuousLevels:
-    """A law with a density, whose rate is found by differentiating the quantile function.
+    """Distribution with a density; its rate is found by differentiating the quantile function.
 
     Args:
         quantile: Q, differentiable.
@@ -54,10 +54,10 @@ class ContinuousLevels:
 
 @dataclass(frozen=True)
 class TableLevels:
-    """A uniform index in a table of noise levels.
+    """Uniform distribution over the entries of a table of noise levels.
 
-    The rate is a finite difference: N times half the distance in ln sigma^2 of the two neighbours, at the ends N times
-    half that of the only one. An average with this rate is the trapezoidal rule in ln sigma^2 on the table.
+    The rate is a finite difference: N times half the distance in ln sigma^2 between the two neighbours; at the ends, N
+    times half the distance to the only one. An average with this rate is the trapezoidal rule in ln sigma^2.
 
     Args:
         table: ``[N]``, ascending.
@@ -89,19 +89,19 @@ def log_uniform(sigma_min: float, sigma_max: float) -> ContinuousLevels:
 
 
 def even_time(denoiser: SDEDenoiser) -> Levels:
-    """sigma at a time that is uniform on the SDE's, or of the table at a uniform index if its time is discrete."""
+    """Distribution of sigma at a uniform time of the SDE, or at a uniform index if its time is discrete."""
     times = denoiser.times
     return TableLevels(times.table) if isinstance(times, DiscreteTime) else ContinuousLevels(times.levels)
 
 
 def make_levels(objective: Objective, denoiser: Denoiser) -> Levels:
-    """The law of sigma that the settings name, or the denoiser's own.
+    """Make the distribution of sigma that the settings name, or else the default of the denoiser.
 
-    The own law is even_time for networks that know the time of an SDE (VP among them), EDM's log_normal for EDM, and
-    log_uniform for the others.
+    The default is even_time for networks conditioned on the time of an SDE (VP among them), EDM's log_normal for EDM,
+    and log_uniform for the others.
 
     Raises:
-        InputError: the denoiser has no such law.
+        InputError: the distribution does not fit the denoiser.
     """
     levels = objective.levels
     if isinstance(levels, LogNormalLevels):

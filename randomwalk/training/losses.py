@@ -1,27 +1,27 @@
-r"""How far a denoiser is from the best one, estimated in three ways: with X, with a divergence, with slices.
+r"""Unbiased estimates of the error of a denoiser: denoising, implicit and sliced score matching.
 
 The mean squared error of D at the noise level sigma, per pixel of d,
 
     e(sigma) = E ||X - D(x, sigma)||^2 / d,     x = X + sigma N,
 
 has the same minimiser as the error of the score ``s = (D - x) / sigma^2``, since
-``E||X - D||^2 = sigma^4 E||s - grad log p_sigma||^2 + constant``. Each function here gives, for each image alone, a
-number whose expectation is exactly e(sigma); with ``r = D - x = sigma^2 s`` and its Jacobian J_r,
+``E||X - D||^2 = sigma^4 E||s - grad log p_sigma||^2 + constant``. Each function here gives one number for each image,
+whose expectation is exactly e(sigma). With ``r = D - x = sigma^2 s`` and its Jacobian J_r they are
 
 * denoising (Vincent 2011): ``||X - D||^2 / d``.
-* implicit (Hyvarinen 2005): ``(||r||^2 + 2 sigma^2 tr J_r + sigma^2 d) / d``, which does not look at X. That is
+* implicit (Hyvarinen 2005): ``(||r||^2 + 2 sigma^2 tr J_r + sigma^2 d) / d``, which does not use X. It is
   ``sigma^4 2 (tr J_s + ||s||^2 / 2) / d + sigma^2``, Hyvarinen's objective at x up to factor and constant, and also
   Stein's unbiased estimate of the risk of D. The trace is exact, or ``e^T J e`` with random e of ``E e e^T = I``
   (Hutchinson), which is the variance-reduced sliced score matching of Song et al. 2019.
-* sliced (Song et al. 2019, arXiv 1905.07088, eq. 8): ``((e^T r)^2 + 2 sigma^2 e^T J_r e + sigma^2 d) / d``, that is
+* sliced (Song et al. 2019, arXiv 1905.07088, eq. 8): ``((e^T r)^2 + 2 sigma^2 e^T J_r e + sigma^2 d) / d``, which is
   ``sigma^4 2 (e^T J_s e + (e^T s)^2 / 2) / d + sigma^2``.
 
-So all three have one weight w(sigma), one scale and, on average, one gradient; they differ in their variance. The
+All three have the same weight w(sigma), the same scale and, on average, the same gradient; they differ in variance. The
 weight ``sigma^-2`` is the weight ``sigma^2`` of the score, with which no noise level outweighs the others.
 
-Only the first is cheap. The others are differentiated twice: the divergence inside, the parameters outside. Attention
-is therefore computed by the plain formula, the only one of PyTorch's with a second derivative; with that the UNet,
-NCSN++ and the MLP have one. Recomputed activations and compiled networks do not, and are refused.
+Only the first is cheap. The others are differentiated twice: in x for the divergence, then in the parameters. Attention
+is therefore computed by the plain formula, PyTorch's only one with a second derivative; the UNet, NCSN++ and the MLP
+then have one. Recomputed activations and compiled networks do not, and are refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Normal = Callable[[tuple[int, ...]], Tensor]
 
 
 class Estimate(Protocol):
-    """An unbiased estimate of e(sigma) for each image, differentiable in the parameters of the model."""
+    """Unbiased estimate of e(sigma) for each image, differentiable in the parameters of the model."""
 
     def __call__(self, model: Model, x: Tensor, noise: Tensor, sigma: Tensor, normal: Normal | None = None) -> Tensor:
         """``[B]``.
@@ -53,7 +53,7 @@ class Estimate(Protocol):
             model: D.
             x, noise: clean images X and standard normal N, ``[B, ...]``.
             sigma: ``[B]``.
-            normal: draws the random probes, if there are any; from PyTorch's global generator if None.
+            normal: draws the probes, if there are any; PyTorch's global generator if None.
         """
 
 
@@ -67,8 +67,8 @@ class Probes:
     """Random vectors e with ``E e e^T = I``.
 
     Args:
-        kind: rademacher, each pixel -1 or 1, with which the estimate of a trace varies least; or gaussian.
-        number: for each image.
+        kind: rademacher, each pixel -1 or 1, for the least variance of the trace; or gaussian.
+        number: of vectors for each image.
     """
 
     kind: str = "rademacher"
@@ -86,8 +86,8 @@ class ImplicitScoreMatching:
     """``(||r||^2 + 2 sigma^2 tr J_r + sigma^2 d) / d``.
 
     Args:
-        exact: the trace by d products with the Jacobian; otherwise Hutchinson's estimate.
-            None is exact for images of at most `EXACT_UP_TO` values. More than those are refused.
+        exact: the trace by d products with the Jacobian, for images of at most `EXACT_UP_TO` values; otherwise
+            Hutchinson's estimate. None is exact wherever that is allowed.
         probes: of the estimate.
     """
 
@@ -112,7 +112,7 @@ class ImplicitScoreMatching:
 
 @dataclass(frozen=True)
 class SlicedScoreMatching:
-    """``((e^T r)^2 + 2 sigma^2 e^T J_r e + sigma^2 d) / d``, its mean over the probes.
+    """``((e^T r)^2 + 2 sigma^2 e^T J_r e + sigma^2 d) / d``, averaged over the probes.
 
     Args:
         probes: e.
@@ -131,7 +131,7 @@ class SlicedScoreMatching:
 
 def _residual(model: Model, x: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """``X + sigma N`` as a leaf of the graph, and r there."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel  # newer than what the denoising loss needs
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # newer PyTorch than the denoising loss needs
 
     noisy = (x + broadcast_sigma(sigma, x) * noise).detach().requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):
@@ -139,12 +139,12 @@ def _residual(model: Model, x: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Te
 
 
 def _product(r: Tensor, noisy: Tensor, v: Tensor) -> Tensor:
-    """``J_r^T v``, of every row, as a function of the parameters."""
+    """``J_r^T v`` for every row, differentiable in the parameters."""
     return torch.autograd.grad(r, noisy, v, create_graph=True)[0]
 
 
 def _units(x: Tensor) -> Tensor:
-    """The unit vectors of an image, each for the whole batch: ``[d, *x.shape]``, without copies."""
+    """Unit vectors of an image, each for the whole batch: ``[d, *x.shape]``, without copies."""
     eye = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
     return eye.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 CHANNELS = 32
-"""Kernels with fewer channels on either side are left to Adam, such as those from and to the image."""
+"""Adam optimizes kernels with fewer input or output channels, such as those of the first and last layer."""
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients a, b, c of the iteration ``X <- a X + b (X X^T) X + c (X X^T)^2 X``."""
 
 
 def orthogonalized(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The matrix ``[m, n]`` with its singular values brought to between 0.7 and 1.2, in bf16 arithmetic.
+    """Bring the singular values of a matrix ``[m, n]`` to between 0.7 and 1.2, in bf16 arithmetic.
 
-    Of the singular value decomposition U S V^T this is about U V^T, the matrix of spectral norm 1 that has the largest
-    inner product with the given one.
+    With the singular value decomposition U S V^T the result is about U V^T, the matrix of spectral norm 1 with the
+    largest inner product with the given one.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
@@ -34,8 +34,9 @@ def orthogonalized(matrix: Tensor, iterations: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """``M <- mu M + (1 - mu) G``, ``W <- W - lr 0.2 sqrt(max(m, n)) U V^T`` with U V^T of ``mu M + (1 - mu) G``.
 
-    The kernel ``[out, in, h, w]`` is taken as the matrix m = out, n = in h w. The factor gives the update the root mean
-    square 0.2 that Adam's usually has, so that both take one learning rate (Liu et al. 2025, arXiv 2502.16982, eq. 4).
+    The kernel ``[out, in, h, w]`` is a matrix with m = out and n = in h w. The factor gives the update the root mean
+    square 0.2 that Adam's usually has, so that both can share a learning rate
+    (Liu et al. 2025, arXiv 2502.16982, eq. 4).
 
     Args:
         kernels: the parameters, of four dimensions.
@@ -48,7 +49,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of every kernel that has a gradient."""
+        """Take a step with every kernel that has a gradient."""
         for group in self.param_groups:
             for kernel in group["params"]:
                 if kernel.grad is None:
@@ -64,9 +65,9 @@ class Muon(torch.optim.Optimizer):
 
 
 class MuonAndAdam:
-    """Muon for the kernels between layers of at least `CHANNELS` channels, Adam for everything else.
+    """Muon for kernels of at least `CHANNELS` input and output channels, Adam for all other parameters.
 
-    Has what the trainers use of an optimizer of PyTorch.
+    It has the methods of a PyTorch optimizer that the trainers use.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, **adam: Any) -> None:
@@ -89,15 +90,15 @@ class MuonAndAdam:
             part.zero_grad(set_to_none)
 
     def step(self) -> None:
-        """One step of each."""
+        """Take a step with both optimizers."""
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Both states."""
+        """States of both optimizers."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         for part, of_part in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(of_part)

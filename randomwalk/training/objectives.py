@@ -1,9 +1,9 @@
-"""The training template: a law of the noise level, a weight, a denoiser, and a way to see its error.
+"""Training loss: a distribution of the noise level, a weight, and an estimate of the denoiser's error.
 
     L(theta) = E_{sigma, X, N} [ w(sigma) ||X - D_theta(X + sigma N, sigma)||^2 / d ]
 
-(Park et al. 2024, arXiv 2411.18702), the square either as written or in one of the forms of
-`randomwalk.training.losses` that have the same expectation. Every loss of the literature is a weight:
+(Park et al. 2024, arXiv 2411.18702), the squared error either as written or in one of the forms of
+`randomwalk.training.losses` with the same expectation. The losses of the literature differ in their weight:
 
 * inverse_variance, ``w = sigma^-2``: the squared error of epsilon (Ho et al. 2020, arXiv 2006.11239), since
   ``X - D = sigma (eps - N)``; also score matching weighted by the variance, ``||sigma score + N||^2``.
@@ -14,21 +14,22 @@
 * edm, ``w = (sigma^2 + c^2) / (sigma c)^2``, c the data's standard deviation: the squared error of the raw network of
   Karras et al. 2022 (arXiv 2206.00364); with c = 1 it is v.
 * snr_clipped, ``w = min(sigma^-2, gamma)`` (Hang et al. 2023, arXiv 2303.09556).
-* likelihood, ``w = (d sigma^2 / du) / sigma^4 = (d ln sigma^2 / du) / sigma^2`` for the law ``sigma = Q(u)``. Whatever
-  the law, on one range of sigma the loss is the same integral,
+* likelihood, ``w = (d sigma^2 / du) / sigma^4 = (d ln sigma^2 / du) / sigma^2`` for the distribution
+  ``sigma = Q(u)``. For any distribution on the same range of sigma the loss is the same integral,
 
       E_u [w ||X - D||^2] = integral of E||X - D||^2 / sigma^4 d(sigma^2)
                           = integral of E||s - grad log p_sigma||^2 d(sigma^2) + constant
 
-  This is the weighting g^2 of Song et al. 2021 (arXiv 2101.09258, theorem 1). Of an SDE ``dz = -b z / 2 dt + g dw``
+  This is the weighting g^2 of Song et al. 2021 (arXiv 2101.09258, theorem 1). For an SDE ``dz = -b z / 2 dt + g dw``
   with ``z = a X + s N`` the variance obeys ``d(s^2) / dt = g^2 - b s^2``, and ``da / dt = -b a / 2``, so
   ``d(sigma^2) = d(s^2 / a^2) = g^2 / a^2 dt``, while the score of z is that of x divided by a:
-  ``g^2 ||error_z||^2 dt = ||error_x||^2 d(sigma^2)``. Half of the integral, plus what the prior lacks, bounds the
-  Kullback-Leibler divergence of the data from the samples of the reverse SDE. For a table of levels the derivative is
+  ``g^2 ||error_z||^2 dt = ||error_x||^2 d(sigma^2)``. Half of the integral, plus the
+  divergence of the noisiest distribution from the prior, bounds the Kullback-Leibler divergence of the data from the
+  samples of the reverse SDE. For a table of levels the derivative is
   a finite difference (`TableLevels`).
 
-What the literature calls the discrete and the continuous training of an SDE is the law even_time of a denoiser with
-discrete or continuous time. Training on VP, sub-VP and VE differs in that law alone.
+The discrete and the continuous training of an SDE in the literature are the distribution even_time for a denoiser with
+discrete or continuous time. Training on VP, sub-VP and VE differs only in that distribution.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ _WEIGHT_OF_PREDICTION = {"epsilon": "inverse_variance", "score": "inverse_varian
 
 @dataclass(frozen=True)
 class Loss:
-    """``w(sigma) e``, e an unbiased estimate of the mean squared error per pixel, one value for each image.
+    """Weighted error ``w(sigma) e`` of each image, e an unbiased estimate of the mean squared error per pixel.
 
     Args:
-        levels: the law of sigma.
+        levels: distribution of sigma.
         weight: w.
         error: e.
     """
@@ -74,55 +75,55 @@ class Loss:
     error: Estimate
 
     def __call__(self, model: Model, x: Tensor, u: Tensor, noise: Tensor, normal: Normal | None = None) -> Tensor:
-        """``[B]``; row i depends on row i of the arguments alone.
+        """Loss of each image, ``[B]``; row i depends only on row i of the arguments.
 
         Args:
             model: ``model(x, sigma) -> D``.
             x: clean images X, ``[B, ...]``.
             u: ``[B]``, uniform on [0, 1]: the quantiles of sigma.
             noise: standard normal N, ``[B, ...]``.
-            normal: draws random probes, called only if there are any; PyTorch's global generator if None.
+            normal: draws the probes, if there are any; PyTorch's global generator if None.
         """
         sigma = self.levels(u).to(x.dtype)
         return self.weight(u, sigma).to(x.dtype) * self.error(model, x, noise, sigma, normal)
 
 
 def make_loss(objective: Objective, denoiser: Denoiser) -> Loss:
-    """The loss that the settings name, for training ``denoiser``.
+    """Make the loss that the settings name, for training ``denoiser``.
 
     Raises:
-        InputError: the denoiser has no such levels.
+        InputError: the distribution of sigma does not fit the denoiser.
     """
     levels = make_levels(objective, denoiser)
     return Loss(levels, make_weight(objective, denoiser, levels), make_error(objective))
 
 
 def make_weight(objective: Objective, denoiser: Denoiser, levels: Levels) -> Weight:
-    """The weight that the settings name, or the denoiser's own: the squared error of what its network predicts.
+    """Make the weight that the settings name, or else that of the squared error of the network's prediction.
 
-    (Of a network that predicts the score, of epsilon.)
+    A network that predicts the score has the weight of epsilon.
     """
     sigma_data = denoiser.sigma_data if isinstance(denoiser, EDMDenoiser) else 0.5
     weights: dict[str, Weight] = {
-        "inverse_variance": lambda u, s: s**-2,
-        "edm": lambda u, s: (s**2 + sigma_data**2) / (s * sigma_data) ** 2,
-        "uniform": lambda u, s: torch.ones_like(s),
-        "v": lambda u, s: s**-2 + 1,
-        "snr_clipped": lambda u, s: (s**-2).clamp(max=objective.gamma),
-        "likelihood": lambda u, s: levels.rate(u) * s.double() ** -2,
+        "inverse_variance": lambda u, sigma: sigma**-2,
+        "edm": lambda u, sigma: (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2,
+        "uniform": lambda u, sigma: torch.ones_like(sigma),
+        "v": lambda u, sigma: sigma**-2 + 1,
+        "snr_clipped": lambda u, sigma: (sigma**-2).clamp(max=objective.gamma),
+        "likelihood": lambda u, sigma: levels.rate(u) * sigma.double() ** -2,
     }
     return weights[objective.weight or own_weight(denoiser)]
 
 
 def own_weight(denoiser: Denoiser) -> str:
-    """Name of the weight of the squared error of what the network predicts."""
+    """Name of the weight that gives the squared error of the network's prediction."""
     if isinstance(denoiser, EDMDenoiser):
         return "edm"
     return _WEIGHT_OF_PREDICTION[denoiser.prediction] if isinstance(denoiser, SDEDenoiser) else "inverse_variance"
 
 
 def make_error(objective: Objective) -> Estimate:
-    """The estimate of the squared error that the settings name."""
+    """Make the estimate of the squared error that the settings name."""
     if objective.name == "denoising":
         return squared_error
     probes = Probes(objective.probes or "rademacher", objective.num_probes or 1)

@@ -1,8 +1,7 @@
-"""What a training run reports: CSV files, curves, grids, and TensorBoard where it is installed."""
+"""Logs of a training run: CSV files, curves, grids of samples, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
-import csv
 import io
 import statistics
 from typing import Any
@@ -12,15 +11,15 @@ from torch import Tensor
 
 from randomwalk.config import TrainConfig
 from randomwalk.distributed import Context
-from randomwalk.run_folder import RunFolder
+from randomwalk.run_folder import RunFolder, write_csv
 from randomwalk.training.validation import Validation
 
 
 class Progress:
-    """Keeps the logs of a run in its folder; on processes other than the main one it does nothing.
+    """Logs of a run in its folder. Only the main process writes them.
 
-    log.csv has a row every ``log_every`` steps, validation.csv one for every validation.
-    A resumed run drops the rows that were written after its checkpoint.
+    log.csv has a row every ``log_every`` steps, validation.csv one for every validation. A resumed run drops the rows
+    that were written after its checkpoint.
     """
 
     def __init__(self, folder: RunFolder, config: TrainConfig, context: Context) -> None:
@@ -30,14 +29,14 @@ class Progress:
         self._board = _tensorboard(folder) if self.active else None
 
     def restore(self, step: int, seconds: float) -> None:
-        """Take over the rows of an earlier part of the run, up to ``step`` after ``seconds`` of training."""
+        """Keep the rows of an earlier part of the run up to ``step``, which took ``seconds`` of training."""
         self._last = (step, seconds)
         for name in self.rows:
             if self.active:
                 self.rows[name] = [row for row in self.folder.read_csv(name) if int(row["step"]) <= step]
 
     def log(self, step: int, loss: Tensor, norm: Tensor, rate: float, seconds: float) -> None:
-        """The state of the training after ``step``."""
+        """Log the state of the training after ``step``."""
         if not self.active:
             return
         images = step * self.config.batch_size
@@ -47,7 +46,7 @@ class Progress:
         self._add("log.csv", step, {"images": images, "seconds": seconds, **values})
 
     def validated(self, step: int, seconds: float, found: Validation) -> None:
-        """The result of a validation after ``step``."""
+        """Log the result of a validation after ``step``."""
         if not self.active:
             return
         images = step * self.config.batch_size
@@ -57,7 +56,7 @@ class Progress:
         self.folder.write_bytes("curves.png", curves(self.rows["log.csv"], self.rows["validation.csv"], found))
 
     def fall(self) -> float:
-        """How far the mean PSNR of the last validation is below the best before it, in dB; 0 where there is no PSNR."""
+        """Drop of the mean PSNR from its best to the last validation, in dB; 0 if no PSNR is measured."""
         means = [
             statistics.fmean(psnr)
             for row in self.rows["validation.csv"]
@@ -68,11 +67,7 @@ class Progress:
     def _add(self, name: str, step: int, values: dict[str, Any]) -> None:
         rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
         self.rows[name].append({"step": step, **rounded})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.rows[name][0]))
-        writer.writeheader()
-        writer.writerows(self.rows[name])
-        self.folder.write_text(name, text.getvalue())
+        write_csv(self.folder, name, list(self.rows[name][0]), self.rows[name])
         if self._board is not None:
             for key, value in values.items():
                 self._board.add_scalar(key, value, step)
@@ -92,7 +87,7 @@ def _tensorboard(folder: RunFolder) -> Any:
 
 
 def curves(log: list[dict[str, Any]], validation: list[dict[str, Any]], found: Validation) -> bytes:
-    """Loss and the values of the validations, such as ``found``, against the images (or points) seen, as a PNG."""
+    """Plot the loss and the validations, the last of them ``found``, against the images or points seen; a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -132,7 +127,7 @@ def _draw_losses(axis: Any, log: list[dict[str, Any]]) -> None:
     axis.plot(images, losses, "." if len(losses) == 1 else "-", color="#9bbce0", linewidth=1, label="one batch")
     if width > 1:
         axis.plot(images[width - 1 :], smooth, color="#2a6fba", label=f"mean of {width} of them")
-    if losses.min() > 0:  # those of implicit score matching are negative
+    if losses.min() > 0:  # losses of implicit score matching can be negative
         axis.set_yscale("log")
         if losses.max() < 10 * losses.min():  # without a power of ten among the ticks they would have no labels
             axis.yaxis.set_major_locator(MaxNLocator(6))

@@ -1,4 +1,4 @@
-"""What is learned: images or points, with the examples to learn from and a way to tell how well it is known."""
+"""Training sets: examples to learn from, and a validation of what has been learned."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from randomwalk.training.labels import settled
 from randomwalk.training.validation import Validation, denoising_psnr, sample_grid
 
 CHECKED = 5000
-"""Images that a dry run decodes at most."""
+"""Largest number of images that a dry run decodes."""
 SHOWN_CLASSES = 10
-"""Names of classes in a line."""
+"""Largest number of class names in a description."""
 
 
 class ExampleStream(Protocol):
-    """This process's parts of the batches, one after the other."""
+    """Parts of the batches for this process, one after the other."""
 
     def next(self) -> tuple[Tensor, ...]:
         """The next part: X ``[b, C, H, W]``, u ``[b]``, N ``[b, C, H, W]``, and labels ``[b]`` if there are any."""
 
 
 class TrainingSet(Protocol):
-    """What is learned.
+    """Training set.
 
     Attributes:
-        config: of the training, in which what depends on the data (``labels.auto``) is filled in.
-        unit: what its examples are called.
+        config: of the training, with the settings filled in that depend on the data (``labels.auto``).
+        unit: plural name of the examples.
     """
 
     config: TrainConfig
@@ -45,27 +45,35 @@ class TrainingSet(Protocol):
 
     @property
     def description(self) -> str:
-        """How much there is of it, in words."""
+        """Size of the set, in words."""
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes that the network is told; empty if it is told none."""
+        """Names of the classes; empty for an unconditional network."""
 
     def check(self) -> list[str]:
-        """Problems that do not stop a training, one line each."""
+        """Find problems in the data that do not stop a training, one line each."""
 
     def warnings(self) -> list[str]:
-        """A line for each thing that ruins the training and can be seen before it."""
+        """Find settings that are likely to spoil the training, one line each."""
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
-        """The examples of a process from a step on; see `randomwalk.training.examples.Examples`."""
+        """Examples of a process from a step on; see `randomwalk.training.examples.Examples`."""
 
     def validate(self, denoiser: Denoiser) -> Validation:
-        """How well the denoiser knows it."""
+        """Validate a denoiser."""
 
 
 class ImageSet:
-    """Images from files."""
+    """Training set of images in files.
+
+    Args:
+        config: of the training.
+        bar: show a progress bar where opening takes long.
+
+    Raises:
+        InputError: the images cannot be used.
+    """
 
     unit = "images"
 
@@ -75,7 +83,7 @@ class ImageSet:
 
     @property
     def description(self) -> str:
-        """How many images there are, and of which classes, if the network is told."""
+        """Number of images, and the classes if there are any."""
         images = f"{len(self.split.training):,} training and {len(self.split.validation):,} validation images"
         if not self.classes:
             return images
@@ -84,11 +92,11 @@ class ImageSet:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the folders, or of the set's own."""
+        """Names of the classes: those of a standard set, or of the folders."""
         return [] if self.config.labels is None else self.split.source.classes
 
     def check(self) -> list[str]:
-        """Decode the images: `CHECKED` of them, evenly chosen, where there are more."""
+        """Decode the images, at most `CHECKED` of them, evenly chosen."""
         indices = np.concatenate([self.split.training, self.split.validation])
         chosen = indices[np.unique(np.linspace(0, len(indices) - 1, CHECKED).astype(int))].tolist()
         found = damage(self.split.source, chosen)
@@ -104,11 +112,11 @@ class ImageSet:
         return warnings_of(self.config, self.split.files, len(self.split.training))
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
-        """Noisy images."""
+        """Examples of a process from a step on."""
         return Examples(self.config, self.split, rank, size, step, micro_batch)
 
     def validate(self, denoiser: Denoiser) -> Validation:
-        """PSNR of denoising on the held-out images, and a grid of samples."""
+        """Measure the PSNR of denoising held-out images, and draw a grid of samples."""
         psnr = denoising_psnr(denoiser, self.split, self.config)
         values = {f"psnr_at_{sigma:g}": value for sigma, value in psnr.items()}
         picture = sheet([to_pixels(x) for x in sample_grid(denoiser, self.config)], self.classes)
@@ -116,7 +124,7 @@ class ImageSet:
 
 
 def sheet(images: Sequence[np.ndarray], classes: Sequence[str]) -> Image.Image:
-    """Images of the classes in turn, a row for each; or, of none or of too many for that, a square."""
+    """Sheet of images whose classes take turns: a row for each class, or a square grid for none or more than 12."""
     if not 1 < len(classes) <= 12:
         return grid(images, side=64)
     return overview([Row(name, images[k :: len(classes)]) for k, name in enumerate(classes)], side=64)

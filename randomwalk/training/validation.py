@@ -1,4 +1,4 @@
-"""How good the denoiser is while it trains: PSNR on held-out images, and a grid of samples."""
+"""Validation during training: PSNR on held-out images, and a grid of samples."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import schedules
+from randomwalk.training import streams
 from randomwalk.training.examples import Split
 from randomwalk.training.labels import classes_in_turn, conditioned_on, labels_of
 
@@ -25,14 +26,14 @@ GRID_STEPS = 40
 
 @dataclass
 class Validation:
-    """What is known of a denoiser.
+    """Result of a validation.
 
     Attributes:
-        values: by name, ``name_at_SIGMA`` those that belong to a noise level.
-        title: what they are, for the curves.
-        picture: of samples, as `RunFolder.write_image` takes it.
-        unit: what the examples are called.
-        logarithmic: whether the curves need such an axis.
+        values: by name; values at a noise level are called ``name_at_SIGMA``.
+        title: of their curves.
+        picture: samples, as `RunFolder.write_image` takes them.
+        unit: plural name of the examples.
+        logarithmic: whether the curves have a logarithmic axis.
     """
 
     values: dict[str, float]
@@ -43,10 +44,10 @@ class Validation:
 
 
 def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dict[float, float]:
-    """Mean PSNR in dB (peak 2, the length of [-1, 1]) of D(X + sigma N, sigma) on the validation images, by sigma.
-    Damaged images are left out.
+    """Mean PSNR in dB of D(X + sigma N, sigma) on the validation images, by sigma.
 
-    The noise of image i is drawn from (seed, i), the same at every validation.
+    The peak is 2, the length of [-1, 1]. Damaged images are left out. The noise of image i is drawn from (seed, i), the
+    same at every validation.
     """
     device = next(denoiser.parameters()).device
     data = config.data
@@ -64,22 +65,24 @@ def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dic
         if not loaded:
             continue
         indices, x, count = list(loaded), torch.stack(list(loaded.values())).to(device), count + len(loaded)
-        noise = ImageDraws([generator(config.seed, 7, i) for i in indices], device).normal(x.shape[1:])
-        of_class = conditioned_on(denoiser, labels_of(config, split.source, indices))
+        noise = ImageDraws([generator(config.seed, streams.VALIDATION, i) for i in indices], device).normal(x.shape[1:])
+        conditional = conditioned_on(denoiser, labels_of(config, split.source, indices))
         for sigma in sums:
-            mse = (of_class(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
+            mse = (conditional(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
             sums[sigma] += float((10 * torch.log10(4 / mse)).sum())
     return {sigma: total / max(count, 1) for sigma, total in sums.items()}
 
 
 def sample_grid(denoiser: Denoiser, config: TrainConfig) -> Tensor:
-    """Samples ``[36, C, H, W]`` of the small-variance DDPM walk, from the same noise every time; of all classes in turn
-    if the network is told classes."""
+    """Draw samples ``[36, C, H, W]`` by the small-variance DDPM walk, from the same noise every time.
+
+    The classes of a class-conditional network take turns.
+    """
     device = next(denoiser.parameters()).device
     size = config.data.image_size
-    draws = ImageDraws([generator(config.seed, 8, i) for i in range(GRID)], device)
+    draws = ImageDraws([generator(config.seed, streams.SAMPLES, i) for i in range(GRID)], device)
     high = min(denoiser.sigma_max, 80.0)
     sigmas = schedules.make("karras", GRID_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
     x = high * draws.normal((config.data.channels, size, size))
-    of_class = conditioned_on(denoiser, classes_in_turn(config, GRID))
-    return samplers.make("ddpm_small").sample(of_class, sigmas, start=x, draws=draws)
+    conditional = conditioned_on(denoiser, classes_in_turn(config, GRID))
+    return samplers.make("ddpm_small").sample(conditional, sigmas, start=x, draws=draws)

@@ -51,7 +51,7 @@ def training(output: Path, **changes: Any) -> TrainConfig:
 
 def trainer(config: TrainConfig) -> Trainer:
     """It, ready to run."""
-    return Trainer(config, distributed.connect("cpu"), RunFolder.create(config.output), PointTrainingSet)
+    return Trainer(config, distributed.connect("cpu"), RunFolder.create(config.output), PointTrainingSet(config))
 
 
 # --- sets ----------------------------------------------------------------------------------------------------
@@ -169,9 +169,9 @@ def test_examples_are_new_at_every_step_and_even_in_u(tmp_path: Path) -> None:
 
 def take_steps(made: Trainer, count: int) -> Trainer:
     """Some steps of a training, from where it is, without what else is due."""
-    examples = made.data.examples(0, 1, made.step, made.micro_batch)
+    made.begin()
     for _ in range(count):
-        made.train_step(made.denoiser, examples)
+        made.train_step()
     return made
 
 
@@ -179,7 +179,7 @@ def test_a_resumed_training_takes_the_same_steps(tmp_path: Path) -> None:
     whole = take_steps(trainer(training(tmp_path / "a", batch_size=32)), 8)
     half = take_steps(trainer(training(tmp_path / "b", batch_size=32)), 4)
     half.save()
-    resumed = Trainer(half.config, half.context, half.folder, PointTrainingSet)
+    resumed = Trainer(half.config, half.context, half.folder, PointTrainingSet(half.config))
     resumed.resume()
     assert resumed.step == 4
     take_steps(resumed, 4)

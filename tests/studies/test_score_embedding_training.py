@@ -286,5 +286,5 @@ def test_settings_that_do_not_go_together(tmp_path: Path, changes: dict[str, Any
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"loss is not finite .* Lower optimizer.learning_rate"):
+    with pytest.raises(RunError, match=r"loss or its gradient is not finite .* Lower optimizer.learning_rate"):
         training.run(config(tmp_path, optimizer={"learning_rate": 1e30, "warmup_images": 0}, num_steps=40))

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from randomwalk.config import TrainConfig
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.config.labels import Labels
 from randomwalk.config.training import PointData
@@ -177,8 +176,7 @@ def test_noise_levels_of_the_validation_are_those_of_the_denoiser(tmp_path: Path
 
 def point_trainer(output: Path, *lines: str) -> Trainer:
     config = load_train_config(ROOT / "configs" / "toy" / "swiss_roll_train.yaml", [f"output={output}", *lines])
-    opened = PointTrainingSet if isinstance(config.data, PointData) else ImageSet
-    return Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder.create(output), opened)
+    return Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder.create(output), PointTrainingSet(config))
 
 
 def test_a_validation_may_come_before_the_first_row_of_the_log(tmp_path: Path) -> None:

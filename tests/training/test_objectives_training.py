@@ -263,15 +263,15 @@ def trainer(output: Path, **changes: Any) -> Trainer:
         "device": "cpu",
     }
     config = TrainConfig.model_validate(settings | changes)
-    return Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder(output), PointTrainingSet)
+    return Trainer(config, Context(Launch(), torch.device("cpu")), RunFolder(output), PointTrainingSet(config))
 
 
 def steps(run: Trainer, number: int, model: nn.Module | None = None) -> dict[str, Tensor]:
     """The weights after so many steps more."""
-    config = run.config
-    examples = run.data.examples(0, 1, run.step, config.batch_size // config.accumulate)
+    run.begin()
+    run.model = run.denoiser if model is None else model
     for _ in range(number):
-        run.train_step(run.denoiser if model is None else model, examples)
+        run.train_step()
     return {name: p.detach().clone() for name, p in run.denoiser.named_parameters()}
 
 
@@ -301,6 +301,6 @@ def test_probes_belong_to_the_place_in_the_batch(tmp_path: Path, process_group: 
         steps(run, 1)
     steps(runs[2], 1, DistributedDataParallel(runs[2].denoiser))
     for run in runs[1:]:
-        for ours, other in zip(runs[0].parameters, run.parameters, strict=True):
+        for ours, other in zip(runs[0].descent.parameters, run.descent.parameters, strict=True):
             assert ours.grad is not None and other.grad is not None
             torch.testing.assert_close(ours.grad, other.grad, rtol=1e-4, atol=1e-6)

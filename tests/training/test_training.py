@@ -227,13 +227,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(images
     trainer.save()
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     with torch.no_grad():
-        trainer.parameters[0].fill_(float("nan"))
+        trainer.descent.parameters[0].fill_(float("nan"))
     with pytest.raises(RunError, match="not finite at step 1"):
         trainer.run()
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
-def test_a_network_that_comes_apart_stops_the_run_where_it_was_good(
+def test_a_network_that_diverges_stops_the_run_where_it_was_good(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its loss stays finite: only the validation sees it. Resumed, the run ends as one that went well."""
@@ -245,13 +245,13 @@ def test_a_network_that_comes_apart_stops_the_run_where_it_was_good(
     def apart(self: Trainer, *given: Any) -> Any:
         if self.step == 5:
             with torch.no_grad():
-                for parameter in self.parameters:
+                for parameter in self.descent.parameters:
                     parameter.normal_()
         return step(self, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", apart)
-        with pytest.raises(RunError, match=r"come apart: at step 8 .* dB below .* back at step 4\. .*learning_rate="):
+        with pytest.raises(RunError, match=r"has diverged: at step 8 .* dB below .* back at step 4\. .*learning_rate="):
             trainer.run()
     again = Trainer(config, trainer.context, trainer.folder)
     again.resume()
@@ -267,7 +267,7 @@ def test_a_training_ends_after_given_minutes_with_its_decay_stretched_to_them(
     """Every step takes 2 s of a clock that ticks when it is read: 10 s are five steps of the eight, and the cosine is
     at their share of the time. The finished run has nothing left to do."""
     ticks = itertools.count()
-    monkeypatch.setattr("randomwalk.training.trainer.time.perf_counter", lambda: 2.0 * next(ticks))
+    monkeypatch.setattr("randomwalk.training.loop.time.perf_counter", lambda: 2.0 * next(ticks))
     optimizer = {"learning_rate": 1.0, "warmup_images": 0, "decay": "cosine"}
     run = in_process(images, tmp_path / "run", max_minutes=10 / 60, optimizer=optimizer)
     rows = RunFolder(tmp_path / "run").read_csv("log.csv")

@@ -1,4 +1,4 @@
-"""The two laws that a bridge connects, from their settings."""
+"""End distributions of a bridge, from their settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.studies.bridge.gaussian import GaussianBridge, schroedinger_bridge
@@ -16,7 +14,7 @@ from randomwalk.studies.points.datasets import PointSet
 
 
 def make_end(settings: Mapping[str, Any]) -> PointSet:
-    """A named set, or ``{"name": "normal", "mean": [2], "covariance": [2, 2]}``.
+    """Make a named set, or a Gaussian from ``{"name": "normal", "mean": [2], "covariance": [2, 2]}``.
 
     Raises:
         InputError: an unknown name.
@@ -29,7 +27,7 @@ def make_end(settings: Mapping[str, Any]) -> PointSet:
 
 
 def moments(end: PointSet) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean ``[2]`` and covariance ``[2, 2]`` of a Gaussian; None of any other law."""
+    """Mean ``[2]`` and covariance ``[2, 2]`` of a Gaussian; None for any other distribution."""
     mixture = end.mixture
     if mixture is None or len(mixture.means) != 1:
         return None
@@ -41,17 +39,6 @@ def moments(end: PointSet) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def exact_bridge(source: PointSet, target: PointSet, sigma: float) -> GaussianBridge | None:
-    """The Schroedinger bridge, where both ends are Gaussian."""
+    """Schroedinger bridge in closed form, if both ends are Gaussian."""
     first, last = moments(source), moments(target)
     return None if first is None or last is None else schroedinger_bridge(*first, *last, sigma)
-
-
-def as_images(points: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """Points ``[n, 2]`` as the network's images ``[n, 2, 1, 1]``."""
-    return torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))[:, :, None, None].to(device)
-
-
-def as_points(x: Tensor) -> np.ndarray:
-    """Images ``[n, 2, 1, 1]`` as points ``[n, 2]``."""
-    found: np.ndarray = x.detach().flatten(1).cpu().numpy()
-    return found

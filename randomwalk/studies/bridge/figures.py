@@ -1,4 +1,4 @@
-"""Pictures of a bridge: where the points go, how right that is, and an animation. Bytes come back; no files."""
+"""Figures of a bridge: paths, pairs and errors, and an animation, returned as bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from randomwalk.studies.bridge.measures import Paths
 
 GREY, INK, BLUE, RED = "0.8", "0.25", "#2a6fba", "#b5482a"
 SHOWN = 2500
-"""Points in a scatter plot."""
+"""Largest number of points in a scatter plot."""
 NUM_PATHS, NUM_PAIRS = 50, 80
 MOMENTS_SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Exact points to lay under the simulated ones, ``[n, 2]`` each, and the names of their laws."""
+    """Exact points to draw under the simulated ones, ``[n, 2]`` each, and the names of both ends."""
 
     source: np.ndarray
     target: np.ndarray
@@ -31,7 +31,7 @@ class Ends:
 
     @property
     def reach(self) -> float:
-        """Half the side of the square that is shown."""
+        """Half the side of the visible square."""
         both = np.abs(np.concatenate([self.source, self.target]))
         return float(1.2 * np.quantile(both, 0.999))
 
@@ -47,7 +47,7 @@ class Curve:
 
 
 def colours(points: np.ndarray) -> np.ndarray:
-    """A colour for each point ``[n, 2]`` by its direction from the middle, paler near it; ``[n, 3]`` in [0, 1]."""
+    """Colours ``[n, 3]`` in [0, 1] of points ``[n, 2]``, by their direction from the middle; paler near it."""
     from matplotlib.colors import hsv_to_rgb
 
     middle = points - np.median(points, axis=0)
@@ -85,13 +85,13 @@ def _tidy(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-# --- where the points go ---------------------------------------------------------------------------------------------
+# --- paths and pairs --------------------------------------------------------------------------------------------------
 
 
 def bridge_figure(paths: dict[bool, Paths], ends: Ends, curve: Curve | None = None) -> bytes:
-    """Points of each direction at five times over the exact ends; paths, pairs, transport cost by fit; as a PNG.
+    """Draw the points of each direction at five times over the exact ends, paths, pairs, and cost by fit; a PNG.
 
-    A point keeps the colour of the place where it started.
+    A point keeps the colour of its start.
 
     Args:
         paths: of one direction or both; forward under True.
@@ -186,7 +186,7 @@ def _draw_curve(axis: Any, curve: Curve) -> None:
 def gaussian_figure(
     paths: dict[bool, Paths], exact: GaussianBridge, table: Sequence[dict[str, Any]], curve: Curve
 ) -> bytes:
-    """Moments over time against the closed form, their errors, and the iteration against the exact one; as a PNG."""
+    """Plot moments over time, their errors, and the iteration against the exact one; a PNG."""
     figure = _figure((14.5, 4.4))
     axes = figure.subplots(1, 4, width_ratios=[1.15, 1, 1, 1])
     figure.subplots_adjust(left=0.025, right=0.99, top=0.91, bottom=0.24, wspace=0.22)
@@ -206,7 +206,7 @@ def gaussian_figure(
 
 
 def _ellipse(mean: np.ndarray, S: np.ndarray) -> np.ndarray:
-    """The curve of two standard deviations, ``[100, 2]``."""
+    """Curve at two standard deviations, ``[100, 2]``."""
     angle = np.linspace(0, 2 * np.pi, 100)
     found: np.ndarray = mean + 2 * np.stack([np.cos(angle), np.sin(angle)], 1) @ np.linalg.cholesky(S).T
     return found
@@ -264,11 +264,11 @@ def _draw_errors(axis: Any, table: Sequence[dict[str, Any]], key: str, title: st
 
 
 def animation(paths: dict[bool, Paths], ends: Ends, frames: int, num: int = 500, side: int = 280) -> bytes:
-    """Points travelling, a panel for each direction, as an animated WebP that repeats for ever.
+    """Animate the points, in a panel for each direction; an animated WebP that repeats for ever.
 
     Args:
-        frames: of the journey, evenly spaced in time.
-        num: points.
+        frames: number of frames, evenly spaced in time.
+        num: number of points.
         side: of a panel in pixels.
     """
     pictures = [_frame(paths, ends, step, num, side) for step in np.linspace(0, 1, frames)]
@@ -281,7 +281,7 @@ def animation(paths: dict[bool, Paths], ends: Ends, frames: int, num: int = 500,
 
 
 def _frame(paths: dict[bool, Paths], ends: Ends, done: float, num: int, side: int) -> Image.Image:
-    """What is seen when a share ``done`` of the way is behind the points; drawn large and reduced, for smooth edges."""
+    """Draw the frame at the share ``done`` of the time; drawn large and reduced, for smooth edges."""
     scale, gap, head, foot = 3, 10, 24, 14
     width, height = gap + len(paths) * (side + gap), head + side + foot
     sheet = Image.new("RGB", (scale * width, scale * height), "white")

@@ -1,16 +1,16 @@
-"""The bridge between two Gaussians in closed form, and iterative Markovian fitting between them without any noise.
+"""Bridge between two Gaussians in closed form, and exact iterative Markovian fitting between them.
 
-Every process met here is a mixture of Brownian bridges over a Gaussian coupling,
+Every process here is a mixture of Brownian bridges over a Gaussian coupling,
 
     (X_0, X_1) ~ Normal((m_0, m_1), [[S_0, C], [C^T, S_1]]),    X_t = (1 - t) X_0 + t X_1 + sigma sqrt(t (1 - t)) Z
 
-whose law at the time t is Normal(mu_t, Sigma_t) with
+whose marginal at time t is Normal(mu_t, Sigma_t) with
 
     mu_t    = (1 - t) m_0 + t m_1
     Sigma_t = (1 - t)^2 S_0 + t^2 S_1 + t (1 - t) (C + C^T + sigma^2 I)
 
 and whose Markovian projection (Shi et al. 2023, arXiv 2303.16852) has affine drifts, as the conditional
-mean of a Gaussian is affine. With the factors 1 / (1 - t) and 1 / t cancelled by hand, so that nothing blows up,
+mean of a Gaussian is affine. With the factors 1 / (1 - t) and 1 / t cancelled by hand, so that they stay finite,
 
     forward   E[(X_1 - X_t) / (1 - t) | X_t = x] = m_1 - m_0 + A_t (x - mu_t)
     backward  E[(X_0 - X_t) / t       | X_t = x] = m_0 - m_1 + B_t (x - mu_t)
@@ -44,7 +44,7 @@ Direction = Literal["forward", "backward"]
 
 
 def root(S: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a symmetric positive semi-definite matrix ``[d, d]``."""
+    """Symmetric square root of a symmetric positive semi-definite matrix ``[d, d]``."""
     values, vectors = np.linalg.eigh(S)
     out: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     return out
@@ -60,7 +60,7 @@ def schroedinger_coupling(S0: np.ndarray, S1: np.ndarray, sigma: float) -> np.nd
 
 @dataclass(frozen=True)
 class GaussianBridge:
-    """The Markovian projection of Brownian bridges over a Gaussian coupling.
+    """Markovian projection of Brownian bridges over a Gaussian coupling.
 
     Attributes:
         m0, S0: mean ``[d]`` and covariance ``[d, d]`` at t = 0.
@@ -96,7 +96,7 @@ class GaussianBridge:
         return out
 
     def drift(self, x: Tensor, t: float, direction: Direction = "forward") -> Tensor:
-        """The drift at the points ``x [B, d, ...]``."""
+        """Drift at the points ``x [B, d, ...]``."""
         flat = x.flatten(1)
         sign = 1 if direction == "forward" else -1
         slope, centre, shift = (
@@ -111,13 +111,13 @@ class GaussianBridge:
     def drift_energy(self) -> float:
         """E int ||forward drift||^2 dt of the Schroedinger bridge, by its relation to the coupling.
 
-        The energy over 2 sigma^2 is the divergence of the process from the Brownian motion that starts as it does, and
-        that is the divergence of the two couplings, KL(X_0, X_1 | X_0, X_0 + sigma Z):
+        The energy over 2 sigma^2 is the divergence of the process from the Brownian motion with the same start, which
+        equals the divergence of the two couplings, KL(X_0, X_1 | X_0, X_0 + sigma Z):
 
             E ||X_1 - X_0||^2 - sigma^2 (d + ln det Cov(X_1 | X_0) / sigma^2d)
 
-        (Leonard 2014, arXiv 1308.0215). It is so only for the coupling of the Schroedinger bridge: another
-        one loses some of its divergence when it is made Markovian.
+        (Leonard 2014, arXiv 1308.0215). This holds only for the coupling of the Schroedinger bridge: another one loses
+        some of its divergence in the Markovian projection.
         """
         conditional = self.S1 - self.C.T @ np.linalg.solve(self.S0, self.C)
         d, log_det = len(self.m0), float(np.linalg.slogdet(conditional)[1])
@@ -141,10 +141,10 @@ def wasserstein(m0: np.ndarray, S0: np.ndarray, m1: np.ndarray, S1: np.ndarray) 
 
 
 def schroedinger_bridge(m0: np.ndarray, S0: np.ndarray, m1: np.ndarray, S1: np.ndarray, sigma: float) -> GaussianBridge:
-    """The Schroedinger bridge from Normal(m0, S0) to Normal(m1, S1).
+    """Schroedinger bridge from Normal(m0, S0) to Normal(m1, S1).
 
     Raises:
-        InputError: a covariance that is not symmetric and positive definite.
+        InputError: a covariance is not symmetric and positive definite.
     """
     for name, S in (("S0", S0), ("S1", S1)):
         if not np.allclose(S, S.T) or np.linalg.eigvalsh(S)[0] <= 0:
@@ -154,15 +154,15 @@ def schroedinger_bridge(m0: np.ndarray, S0: np.ndarray, m1: np.ndarray, S1: np.n
 
 
 def independent(bridge: GaussianBridge) -> GaussianBridge:
-    """The same ends with the independent coupling, from which the iteration starts."""
+    """Bridge with the same ends and the independent coupling, from which the iteration starts."""
     return GaussianBridge(bridge.m0, bridge.S0, bridge.m1, bridge.S1, bridge.sigma, np.zeros_like(bridge.S0))
 
 
 def markovian_coupling(bridge: GaussianBridge, steps: int = 100) -> np.ndarray:
     """Cov(X_0, X_1) of the Markov process with the bridge's forward drift, started at Normal(m0, S0).
 
-    The process is linear: Cov(X_0, X_1) = S_0 Phi_1^T with Phi' = A_t Phi, Phi_0 = I, here by Runge and Kutta's method
-    of order 4 in so many steps.
+    The process is linear: Cov(X_0, X_1) = S_0 Phi_1^T with Phi' = A_t Phi, Phi_0 = I, here by the Runge-Kutta
+    method of order 4.
     """
     Phi, h = np.eye(len(bridge.m0)), 1 / steps
     for k in range(steps):
@@ -176,12 +176,12 @@ def markovian_coupling(bridge: GaussianBridge, steps: int = 100) -> np.ndarray:
 
 
 def markovian_fitting(bridge: GaussianBridge, iterations: int, steps: int = 100) -> list[GaussianBridge]:
-    """The exact iterates of iterative Markovian fitting, the given bridge first.
+    """Exact iterates of iterative Markovian fitting, the given bridge first.
 
-    Each takes the coupling of the last one's Markov process and puts Brownian bridges into it again (the reciprocal
-    projection). All have the right ends; the coupling tends to that of the Schroedinger bridge (Shi et al.
-    2023). The forward and the backward process of a coupling are one law, so that the exact iteration does not
-    depend on which of the two renews it.
+    Each iterate fills the coupling of the last one's Markov process with Brownian bridges again (the reciprocal
+    projection). All have the right ends; the coupling tends to that of the Schroedinger bridge (Shi et al. 2023). The
+    forward and the backward process of a coupling have the same distribution, so that the exact iteration does not
+    depend on which of them renews it.
     """
     found = [bridge]
     for _ in range(iterations):

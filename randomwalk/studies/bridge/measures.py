@@ -1,9 +1,9 @@
-"""How right a bridge is: its ends, its regularity, and between Gaussians all of it.
+"""Errors of a bridge: its ends, its regularity, and between Gaussians all its moments.
 
-Ends. Chamfer and earth mover's distances of each simulated end to fresh points of its law, beside the floor, the same
+Ends. Chamfer and earth mover's distances of each simulated end to fresh exact points, beside the floor, the same
 distance between two exact sets.
 
-Middle. The forward and the backward process of a bridge are one law: the distances of their points at t = 1/2.
+Middle. The forward and the backward process of a bridge are one in distribution: distances of their points at t = 1/2.
 
 Regularity. The bridge is the process nearest to Brownian motion with the given ends, and its coupling the plan of
 entropic transport. Measured are
@@ -12,11 +12,11 @@ entropic transport. Measured are
                       sets (POT, regularisation 2 sigma^2 of the squared distance), of the optimal plan without
                       entropy, and of independent pairs
     flow_cost         the same of the pairs that the flow of the current velocity v = (forward - backward drift) / 2
-                      makes, whose points have the bridge's law at every time; at least the optimal plan's
+                      makes, whose points have the bridge's marginals; at least the optimal plan's
     straightness      E ||x_1 - x_0|| / E int ||v|| dt along that flow: its paths are straight where it is 1
     flow_energy       E int ||v||^2 dt, and
-    drift_energy      E int ||u||^2 dt of the forward drift, which the Schroedinger bridge makes least. Only between
-                      Gaussians: onto a curve, such as the swiss roll, both are infinite (the width of the law falls as
+    drift_energy      E int ||u||^2 dt of the forward drift, which the Schroedinger bridge minimises. Only between
+                      Gaussians: onto a curve, such as the swiss roll, both are infinite (the marginal narrows as
                       sigma sqrt(1 - t), and ||v|| grows as 1 / sqrt(1 - t))
 
 Between two Gaussians they have exact values, and the mean and covariance of the simulated points are compared with
@@ -36,13 +36,13 @@ from torch import Tensor
 from randomwalk.lookup import optional_library
 from randomwalk.rng import generator
 from randomwalk.studies.bridge import gaussian
-from randomwalk.studies.bridge.ends import as_images, as_points, exact_bridge
+from randomwalk.studies.bridge.ends import exact_bridge
 from randomwalk.studies.bridge.gaussian import GaussianBridge
 from randomwalk.studies.bridge.matching import Drift
 from randomwalk.studies.bridge.model import Bridge
 from randomwalk.studies.bridge.simulation import host_noise, simulate, simulate_flow, time_grid
 from randomwalk.studies.points import metrics
-from randomwalk.studies.points.datasets import PointSet
+from randomwalk.studies.points.datasets import PointSet, as_images, as_points
 
 START_STREAM, NOISE_STREAM, EXACT_STREAM, PLAN_STREAM = 20, 22, 24, 26
 """Streams (seed, one of these, plus 1 for the forward direction or the target)."""
@@ -51,12 +51,12 @@ COLUMNS = ("measure", "direction", "value", "error", "reference", "what")
 
 @dataclass(frozen=True)
 class Row:
-    """A measured number.
+    """Measured value.
 
     Attributes:
         error: its standard error; nan where it is not known.
-        reference: what a perfect bridge would have, or None.
-        what: what the reference is.
+        reference: value of a perfect bridge, or None.
+        what: description of the reference.
     """
 
     measure: str
@@ -80,12 +80,12 @@ class Paths:
     points: np.ndarray
 
     def at(self, t: float) -> np.ndarray:
-        """The points ``[n, 2]`` at the time nearest to t."""
+        """Points ``[n, 2]`` at the time nearest to t."""
         found: np.ndarray = self.points[int(np.abs(self.times - t).argmin())]
         return found
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """X_0 and X_1, ``[n, 2]`` each, whatever the direction."""
+        """Pairs X_0 and X_1, ``[n, 2]`` each, in either direction."""
         return (self.points[0], self.points[-1]) if self.times[0] == 0 else (self.points[-1], self.points[0])
 
 
@@ -93,7 +93,7 @@ def simulate_paths(
     drift: Drift, start: np.ndarray, times: Sequence[float], sigma: float, draws: np.random.Generator,
     device: torch.device | str = "cpu",
 ) -> Paths:  # fmt: skip
-    """Send points ``[n, 2]`` along one direction and keep where they are after every step."""
+    """Send points ``[n, 2]`` along one direction, and keep all their positions."""
     kept = [start]
     simulate(
         drift, as_images(start, device), times, sigma, host_noise(draws), lambda k, x, t: kept.append(as_points(x))
@@ -105,7 +105,7 @@ def send(
     bridge: Bridge, directions: Sequence[bool], num: int, num_steps: int, grid: str, seed: int,
     device: torch.device | str,
 ) -> dict[bool, Paths]:  # fmt: skip
-    """Paths of fresh points for each direction, forward under True; a direction's do not depend on the other."""
+    """Simulate paths of fresh points for each direction, forward under True; they do not depend on each other."""
     found = {}
     for forward in directions:
         start = bridge.start(forward).sample(num, generator(seed, START_STREAM + forward))
@@ -127,9 +127,9 @@ def end_rows(bridge: Bridge, paths: dict[bool, Paths], repeats: int, seed: int) 
     """Distances of the simulated ends to exact points; the floors are means over ``repeats`` pairs of exact sets."""
     rows = []
     for forward, way in paths.items():
-        law, num = bridge.end(forward), way.points.shape[1]
-        floors = {name: metrics.floor(name, law, num, repeats, seed).value for name in metrics.METRICS}
-        exact = law.sample(num, generator(seed, EXACT_STREAM + forward))
+        end, num = bridge.end(forward), way.points.shape[1]
+        floors = {name: metrics.floor(name, end, num, repeats, seed).value for name in metrics.METRICS}
+        exact = end.sample(num, generator(seed, EXACT_STREAM + forward))
         found = _distances("end", "forward" if forward else "backward", way.points[-1], exact)
         rows += [replace(row, reference=floors[name], what="two exact sets") for name, row in found.items()]
     return rows
@@ -154,20 +154,20 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 NUM_FLOW = 4000
-"""Points along whose paths energies are taken."""
+"""Number of paths over which energies are averaged."""
 TRANSPORT_REPEATS = 8
 
 
 def transport_costs(source: PointSet, target: PointSet, sigma: float, num: int, seed: int) -> dict[str, np.ndarray]:
-    """E ||X_1 - X_0||^2 of transport plans between ``num`` exact points of each law: entropic, optimal, independent.
+    """Costs E ||X_1 - X_0||^2 of the entropic, optimal and independent plans between ``num`` exact points of each end.
 
-    Each is an array of a few values, one for each draw of the points.
+    Each is an array with a value for each draw of the points.
     """
     ot = optional_library("ot", "bridge", "the report of a bridge")
     even, found = np.full(num, 1 / num), []
     for repeat in range(TRANSPORT_REPEATS):
         draws = generator(seed, PLAN_STREAM, repeat)
-        x0, x1 = (law.sample(num, draws).astype(float) for law in (source, target))
+        x0, x1 = (end.sample(num, draws).astype(float) for end in (source, target))
         cost = np.square(x0).sum(1)[:, None] + np.square(x1).sum(1) - 2 * x0 @ x1.T
         log = cost.max() / (2 * sigma**2) > 500  # beyond that, exp(-cost / regularisation) is 0 in float64
         method = "sinkhorn_log" if log else "sinkhorn"
@@ -179,7 +179,7 @@ def transport_costs(source: PointSet, target: PointSet, sigma: float, num: int, 
 
 @dataclass(frozen=True)
 class Flow:
-    """What is measured along the flow of each point, ``[n]`` each.
+    """Measurements along the flow of each point, ``[n]`` each.
 
     Attributes:
         cost: ||x_1 - x_0||^2.
@@ -210,7 +210,7 @@ def flow_along(
 
 
 def drift_energy(drift: Drift, paths: Paths, device: torch.device | str = "cpu") -> np.ndarray:
-    """int ||u||^2 dt along each path, ``[n]``: the sum over the steps of the Euler method."""
+    """Energy int ||u||^2 dt of each path, ``[n]``: the sum over the steps of the Euler method."""
     total = np.zeros(paths.points.shape[1])
     with torch.no_grad():
         for k, h in enumerate(np.abs(np.diff(paths.times))):
@@ -222,7 +222,7 @@ def drift_energy(drift: Drift, paths: Paths, device: torch.device | str = "cpu")
 def _references(
     bridge: Bridge, exact: GaussianBridge | None, num: int, seed: int
 ) -> tuple[dict[str, tuple[float, float]], str]:
-    """Transport costs and their standard errors, and where they come from."""
+    """Transport costs with their standard errors, and their source in words."""
     if exact is None:
         found = transport_costs(bridge.source, bridge.target, bridge.sigma, num, seed)
         return {name: _mean(values) for name, values in found.items()}, f"POT, {TRANSPORT_REPEATS} x {num} points"
@@ -233,7 +233,7 @@ def _references(
 
 
 def regularity_rows(bridge: Bridge, paths: dict[bool, Paths], num_transport: int, seed: int) -> list[Row]:
-    """Transport cost, energy and straightness, each beside what the Schroedinger bridge or optimal transport has."""
+    """Transport cost, energy and straightness, each beside that of the Schroedinger bridge or of optimal transport."""
     exact = exact_bridge(bridge.source, bridge.target, bridge.sigma)
     costs, where = _references(bridge, exact, num_transport, seed)
     rows = []
@@ -264,7 +264,7 @@ MOMENTS = ("direction", "t", "mean_error", "mean_noise", "covariance_error", "co
 
 
 def moment_errors(paths: Paths, exact: GaussianBridge, direction: str) -> list[dict[str, float | str]]:
-    """Errors of the mean and the covariance of the simulated points at every time, and what n exact points would have.
+    """Errors of the mean and the covariance of the simulated points at every time, and those of n exact points.
 
         mean_error        |mean - mu_t| / sqrt(tr Sigma_t)                 mean_noise   sqrt(1 / n)
         covariance_error  |cov - Sigma_t| / |Sigma_t| (Frobenius)          covariance_noise
@@ -298,8 +298,10 @@ def cross_covariance_error(paths: Paths, exact: GaussianBridge) -> float:
 def exact_paths(
     exact: GaussianBridge, like: dict[bool, Paths], draws: Callable[[bool], np.random.Generator]
 ) -> dict[bool, Paths]:
-    """The exact drifts simulated from the same starts in the same steps: what is left is the error of Euler's method
-    and of the number of points."""
+    """Simulate the exact drifts from the same starts in the same steps.
+
+    The remaining errors are those of the Euler method and of the number of points.
+    """
     found = {}
     for forward, way in like.items():
         direction: gaussian.Direction = "forward" if forward else "backward"
@@ -315,7 +317,7 @@ def exact_paths(
 def gaussian_rows(
     exact: GaussianBridge, paths: dict[bool, Paths], references: dict[bool, Paths]
 ) -> tuple[list[Row], list[dict[str, float | str]]]:
-    """Largest and mean errors over time, and the table of `moment_errors` they come from.
+    """Largest and mean errors over time, and the table of `moment_errors` behind them.
 
     Args:
         references: of `exact_paths`.

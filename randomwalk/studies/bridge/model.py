@@ -1,7 +1,7 @@
-"""A trained bridge: both drifts, and the file that they are kept in.
+"""Model of a bridge: both drifts, and their file.
 
-The file is safetensors like every file of weights here. Its metadata describe the network of each direction and the
-bridge, and the names of its tensors begin with "ema." or "raw.", then "forward." or "backward.".
+The file is in the safetensors format, like all weights here. Its metadata describe the networks and the bridge; the
+names of its tensors begin with "ema." or "raw.", then "forward." or "backward.".
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Bridge(nn.Module):
     Attributes:
         forward_drift, backward_drift: see `BridgeDrift`.
         sigma: of the Brownian motion.
-        source, target: the laws at t = 0 and t = 1.
+        source, target: the distributions at t = 0 and t = 1.
     """
 
     def __init__(self, network: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -48,15 +48,15 @@ class Bridge(nn.Module):
         self.forward_drift = BridgeDrift(build_network(network), 1, self.sigma, spread)
 
     def drift(self, forward: bool) -> BridgeDrift:
-        """That of one direction."""
+        """Drift of one direction."""
         return self.forward_drift if forward else self.backward_drift
 
     def start(self, forward: bool) -> PointSet:
-        """The law that a direction starts from."""
+        """Distribution at the start of a direction."""
         return self.source if forward else self.target
 
     def end(self, forward: bool) -> PointSet:
-        """The law that a direction should end with."""
+        """Distribution that a direction should end with."""
         return self.target if forward else self.source
 
 
@@ -90,12 +90,12 @@ def save_bridge(
 
 
 def load_bridge(path: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Bridge:
-    """The bridge in a file, ready to use.
+    """Load a bridge from a file, ready to use.
 
     Args:
         path: model.safetensors of a bridge's training.
         weights: "ema" or "raw".
-        device: where to.
+        device: of the result.
 
     Raises:
         InputError: the file is missing or damaged, or holds something else.
@@ -108,11 +108,11 @@ def load_bridge(path: str | Path, weights: str = "ema", device: str | torch.devi
         )
     file = read_weights(path, weights)
     if file.config is None or file.config["denoiser"].get("name") != "bridge":
-        raise InputError(f"{path}: holds no bridge; expected the model.safetensors of a training in configs/bridge")
+        raise InputError(f"{path}: is not a bridge; expected the model.safetensors of a training in configs/bridge")
     with torch.random.fork_rng(devices=[]):
         made = Bridge(file.config["network"], file.config["denoiser"])
     state = {key.replace(".", "_drift.network.", 1): value for key, value in file.state.items()}
     if difference := first_difference(made, state):
-        raise InputError(f"{path} is damaged, it contradicts its own description: {difference}")
+        raise InputError(f"{path} is damaged; it contradicts its own description: {difference}")
     made.load_state_dict(state)
     return made.eval().requires_grad_(False).to(device)

@@ -1,22 +1,22 @@
-"""What ``sample.py`` does with the config of a bridge: send points over it."""
+"""Sampling runs of bridges, the run behind ``sample.py``: send points over a trained bridge."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from randomwalk import distributed
-from randomwalk.config import files as configio
 from randomwalk.config.bridge import BridgeSampleConfig
+from randomwalk.config.files import dump
 from randomwalk.errors import InputError, RunError
 from randomwalk.progress import bar
 from randomwalk.rng import generator
-from randomwalk.run_folder import RunFolder, environment, write_csv
+from randomwalk.run_folder import RunFolder, write_csv
 from randomwalk.studies.bridge import figures, measures
 from randomwalk.studies.bridge.measures import Paths, Row
 from randomwalk.studies.bridge.model import Bridge, load_bridge
 from randomwalk.studies.bridge.simulation import time_grid
 from randomwalk.studies.bridge.training import exact_ends, table
 from randomwalk.studies.points import metrics
+from randomwalk.training.session import only_process, session
 
 NUM_POINTS = 10_000
 FLOOR_REPEATS = 10
@@ -24,10 +24,10 @@ DIRECTIONS = {"both": (True, False), "forward": (True,), "backward": (False,)}
 
 
 def read_points(path: str) -> np.ndarray:
-    """The points ``[n, 2]`` of a .npy file, float32.
+    """Read the points ``[n, 2]``, float32, of a .npy file.
 
     Raises:
-        InputError: it is missing, no such file, or holds something else.
+        InputError: the file is missing, or holds something else.
     """
     try:
         points = np.load(path, allow_pickle=False)
@@ -44,38 +44,33 @@ def read_points(path: str) -> np.ndarray:
 def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bool = False) -> int:
     """Send points over a trained bridge.
 
-    An interrupted run is done again from its start, in its folder: it takes seconds, and every file is a function of
-    the config alone.
+    An interrupted run starts again from the beginning, in its folder: it takes seconds, and every file is a function of
+    the config.
 
     Args:
-        folder: of an interrupted run; None starts a new one.
+        config: of the run.
+        folder: of an interrupted run; None for a new one.
+        dry_run: only check the config and the files.
 
     Returns:
         The exit status.
+
+    Raises:
+        InputError: there are several processes, or a file is missing or does not fit.
+        RunError: the simulated points are not finite.
     """
-    if distributed.launch().size > 1:
-        raise InputError("points are sent over a bridge by one process; start sample.py without torchrun or mpiexec")
-    device = distributed.choose_device(config.device)
-    bridge = load_bridge(config.bridge.path, config.bridge.weights, device)
+    context = only_process(config.device, "points are sent over a bridge")
+    bridge = load_bridge(config.bridge.path, config.bridge.weights, context.device)
     given = read_points(config.points) if config.points is not None else None
     if dry_run:
-        print(configio.dump(config), end="")
+        print(dump(config), end="")
         print(f"# ok: a bridge between {bridge.source.name} and {bridge.target.name}, sigma {bridge.sigma:g}")
         return 0
-    folder = RunFolder.create(config.output) if folder is None else folder
-    with folder.gone_if_it_fails():
-        return _in_folder(config, folder, bridge, given, str(device))
-
-
-def _in_folder(
-    config: BridgeSampleConfig, folder: RunFolder, bridge: Bridge, given: np.ndarray | None, device: str
-) -> int:
-    _open(config, folder, device)
-    names = ["forward" if forward else "backward" for forward in DIRECTIONS[config.direction]]
-    with bar(4, "sampling", "parts") as tick:
+    rows: list[Row] = []
+    with session(config, context, folder, script="sample.py") as folder, bar(4, "sampling", "parts") as tick:
         tick(0, "paths")
-        paths = _paths(config, bridge, given, device)
-        tick(1, "picture")
+        paths = _paths(config, bridge, given, str(context.device))
+        tick(1, "figure")
         _write(folder, paths)
         ends = exact_ends(bridge, config.seed)
         folder.write_bytes("bridge.png", figures.bridge_figure(paths, ends))
@@ -83,22 +78,23 @@ def _in_folder(
         if config.animation_frames:
             folder.write_bytes("bridge.webp", figures.animation(paths, ends, config.animation_frames))
         tick(1, "distances")
-        rows = [] if given is not None else _rows(bridge, paths, config.seed)
+        if given is None and (rows := _rows(bridge, paths, config.seed)):
+            columns = measures.COLUMNS
+            write_csv(folder, "metrics.csv", columns, [{key: getattr(row, key) for key in columns} for row in rows])
         tick(1, "done")
     if rows:
-        columns = measures.COLUMNS
-        write_csv(folder, "metrics.csv", columns, [{key: getattr(row, key) for key in columns} for row in rows])
         print("\n".join(table(rows)))
+    names = ["forward" if forward else "backward" for forward in DIRECTIONS[config.direction]]
     print(f"points: {', '.join(str(folder.file(f'{name}.npy')) for name in names)}")
-    print(f"pictures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}")
+    print(f"figures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}")
     return 0
 
 
 def _write(folder: RunFolder, paths: dict[bool, Paths]) -> None:
-    """Both ends of all paths.
+    """Write both ends of all paths.
 
     Raises:
-        RunError: they are not finite.
+        RunError: the points are not finite.
     """
     for forward, way in paths.items():
         if not np.isfinite(way.points).all():
@@ -108,19 +104,10 @@ def _write(folder: RunFolder, paths: dict[bool, Paths]) -> None:
         folder.write_array(f"{name}_start.npy", way.points[0])
 
 
-def _open(config: BridgeSampleConfig, folder: RunFolder, device: str) -> None:
-    if not folder.has("config.yaml"):
-        folder.write_text("config.yaml", configio.dump(config))
-        folder.write_json("run.json", environment(device, 1))
-    folder.lock()
-    folder.remove_leftovers()
-
-
 def _paths(config: BridgeSampleConfig, bridge: Bridge, given: np.ndarray | None, device: str) -> dict[bool, Paths]:
     if given is None:
-        num = config.num_points or NUM_POINTS
-        way = DIRECTIONS[config.direction]
-        return measures.send(bridge, way, num, config.num_steps, config.grid, config.seed, device)
+        num, directions = config.num_points or NUM_POINTS, DIRECTIONS[config.direction]
+        return measures.send(bridge, directions, num, config.num_steps, config.grid, config.seed, device)
     forward = config.direction == "forward"
     times = time_grid(config.num_steps, config.grid, backward=not forward)
     draws = generator(config.seed, measures.NOISE_STREAM + forward)
@@ -128,7 +115,7 @@ def _paths(config: BridgeSampleConfig, bridge: Bridge, given: np.ndarray | None,
 
 
 def _rows(bridge: Bridge, paths: dict[bool, Paths], seed: int) -> list[Row]:
-    """How near the ends are to their laws; nothing of too few points."""
+    """Distances of the ends to the exact ones; none for too few points."""
     if min(way.points.shape[1] for way in paths.values()) < 2 * metrics.CLOUD:
         return []
     rows = measures.end_rows(bridge, paths, FLOOR_REPEATS, seed)

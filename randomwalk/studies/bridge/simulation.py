@@ -1,4 +1,4 @@
-"""The processes of a bridge, simulated: Euler and Maruyama's method, and the deterministic flow with the same laws."""
+"""Simulation of a bridge: the Euler-Maruyama method, and the deterministic flow with the same marginals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Callback = Callable[[int, Tensor, float], object]
 
 
 def time_grid(num_steps: int, grid: str = "cosine", backward: bool = False) -> list[float]:
-    """``num_steps + 1`` times from 0 to 1, or from 1 to 0.
+    """Times from 0 to 1, or from 1 to 0, ``num_steps + 1`` of them.
 
     Args:
         grid: "uniform", or "cosine", t = sin^2(pi k / 2 num_steps): dense at both ends. The last of 100 steps is then
@@ -32,7 +32,7 @@ def time_grid(num_steps: int, grid: str = "cosine", backward: bool = False) -> l
 
 
 def host_noise(generator: np.random.Generator) -> Noise:
-    """Draws on the host, the same for every device; one stream over all steps."""
+    """Noise drawn on the host, the same for every device, from one stream for all steps."""
 
     def draw(k: int, x: Tensor) -> Tensor:
         if x.dtype == torch.float64:
@@ -46,15 +46,17 @@ def host_noise(generator: np.random.Generator) -> Noise:
 def simulate(
     drift: Drift, x: Tensor, times: Sequence[float], sigma: float, noise: Noise, callback: Callback | None = None
 ) -> Tensor:
-    """Euler and Maruyama: x <- x + h u(x, t) + sigma sqrt(h) n, h = |t' - t|, from the first time to the last.
+    """Simulate by the Euler-Maruyama method, from the first time to the last.
+
+        x <- x + h u(x, t) + sigma sqrt(h) n,    h = |t' - t|
 
     Args:
-        drift: u, in the process's own time: for descending times it points to t = 0.
+        drift: u, in the process's own time: with descending times it points to t = 0.
         x: where the process starts, ``[B, ...]``.
         times: ascending or descending; the drift is not evaluated at the last one.
         sigma: of the Brownian motion.
         noise: see `Noise`.
-        callback: sees the state after every step.
+        callback: called with the state after every step.
     """
     for k, (t, after) in enumerate(pairwise(times)):
         h = abs(after - t)
@@ -68,10 +70,9 @@ def simulate(
 def simulate_flow(
     forward: Drift, backward: Drift, x: Tensor, times: Sequence[float], callback: Callback | None = None
 ) -> Tensor:
-    """The ordinary differential equation dx/dt = v = (forward - backward drift) / 2, by the midpoint rule.
+    """Solve the ordinary differential equation dx/dt = v = (forward - backward drift) / 2, by the midpoint rule.
 
-    Its points have the law of the bridge at every time. The midpoints keep away from both ends, where one of the two
-    drifts is not defined.
+    Its points have the marginals of the bridge. The midpoints avoid both ends, where one of the drifts is not defined.
 
     Args:
         times: ascending.

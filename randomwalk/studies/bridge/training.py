@@ -1,4 +1,4 @@
-"""What ``train.py`` does with the config of a bridge."""
+"""Training runs of bridges: the run behind ``train.py``, and its report."""
 
 from __future__ import annotations
 
@@ -6,64 +6,54 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from randomwalk import distributed
-from randomwalk.config import files as configio
 from randomwalk.config.bridge import BridgeConfig
-from randomwalk.errors import InputError
+from randomwalk.config.files import dump
 from randomwalk.progress import bar
 from randomwalk.rng import generator
-from randomwalk.run_folder import RunFolder, environment, write_csv
+from randomwalk.run_folder import RunFolder, write_csv
 from randomwalk.studies.bridge import figures, gaussian, measures
 from randomwalk.studies.bridge.ends import exact_bridge
 from randomwalk.studies.bridge.gaussian import GaussianBridge
 from randomwalk.studies.bridge.measures import Row
 from randomwalk.studies.bridge.model import Bridge
-from randomwalk.studies.bridge.trainer import MODEL, BridgeTrainer, build_bridge
+from randomwalk.studies.bridge.trainer import BridgeTrainer, build_bridge
+from randomwalk.training.loop import MODEL
+from randomwalk.training.session import only_process, session
 
 LABELS = {"normal": "Gaussian", "gaussian": "Gaussian"}
-EXACT_PICTURE, NUM_EXACT = 28, 4000
-"""Stream and number of the exact points under those of a picture."""
+SHOWN_STREAM, NUM_SHOWN = 28, 4000
+"""Random stream (plus 1 for the target) and number of the exact points in the figures."""
 
 
 def run(config: BridgeConfig, resume: str | None = None, dry_run: bool = False) -> int:
-    """Train a bridge as ``config`` says, in a new folder or on from the checkpoint of the folder ``resume``, and
-    measure it.
+    """Train a bridge in a new folder, or resume the run in the folder ``resume``; then measure the bridge.
 
     Returns:
         The exit status.
+
+    Raises:
+        InputError: there are several processes, or the folder cannot be used.
+        RunError: the training failed; its last checkpoint stays.
     """
-    if distributed.launch().size > 1:
-        raise InputError("a bridge is trained by one process; start train.py without torchrun or mpiexec")
-    device = distributed.choose_device(config.device)
+    context = only_process(config.device, "a bridge is trained")
     if dry_run:
-        print(configio.dump(config), end="")
+        print(dump(config), end="")
         bridge = build_bridge(config)
         parameters = sum(p.numel() for p in bridge.parameters())
         print(f"# ok: {_names(bridge)}, {parameters:,} parameters in both directions")
         return 0
-    folder = RunFolder.resume(resume) if resume else RunFolder.create(config.output)
-    with folder.gone_if_it_fails():
-        return _in_folder(config, folder, device, resume is not None)
-
-
-def _in_folder(config: BridgeConfig, folder: RunFolder, device: torch.device, resume: bool) -> int:
-    if not resume:
-        folder.write_text("config.yaml", configio.dump(config))
-        folder.write_json("run.json", environment(str(device), 1))
-    folder.lock()
-    folder.remove_leftovers()
-    trainer = BridgeTrainer(config, device, folder)
-    if resume:
-        trainer.resume()
-    start = f"on from fit {trainer.fit}" if trainer.fit else "from the start"
-    what = f"bridge between {_names(trainer.bridge)}, sigma {trainer.bridge.sigma:g}"
-    print(f"{what}; {start}, in {folder.path}", flush=True)
-    trainer.run()
-    rows = report(trainer, folder)
-    print("\n".join([*table(rows), f"weights: {folder.file(MODEL)}", f"numbers: {folder.file('metrics.csv')}",
-                     f"pictures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}"]))  # fmt: skip
+    with session(config, context, RunFolder.resume(resume) if resume else None) as folder:
+        trainer = BridgeTrainer(config, context.device, folder)
+        if resume:
+            trainer.resume()
+        start = f"from fit {trainer.fit}" if trainer.fit else "from the start"
+        print(f"bridge between {_names(trainer.bridge)}, sigma {trainer.bridge.sigma:g}; {start}", flush=True)
+        trainer.run()
+        print("\n".join(table(report(trainer, folder))))
+        print(
+            f"weights: {folder.file(MODEL)}\nnumbers: {folder.file('metrics.csv')}\n"
+            f"figures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}"
+        )
     return 0
 
 
@@ -72,14 +62,14 @@ def _names(bridge: Bridge) -> str:
 
 
 def exact_ends(bridge: Bridge, seed: int) -> figures.Ends:
-    """Exact points of both laws, for the pictures."""
-    laws = (bridge.source, bridge.target)
-    source, target = (law.sample(NUM_EXACT, generator(seed, EXACT_PICTURE + k)) for k, law in enumerate(laws))
-    return figures.Ends(source, target, *(LABELS.get(law.name, law.name.replace("_", " ")) for law in laws))
+    """Exact points of both ends, for the figures."""
+    ends = (bridge.source, bridge.target)
+    source, target = (end.sample(NUM_SHOWN, generator(seed, SHOWN_STREAM + k)) for k, end in enumerate(ends))
+    return figures.Ends(source, target, *(LABELS.get(end.name, end.name.replace("_", " ")) for end in ends))
 
 
 def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
-    """Measure the averaged bridge of a training; write its numbers and pictures."""
+    """Measure the averaged bridge of a training; write its numbers and figures."""
     config, bridge = trainer.config, trainer.averaged_bridge()
     seed, settings = config.seed, config.evaluation
     num, num_steps, grid = settings.num_points, settings.num_steps, config.bridge.grid
@@ -96,7 +86,7 @@ def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
         rows += measures.regularity_rows(bridge, paths, settings.num_transport, seed)
         exact = exact_bridge(bridge.source, bridge.target, bridge.sigma)
         curve = _curve(trainer.logs["fits.csv"], rows, exact, config.bridge.first_coupling == "independent")
-        tick(1, "pictures")
+        tick(1, "figures")
         if exact is not None:
             stream = measures.NOISE_STREAM
             references = measures.exact_paths(exact, paths, lambda forward: generator(seed, stream + forward))
@@ -117,7 +107,7 @@ def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
 def _curve(
     fits: Sequence[dict[str, Any]], rows: Sequence[Row], exact: GaussianBridge | None, independent: bool
 ) -> figures.Curve:
-    """Transport cost of the pairs of every fit, and of those of the last one's process."""
+    """Transport cost of the pairs of every fit, and of the pairs that the trained bridge makes."""
     final = "forward" if len(fits) % 2 == 0 else "backward"
     last = next(row for row in rows if row.measure == "transport_cost" and row.direction == final)
     optimal = next(row for row in rows if row.measure == "transport_cost_optimal")
@@ -136,7 +126,7 @@ def _cells(row: Row) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Columns of text, aligned: value and standard error, what a perfect bridge would have, and the quotient."""
+    """Rows as aligned columns of text: value and standard error, value of a perfect bridge, and their ratio."""
     lines = [("", "value", "ideal", "ratio", "the ideal is")]
     for row in rows:
         value = f"{row.value:.4g}" + ("" if math.isnan(row.error) else f" ± {row.error:.1g}")

@@ -1,7 +1,7 @@
 """Sets of points in the plane, by name.
 
-Each is a law from which any number of independent points can be drawn. All have one scale: mean 0 and standard
-deviation `STD`, both taken over the two coordinates together, so that shapes stay as they are.
+Each is a distribution from which any number of independent points can be drawn. All have the same scale: mean 0 and
+standard deviation `STD`, both taken over the two coordinates together, so that the shapes are kept.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.errors import InputError
 
 STD = 2.0
-"""Standard deviation of a set, one number over both coordinates."""
+"""Standard deviation of every set, over both coordinates together."""
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
 class PointSet:
-    """A law of points.
+    """Distribution of points.
 
     Attributes:
         name: in YAML.
         draw: ``draw(n, generator) -> [n, 2]`` float64.
-        mixture: the law as a Gaussian mixture, where it is one: its density and score are known.
+        mixture: the distribution, if it is a Gaussian mixture; its density and score are then known.
     """
 
     name: str
@@ -36,14 +38,14 @@ class PointSet:
     mixture: GaussianMixture | None = None
 
     def sample(self, num: int, generator: np.random.Generator) -> np.ndarray:
-        """``num`` independent points, ``[num, 2]`` float32."""
+        """Draw ``num`` independent points, ``[num, 2]`` float32."""
         return self.draw(num, generator).astype(np.float32)
 
 
 def _swiss_roll(n: int, g: np.random.Generator) -> np.ndarray:
-    """The spiral ``t (cos t, sin t)`` of the swiss roll, seen along its axis.
+    """Spiral ``t (cos t, sin t)`` of the swiss roll, seen along its axis.
 
-    t is from 1.5 pi to 4.5 pi; the roll has a hole, so the middle third is hit by a quarter of the points only.
+    t runs from 1.5 pi to 4.5 pi. The roll has a hole, so that only a quarter of the points lie in the middle third.
     """
     third = g.choice(3, n, p=[3 / 8, 2 / 8, 3 / 8])
     t = np.pi * (1.5 + third + g.random(n))
@@ -65,13 +67,13 @@ def _circles(n: int, g: np.random.Generator) -> np.ndarray:
 
 
 def _s_curve(n: int, g: np.random.Generator) -> np.ndarray:
-    """The S: ``(sin t, sign(t) (cos t - 1))``, t uniform on [-1.5 pi, 1.5 pi]."""
+    """An S: ``(sin t, sign(t) (cos t - 1))``, t uniform on [-1.5 pi, 1.5 pi]."""
     t = 3 * np.pi * (g.random(n) - 0.5)
     return np.stack([np.sin(t), np.sign(t) * (np.cos(t) - 1)], 1)
 
 
 def _checkerboard(n: int, g: np.random.Generator) -> np.ndarray:
-    """Uniform on the eight dark squares of a board of four by four."""
+    """Uniform on the eight dark squares of a board of 4 x 4."""
     square = g.integers(8, size=n)
     row, column = square // 2, 2 * (square % 2) + (square // 2) % 2
     return np.stack([column, row], 1) + g.random((n, 2)) - 2
@@ -121,7 +123,7 @@ SETS = (*CURVES, *MIXTURES)
 
 @cache
 def make(name: str) -> PointSet:
-    """The set called ``name``.
+    """Make the set called ``name``.
 
     Raises:
         InputError: an unknown name.
@@ -132,6 +134,17 @@ def make(name: str) -> PointSet:
     if name not in CURVES:
         raise InputError(f"point set {name!r} is unknown; known are {', '.join(SETS)}")
     raw = CURVES[name]
-    many = raw(1_000_000, np.random.Generator(np.random.PCG64(0)))  # mean and spread of the law, not of a user's draw
+    many = raw(1_000_000, np.random.Generator(np.random.PCG64(0)))  # mean and spread of the distribution, not of a draw
     mean, std = many.mean(), many.std()
     return PointSet(name, lambda n, g: (raw(n, g) - mean) * (STD / std))
+
+
+def as_images(points: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """Points ``[n, 2]`` as images of one pixel, ``[n, 2, 1, 1]`` float32, as networks take them."""
+    return torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))[:, :, None, None].to(device)
+
+
+def as_points(x: Tensor) -> np.ndarray:
+    """Images ``[n, 2, 1, 1]`` as points ``[n, 2]``."""
+    found: np.ndarray = x.detach().flatten(1).cpu().numpy()
+    return found

@@ -1,4 +1,4 @@
-"""Pictures of points, scores and SDEs. Everything returns images; no files."""
+"""Figures of points, scores and SDEs, returned as images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA, SAMPLES, LINE, FAINT = "#5a6b7b", "#c2512f", "#2a6fba", "#b8c0c8"
 REACH = 2.6
 """Half the width of the axes, in standard deviations of the sets: 5.2."""
 SHOWN = 10_000
-"""Most points that are drawn in a panel."""
+"""Largest number of points in a panel."""
 
 Field = Callable[[np.ndarray, float], np.ndarray]
 """``score(x, sigma)`` of points ``[n, 2]``, ``[n, 2]``."""
@@ -32,14 +32,14 @@ def _figure(width: float, height: float, dpi: int = 100) -> Any:
 
 
 def _image(figure: Any) -> Image.Image:
-    """The figure with a palette: a third of the size in bytes."""
+    """Image of the figure, with a palette, which takes a third of the bytes."""
     out = BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return Image.open(out).convert("RGB").quantize(256, dither=Image.Dither.NONE)
 
 
 def _plane(axis: Any, title: str, reach: float = REACH * STD) -> None:
-    """Equal axes around the origin, without ticks but at the ends of the range."""
+    """Set equal axes around the origin, with few ticks."""
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
     axis.set_xticks([-4, 0, 4])
     axis.set_yticks([-4, 0, 4])
@@ -55,12 +55,12 @@ def _dots(axis: Any, points: np.ndarray, colour: str) -> None:
 
 
 def samples(points: np.ndarray, truth: np.ndarray | None = None, caption: str = "") -> Image.Image:
-    """Samples, beside as many points of the set if that is known.
+    """Draw samples, beside as many points of the set if it is known.
 
     Args:
         points: ``[n, 2]``.
-        truth: the same of the set.
-        caption: a line below.
+        truth: points of the set.
+        caption: line below the panels.
     """
     panels = [("samples", points, SAMPLES)] if truth is None else [
         ("data", truth[: len(points)], DATA), ("samples", points, SAMPLES)
@@ -83,7 +83,7 @@ def _grid(side: int) -> np.ndarray:
 
 
 def _arrows(axis: Any, grid: np.ndarray, field: np.ndarray, sigma: float) -> Any:
-    """Arrows of one length that point along the score, coloured by ``sigma |score|``."""
+    """Draw arrows of equal length along the score, coloured by ``sigma |score|``."""
     length = np.linalg.norm(field, axis=1)
     unit = field / np.maximum(length, 1e-12)[:, None]
     look = {"scale": 1.2 * len(grid) ** 0.5, "width": 0.006, "headwidth": 4.5, "pivot": "mid"}
@@ -93,9 +93,9 @@ def _arrows(axis: Any, grid: np.ndarray, field: np.ndarray, sigma: float) -> Any
 def score_field(
     score: Field, levels: Sequence[tuple[str, float]], truth: np.ndarray | None, seed: int = 0
 ) -> Image.Image:
-    """The score at some noise levels, over noisy points of the set.
+    """Draw the score at some noise levels, over noisy points of the set.
 
-    Arrows have one length; their colour is ``sigma |score|``, the distance to the denoised point in units of sigma.
+    Arrows have equal length; their colour is ``sigma |score|``, the distance to the denoised point in units of sigma.
 
     Args:
         score: of the network.
@@ -119,7 +119,7 @@ def score_field(
 def score_error(
     learned: Field, true: Field, levels: Sequence[tuple[str, float]], errors: Mapping[float, float]
 ) -> Image.Image:
-    """The true score, the learned one and their difference at some noise levels; below, the error at all of them.
+    """Draw the true score, the learned one and their difference at some noise levels, and the error at all levels.
 
     Args:
         learned, true: the two scores.
@@ -183,7 +183,7 @@ class SDECurves:
 
 
 def sde_figure(curves: Sequence[SDECurves]) -> Image.Image:
-    """Mean and standard deviation of SDEs against time: closed form as lines, a simulation as dots."""
+    """Plot mean and standard deviation of SDEs against time: closed form as lines, a simulation as dots."""
     figure = _figure(2.9 * len(curves) + 0.4, 5.1)
     axes = figure.subplots(2, len(curves), squeeze=False, sharex="col")
     for column, found in enumerate(curves):
@@ -212,9 +212,9 @@ def sde_figure(curves: Sequence[SDECurves]) -> Image.Image:
 
 
 def particles(walk: np.ndarray, sigmas: Sequence[float], truth: np.ndarray | None = None) -> list[Image.Image]:
-    """Frames of an animation: where the points are at each noise level, the set in grey behind them.
+    """Draw the frames of an animation: the points at each noise level, over the set in grey.
 
-    Points are drawn as ``2 x / sqrt(4 + sigma^2)``, in which the spread of noisy sets is always the same.
+    Points are drawn as ``2 x / sqrt(4 + sigma^2)``, which gives noisy sets the same spread at all levels.
 
     Args:
         walk: ``[frames, n, 2]``.
@@ -234,7 +234,7 @@ def particles(walk: np.ndarray, sigmas: Sequence[float], truth: np.ndarray | Non
 
 
 def animation(frames: Sequence[Image.Image], milliseconds: int = 90, hold: int = 2000) -> bytes:
-    """An animated GIF that repeats for ever, the last frame held for longer."""
+    """Encode an animated GIF that repeats for ever and holds the last frame."""
     out = BytesIO()
     palette = frames[-1].convert("RGB").quantize(32, dither=Image.Dither.NONE)
     small = [frame.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

@@ -1,7 +1,7 @@
 """Distances between two sets of points, taken in small clouds: Chamfer and earth mover's.
 
-Neither is 0 between two exact sets: a cloud of 100 points is not the law. What is left then is the floor of a distance,
-and a distance says something only beside it.
+Neither is 0 between two exact sets, since a cloud of 100 points is not the whole distribution. The distance between two
+exact sets is the floor, with which every distance is to be compared.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FLOOR_STREAM = (0, 2)
 
 @dataclass(frozen=True)
 class Distance:
-    """A mean over clouds, and its standard error (nan for a single cloud)."""
+    """Mean distance over clouds, and its standard error (nan for a single cloud)."""
 
     value: float
     error: float
 
 
 def clouds(points: np.ndarray) -> np.ndarray:
-    """Points ``[n, 2]`` in their order as ``[n // 100, 100, 2]``; what is left over is left out.
+    """Split points ``[n, 2]``, in their order, into clouds ``[n // 100, 100, 2]``; the rest is left out.
 
     Raises:
         InputError: there are fewer than 100.
@@ -45,7 +45,7 @@ def clouds(points: np.ndarray) -> np.ndarray:
 
 
 def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances ``[k, 100, 100]`` between the points of two clouds each."""
+    """Squared distances ``[k, 100, 100]`` between the points of each pair of clouds."""
     found: np.ndarray = np.square(a[:, :, None] - b[:, None]).sum(3)
     return found
 
@@ -56,24 +56,24 @@ def _mean(values: np.ndarray) -> Distance:
 
 
 def chamfer(a: np.ndarray, b: np.ndarray) -> Distance:
-    """Squared distance to the nearest point of the other cloud, mean over the points, sum of both directions:
+    """Chamfer distance: squared distance to the nearest point of the other cloud, averaged, in both directions:
 
         mean_i min_j ||a_i - b_j||^2 + mean_j min_i ||a_i - b_j||^2
 
-    for each pair of clouds of 100 points, mean over the clouds: the definition of the tutorial HelloScore (KAIST).
+    for each pair of clouds of 100 points, averaged over the clouds (the definition of the tutorial HelloScore, KAIST).
 
     Args:
-        a, b: points ``[n, 2]``, the same number of both.
+        a, b: points ``[n, 2]``, equally many.
     """
     squared = _squared(clouds(a), clouds(b))
     return _mean(squared.min(2).mean(1) + squared.min(1).mean(1))
 
 
 def emd(a: np.ndarray, b: np.ndarray) -> Distance:
-    """Earth mover's distance: ``min over permutations of mean_i ||a_i - b_p(i)||``, mean over clouds of 100 points.
+    """Earth mover's distance, ``min over permutations of mean_i ||a_i - b_p(i)||``, averaged over clouds of 100.
 
     Args:
-        a, b: points ``[n, 2]``, the same number of both.
+        a, b: points ``[n, 2]``, equally many.
 
     Raises:
         InputError: the package POT is not installed.
@@ -88,7 +88,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Distance]] = {"chamfer": c
 
 @cache
 def floor(metric: str, points: PointSet, num: int, repeats: int, seed: int = 0) -> Distance:
-    """The distance between two exact sets of ``num`` points, mean over ``repeats`` of them."""
+    """Distance between two exact sets of ``num`` points, averaged over ``repeats`` pairs of them."""
     pairs = [generator(seed, i, *FLOOR_STREAM) for i in range(repeats)]
     found = [METRICS[metric](points.sample(num, g), points.sample(num, g)) for g in pairs]
     error = math.sqrt(sum(distance.error**2 for distance in found)) / repeats

@@ -1,4 +1,4 @@
-"""Scores of networks and of mixtures on points, and how far they are from each other."""
+"""Scores of networks and of mixtures on points, and their relative errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.studies.points.datasets import as_images
 from randomwalk.studies.points.figures import Field
 from randomwalk.studies.points.simulation import sde_of
 from score_sde.sdes import EDM
@@ -18,9 +19,8 @@ def field_of(denoiser: Denoiser, device: torch.device | str = "cpu") -> Field:
     """The score of a denoiser as a function of points ``[n, 2]`` and sigma."""
 
     def score(x: np.ndarray, sigma: float) -> np.ndarray:
-        points = torch.as_tensor(x, dtype=torch.float32, device=device)[:, :, None, None]
         with torch.inference_mode():
-            return denoiser.score(points, sigma).flatten(1).double().cpu().numpy()
+            return denoiser.score(as_images(x, device), sigma).flatten(1).double().cpu().numpy()
 
     return score
 
@@ -45,12 +45,12 @@ def relative_errors(
 
 
 def within(denoiser: Denoiser, sigmas: Sequence[float]) -> list[float]:
-    """Those of the noise levels at which the denoiser can be used."""
+    """Noise levels in the denoiser's range."""
     return [sigma for sigma in sigmas if denoiser.sigma_min <= sigma <= denoiser.sigma_max]
 
 
 def titled(denoiser: Denoiser, sigmas: Sequence[float]) -> list[tuple[str, float]]:
-    """Noise levels with titles that give the time of the network's SDE too."""
+    """Titles of noise levels, with the time of the network's SDE if it has one, and the levels."""
     sde = sde_of(denoiser)
     if sde is None or isinstance(sde, EDM):  # whose time is sigma
         return [(f"σ = {sigma:g}", sigma) for sigma in sigmas]

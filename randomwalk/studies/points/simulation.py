@@ -1,4 +1,4 @@
-"""SDEs forward in time: what the theory says, and what a simulation gives."""
+"""SDEs forward in time: mean and standard deviation, in closed form and simulated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {
 
 
 def sde_of(denoiser: Denoiser) -> SDE | None:
-    """The SDE whose time a network is told, if there is one."""
+    """SDE whose time the network is conditioned on; None if there is none."""
     if isinstance(denoiser, SDEDenoiser):
         return denoiser.sde
     return EDM(denoiser.sigma_max) if isinstance(denoiser, EDMDenoiser) else None
@@ -35,9 +35,9 @@ def euler_maruyama(
     Args:
         sde: f, g, a and s.
         start: the data, one number.
-        num_paths: how many.
+        num_paths: number of paths.
         num_steps: equal steps from 0 to T.
-        keep: every so many steps the state is kept.
+        keep: number of steps between two states that are kept.
         seed: of the draws.
 
     Returns:

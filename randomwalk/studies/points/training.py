@@ -1,4 +1,4 @@
-"""Points to learn from: whole batches drawn at once, and how near the samples are."""
+"""Training of denoisers on points: batches of fresh points, and the distance of samples to them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.rng import TorchDraws, generator
 from randomwalk.samplers import schedules
 from randomwalk.studies.points import datasets, figures, metrics
+from randomwalk.studies.points.datasets import as_images, as_points
+from randomwalk.training import streams
 from randomwalk.training.examples import GOLDEN
 from randomwalk.training.foreseen import warnings_of
 from randomwalk.training.validation import Validation
@@ -26,21 +28,11 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
     return training.run(config, resume, dry_run, PointTrainingSet)
 
 
-def as_images(points: np.ndarray) -> Tensor:
-    """Points ``[n, 2]`` as images ``[n, 2, 1, 1]``."""
-    return torch.from_numpy(points.astype(np.float32))[:, :, None, None]
-
-
-def as_points(x: Tensor) -> np.ndarray:
-    """Images ``[n, 2, 1, 1]`` as points ``[n, 2]``."""
-    return x.detach().flatten(1).cpu().numpy()
-
-
 class PointExamples:
-    """This process's parts of the batches, from a given step on.
+    """Parts of the batches for this process, from a given step on.
 
-    A batch is a function of (seed, step): fresh points, and their noise. Every process draws all of it, which costs
-    less than a generator for every point, and takes its share.
+    A batch of fresh points and their noise is a function of (seed, step). Every process draws the whole batch, which
+    costs less than a generator for every point, and takes its share.
 
     Args:
         config: of the training.
@@ -56,7 +48,7 @@ class PointExamples:
         self.config, self.points, self.step, self.micro_batch = config, points, step, micro_batch
         share = config.batch_size // size
         self.share = slice(rank * share, (rank + 1) * share)
-        self.offset = float(generator(config.seed, 5).random())
+        self.offset = float(generator(config.seed, streams.OFFSET).random())
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,8 +59,8 @@ class PointExamples:
         return self._parts.pop()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """All of the batch of a step; u is a low-discrepancy sequence, as for images."""
-        size, draws = self.config.batch_size, generator(self.config.seed, 6, step)
+        """Draw the batch of a step; the values of u are a low-discrepancy sequence, as for images."""
+        size, draws = self.config.batch_size, generator(self.config.seed, streams.NOISE, step)
         x = as_images(self.points.sample(size, draws))
         noise = torch.from_numpy(draws.standard_normal((size, 2), dtype=np.float32))[:, :, None, None]
         u = (self.offset + np.arange(step * size, (step + 1) * size) * GOLDEN) % 1.0
@@ -76,7 +68,7 @@ class PointExamples:
 
 
 class PointTrainingSet:
-    """A law of points: there are as many as one likes."""
+    """Unlimited points drawn from a 2-D distribution."""
 
     unit = "points"
 
@@ -86,29 +78,29 @@ class PointTrainingSet:
 
     @property
     def description(self) -> str:
-        """Which points they are."""
+        """Name of the set, in words."""
         return f"points of the set {self.points.name}, new ones at every step"
 
     @property
     def classes(self) -> list[str]:
-        """Points have none."""
+        """Points have no classes."""
         return []
 
     def check(self) -> list[str]:
-        """There is nothing to be wrong."""
+        """Points have no problems."""
         return []
 
     def warnings(self) -> list[str]:
-        """See `randomwalk.training.foreseen`."""
+        """Find settings that are likely to spoil the training, one line each."""
         return warnings_of(self.config)
 
     def examples(self, rank: int, size: int, step: int, micro_batch: int) -> PointExamples:
-        """Noisy points."""
+        """Examples of a process from a step on."""
         return PointExamples(self.config, self.points, rank, size, step, micro_batch)
 
     def validate(self, denoiser: Denoiser) -> Validation:
-        """Chamfer distance of samples, and mean squared distance of denoised points, to fresh points of the set."""
-        device, draws = next(denoiser.parameters()).device, generator(self.config.seed, 7)
+        """Measure the Chamfer distance of samples, and the squared distance of denoised points, to fresh points."""
+        device, draws = next(denoiser.parameters()).device, generator(self.config.seed, streams.VALIDATION)
         truth = self.points.sample(NUM_VALIDATION, draws)
         x = as_images(truth).to(device)
         noise = torch.from_numpy(draws.standard_normal((NUM_VALIDATION, 2), dtype=np.float32)).to(device).view_as(x)
@@ -121,8 +113,8 @@ class PointTrainingSet:
         return Validation(values, "squared distance to fresh points", picture, self.unit, logarithmic=True)
 
     def _sample(self, denoiser: Denoiser, device: torch.device) -> Tensor:
-        """Samples from the same noise every time."""
-        seed = int(generator(self.config.seed, 8).integers(2**31))
+        """Draw samples from the same noise every time."""
+        seed = int(generator(self.config.seed, streams.SAMPLES).integers(2**31))
         draws = TorchDraws(NUM_VALIDATION, torch.Generator().manual_seed(seed))
         high = min(denoiser.sigma_max, 80.0)
         sigmas = schedules.make("karras", NUM_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)

@@ -1,4 +1,4 @@
-"""How long each stage of a run took."""
+"""Clock of the stages of a run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import torch
 
 COUNTED = ("density", "solve", "training")
-"""The stages that count: what has to be done to have a trained network. Samples made to look at it do not."""
+"""Stages that count as training time; making samples on the way does not."""
 
 
 class Clock:
     """Seconds by stage.
 
     Args:
-        device: whose work a stage waits for.
+        device: a stage ends when its work is done.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -25,12 +25,12 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """Of the stages that count."""
+        """Seconds of the counted stages."""
         return sum(self.seconds[stage] for stage in COUNTED)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to a stage."""
+        """Add the time of the block to a stage."""
         started = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""The two ways to train, as a loss of a step and a way to make images: score embedding, and DDPM to compare with."""
+"""Training methods, each a loss and a sampler: score embedding, and DDPM for comparison."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ from randomwalk.studies.score_embedding.solvers import level_times
 from score_sde import sdes
 
 FRAMES = 5
-"""Of the way of a sample, that are kept."""
+"""Number of states of a trajectory that are kept."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """Images that were made: in [0, 1], not clipped ``[B, C, H, W]``; states on the way ``[F, B, C, H, W]``."""
+    """Samples.
+
+    Attributes:
+        images: ``[B, C, H, W]``, pixels in [0, 1] but not clipped.
+        frames: states of the trajectories, ``[F, B, C, H, W]``.
+        evaluations: of the network.
+    """
 
     images: Tensor
     frames: Tensor
@@ -37,33 +43,40 @@ class Made:
 
 
 class Method:
-    """Base: what a training and its samples need besides the network.
+    """Base of the methods.
 
     Args:
-        images: u ``[n, C, H, W]`` in [0, 1], where the network is.
-        batch_size: of a step.
+        images: u ``[n, C, H, W]`` in [0, 1], on the device of the network.
+        batch_size: examples in a step.
     """
 
     def __init__(self, images: Tensor, batch_size: int) -> None:
         self.images, self.batch_size = images, batch_size
 
     def image_of(self, step: int) -> int:
-        """The image of a step's batch, or -1 if it has several."""
+        """Index of the image of a step's batch, or -1 if the batch has several."""
         return -1
 
     def loss(self, denoiser: NetworkDenoiser, step: int, draws: np.random.Generator) -> Tensor:
-        """The loss of each example of a step, ``[B]``."""
+        """Loss of each example of a step, ``[B]``."""
         raise NotImplementedError
 
     def sample(
         self, denoiser: NetworkDenoiser, images: Sequence[int], draws: Sequence[np.random.Generator],
         settings: EmbeddedSampling,
     ) -> Made:  # fmt: skip
-        """Images: for each row which image it is to be, and where its random numbers come from."""
+        """Draw samples.
+
+        Args:
+            denoiser: the trained network.
+            images: for each sample, the index of the image that it should be.
+            draws: random numbers for each sample.
+            settings: of the sampling.
+        """
         raise NotImplementedError
 
     def _labels(self, denoiser: NetworkDenoiser, images: Tensor) -> Tensor | None:
-        """What the network is told of which image it is to make."""
+        """Indices of the images, if the network is conditioned on them."""
         return images if denoiser.num_classes is not None else None
 
     def _normal(self, draws: np.random.Generator, size: int) -> Tensor:
@@ -72,12 +85,12 @@ class Method:
 
 
 class ScoreEmbedding(Method):
-    """Denoising score matching on images that were moved along a field.
+    """Denoising score matching on images that are moved along a field.
 
     Args:
         images, batch_size: see `Method`.
         settings: of the method.
-        field: F, ``[N, n, C, H, W]``; None moves nothing.
+        field: F, ``[N, n, C, H, W]``; None for no movement.
     """
 
     def __init__(self, images: Tensor, batch_size: int, settings: EmbeddingMethod, field: Tensor | None) -> None:
@@ -92,10 +105,10 @@ class ScoreEmbedding(Method):
         return step % len(self.images) if self.settings.batches == "by_image" else -1
 
     def examples(self, step: int, draws: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch: u^n, its times t (float64), and the images' numbers.
+        """Draw a batch: moved images u^n, their times t (float64), and the indices of the images.
 
-        One image at N times, one from each part of [eps, 1], and at each the image as it is after the levels up to it,
-        with the batch's own times; or images at random, at the levels in turn and moved at the levels' times.
+        Either one image at N times, one in each part of [eps, 1], moved along all levels up to its own, at the batch's
+        times; or random images, at the levels in turn, moved at the times of the levels.
         """
         settings, device = self.settings, self.images.device
         n = settings.num_levels
@@ -132,15 +145,15 @@ class ScoreEmbedding(Method):
         labels = self._labels(denoiser, chosen)
         noise = ImageDraws(draws, self.images.device).normal(self.images.shape[1:])
         start = sampling.start(settings.start, noise, self.sde, self.images[chosen], settings.truth_weight)
-        way = sampling.flow(
+        made = sampling.flow(
             lambda u, t: denoiser.network_score(u, t, labels), start, self.sde, t_end=self.settings.eps,
             rtol=settings.tolerance, atol=settings.tolerance, tweedie=settings.tweedie, num_frames=FRAMES,
         )  # fmt: skip
-        return Made(way.images, way.frames, way.evaluations)
+        return Made(made.images, made.frames, made.evaluations)
 
 
 class DDPM(Method):
-    """Epsilon prediction at timesteps drawn evenly, with a fresh image for each example.
+    """Prediction of epsilon at uniform timesteps, with a fresh image for each example.
 
     Args:
         images, batch_size: see `Method`.
@@ -163,7 +176,7 @@ class DDPM(Method):
         return (predicted - noise).square().flatten(1).mean(1)
 
     def levels(self, denoiser: VPDenoiser) -> list[float]:
-        """Noise levels of the sampling, descending: the whole table, or as many of it, the highest among them."""
+        """Noise levels of the sampling, descending: the whole table, or some levels of it with the highest."""
         last = self.settings.num_timesteps - 1
         count = self.settings.num_steps or last + 1
         places = np.linspace(last, 0, count).round().astype(int)
@@ -173,7 +186,7 @@ class DDPM(Method):
         self, denoiser: NetworkDenoiser, images: Sequence[int], draws: Sequence[np.random.Generator],
         settings: EmbeddedSampling,
     ) -> Made:  # fmt: skip
-        """The start is N(0, I) in the method's coordinates ``z = sqrt(alpha_bar) x``, or a mixture with the truth."""
+        """Draw samples, from N(0, I) in the coordinates ``z = sqrt(alpha_bar) x`` or a mixture with the truth."""
         assert isinstance(denoiser, VPDenoiser)
         levels, rows = self.levels(denoiser), ImageDraws(draws, self.images.device)
         z = rows.normal(self.images.shape[1:])
@@ -190,13 +203,13 @@ class DDPM(Method):
                 frames.append(x / math.sqrt(1 + below**2))
 
         sampler = samplers.make({"ddpm": "ddpm_small", "ddim": "ddim"}[self.settings.sampler])
-        told = guided(denoiser, images if denoiser.num_classes is not None else None)
-        x = sampler.sample(told, levels, start=start, draws=rows, callback=keep)
+        conditional = guided(denoiser, images if denoiser.num_classes is not None else None)
+        x = sampler.sample(conditional, levels, start=start, draws=rows, callback=keep)
         return Made((x + 1) / 2, (torch.stack(frames) + 1) / 2, len(levels))
 
 
 def denoiser_settings(method: EmbeddingMethod | DDPMMethod) -> dict[str, Any]:
-    """Name and settings of the adapter around the network of a method."""
+    """Name and settings of the denoiser adapter of a method."""
     if isinstance(method, DDPMMethod):
         return {"name": "vp", **{k: getattr(method, k) for k in ("beta_min", "beta_max", "num_timesteps")}}
     sde = {"name": "power_ve", "base": method.base}
@@ -206,7 +219,7 @@ def denoiser_settings(method: EmbeddingMethod | DDPMMethod) -> dict[str, Any]:
 def make_method(
     settings: EmbeddingMethod | DDPMMethod, images: Tensor, batch_size: int, field: Tensor | None
 ) -> Method:
-    """The method that the settings name."""
+    """Make the method that the settings name."""
     if isinstance(settings, DDPMMethod):
         return DDPM(images, batch_size, settings)
     return ScoreEmbedding(images, batch_size, settings, field)

@@ -1,4 +1,4 @@
-"""What ``train.py`` does with a config of score embedding, or of the method that it is compared with."""
+"""Training runs of score embedding and of DDPM on few images: the run behind ``train.py``, and its results."""
 
 from __future__ import annotations
 
@@ -7,74 +7,63 @@ from typing import Any
 import numpy as np
 import torch
 
-from randomwalk import distributed
-from randomwalk.config import files as configio
+from randomwalk.config.files import dump, load_training
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.errors import InputError
 from randomwalk.progress import bar
-from randomwalk.run_folder import RunFolder, differences, environment, write_csv
+from randomwalk.run_folder import RunFolder, differences, write_csv
 from randomwalk.studies.score_embedding import measures, report
-from randomwalk.studies.score_embedding.trainer import CHECKPOINT, MODEL, Trainer
+from randomwalk.studies.score_embedding.trainer import Trainer
+from randomwalk.training.loop import CHECKPOINT, MODEL
+from randomwalk.training.session import only_process, session
 
 METRICS = ("image", "name", "sample", "mse", "psnr", "ssim", "evaluations")
 CROSSINGS = ("level", "kind", "image", "seconds", "step", "epoch", "mse")
 
 
 def run(config: ScoreEmbeddingConfig, resume: str | None = None, dry_run: bool = False, no_train: bool = False) -> int:
-    """Train as ``config`` says, in a new folder or on from the checkpoint of the folder ``resume``, and report.
+    """Train in a new folder, or resume the run in the folder ``resume``; then make samples and a report.
 
     Args:
-        no_train: make samples and report anew, of the run in the folder ``resume`` or in that of the config.
+        config: of the training.
+        resume: folder of an earlier run.
+        dry_run: only check the config and the data.
+        no_train: make samples and report again, for the run in the folder ``resume`` or in that of the config.
 
     Returns:
         The exit status.
+
+    Raises:
+        InputError: there are several processes, or the folder cannot be used.
+        RunError: the training failed; its last checkpoint stays.
     """
-    if distributed.launch().size > 1:
-        raise InputError("few images are learnt by one process; start train.py without torchrun or mpiexec")
-    device = distributed.choose_device(config.device)
+    context = only_process(config.device, "few images are trained on")
     if dry_run:
-        return check(config, device)
-    if no_train:
-        folder = finished(config, resume)
-    else:
-        folder = RunFolder.resume(resume) if resume else RunFolder.create(config.output)
-    try:
-        with folder.gone_if_it_fails():
-            if not (resume or no_train):
-                folder.write_text("config.yaml", configio.dump(config))
-                folder.write_json("run.json", environment(str(device), 1))
-            folder.lock()
-            return _in_folder(config, folder, device, bool(resume or no_train), no_train)
-    finally:
-        folder.unlock()
-
-
-def _in_folder(
-    config: ScoreEmbeddingConfig, folder: RunFolder, device: torch.device, goes_on: bool, no_train: bool
-) -> int:
-    folder.remove_leftovers()
-    trainer = Trainer(config, device, folder)
-    if goes_on:
-        trainer.resume()
-    start = f"from step {trainer.step}" if trainer.step else "from the start"
-    print(f"{description(trainer)}; {start}, in {folder.path}", flush=True)
-    trainer.prepare()
-    if not no_train:
-        trainer.run()
-    with bar(2, "after training", "parts") as tick:
-        tick(0, "samples")
-        write_results(trainer)
-        tick(1, "report")
-        paths = report.write(folder)
-        tick(1, "done")
-    print("\n".join([*summary(trainer), f"weights: {folder.file(MODEL)}", *map(str, paths)]))
+        print(dump(config), end="")
+        print(f"# ok: {description(Trainer(config, context.device, RunFolder(config.output)))}")
+        return 0
+    earlier = finished(config, resume) if no_train else RunFolder.resume(resume) if resume else None
+    with session(config, context, earlier) as folder:
+        trainer = Trainer(config, context.device, folder)
+        if earlier is not None:
+            trainer.resume()
+        start = f"from step {trainer.step}" if trainer.step else "from the start"
+        print(f"{description(trainer)}; {start}", flush=True)
+        trainer.prepare()
+        if not no_train:
+            trainer.run()
+        with bar(2, "after training", "parts") as tick:
+            tick(0, "samples")
+            write_results(trainer)
+            tick(1, "report")
+            paths = report.write(folder)
+            tick(1, "done")
+        print("\n".join([*summary(trainer), f"weights: {folder.file(MODEL)}", *map(str, paths)]))
     return 0
 
 
 def train(config: ScoreEmbeddingConfig, folder: RunFolder, device: torch.device) -> Trainer:
-    """One training in a fresh folder, without a report; for benchmarks."""
-    folder.write_text("config.yaml", configio.dump(config))
-    folder.write_json("run.json", environment(str(device), 1))
+    """Train in a new folder, without a report, for benchmarks."""
     trainer = Trainer(config, device, folder)
     trainer.prepare()
     trainer.run()
@@ -83,7 +72,7 @@ def train(config: ScoreEmbeddingConfig, folder: RunFolder, device: torch.device)
 
 
 def finished(config: ScoreEmbeddingConfig, resume: str | None) -> RunFolder:
-    """The folder of a run of this config that has ended.
+    """Find the folder of a finished run of a config.
 
     Raises:
         InputError: there is none, or it is of another config.
@@ -91,7 +80,7 @@ def finished(config: ScoreEmbeddingConfig, resume: str | None) -> RunFolder:
     folder = RunFolder(resume or config.output)
     if not (folder.has("config.yaml") and folder.has(CHECKPOINT)):
         raise InputError(f"--no-train: {folder.path} holds no finished run; train first, without --no-train")
-    kept = configio.load_training(folder.file("config.yaml")).model_dump(mode="json")
+    kept = load_training(folder.file("config.yaml")).model_dump(mode="json")
     ignored = ("device", "output", "sampling", "profile")
     changed = [k for k in differences(kept, config.model_dump(mode="json")) if k.split(".")[0] not in ignored]
     if changed:
@@ -102,19 +91,11 @@ def finished(config: ScoreEmbeddingConfig, resume: str | None) -> RunFolder:
     return folder
 
 
-def check(config: ScoreEmbeddingConfig, device: torch.device) -> int:
-    """Print the resolved config and try everything that can be tried without training."""
-    print(configio.dump(config), end="")
-    trainer = Trainer(config, device, RunFolder(config.output))
-    print(f"# ok: {description(trainer)}")
-    return 0
-
-
 def description(trainer: Trainer) -> str:
-    """One line that says what is trained on what."""
+    """One line on the method, the images and the device."""
     config = trainer.config
     size = " x ".join(map(str, trainer.images.shape[2:]))
-    parameters = sum(p.numel() for p in trainer.parameters)
+    parameters = sum(p.numel() for p in trainer.descent.parameters)
     images = f"{len(trainer.images)} image{'s' if len(trainer.images) > 1 else ''} of {size}"
     return f"{config.method.name}, {images}, {parameters:,} parameters, on {trainer.device}"
 
@@ -131,14 +112,14 @@ def write_results(trainer: Trainer) -> None:
     folder.write_array("frames.npy", np.asarray(first))
     named = [row | {"name": trainer.names[row["image"]]} for row in rows]
     write_csv(folder, "metrics.csv", METRICS, named)
-    if trainer.rows["profile.csv"]:
+    if trainer.logs["profile.csv"]:
         write_csv(folder, "crossings.csv", CROSSINGS, crossings(trainer))
     trainer.save_timings()
 
 
 def crossings(trainer: Trainer) -> list[dict[str, Any]]:
-    """When the SSIM of the profile crossed each level, of each image and of their mean."""
-    profile, rows = trainer.config.profile, trainer.rows["profile.csv"]
+    """Times at which the SSIM of the profile crosses each level, for each image and for their mean."""
+    profile, rows = trainer.config.profile, trainer.logs["profile.csv"]
     images = sorted({int(row["image"]) for row in rows})
     found = []
     for level in profile.levels:
@@ -157,13 +138,13 @@ def crossings(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def summary(trainer: Trainer) -> list[str]:
-    """What to print at the end."""
+    """Lines to print at the end."""
     seconds = trainer.clock.seconds
     lines = [
         f"{trainer.clock.total:.1f} s: density {seconds['density']:.2f}, solve {seconds['solve']:.2f}, training "
         f"{seconds['training']:.1f} ({trainer.step} steps)"
     ]
-    if trainer.rows["profile.csv"]:
+    if trainer.logs["profile.csv"]:
         for cells in crossings(trainer):
             if cells["kind"] == "sustained" and cells["image"] == "mean":
                 reached = f"after {float(cells['seconds']):.1f} s" if "seconds" in cells else "not reached"
