@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from randomwalk.config import TrainConfig
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.config.labels import Labels
 from randomwalk.config.training import PointData
