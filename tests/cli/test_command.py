@@ -15,7 +15,8 @@ from sampling_tools import ROOT
 
 from randomwalk.cli.main import COMMANDS, main
 from randomwalk.config.files import load_sample_config
-from randomwalk.images.sources import open_images, to_pixels
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_pixels
 from randomwalk.operators.blur import Blur, taper
 from randomwalk.sampling import run as sampling
 

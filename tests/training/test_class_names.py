@@ -137,7 +137,7 @@ def test_validation_labels_follow_the_names(tmp_path: Path) -> None:
         assert source.classes[source.labels[i]] == Path(source.names[i]).parts[0]
     assert {source.classes[k] for k in source.labels[split.validation]} == {"dog", "wild"}
     images(held_out, ["lynx"], 1)
-    with pytest.raises(InputError, match=r"validation_path: .*/b has the class lynx, .*known there are cat, dog, wild"):
+    with pytest.raises(InputError, match=r"validation_path: .*/b has the class lynx, .*known are cat, dog, wild"):
         split_images(config)
     with pytest.raises(InputError, match=r"validation_path: the images of .* folders of their classes; .*cat, dog"):
         split_images(settings(training, tmp_path / "run", 3, validation_path=str(images(tmp_path / "c", ["x"]) / "x")))
