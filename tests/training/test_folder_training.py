@@ -104,7 +104,7 @@ def test_labels_that_the_data_settle_may_not_be_given_too(tmp_path: Path) -> Non
     for key in ("network.num_classes", "denoiser.null_label"):
         with pytest.raises(InputError, match=f"{key}.*: found 4; with labels.auto the data determine it"):
             load_train_config(FOLDER, [f"{key}=4"])
-    with pytest.raises(InputError, match="ncsnpp knows no classes"):
+    with pytest.raises(InputError, match="ncsnpp has no classes"):
         load_train_config(ROOT / "configs" / "ve_train.yaml", ["labels.auto=true"])
 
 
