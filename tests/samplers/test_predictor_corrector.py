@@ -112,7 +112,7 @@ def test_score_sdes_algorithm() -> None:
 def recursion(sampler: PredictorCorrector, sigmas: Tensor) -> Law:
     """Law of the end on the Gaussian prior, along each principal axis of it, in the coordinates of the SDE."""
     eigenvalues, Q = torch.linalg.eigh(PRIOR.covariance)
-    sde, flow = sampler.process(), sampler.probability_flow
+    sde, flow = sampler.clock, sampler.probability_flow
     table = [*((x.t, x.a, x.s) for x in (sampler.table(sigmas.tolist())[k] for k in range(len(sigmas)))), (0, 1, 0)]
     centre = Q.T @ PRIOR.mean
     m, V = table[0][1] * centre, table[0][1] ** 2 * (eigenvalues + sigmas[0] ** 2)
