@@ -74,7 +74,7 @@ def test_the_rest_of_the_error_is_the_start_and_the_tolerance() -> None:
 
 
 def test_the_error_of_the_start_falls_with_sigma_max() -> None:
-    """As |e| / sigma_max without the mean of the data, and as |S - v I| / sigma_max^2 with it."""
+    """The error is of order |e| / sigma_max without the mean of the data, and |S - v I| / sigma_max^2 with it."""
     model = mixture(1, (2, 1, 1))
     x = noisy(model, 20)
     tight = {"rtol": 1e-7, "atol": 1e-7}
@@ -145,7 +145,7 @@ ENDS: dict[str, Any] = {"sigma_min": SIGMA_MIN, "sigma_max": 1e3, "rtol": 1e-4, 
 
 
 def estimates(model: GaussianMixture, probe: Any) -> tuple[Tensor, Tensor]:
-    """Of two images, many times each: how far the estimate is from the exact log density, and its standard error."""
+    """Errors of many estimates of the log density for each of two images, and their standard errors."""
     x = noisy(model, 2)
     exact = log_likelihood(model, x, divergence="exact", **ENDS)
     assert exact.standard_error.tolist() == [0.0, 0.0]
@@ -156,7 +156,7 @@ def estimates(model: GaussianMixture, probe: Any) -> tuple[Tensor, Tensor]:
 
 
 def biases(away: Tensor) -> Tensor:
-    """In standard errors."""
+    """Bias for each image, in standard errors."""
     return (away.mean(1) / (away.std(1) / COPIES**0.5)).abs()
 
 

@@ -363,7 +363,7 @@ def test_it_costs_what_it_says(settings: dict[str, Any]) -> None:
 
 @EVERY_SDE
 def test_single_precision_follows_double(sde: str) -> None:
-    """Of 12 levels down to 1e-3, in float32: states of size 20 and scores of size 1000 are rounded to 7 digits."""
+    """12 levels down to 1e-3, in float32: states of size 20 and scores of size 1000 are rounded to 7 digits."""
     x, draws, prior = SIGMA_MAX * normal(3, *SHAPE, seed=1), normal(50, 3, *SHAPE, seed=2), gaussian(PRIOR)
     sampler = make(sde, corrector="langevin")
     double = sampler.sample(prior, levels(12), start=x, draws=StepNoise(lambda k, x: draws[k]))
