@@ -84,7 +84,7 @@ def find_file(path: str | Path) -> str:
 
 
 def program(name: str) -> str:
-    """What to type to start `sample` or `train`: the script in a checkout, the command of an installed wheel."""
+    """Command that starts `sample` or `train`: the script in a checkout, the command of an installed wheel."""
     return f"python {name}.py" if (HOME / f"{name}.py").is_file() else f"randomwalk {name}"
 
 

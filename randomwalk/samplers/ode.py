@@ -52,21 +52,17 @@ class ODE(Sampler, ODESettings):
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
         flow = _Flow(problem.denoiser, problem.levels[-1])
         for k, (sigma, sigma_next) in enumerate(itertools.pairwise(problem.levels)):
-            x = self._integrate(flow, x, sigma, sigma_next)
+            times = torch.tensor([-math.log(sigma), -math.log(sigma_next)], dtype=torch.float64, device=x.device)
+            where = f"ode, from sigma = {sigma:.6g} to {sigma_next:.6g}"
+            z = integrate(
+                flow, _scale(sigma) * x, times, where,
+                method=self.method, rtol=self.rtol, atol=self.atol, first_step=flow.step,
+            )  # fmt: skip
+            x = z[-1] / _scale(sigma_next)
             callback(k, x, sigma)
         x = problem.denoiser(x, problem.levels[-1])
         callback(len(problem.levels) - 1, x, problem.levels[-1])
         return x
-
-    def _integrate(self, flow: _Flow, x: Tensor, s: float, p: float) -> Tensor:
-        """The state at level p, from that at level s."""
-        ends = torch.tensor([-math.log(s), -math.log(p)], dtype=torch.float64, device=x.device)
-        where = f"ode, from sigma = {s:.6g} to {p:.6g}"
-        z = integrate(
-            flow, _scale(s) * x, ends, where,
-            method=self.method, rtol=self.rtol, atol=self.atol, first_step=flow.step,
-        )  # fmt: skip
-        return z[-1] / _scale(p)
 
 
 class _Flow:

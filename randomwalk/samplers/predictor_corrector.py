@@ -40,7 +40,8 @@ class PredictorCorrector(Sampler, PredictorCorrectorSettings):
 
     order = strong_order = weak_order = marginal_order = 1
 
-    def process(self) -> SDE:
+    @property
+    def clock(self) -> SDE:
         """The SDE."""
         try:
             return sdes.make(**self.sde.model_dump(exclude_none=True))
@@ -48,11 +49,7 @@ class PredictorCorrector(Sampler, PredictorCorrectorSettings):
             raise InputError(f"sampler: sde={self.sde!r}: {error}") from error
 
     def model_post_init(self, context: object) -> None:
-        self.process()
-
-    @property
-    def clock(self) -> SDE:
-        return self.process()
+        _ = self.clock  # an impossible SDE is an error now
 
     @property
     def coupled_images(self) -> bool:
@@ -68,11 +65,11 @@ class PredictorCorrector(Sampler, PredictorCorrectorSettings):
 
     def table(self, sigmas: list[float]) -> Level:
         """Times and coefficients of the SDE at noise levels of the schedule."""
-        sde = self.process()
+        sde = self.clock
         return sde.level(sde.time(torch.tensor(sigmas, dtype=torch.float64)).clamp_min(0))
 
     def check_levels(self, denoiser: Denoiser, sigmas: Sigmas) -> None:
-        lowest, last = float(self.process().sigma(0.0)), float(decreasing(sigmas)[-1])
+        lowest, last = float(self.clock.sigma(0.0)), float(decreasing(sigmas)[-1])
         if last < lowest * (1 - _RANGE_SLACK):
             raise InputError(
                 f"sampler: the SDE {self.sde.name!r} has no noise level below {lowest:.6g}, but the schedule goes "
@@ -80,7 +77,7 @@ class PredictorCorrector(Sampler, PredictorCorrectorSettings):
             )
 
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
-        table, sde = self.table(problem.levels), self.process()
+        table, sde = self.table(problem.levels), self.clock
         number = itertools.count()  # of the draws, over the steps of corrector and predictor
         z = float(table.a[0]) * x
         for k, sigma in enumerate(problem.levels):

@@ -1,13 +1,12 @@
 """Forecast of the noise that a sampler will leave, and of the details that it will lose, before it runs.
 
 **Noise.** In a flat area the state is the true pixels and noise, of standard deviation r. A network at the level s
-removes noise of that level and little more: where there is more it takes the rest for texture. So in a step
+removes noise of that level and little more: it takes the rest for texture. So in a step
 
     r <- sqrt((r - tau / s^2 f(r, s))^2 + 2 tau T),    f = r if r < s, else s min((r / s)^response, 1.3)
 
-with the ``response`` of the denoiser, 0 for NCSN++ and about 1/2 for other networks. The last r is the noise left:
-much, where steps are short, or where the lowest levels are too few or too far apart to remove the noise of those
-before.
+with the ``response`` of the denoiser, 0 for NCSN++ and about 1/2 for other networks. The last r is the noise left. It
+is large if steps are short, or if the lowest levels are too few or too far apart to remove the noise of those before.
 
 **Details.** Of data ``Normal(0, w^2)`` the exact denoiser is ``D(x, s) = w^2 / (s^2 + w^2) x``, a walk is linear, and
 
@@ -27,17 +26,17 @@ from torch import Tensor
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.rng import StepNoise, generator
 from randomwalk.samplers.sampler import Sampler, Sigmas, decreasing
-from randomwalk.samplers.walk import Plan, PreconditionedStep, StepSize
+from randomwalk.samplers.walk import Plan, PreconditionedStep
 
 NOISE_LIMIT = 0.05
-"""The noise from which it shows in flat areas: 2.5% of the pixels' range, 6 of 255."""
+"""Smallest noise that is visible in flat areas: 2.5% of the range of pixels, 6 of 255."""
 MOST = 1.3
-"""Most noise that a network removes, in multiples of its level (measured where there was 4 times as much)."""
+"""Largest noise that a network removes, in multiples of its level (measured where there was 4 times as much)."""
 DETAIL_LIMIT = 0.35
-"""The relative error from which the contrast of details shows."""
+"""Smallest relative error of the contrast of details that is visible."""
 FINE, COARSE = 0.1, 0.25
 """The smallest and the largest w: details within an object, 13 and 32 of 255."""
-_SIDE = 64  # of the images on which samplers that are no walk are run: their spread is known to 1%
+_SIDE = 64  # of the images for samplers that are not walks: their spread is known to 1%
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,15 @@ def spread_of_walk(plan: Plan, start_std: float, w: Tensor) -> Tensor:
 def remainder(
     sampler: Sampler, sigmas: Sigmas, start_std: float | None = None, response: float = Denoiser.response
 ) -> Remainder | None:
-    """Errors of a sampler of the prior; None if it makes steps of its own between the levels.
+    """Errors of a sampler of the prior, by the recursions for a walk, otherwise by running it on draws.
 
-    Walks by the two recursions; other samplers are run on draws.
+    None if it makes steps of its own between the levels.
 
     Args:
         sampler: of the prior.
         sigmas: decreasing noise levels.
-        start_std: of the start; the highest level if None.
-        response: of the denoiser.
+        start_std: standard deviation of the start; the highest level if None.
+        response: attribute of the denoiser.
     """
     if sampler.num_evaluations(len(sigmas)) is None:
         return None
@@ -104,15 +103,14 @@ def remainder(
 
 def _steps(plan: Plan) -> list[tuple[float, float, float]]:
     """Level, step size in directions that are not measured, and temperature of every step."""
-
-    def size(step: StepSize, s: float) -> float:
-        return step.scale * s**2 if isinstance(step, PreconditionedStep) else float(step)  # type: ignore[arg-type]
-
-    return [(s, size(tau, s), t) for s, tau, t in zip(plan.sigmas, plan.step_sizes, plan.temperatures, strict=True)]
+    return [
+        (s, tau.scale * s**2 if isinstance(tau, PreconditionedStep) else float(tau), t)  # type: ignore[arg-type]
+        for s, tau, t in zip(plan.sigmas, plan.step_sizes, plan.temperatures, strict=True)
+    ]
 
 
 class _Black(Denoiser):
-    """Denoiser of black images that removes too little where there is more noise than its level."""
+    """Denoiser of black images that removes too little noise if there is more than its level."""
 
     def __init__(self, response: float) -> None:
         super().__init__()

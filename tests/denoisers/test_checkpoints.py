@@ -64,7 +64,7 @@ def sigma_at(denoiser: VPDenoiser, t: np.ndarray) -> Tensor:
 
 
 def unet_error(denoiser: NetworkDenoiser) -> float:
-    """Of the noise that the denoiser finds, from the recorded output of the tiny UNet."""
+    """Relative error of the noise that the denoiser predicts, against the recorded output of the tiny UNet."""
     assert isinstance(denoiser, VPDenoiser)
     reference = np.load(REFERENCE / "unet_tinyA_io.npz")
     sigma = sigma_at(denoiser, reference["t_float64"])[:, None, None, None]
@@ -74,7 +74,7 @@ def unet_error(denoiser: NetworkDenoiser) -> float:
 
 
 def ncsnpp_error(denoiser: NetworkDenoiser, expected: str) -> float:
-    """Of the score, from a recorded output of the tiny NCSN++ (in the units of [0, 1] pixels)."""
+    """Relative error of the score, against a recorded output of the tiny NCSN++ (for pixels in [0, 1])."""
     reference = np.load(REFERENCE / "ncsnpp_tiny_io.npz")
     x, sigma = torch.from_numpy(reference["x"]), torch.from_numpy(reference["sigma"])
     return relative_error(2 * denoiser.score(2 * x - 1, 2 * sigma), reference[expected])
@@ -183,7 +183,7 @@ def test_averages_of_a_part_of_the_parameters_are_refused_with_their_names(tmp_p
 @pytest.mark.parametrize("averaged", ["ema_model.module.", "model_ema.", "ema."])
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_both_sets_may_be_side_by_side(averaged: str, wrapped: bool, tmp_path: Path) -> None:
-    """As in Lightning's checkpoints, with the counter that an averaging module keeps."""
+    """Lightning's checkpoints have both, and the counter of the averaging module."""
     state = tiny_state()
     both = {f"model.{key}": value + 1 for key, value in state.items()}
     both |= {averaged + key: value for key, value in state.items()}
@@ -525,7 +525,7 @@ def archive(content: Any) -> bytes:
 
 
 def with_a_hole(data: bytes) -> bytes:
-    """As a download leaves it that reserved the space and did not get all the parts."""
+    """File of a download that reserved the space and did not get all the parts."""
     middle = len(data) // 2
     return data[:middle] + bytes(4096) + data[middle + 4096 :]
 

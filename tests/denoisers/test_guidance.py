@@ -301,7 +301,7 @@ def test_what_the_network_cannot_do_is_refused(
 
 
 def test_a_network_of_classes_alone_is_used_at_scale_one(tmp_path: Path) -> None:
-    """As the public class-conditional networks are."""
+    """The public class-conditional networks have no null label."""
     weights = {"path": str(save_conditional(tmp_path / "classes.safetensors", 4, None))}
     task = load_task(make_config(tmp_path, network=weights, guidance={"labels": 3}, **FREE), torch.device("cpu"))
     x = torch.randn(2, *task.image_shape)

@@ -41,7 +41,7 @@ def std(name: str, t: Tensor) -> Tensor:
 
 
 class Exact(nn.Module):
-    """What a perfect network says: it knows the data in [0, 1] pixels, its SDE, and how its time is scaled."""
+    """Perfect network: it knows the data in [0, 1] pixels, its SDE and the scale of its time."""
 
     def __init__(self, name: str, time_scale: float, mutation: str = "") -> None:
         super().__init__()

@@ -37,10 +37,10 @@ def coefficients(name: str, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Written(nn.Module):
-    """What a perfectly trained network knows: it gets ``z`` and a label, and knows its SDE and the data.
+    """Perfectly trained network of ``z`` and a label, which knows its SDE and the data.
 
-    It works in the SDE's own coordinates, where the state is ``a X + s N``. The state that it is given has the
-    variance of VP's: it is that one times ``1 / sqrt(a^2 + s^2)``.
+    It works in the coordinates of the SDE, where the state is ``a X + s N``. Its input z is that state divided by
+    ``sqrt(a^2 + s^2)``, so it has the variance of VP's.
     """
 
     def __init__(self, name: str, time: str, prediction: str, data: GaussianMixture, mutation: str = "") -> None:
@@ -112,7 +112,7 @@ TIMES = pytest.mark.parametrize("time", ["continuous", "log_sigma", "discrete"])
 @TIMES
 @EVERY
 def test_an_exact_network_makes_an_exact_denoiser(name: str, time: str, prediction: str, data: str) -> None:
-    """Of every SDE, in both conventions of time, whatever it predicts, from the lowest to the highest level."""
+    """Every SDE, convention of time and prediction, from the lowest to the highest level."""
     assert misses(Written(name, time, prediction, MIXTURES[data]), name, time, prediction) < 1e-9
 
 

@@ -162,7 +162,7 @@ def test_what_is_no_table(settings: dict[str, Any], parts: list[str]) -> None:
 
 
 def settings_of(**keys: Any) -> VPDenoiserSettings:
-    """As a config has them."""
+    """Settings of a VP denoiser in a config."""
     return validate(VPDenoiserSettings, Document({"name": "vp", **keys}, "task.yaml"))
 
 

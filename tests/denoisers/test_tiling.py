@@ -34,7 +34,7 @@ TILING = Tiling(128, 128, 64)
 
 @pytest.fixture(scope="module")
 def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
-    """Of a network that has three resolutions and no zero weights."""
+    """Denoiser with a network of three resolutions and no zero weights."""
     path = tmp_path_factory.mktemp("weights") / "photo.safetensors"
     return load_denoiser(save_photo_weights(path, 1.0, widths=[8, 8, 8], num_blocks=[1, 1, 1]))
 
@@ -96,7 +96,7 @@ def test_tiles_of_a_pointwise_denoiser_change_nothing() -> None:
 
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 5.0])
 def test_tiled_is_whole(denoiser: Denoiser, sigma: float) -> None:
-    """What the tiles change has a thousandth of the energy of what the network does, and no PSNR sees it."""
+    """The change by the tiles has less than a thousandth of the energy of the network's, and the PSNR stays."""
     x, truth = noisy(sigma), to_tensor(photograph(*SIZE))
     with torch.no_grad():
         whole, tiled = denoiser(x, sigma), TiledDenoiser(denoiser, TILING)(x, sigma)

@@ -292,7 +292,7 @@ SPREAD = 10.0
 
 
 class Moments(NamedTuple):
-    """Of the positions along and across the modes (whose mean across is 0)."""
+    """Moments of the positions along the modes, and across them (of mean 0)."""
 
     mean: float
     along: float  # variance

@@ -129,7 +129,7 @@ def test_samples_have_the_posterior_of_the_chain(way: str, operator: str) -> Non
 
 
 def test_the_chain_converges_to_the_prior() -> None:
-    """So that its posterior is that of the prior in the end."""
+    """The posterior of the chain then converges to that of the prior."""
     task, errors = make_task("super_resolution"), []
     for steps in (100, 200, 400):
         sigmas = schedules.make("karras", steps, sigma_min=0.5 / steps, sigma_max=1000.0).tolist()
@@ -150,7 +150,7 @@ def correlated(variance: float) -> Law:
 
 
 def test_correlated_pixels_are_not_pulled_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they are if the pull is made all the way, like in the source."""
+    """With the full pull of the source, they are."""
     task = make_task("super_resolution", prior=correlated(50.0), eta=0.5)
     sigmas = schedules.make("karras", 20, sigma_min=0.03, sigma_max=40.0)
     check_moments(

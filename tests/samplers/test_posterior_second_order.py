@@ -38,7 +38,7 @@ from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
 from randomwalk.samplers import schedules
 from randomwalk.samplers.posterior import mmps
-from randomwalk.samplers.posterior.conjugate_gradients import conjugate_gradients
+from randomwalk.samplers.posterior.mmps import conjugate_gradients
 
 
 def levels(steps: int) -> Tensor:
@@ -101,7 +101,7 @@ def test_iterations_lead_to_the_posterior_mean(sigma: float) -> None:
     x = sigma * problem.normal()
     (mean, covariance), flat = task.posterior, x.flatten(1)
     exact = mean + (flat - mean) @ torch.linalg.inv(covariance + sigma**2 * EYE) @ covariance
-    found = [mmps.posterior_mean(problem, x, sigma, iterations).flatten(1) for iterations in (1, 2, 3, 10)]
+    found = [torch.add(*mmps.mean_and_shift(problem, x, sigma, iterations)).flatten(1) for iterations in (1, 2, 3, 10)]
     # In the norm in which conjugate gradients come nearer with every iteration.
     spread = task.matrix @ (EYE - task.denoise(sigma)[0]) @ task.matrix.T
     misses = [(((value - exact) @ task.matrix.T) @ torch.linalg.inv(spread)).norm(dim=1) for value in found]

@@ -112,7 +112,7 @@ def test_score_sdes_algorithm() -> None:
 def recursion(sampler: PredictorCorrector, sigmas: Tensor) -> Law:
     """Law of the end on the Gaussian prior, along each principal axis of it, in the coordinates of the SDE."""
     eigenvalues, Q = torch.linalg.eigh(PRIOR.covariance)
-    sde, flow = sampler.process(), sampler.probability_flow
+    sde, flow = sampler.clock, sampler.probability_flow
     table = [*((x.t, x.a, x.s) for x in (sampler.table(sigmas.tolist())[k] for k in range(len(sigmas)))), (0, 1, 0)]
     centre = Q.T @ PRIOR.mean
     m, V = table[0][1] * centre, table[0][1] ** 2 * (eigenvalues + sigmas[0] ** 2)
@@ -363,7 +363,7 @@ def test_it_costs_what_it_says(settings: dict[str, Any]) -> None:
 
 @EVERY_SDE
 def test_single_precision_follows_double(sde: str) -> None:
-    """Of 12 levels down to 1e-3, in float32: states of size 20 and scores of size 1000 are rounded to 7 digits."""
+    """12 levels down to 1e-3, in float32: states of size 20 and scores of size 1000 are rounded to 7 digits."""
     x, draws, prior = SIGMA_MAX * normal(3, *SHAPE, seed=1), normal(50, 3, *SHAPE, seed=2), gaussian(PRIOR)
     sampler = make(sde, corrector="langevin")
     double = sampler.sample(prior, levels(12), start=x, draws=StepNoise(lambda k, x: draws[k]))

@@ -144,7 +144,7 @@ def test_large_variances_are_exact_where_the_data_are_normal(name: str) -> None:
 @EVERY
 @pytest.mark.parametrize("flow", [False, True], ids=["reverse", "flow"])
 def test_short_steps_of_all_predictors_are_steps_of_the_reverse_process(flow: bool, name: str) -> None:
-    """As dt shrinks, (mean - z) / dt nears the drift and std^2 / dt nears g^2, at first order."""
+    """With dt -> 0, (mean - z) / dt converges to the drift and std^2 / dt to g^2, at first order."""
     sde = ALL[name]
 
     def score(z: Tensor, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a sampler leaves of the noise: the forecast against the sampler itself, and against the bundled networks."""
+"""Noise that a sampler leaves: the forecast against the sampler itself, and against the bundled networks."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_spread_is_that_of_the_sampler(sampler: samplers.WalkSampler, name: str)
     assert float(end.std()) == pytest.approx(expected, rel=4 / (2 * n) ** 0.5)
 
 
-class Told(Denoiser):
-    """Takes out all the noise of an image that is black, but no more than it is told of."""
+class UpToLevel(Denoiser):
+    """Removes all the noise of a black image, up to the stated level."""
 
     def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         return x * (1 - float(sigma) / x.std()).clamp(min=0)
@@ -90,7 +90,7 @@ def test_noise_is_that_of_the_sampler(name: str) -> None:
     def normal(x: torch.Tensor) -> torch.Tensor:
         return torch.randn(x.shape, generator=draws, dtype=x.dtype)
 
-    end = WALK.sample(Told(), sigmas, start=normal(black), draws=StepNoise(lambda _, x: normal(x)))
+    end = WALK.sample(UpToLevel(), sigmas, start=normal(black), draws=StepNoise(lambda _, x: normal(x)))
     # Each step's noise is known to 1 / sqrt(2 n) = 0.35% of itself; what is above the level stays, so errors do.
     assert float(end.std()) == pytest.approx(noise_of_walk(WALK.plan(sigmas), 1.0, 0.0), rel=0.02)
 
@@ -142,7 +142,7 @@ def test_the_forecast_is_what_the_bundled_networks_leave(file: str, name: str) -
     if found.noise > 4 * NOISE_LIMIT:  # it grew from step to step, and errors with it: ruined is all that can be said
         assert left > 4 * NOISE_LIMIT
         return
-    # The forecast is within 20% for NCSN++; of the epsilon network the law of what it takes out is a fit, and its own
+    # The forecast is within 20% for NCSN++; the response of the epsilon network is a fit, and its own
     # error, 0.02, is there without any other.
     assert 0.8 * found.noise < left < math.hypot((1.2 if file == "ve_uncond" else 1.45) * found.noise, 0.02)
 

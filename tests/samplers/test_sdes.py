@@ -150,8 +150,10 @@ def runge_kutta(slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, times: Ten
 
 
 def mean_and_variance_from_coefficients(sde: SDE, end: float, steps: int = 250) -> Tensor:
-    """Those of z_T given x0 = 1, from drift and diffusion alone: ``dm/dt = f(m, t)``, ``dV/dt = 2 f(V, t) + g^2``
-    (f is linear)."""
+    """Mean and variance of z_T given x0 = 1, from the linear drift f and the diffusion g alone.
+
+    They solve ``dm/dt = f(m, t)`` and ``dV/dt = 2 f(V, t) + g^2``.
+    """
     start = sde.std(0.0) ** 2  # sigma_min^2 of VE, else 0
 
     def slope(y: Tensor, t: Tensor) -> Tensor:

@@ -81,12 +81,12 @@ class Cold(VEReverseDiffusion):
         return tau, temperature / 2
 
 
-def order_1_start(denoise: Any, x: Tensor, s: float, p: float, D: Tensor) -> Tensor:
-    return dpm_solver.first_order(x, s, p, D)
+def order_1_start(denoise: Any, x: Tensor, sigma: float, sigma_next: float, D: Tensor) -> Tensor:
+    return dpm_solver.first_order(x, sigma, sigma_next, D)
 
 
-def equal_steps(x: Tensor, s: float, p: float, D: Tensor, q: float, D_q: Tensor) -> Tensor:
-    return dpm_solver.first_order(x, s, p, D + (D - D_q) / 2)
+def equal_steps(x: Tensor, sigma: float, sigma_next: float, D: Tensor, sigma_prev: float, D_prev: Tensor) -> Tensor:
+    return dpm_solver.first_order(x, sigma, sigma_next, D + (D - D_prev) / 2)
 
 
 # The case, and functions of dpm_solver that are replaced.

@@ -59,7 +59,7 @@ def weighted(made: Levelled, task: Task, num: int, groups: int = 1) -> tuple[Ten
 
 
 def full(task: Task) -> int:
-    """As many probes as make the covariance exact."""
+    """Number of probes that makes the covariance exact."""
     return SIZE - int(torch.linalg.matrix_rank(task.matrix))
 
 

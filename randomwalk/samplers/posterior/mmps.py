@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import islice
+
+import torch
 from torch import Tensor
 
 from randomwalk.config.samplers import MMPSSettings
-from randomwalk.samplers.posterior.conjugate_gradients import conjugate_gradients
+from randomwalk.operators.solve import dot, iterates
 from randomwalk.samplers.posterior.steps import ddim
 from randomwalk.samplers.sampler import Needs, Problem, Sampler
 
@@ -35,14 +39,8 @@ class MMPS(Sampler, MMPSSettings):
     needs = Needs(linear=True, gradient=True, noise=("gaussian", "none"))
 
     def step(self, problem: Problem, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        mean = posterior_mean(problem, x, sigma, self.iterations)
-        return ddim(problem, x, mean, sigma, sigma_next, self.stochasticity)
-
-
-def posterior_mean(problem: Problem, x: Tensor, sigma: float, iterations: int) -> Tensor:
-    """``E[X | X_s = x, y]`` as if X given X_s were Gaussian, see MMPS."""
-    denoised, shift = mean_and_shift(problem, x, sigma, iterations)
-    return denoised + shift
+        denoised, shift = mean_and_shift(problem, x, sigma, self.iterations)
+        return ddim(problem, x, denoised + shift, sigma, sigma_next, self.stochasticity)
 
 
 def mean_and_shift(problem: Problem, x: Tensor, sigma: float, iterations: int) -> tuple[Tensor, Tensor]:
@@ -58,3 +56,21 @@ def mean_and_shift(problem: Problem, x: Tensor, sigma: float, iterations: int) -
 
     weights = conjugate_gradients(spread, problem.residual(denoised), iterations)
     return denoised, covariance(operator.adjoint(weights))
+
+
+def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """Approximate solutions u of ``V u = b``, from u = 0: exact after as many iterations as b has entries.
+
+    Every row of the batch has its own step sizes. A row stops when its residual is down to rounding, or when
+    ``v^T V v`` is not positive in its direction v, against the assumption on V. The products continue for the other
+    rows: their number is always ``iterations``.
+
+    Source: Hestenes and Stiefel 1952.
+
+    Args:
+        product: ``v -> V v`` on each row, V symmetric and positive definite.
+        b: ``[B, ...]``.
+        iterations: products with V.
+    """
+    goal = (10 * torch.finfo(b.dtype).eps) ** 2 * dot(b, b)
+    return next(islice(iterates(product, b, goal, restart=False), iterations, None))[0]

@@ -14,7 +14,7 @@ than C. A number c stands for the rest: ``C ~ B B^T + c (I - Pi)``, Pi the proje
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -129,6 +129,53 @@ def moments(problem: Problem, x: Tensor, sigma: float, measured: Mapping[int, Te
         problem.residual(denoised).flatten(1).double(),
         rest[:, None],
     )
+
+
+@dataclass(frozen=True)
+class ImplicitMoments:
+    """``X | X_s = x ~ Normal(D, c I)``; given y its mean is ``D + C A^T (A C A^T + eta^2 I)^-1 (y - A D)``.
+
+    The approximation for a y with too many entries for a backward pass each: one number c stands for every covariance
+    but that of the mean, which comes from a few iterations of conjugate gradients.
+
+    Attributes:
+        operator: A; needs ``spectral``.
+        variance: c.
+        x, mean, shift: the state, D, and how far the mean moves with y, ``[B, C, H, W]`` float64.
+        residual: ``y - A D``, ``[B, ...]`` float64.
+    """
+
+    operator: Operator
+    variance: float
+    x: Tensor
+    mean: Tensor
+    shift: Tensor
+    residual: Tensor
+
+    def log_evidence(self, eta: float) -> Tensor:
+        """``log Normal(y; A D, c A A^T + eta^2 I)``, ``[B]``, up to a constant of each measurement."""
+        c, pulled = self.variance, self.operator.adjoint(self.residual)
+        explained = c * pulled * self.operator.spectral(lambda t: (t > 0) / (c * t + eta**2), pulled)
+        return (explained.flatten(1).sum(1) - self.residual.square().flatten(1).sum(1)) / (2 * eta**2)
+
+    def take(self, rows: Tensor) -> ImplicitMoments:
+        """The moments of some rows, in the order given. Only rows of the same measurement may change places."""
+        return replace(self, x=self.x[rows], mean=self.mean[rows], shift=self.shift[rows], residual=self.residual[rows])
+
+    def move(self, eta: float, keep: float, variance: float, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw of the next state and its log ratio, like `Moments.move`, with a = 1 - keep and
+
+            M(x' | x)    = Normal(keep x + a D,           (variance + a^2 c) I)
+            Q(x' | x, y) = Normal(keep x + a (D + shift), variance I + a^2 c eta^2 (c A^T A + eta^2 I)^-1)
+
+        The ratio lacks a constant of each measurement.
+        """
+        a, c, normal = 1 - keep, self.variance, normal.reshape(self.x.shape)
+        step = a * self.shift + self.operator.spectral(
+            lambda t: (variance + a**2 * c * eta**2 / (c * t + eta**2)).sqrt(), normal
+        )
+        log_ratio = (normal.square() - step.square() / (variance + a**2 * c)).flatten(1).sum(1) / 2
+        return (keep * self.x + a * self.mean + step).flatten(1), log_ratio
 
 
 def measured_directions(operator: Operator, y: Tensor) -> dict[int, Tensor]:

@@ -66,12 +66,6 @@ def systematic(weights: Tensor, u: Tensor) -> Tensor:
     return torch.searchsorted(ends, points.clamp(max=below_one), right=True)
 
 
-def flat_rows(indices: Tensor) -> Tensor:
-    """Rows, in a state ``[M * S, ...]``, of the particles with these indices ``[M, S]`` within each measurement."""
-    num, size = indices.shape
-    return (indices + size * torch.arange(num, device=indices.device)[:, None]).flatten()
-
-
 def resampled(log_weights: Tensor, u: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Systematic resampling of the measurements whose effective sample size is below ``threshold * S``.
 
@@ -86,7 +80,8 @@ def resampled(log_weights: Tensor, u: Tensor, threshold: float) -> tuple[Tensor,
         are means of weights, stay unbiased.
     """
     weights = normalized(log_weights)
-    stay = torch.arange(weights.shape[1], device=weights.device).expand(weights.shape)
-    low = (effective_sample_size(weights) < threshold * weights.shape[1] * (1 - 1e-12))[:, None]
-    rows = flat_rows(torch.where(low, systematic(weights, u), stay))
+    num, size = weights.shape
+    low = (effective_sample_size(weights) < threshold * size * (1 - 1e-12))[:, None]
+    kept = torch.where(low, systematic(weights, u), torch.arange(size, device=weights.device))
+    rows = (kept + size * torch.arange(num, device=weights.device)[:, None]).flatten()
     return rows, torch.where(low, log_mean(log_weights)[:, None], log_weights.double())

@@ -41,12 +41,13 @@ class SplittingSampler(Sampler, SplittingSettings):
         super().check(measurement)
         assert measurement is not None
         operator, noise, name = measurement.operator, measurement.noise, type(self).__name__
-        if self.inner == "exact" and not _is_gaussian(measurement):
+        langevin_steps = self._takes_langevin_steps(measurement)
+        if langevin_steps and self.inner == "exact":
             raise InputError(
                 f"sampler {name} with inner: exact needs a linear operator with a spectral decomposition and Gaussian "
                 f"noise; here are {type(operator).__name__} and {noise.name}: take inner: langevin"
             )
-        if self._takes_langevin_steps(measurement) and noise.std == 0:
+        if langevin_steps and noise.std == 0:
             raise InputError(
                 f"sampler {name} follows the likelihood's score with {type(operator).__name__}: "
                 "it needs noise with a positive std"
@@ -62,12 +63,9 @@ class SplittingSampler(Sampler, SplittingSettings):
         )
 
     def _takes_langevin_steps(self, measurement: Measurement) -> bool:
-        return self.inner == "langevin" or not _is_gaussian(measurement)
-
-
-def _is_gaussian(measurement: Measurement) -> bool:
-    operator, noise = measurement.operator, measurement.noise
-    return operator.linear and operator.has_spectral and (noise.name == "gaussian" or noise.std == 0)
+        operator, noise = measurement.operator, measurement.noise
+        gaussian = operator.linear and operator.has_spectral and (noise.name == "gaussian" or noise.std == 0)
+        return self.inner == "langevin" or not gaussian
 
 
 def norm_or_one(operator: Operator) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from torch import Tensor
 from randomwalk.config.samplers import TweedieSMCSettings
 from randomwalk.errors import InputError
 from randomwalk.operators import Measurement
-from randomwalk.samplers.posterior.implicit_moments import ImplicitMoments, implicit_moments
-from randomwalk.samplers.posterior.moments import Moments, measured_directions, moments
+from randomwalk.samplers.posterior.mmps import mean_and_shift
+from randomwalk.samplers.posterior.moments import ImplicitMoments, Moments, measured_directions, moments
 from randomwalk.samplers.posterior.particles import resampled
 from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler
 
@@ -79,22 +79,29 @@ class TweedieSMC(Sampler, TweedieSMCSettings):
 
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
         x, log_weights = self.particles(problem, x, callback)
-        return x[self._resampled(problem, log_weights, 1.0)[0]] if self.weighted else x
+        if not self.weighted:
+            return x
+        return x[resampled(log_weights, problem.draws.uniform()[:: problem.num_samples], threshold=1.0)[0]]
 
     def particles(self, problem: Problem, x: Tensor, callback: Callback) -> tuple[Tensor, Tensor]:
         """Particles ``[B, C, H, W]`` and their log weights ``[M, S]``, whose mean estimates p(y) without bias.
 
-        (For the law of y under the chain of M; up to a factor where y has more numbers than ``max_rank`` allows.)
+        (For the distribution of y under the chain of M; up to a factor if y has more entries than ``max_rank`` allows.)
         """
+        levels = problem.levels
         log_weights = x.new_zeros((len(x) // problem.num_samples, problem.num_samples), dtype=torch.float64)
         explicit = self._explicit(problem.measurement.y[0].numel())
         measured = measured_directions(problem.operator, problem.measurement.y) if explicit else None
-        for k, (sigma, keep, variance) in enumerate(_path(problem.levels)):
+        # Level, p^2 / s^2 and p^2 a of each step: from x = 0 to the highest level, down the levels, to 0.
+        steps = zip(levels, [*levels[1:], _FLOOR * levels[-1]], strict=True)
+        path = [(levels[0], 0.0, levels[0] ** 2), *((s, p**2 / s**2, p**2 * (1 - p**2 / s**2)) for s, p in steps)]
+        for k, (sigma, keep, variance) in enumerate(path):
             here = self._moments(problem, x, sigma, measured)
             if k > 0 and self.weighted:
                 log_evidence = here.log_evidence(problem.eta)
                 log_weights = log_weights + log_evidence.reshape(log_weights.shape)
-                rows, log_weights = self._resampled(problem, log_weights, self.ess_threshold)
+                uniform = problem.draws.uniform()[:: problem.num_samples]
+                rows, log_weights = resampled(log_weights, uniform, self.ess_threshold)
                 here = here.take(rows)
                 log_weights = log_weights - log_evidence[rows].reshape(log_weights.shape)
             moved, log_ratio = here.move(problem.eta, keep, variance, problem.normal().flatten(1).double())
@@ -115,14 +122,6 @@ class TweedieSMC(Sampler, TweedieSMCSettings):
         if measured is not None:
             return moments(problem, x, sigma, measured, self.probes)
         variance = self.data_std**2 * sigma**2 / (self.data_std**2 + sigma**2)
-        return implicit_moments(problem, x, sigma, variance, self.iterations)
-
-    @staticmethod
-    def _resampled(problem: Problem, log_weights: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-        return resampled(log_weights, problem.draws.uniform()[:: problem.num_samples], threshold)
-
-
-def _path(levels: Sequence[float]) -> list[tuple[float, float, float]]:
-    """``s, p^2 / s^2, p^2 a`` of each step: from x = 0 to the highest level, down the levels, to 0."""
-    steps = zip(levels, [*levels[1:], _FLOOR * levels[-1]], strict=True)
-    return [(levels[0], 0.0, levels[0] ** 2)] + [(s, p**2 / s**2, p**2 * (1 - p**2 / s**2)) for s, p in steps]
+        denoised, shift = mean_and_shift(problem, x, sigma, self.iterations)
+        values = (x, denoised, shift, problem.residual(denoised))
+        return ImplicitMoments(problem.operator, variance, *(value.double() for value in values))
