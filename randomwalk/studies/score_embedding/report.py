@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
 from io import BytesIO
@@ -64,17 +64,16 @@ figcaption, th { color: #70767e; font-weight: normal; }
 td, th { padding: .2rem .9rem .2rem 0; text-align: right; }
 td:first-child, th:first-child, .settings td { text-align: left; }
 figure { margin: 0; }
-img { max-width: 100%; min-width: 40rem; height: auto; }
+img { max-width: max(100%, 40rem); height: auto; }
 """
+_CURVES = """Quality of the samples (black: their mean; colours: images) against the seconds of density, solver (both
+grey) and training; the clock stands still during measurements. Dashed: sustained crossings of the SSIM levels (dotted)
+by the mean. Loss of the steps (faint) and its running median. Residual: relative change of the log density of an image
+in an iteration of the solver."""
 
 
 def html(run: Run, embedded: Embedded | None) -> str:
-    """Self-contained HTML page with the settings, tables, curves and images of a run.
-
-    Args:
-        run: the run.
-        embedded: its first images at some levels.
-    """
+    """Self-contained HTML page with the settings, tables, curves and images of a run."""
     method, n = run.config.method, len(run.truth)
     kind = f"sampler {method.sampler}" if isinstance(method, DDPMMethod) else f"embedding: {method.embedding}"
     images = f"{n} image{'s' if n > 1 else ''} of {run.truth.shape[2]} x {run.truth.shape[3]} pixels"
@@ -88,15 +87,12 @@ def html(run: Run, embedded: Embedded | None) -> str:
         f"<h2>Timings</h2>\n{_table(*timing_table(run))}",
         f"<h2>Final samples</h2>\n{_table(*metric_table(run))}",
         f"<h2>Crossings of SSIM</h2>\n{_table(*crossings)}" if crossings[1] else "",
-        _figure("Curves", png(curves(run)), _curves_caption(run)),
+        _figure("Curves", png(curves(run)), _CURVES),
         *(_figure(name, _png(image), caption) for name, image, caption in sheets(run, embedded)),
     ]
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style>"
-    )
-    body = "\n".join(part for part in parts if part)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{title}</title><style>{_STYLE}</style>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{"".join(parts)}\n</body></html>\n'
 
 
 def _table(headings: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "numbers") -> str:
@@ -121,26 +117,24 @@ def _figure(title: str, data: bytes, caption: str) -> str:
 
 
 def settings(run: Run) -> list[list[str]]:
-    """Label and value of what config.yaml does not say, or says in a way that is easily overlooked."""
+    """Labels and values of settings and outcomes that config.yaml does not say, or only in passing."""
     config, method, log = run.config, run.config.method, run.table("log")
     rate, peak = config.optimizer.learning_rate, max(row["learning_rate"] for row in log)
     reached = f"{rate:g}; peak reached {peak:.3g}" + (f", {100 * peak / rate:.0f}% of it" if peak < 0.99 * rate else "")
-    parameters = run.parameters()
-    pairs = [] if parameters is None else [["parameters", f"{parameters:,}"]]
-    pairs += [
+    pairs = [
         ["steps", f"{log[-1]['step']:.0f} of {config.num_steps} (epoch {log[-1]['epoch']:g})"],
         ["learning rate", reached],
+        ["start of sampling", "noise only"],
     ]
+    if config.sampling.start == "truth":
+        weight = 100 * config.sampling.truth_weight
+        pairs[-1][1] = f"{weight:g}% of the true image and noise: it is told the answer"
     if isinstance(method, DDPMMethod):
         last = alpha_bar_end(method.beta_min, method.beta_max, method.num_timesteps)
-        left = f": training keeps {100 * math.sqrt(last):.0f}% of the image at the step where sampling starts"
-        pairs.append(["alpha_bar_T", f"{last:.2g}{left if last > 0.001 else ''}"])
-    start = "noise only"
-    if config.sampling.start == "truth":
-        start = f"{100 * config.sampling.truth_weight:g}% of the true image and noise: it is told the answer"
-    pairs.append(["start of sampling", start])
-    if config.sampling.minmax:
-        pairs.append(["min-max", "samples are stretched before they are measured: hides errors of brightness"])
+        left = f"training keeps {100 * math.sqrt(last):.2g}% of the image at the step where sampling starts"
+        pairs.append(["alpha_bar_T", f"{last:.2g}: {left}"])
+    if run.parameters is not None:
+        pairs.append(["parameters", f"{run.parameters:,}"])
     return pairs
 
 
@@ -158,20 +152,21 @@ def timing_table(run: Run) -> Table:
 def metric_table(run: Run) -> Table:
     """Quality of each image, averaged over its samples (of each sample if sampling is unconditional), and its mean."""
     digits = {"ssim": ".4f", "psnr": ".2f", "mse": ".5f", "evaluations": ".0f"}
-    names, nearest = run.names(), [run.targets(sample) for sample in range(len(run.samples))]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    labels: dict[str, str] = {}
+    names, nearest, rows = run.names(), [run.targets(sample) for sample in range(len(run.samples))], []
     for row in run.table("metrics"):
         image, sample = row["image"], row["sample"]
-        key = f"{image}" if run.conditional or len(nearest) == 1 else f"{image}.{sample}"
-        groups.setdefault(key, []).append(row)
-        like = nearest[sample] if 0 <= sample < len(nearest) else []
-        labels[key] = names[image] if run.conditional else f"{key}, {names[like[image]] if image < len(like) else ''}"
-    means = {key: [float(np.mean([row[column] for row in rows])) for column in digits] for key, rows in groups.items()}
-    shown = [(labels[key], means[key]) for key in [*means][:SHOWN]]
-    if len(means) > 1:
-        shown.append((f"mean of {len(means)}", np.mean([*means.values()], axis=0).tolist()))
-    cells = [[label, *map(format, values, digits.values())] for label, values in shown]
+        group, label = (image,), names[image]
+        if not run.conditional:
+            group = (image, sample)
+            which = f"{image}" if len(nearest) == 1 else f"{image}.{sample}"
+            label = f"{which}, {names[nearest[sample][image]] if image < run.shown else ''}"
+        rows.append(row | {"group": (*group, label)})
+    means = {key: mean_over(rows, key, "group") for key in digits}
+    groups = [*means["ssim"]]
+    cells = [[group[-1], *(format(means[key][group], digits[key]) for key in digits)] for group in groups[:SHOWN]]
+    if len(groups) > 1:
+        overall = [format(np.mean([*means[key].values()]), digits[key]) for key in digits]
+        cells.append([f"mean of {len(groups)}", *overall])
     return ["image" if run.conditional else "sample, its nearest", "SSIM", "PSNR [dB]", "MSE", "evaluations"], cells
 
 
@@ -196,19 +191,20 @@ def seconds(value: float) -> str:
 
 def curves(run: Run) -> Any:
     """Matplotlib figure of SSIM, PSNR and MSE, the loss and the solver's residual, as far as the run has them."""
-    qualities = {"ssim": "SSIM", "psnr": "PSNR [dB]", "mse": "MSE"} if run.table("profile") else {}
-    panels = [(label, partial(_plot_quality, run=run, key=key)) for key, label in qualities.items()]
-    panels.append(("Loss", partial(_plot_loss, run=run)))
+    panels: list[tuple[str, Callable[[Any, Run], None]]] = [("Loss", _plot_loss)]
+    if run.table("profile"):
+        qualities = {"ssim": "SSIM", "psnr": "PSNR [dB]", "mse": "MSE"}
+        panels = [*((label, partial(_plot_quality, key=key)) for key, label in qualities.items()), *panels]
     if run.table("convergence"):
-        panels.append(("Residual of the solver", partial(_plot_residuals, run=run)))
+        panels.append(("Residual of the solver", _plot_residuals))
     columns = min(len(panels), 3)
     lines = math.ceil(len(panels) / columns)
     figure = new_figure((3.4 * columns, 2.7 * lines), dpi=140)
     figure.set_layout_engine("constrained")
     for place, (label, plot) in enumerate(panels, 1):
         axis = figure.add_subplot(lines, columns, place)
-        plot(axis)
         axis.set_title(label, fontsize=10, loc="left")
+        plot(axis, run)
         axis.tick_params(which="both", labelsize=8)
         tidy(axis)
     return figure
@@ -216,23 +212,19 @@ def curves(run: Run) -> Any:
 
 def _plot_quality(axis: Any, run: Run, key: str) -> None:
     rows = run.table("profile")
-    times = mean_over(rows, "seconds", "step")
-    if run.shown > 1:
-        for image in range(run.shown):
-            own = mean_over([row for row in rows if row["image"] == image], key, "step")
-            axis.plot([times[step] for step in own], [*own.values()], color=COLOURS[image], linewidth=0.8, alpha=0.7)
-    mean = [*mean_over(rows, key, "step").values()]
-    axis.plot([*times.values()], mean, color=INK, linewidth=1.5)
+    times, mean = mean_over(rows, "seconds", "step"), mean_over(rows, key, "step")
+    for image in range(run.shown) if run.shown > 1 else ():
+        own = mean_over([row for row in rows if row["image"] == image], key, "step")
+        axis.plot([times[step] for step in own], [*own.values()], color=COLOURS[image], linewidth=0.8, alpha=0.7)
+    axis.plot([*times.values()], [*mean.values()], color=INK, linewidth=1.5)
     if key == "ssim":
-        axis.set_ylim(min(0.0, *mean, 0.0), 1.0)
-    elif key == "mse" and all(value > 0 for value in mean):
-        axis.set_yscale("log")
+        axis.set_ylim(min(0.0, *mean.values()), 1.0)
+    axis.set_yscale("log" if key == "mse" and min(mean.values()) > 0 else "linear")
     axis.set_xlim(0, max(times.values()) * 1.02 or 1)
     axis.set_xlabel("seconds", fontsize=8)
     axis.axvspan(0, sum(run.seconds(stage) or 0.0 for stage in ("density", "solve")), color=PALE, linewidth=0, zorder=0)
-    sustained = [row for row in run.mean_crossings() if row["kind"] == "sustained"]
-    for place, row in enumerate(sorted(sustained, key=lambda row: row["level"])):
-        colour = COLOURS[(1, 3, 4)[place % 3]]
+    for place, row in enumerate(row for row in run.mean_crossings() if row["kind"] == "sustained"):
+        colour = COLOURS[1 + place % 7]
         if key == "ssim":
             axis.axhline(row["level"], color=colour, linestyle=":", linewidth=0.8)
         if row["seconds"] is not None:
@@ -247,8 +239,7 @@ def _plot_loss(axis: Any, run: Run) -> None:
         epochs, losses = [row["epoch"] for row in rows], np.array([row["loss"] for row in rows])
         axis.plot(epochs, losses, color=COLOURS[place], alpha=0.25, linewidth=0.6)
         axis.plot(epochs, running_median(losses), color=COLOURS[place], linewidth=1.3)
-    if all(row["loss"] > 0 for row in log):
-        axis.set_yscale("log")
+    axis.set_yscale("log" if min(row["loss"] for row in log) > 0 else "linear")
     axis.set_xlabel("epochs", fontsize=8)
 
 
@@ -265,18 +256,6 @@ def _plot_residuals(axis: Any, run: Run) -> None:
         axis.semilogy(x, y, color=COLOURS[image], marker="o", markersize=2.5, linewidth=1)
     axis.set_xlabel("iteration", fontsize=8)
     axis.xaxis.get_major_locator().set_params(integer=True)
-
-
-def _curves_caption(run: Run) -> str:
-    words = "Loss of the steps (faint) and its running median."
-    if run.table("profile"):
-        mean = "of the mean over samples (black; a colour for each image)" if run.shown > 1 else "of the sample"
-        words = f"Quality {mean} against the seconds of density, solver (grey) and training, without those of the "
-        words += "measurements. Dashed: sustained crossings of the SSIM levels (dotted). Loss of the steps (faint) and "
-        words += "its running median."
-    if run.table("convergence"):
-        words += " Residual: relative change of the log density of an image in an iteration of the solver."
-    return words
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

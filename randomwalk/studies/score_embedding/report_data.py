@@ -63,6 +63,7 @@ class Run:
         samples: S samples of each of the first k images, ``[S, k, C, H, W]``.
         frames: states along the trajectory of the first samples, ``[F, k, C, H, W]``, if they were kept.
         tables: rows of each CSV file of the run, by its name without the suffix.
+        parameters: number of parameters of the network, if its weights were kept.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Run:
     samples: np.ndarray
     frames: np.ndarray | None
     tables: dict[str, list[Row]]
+    parameters: int | None
 
     @property
     def shown(self) -> int:
@@ -113,17 +115,6 @@ class Run:
         found = {row["image"]: row["name"] for row in self.table("metrics")}
         return [found.get(image, f"image {image}") for image in range(len(self.truth))]
 
-    def parameters(self) -> int | None:
-        """Number of parameters of the network, if its weights are in the folder."""
-        path = self.folder / "model.safetensors"
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="np") as file:
-                return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
-
 
 def read(folder: RunFolder) -> Run:
     """Read and check the files of a run.
@@ -142,17 +133,24 @@ def read(folder: RunFolder) -> Run:
     frames = _array(folder, "frames.npy", "F k C H W", shape) if folder.has("frames.npy") else None
     tables = {name[:-4]: _table(folder, name) for name in _COLUMNS if name in _REQUIRED or folder.has(name)}
     for name, rows in tables.items():
-        if f"{name}.csv" in _REQUIRED and not rows:
-            raise InputError(f"{folder.file(name + '.csv')}: holds no rows; {_REMEDY}")
-        for image in [row["image"] for row in rows if name in ("profile", "metrics", "convergence")]:
-            if not 0 <= image < len(truth):
-                raise InputError(
-                    f"{folder.file(name + '.csv')}: image {image} is not one of the {len(truth)} in images.npy"
-                )
+        path = folder.file(f"{name}.csv")
+        if path.name in _REQUIRED and not rows:
+            raise InputError(f"{path}: holds no rows; {_REMEDY}")
+        images = {row["image"] for row in rows} if name in ("profile", "metrics", "convergence") else set()
+        if outside := images - {*range(len(truth))}:
+            raise InputError(f"{path}: image {min(outside)} is not one of the {len(truth)} in images.npy")
     environment = folder.read_json("run.json") if folder.has("run.json") else {}
     if not isinstance(environment, dict):
         raise InputError(f"{folder.file('run.json')}: holds no settings; {_REMEDY}")
-    return Run(folder.path, config, environment, truth, samples, frames, tables)
+    parameters = None
+    if folder.has("model.safetensors"):
+        path = folder.file("model.safetensors")
+        try:
+            with safe_open(path, framework="np") as file:
+                parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
+    return Run(folder.path, config, environment, truth, samples, frames, tables, parameters)
 
 
 def _required(folder: RunFolder, name: str) -> Path:
@@ -178,7 +176,7 @@ def _array(folder: RunFolder, name: str, axes: str, shape: Sequence[int | None],
 def _table(folder: RunFolder, name: str) -> list[Row]:
     path = _required(folder, name)
     columns, texts, rows = _COLUMNS[name].split(), _TEXTS.get(name, set()), list[Row]()
-    may_be_empty = {"seconds", "step", "epoch", "mse"} if name == "crossings.csv" else set()
+    may_be_empty = {"seconds", "step", "epoch", "mse"} if name == "crossings.csv" else set[str]()
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
