@@ -6,32 +6,26 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import unescape
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
 from PIL import Image
 from report_tools import fake_run
 
 from randomwalk.errors import InputError
-from randomwalk.images.sheets import new_figure
 from randomwalk.run_folder import RunFolder, write_csv
 from randomwalk.studies.score_embedding import report, report_data
-from randomwalk.studies.score_embedding.report_figures import (
+from randomwalk.studies.score_embedding.report import (
     crossing_table,
-    curves,
     metric_table,
+    pixels,
     running_median,
     seconds,
-    timings,
+    settings,
 )
-from randomwalk.studies.score_embedding.report_pictures import pictures, pixels
-from randomwalk.studies.score_embedding.report_settings import settings
 
 NAMES = ["<b>astronaut</b>.png", 'a "cat" & co.png', "coffee.png"]
 NEEDED = ["config.yaml", "images.npy", "samples.npy", "log.csv", "timings.csv", "metrics.csv"]
@@ -68,12 +62,10 @@ def test_the_files_of_a_full_run(full: tuple[RunFolder, list[Path]]) -> None:
 
 
 def test_pictures_of_the_page_decode(full: tuple[RunFolder, list[Path]]) -> None:
-    folder, paths = full
+    paths = full[1]
     page = paths[1].read_text()
     found = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
-    run = report_data.read(folder)
-    titles = ["Timings", *(panel.title for panel in curves(run)), "Samples beside the truth",
-              "The embedded images and their field"]  # fmt: skip
+    titles = ["Curves", "Samples beside the truth", "From noise to image", "The embedded images and their field"]
     assert re.findall(r'<img alt="([^"]+)"', page) == titles and len(found) == len(titles)
     for data in found:
         with Image.open(io.BytesIO(data)) as picture:
@@ -94,7 +86,7 @@ def test_a_run_without_the_optional_files(tmp_path: Path, method: str) -> None:
     for name in OPTIONAL:
         folder.file(name).unlink(missing_ok=True)
     page = report.write(folder)[1].read_text()
-    assert re.findall(r'<img alt="([^"]+)"', page) == ["Timings", "Loss", "Samples beside the truth"]
+    assert re.findall(r'<img alt="([^"]+)"', page) == ["Curves", "Samples beside the truth"]
     assert "Crossings" not in page and ("alpha_bar_T" in page) == (method == "ddpm")
 
 
@@ -178,12 +170,12 @@ def test_means_are_over_the_samples_of_an_image(tmp_path: Path) -> None:
     assert [row[1] for row in cells] == ["0.3000", "0.7000", "0.5000"]
 
 
-def test_samples_that_were_told_nothing_stand_beside_the_nearest_image(tmp_path: Path) -> None:
+def test_unconditional_samples_stand_beside_the_nearest_image(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "run", 3, 8)
     truth = np.load(folder.file("images.npy"))
     folder.write_array("samples.npy", truth[None, [2, 0, 0]])
     run = report_data.read(folder)
-    assert not run.told and run.targets(0) == [2, 0, 0]
+    assert not run.conditional and run.targets(0) == [2, 0, 0]
     labels = [row[0] for row in metric_table(run)[1]]
     assert labels == ["0, coffee.png", "1, astronaut.png", "2, astronaut.png", "mean of 3"]
 
@@ -236,56 +228,3 @@ def test_embedded_images_follow_the_flow(tmp_path: Path) -> None:
 def test_nothing_is_embedded_without_a_field(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "run", 1, 8, "ddpm")
     assert report_data.embedded(folder, report_data.read(folder), 1, 10) is None
-
-
-@pytest.fixture
-def overlaps(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[tuple[str, str]]]:
-    """Pairs of words on a page, as drawn, of which one lies on the other by more than a pixel at the edge."""
-    drawn: list[Text] = []
-    draw = Text.draw
-
-    def record(self: Text, renderer: Any, *args: Any, **kwargs: Any) -> Any:
-        drawn.append(self)
-        return draw(self, renderer, *args, **kwargs)
-
-    monkeypatch.setattr(Text, "draw", record)
-
-    def find(page: Any) -> list[tuple[str, str]]:
-        drawn.clear()
-        renderer = page.canvas.get_renderer()
-        page.draw(renderer)
-        words = [word for word in drawn if word.get_text().strip() and word.get_visible()]
-        boxes = [(word.get_text(), word.get_window_extent(renderer).padded(-1)) for word in words]
-        return [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)]
-
-    return find
-
-
-@pytest.mark.parametrize(
-    ("n", "profile", "stalls"), [(3, True, False), (1000, True, False), (1, False, False), (1, True, True)]
-)
-def test_no_words_lie_on_others(
-    tmp_path: Path, overlaps: Callable[[Any], list[tuple[str, str]]], n: int, profile: bool, stalls: bool
-) -> None:
-    folder = fake_run(tmp_path / "run", n, 8, profile=profile)
-    if stalls:  # an MSE that stays within a decade
-        rows = folder.read_csv("profile.csv")
-        for k, row in enumerate(rows):
-            row["mse"] = str(0.26 - 0.14 * k / len(rows))
-        write_csv(folder, "profile.csv", list(rows[0]), rows)
-    run = report_data.read(folder)
-    found = report_data.embedded(folder, run, report.images_embedded(run), report.COLUMNS)
-    for panel in [timings(run), *curves(run), *pictures(run, found)]:
-        figure = new_figure(panel.size)
-        panel.draw(figure)
-        assert overlaps(figure) == []
-    figure.text(0.5, 0.5, "a word", fontsize=9)
-    figure.text(0.5, 0.5, "another", fontsize=9)
-    assert ("a word", "another") in overlaps(figure)
-
-
-def test_no_words_lie_in_a_panel_of_curves(tmp_path: Path) -> None:
-    for panel in curves(report_data.read(fake_run(tmp_path / "run", 1))):
-        figure = new_figure(panel.size)
-        panel.draw(figure)
-        assert figure.axes and not any(len(axis.texts) for axis in figure.axes)

@@ -1,13 +1,13 @@
-"""The files of a run, read and checked, for its report."""
+"""Files of a run, read and checked for its report."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,35 +22,27 @@ from randomwalk.studies.score_embedding.embedding import displacements, field_of
 from score_sde.sdes import PowerVE
 
 SHOWN = 8
-"""Most images that a report shows."""
+"""Largest number of images that a report shows."""
 
 Row = dict[str, Any]
 
-_NUMBERS: dict[str, Sequence[str]] = {
-    "log.csv": ("step", "epoch", "image", "loss", "learning_rate", "seconds"),
-    "profile.csv": ("step", "epoch", "seconds", "image", "sample", "mse", "psnr", "ssim", "evaluations"),
-    "timings.csv": ("seconds",),
-    "convergence.csv": ("iteration", "image", "residual"),
-    "metrics.csv": ("image", "sample", "mse", "psnr", "ssim", "evaluations"),
-    "crossings.csv": ("level", "seconds", "step", "epoch", "mse"),
+_COLUMNS = {
+    "log.csv": "step epoch image loss learning_rate seconds",
+    "profile.csv": "step epoch seconds image sample mse psnr ssim evaluations",
+    "timings.csv": "stage seconds",
+    "convergence.csv": "iteration image residual",
+    "metrics.csv": "image name sample mse psnr ssim evaluations",
+    "crossings.csv": "kind image level seconds step epoch mse",
 }
-_TEXTS: dict[str, Sequence[str]] = {
-    "timings.csv": ("stage",),
-    "metrics.csv": ("name",),
-    "crossings.csv": ("kind", "image"),
-}
-_MAY_BE_EMPTY = {"crossings.csv": {"seconds", "step", "epoch", "mse"}}
+_TEXTS = {"timings.csv": {"stage"}, "metrics.csv": {"name"}, "crossings.csv": {"kind", "image"}}
+_REQUIRED = ("log.csv", "timings.csv", "metrics.csv")
+_REMEDY = "train.py with --no-train makes samples and their numbers again, with --resume the rest"
 
 
-@dataclass
-class Embedded:
-    """First images of a run, embedded by its field.
+class Embedded(NamedTuple):
+    """First images of a run moved by its field, at levels with indices and times ``[L]``.
 
-    Attributes:
-        levels: indices ``[L]``; level 0 is the image itself.
-        times: of these levels, ``[L]``.
-        images: moved images u^n, ``[L, k, C, H, W]``.
-        field: what moves them, ``[L, k, C, H, W]``; that of level 0 moves nothing.
+    Images u^n and field, which moves nothing at level 0, are ``[L, k, C, H, W]``.
     """
 
     levels: np.ndarray
@@ -66,11 +58,12 @@ class Run:
     Attributes:
         folder: its folder.
         config: its settings.
-        environment: what run.json says about the machine; empty without that file.
-        truth: the images that it was to learn, in [0, 1], ``[n, C, H, W]``.
-        samples: of the first k of them, ``[S, k, C, H, W]``.
-        frames: states of the first sample's trajectory, ``[F, k, C, H, W]``, if they were kept.
-        tables: rows of each CSV file that is there, by its name without the suffix.
+        environment: contents of run.json; empty without that file.
+        truth: training images in [0, 1], ``[n, C, H, W]``.
+        samples: S samples of each of the first k images, ``[S, k, C, H, W]``.
+        frames: states along the trajectory of the first samples, ``[F, k, C, H, W]``, if they were kept.
+        tables: rows of each CSV file of the run, by its name without the suffix.
+        parameters: number of parameters of the network, if its weights were kept.
     """
 
     folder: Path
@@ -80,6 +73,7 @@ class Run:
     samples: np.ndarray
     frames: np.ndarray | None
     tables: dict[str, list[Row]]
+    parameters: int | None
 
     @property
     def shown(self) -> int:
@@ -87,14 +81,14 @@ class Run:
         return min(self.samples.shape[1], SHOWN)
 
     @property
-    def told(self) -> bool:
-        """Whether the sampling is told which image to make; otherwise a sample is measured by the nearest of them."""
+    def conditional(self) -> bool:
+        """Whether sampling is told which image to make; otherwise a sample is compared with the nearest image."""
         known = self.config.network.num_classes is not None or self.config.sampling.start == "truth"
         return known or len(self.truth) == 1
 
     def targets(self, sample: int) -> list[int]:
-        """Which image each of the shown samples was measured by."""
-        if self.told:
+        """Indices of the training images with which the shown samples are compared."""
+        if self.conditional:
             return list(range(self.shown))
         made = self.samples[sample, : self.shown].reshape(self.shown, -1).astype(np.float64)
         if self.config.sampling.minmax:
@@ -104,72 +98,70 @@ class Run:
         return [int(((flat - u) ** 2).sum(1).argmin()) for u in made]
 
     def table(self, name: str) -> list[Row]:
-        """Rows of a CSV file, none if it is not there."""
+        """Rows of a CSV file, none without that file."""
         return self.tables.get(name, [])
+
+    def mean_crossings(self) -> list[Row]:
+        """Rows of crossings.csv for the mean over images, or for the only image."""
+        rows = self.table("crossings")
+        return [row for row in rows if row["image"] == "mean"] or [row for row in rows if row["image"] == "0"]
 
     def seconds(self, stage: str) -> float | None:
         """Seconds of a stage in timings.csv."""
         return next((row["seconds"] for row in self.table("timings") if row["stage"] == stage), None)
 
     def names(self) -> list[str]:
-        """Name of each image; its number where metrics.csv does not know it."""
+        """Name of each image; its number where metrics.csv has no row for it."""
         found = {row["image"]: row["name"] for row in self.table("metrics")}
         return [found.get(image, f"image {image}") for image in range(len(self.truth))]
 
-    def parameters(self) -> int | None:
-        """Size of the network, if its weights are in the folder."""
-        path = self.folder / "model.safetensors"
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="np") as file:
-                return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
-
 
 def read(folder: RunFolder) -> Run:
-    """Everything that a report is made of.
+    """Read and check the files of a run.
 
     Raises:
-        InputError: a file that is needed is missing, or one that is there is damaged; the message names it.
+        InputError: a required file is missing, or a file is damaged; the message names it.
     """
-    config = validate(ScoreEmbeddingConfig, read_document(_there(folder, "config.yaml")))
+    config = validate(ScoreEmbeddingConfig, read_document(_required(folder, "config.yaml")))
     truth = _array(folder, "images.npy", "n C H W", (config.data.num_images, config.data.channels, None, None))
     samples = _array(folder, "samples.npy", "S k C H W", (None, None, *truth.shape[1:]))
     if samples.shape[1] > len(truth):
-        raise InputError(f"{folder.file('samples.npy')}: of {samples.shape[1]} images, but images.npy has {len(truth)}")
+        raise InputError(
+            f"{folder.file('samples.npy')}: has samples of {samples.shape[1]} images, but images.npy has {len(truth)}"
+        )
     shape = (None, *samples.shape[1:])
     frames = _array(folder, "frames.npy", "F k C H W", shape) if folder.has("frames.npy") else None
-    needed = ("log.csv", "timings.csv", "metrics.csv")
-    tables = {name[:-4]: _table(folder, name) for name in _NUMBERS if name in needed or folder.has(name)}
-    for name in ("log", "timings", "metrics"):
-        if not tables[name]:
-            raise InputError(f"{folder.file(name + '.csv')}: holds no rows; {_REMEDY}")
-    for name in ("profile", "metrics", "convergence"):
-        for row in tables.get(name, []):
-            if not 0 <= row["image"] < len(truth):
-                raise InputError(
-                    f"{folder.file(name + '.csv')}: image {row['image']:g} is not one of the {len(truth)} in images.npy"
-                )
+    tables = {name[:-4]: _table(folder, name) for name in _COLUMNS if name in _REQUIRED or folder.has(name)}
+    for name, rows in tables.items():
+        path = folder.file(f"{name}.csv")
+        if path.name in _REQUIRED and not rows:
+            raise InputError(f"{path}: holds no rows; {_REMEDY}")
+        images = {row["image"] for row in rows} if name in ("profile", "metrics", "convergence") else set()
+        if outside := images - {*range(len(truth))}:
+            raise InputError(f"{path}: image {min(outside)} is not one of the {len(truth)} in images.npy")
     environment = folder.read_json("run.json") if folder.has("run.json") else {}
     if not isinstance(environment, dict):
         raise InputError(f"{folder.file('run.json')}: holds no settings; {_REMEDY}")
-    return Run(folder.path, config, environment, truth, samples, frames, tables)
+    parameters = None
+    if folder.has("model.safetensors"):
+        path = folder.file("model.safetensors")
+        try:
+            with safe_open(path, framework="np") as file:
+                parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
+    return Run(folder.path, config, environment, truth, samples, frames, tables, parameters)
 
 
-_REMEDY = "train.py with --no-train makes samples and their numbers again, with --resume the rest"
-
-
-def _there(folder: RunFolder, name: str) -> Path:
+def _required(folder: RunFolder, name: str) -> Path:
     if not folder.has(name):
         raise InputError(f"{folder.file(name)}: is missing, and the report needs it; {_REMEDY}")
     return folder.file(name)
 
 
 def _array(folder: RunFolder, name: str, axes: str, shape: Sequence[int | None], **options: Any) -> np.ndarray:
-    """A .npy file whose shape is as said, None standing for any."""
-    path = _there(folder, name)
+    """Read a .npy file of floats and check its shape, where None stands for any length."""
+    path = _required(folder, name)
     try:
         found: np.ndarray = np.load(path, allow_pickle=False, **options)
     except (OSError, ValueError, EOFError) as error:
@@ -182,19 +174,18 @@ def _array(folder: RunFolder, name: str, axes: str, shape: Sequence[int | None],
 
 
 def _table(folder: RunFolder, name: str) -> list[Row]:
-    path = _there(folder, name)
-    numbers, texts, optional = _NUMBERS[name], _TEXTS.get(name, ()), _MAY_BE_EMPTY.get(name, set())
-    rows: list[Row] = []
+    path = _required(folder, name)
+    columns, texts, rows = _COLUMNS[name].split(), _TEXTS.get(name, set()), list[Row]()
+    may_be_empty = {"seconds", "step", "epoch", "mse"} if name == "crossings.csv" else set[str]()
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if missing := {*numbers, *texts} - {*(reader.fieldnames or ())}:
+            if missing := {*columns} - {*(reader.fieldnames or ())}:
                 raise InputError(f"{path}: has no column {', '.join(sorted(missing))}; {_REMEDY}")
             for line in reader:
-                row: Row = {key: line[key] for key in texts}
-                for key in numbers:
-                    row[key] = None if line[key] == "" and key in optional else float(line[key])
-                rows.append(row)
+                empty = {key for key in may_be_empty if line[key] == ""}
+                numbers = {key: float(line[key]) for key in columns if key not in texts | empty}
+                rows.append({**dict.fromkeys(empty), **{key: line[key] for key in texts}, **numbers})
     except (OSError, TypeError, ValueError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: row {len(rows) + 1} cannot be read ({error}); {_REMEDY}") from error
     for row in rows:
@@ -202,30 +193,27 @@ def _table(folder: RunFolder, name: str) -> list[Row]:
     return rows
 
 
-# --- numbers ---------------------------------------------------------------------------------------------------------
-
-
-def mean_over(rows: Sequence[Row], key: str, by: Callable[[Row], Any]) -> dict[Any, float]:
-    """Means of a column over the rows that have the same ``by``, in the order of their first row."""
+def mean_over(rows: Sequence[Row], key: str, by: str) -> dict[Any, float]:
+    """Means of the column ``key`` over the rows with the same entry in ``by``, in the order of their first row."""
     groups: dict[Any, list[float]] = {}
     for row in rows:
-        groups.setdefault(by(row), []).append(row[key])
+        groups.setdefault(row[by], []).append(row[key])
     return {group: float(np.mean(values)) for group, values in groups.items()}
 
 
 def alpha_bar_end(beta_min: float, beta_max: float, num_timesteps: int) -> float:
-    """The last alpha_bar of a linear table: the share of the image's variance where the sampling starts."""
+    """Last alpha_bar of a linear beta schedule: the share of the image's variance at the start of sampling."""
     return float(np.prod(1 - np.linspace(beta_min, beta_max, num_timesteps)))
 
 
 def embedded(folder: RunFolder, run: Run, count: int, columns: int) -> Embedded | None:
-    """The first images of a run at some of its levels; None where nothing was embedded.
+    """Embed the first images of a run at some of its levels; None if nothing was embedded.
 
     Args:
-        folder: the run's; scores.npy and times.npy hold its field.
-        run: the rest of it.
-        count: of images.
-        columns: of levels, evenly spread.
+        folder: folder of the run, with its field in scores.npy and times.npy.
+        run: the run.
+        count: largest number of images.
+        columns: largest number of levels, evenly spread.
     """
     method = run.config.method
     if not isinstance(method, EmbeddingMethod) or method.embedding == "none" or not folder.has("scores.npy"):
