@@ -30,7 +30,7 @@ from randomwalk.config.legacy_layout import (
     SuperResolution,
     VETask,
     VPTask,
-)  # fmt: skip
+)
 from randomwalk.config.networks import NCSNppSettings, UNetSettings
 from randomwalk.config.validate import schema_of, validate
 from randomwalk.config.yamltext import Document, KeyPath
@@ -112,8 +112,13 @@ def translate(document: Document) -> tuple[Document, tuple[str, ...]]:
         raise InputError(f"{document.where}: model.noise_perturbation_type{origin}: {state}: one of vp, ve")
     own = set(keys_of(schema_of(SampleConfig), {})) - _keys_of_layout()
     pointers = {key: f"given as --set {key}=VALUE" for key in own} | {ours: key for key, ours in NATIVE_NAMES.items()}
-    task: VPTask | VETask = validate(VETask if kind == "ve" else VPTask, document, pointers)
-    data = _from_ve(task) if isinstance(task, VETask) else _from_vp(task)
+    task: VPTask | VETask
+    if kind == "ve":
+        task = validate(VETask, document, pointers)
+        data = _from_ve(task)
+    else:
+        task = validate(VPTask, document, pointers)
+        data = _from_vp(task)
     _check_sizes(task, data["network"]["architecture"]["image_size"], document)
 
     langevin, gpu, operator = task.langevin_hyperparam, task.machinesetup.gpu_idx, task.measurement.operator.name

@@ -23,7 +23,7 @@ from randomwalk.config.base import (
     Text,
     TwoOrMore,
     check_order,
-)  # fmt: skip
+)
 
 NO_EFFECT, NOT_NEEDED = "no effect", "not needed"
 NoEffect = Annotated[Any, NO_EFFECT]
