@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 
 from randomwalk.config.base import Settings
-from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
+from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings
 from randomwalk.config.operators import BlurSettings, InpaintingSettings, parts_of
 from randomwalk.config.sampling import SampleConfig
-from randomwalk.config.score_embedding import ScoreEmbeddingConfig
-from randomwalk.config.training import PointData, TrainConfig
+from randomwalk.config.score_embedding import EmbeddingData, ScoreEmbeddingConfig
+from randomwalk.config.training import PointData, TrainConfig, TrainData
 from randomwalk.config.weights import kind_of_weights
 from randomwalk.errors import InputError
 from randomwalk.lookup import near
@@ -54,56 +54,44 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
         yield partial(_check_output, Path(config.output))  # type: ignore[attr-defined]
     if isinstance(config, SampleConfig):
         yield partial(kind_of_weights, Path(config.network.path))
-        yield from _checks_of_denoiser("network.denoiser", config.network.denoiser)
-        yield from _checks_of_measurement(config)
-    elif isinstance(config, TrainConfig):
-        yield from _checks_of_training(config)
-    elif isinstance(config, ScoreEmbeddingConfig):
-        if config.data.dataset == "folder":
+        yield from _checks_of_table("network.denoiser", config.network.denoiser)
+        if config.data is not None:
             yield partial(_check_images, "data.path", Path(config.data.path))
-        else:
-            yield partial(_check_standard_set, config.data.dataset, config.data.path)
+            if config.masks_beside:
+                yield partial(_check_masks_beside, Path(config.data.path))
+        for part in [] if config.measurement is None else parts_of(config.measurement.operator):
+            if isinstance(part, InpaintingSettings | BlurSettings) and part.file is not None:
+                what = "the kernel" if isinstance(part, BlurSettings) else "the mask"
+                yield partial(_check_image, "measurement.operator.file", Path(part.file), what)
+    elif isinstance(config, TrainConfig):
+        if not isinstance(config.data, PointData):
+            yield from _checks_of_images(config.data)
+            if config.data.validation_path is not None:
+                yield partial(_check_images, "data.validation_path", Path(config.data.validation_path))
+        if config.initial_weights is not None:
+            yield partial(kind_of_weights, Path(config.initial_weights), "initial_weights")
+        yield from _checks_of_table("denoiser", config.denoiser)
+    elif isinstance(config, ScoreEmbeddingConfig):
+        yield from _checks_of_images(config.data)
     elif isinstance(config, BridgeSampleConfig):
         yield partial(kind_of_weights, Path(config.bridge.path), "bridge.path")
         if config.points is not None:
             yield partial(_check_file, "points", Path(config.points), "a .npy file of points")
-    else:
-        assert isinstance(config, BridgeConfig)
 
 
-def _checks_of_training(config: TrainConfig) -> Iterator[Check]:
-    data = config.data
-    if not isinstance(data, PointData) and data.dataset == "folder":
-        for path in data.path if isinstance(data.path, list) else [data.path]:
+def _checks_of_images(data: TrainData | EmbeddingData) -> Iterator[Check]:
+    for path in data.path if isinstance(data.path, list) else [data.path]:
+        if data.dataset == "folder":
             yield partial(_check_images, "data.path", Path(path))
-        if data.validation_path is not None:
-            yield partial(_check_images, "data.validation_path", Path(data.validation_path))
-    elif not isinstance(data, PointData):
-        assert isinstance(data.path, str)
-        yield partial(_check_standard_set, data.dataset, data.path)
-    if config.initial_weights is not None:
-        yield partial(kind_of_weights, Path(config.initial_weights), "initial_weights")
-    yield from _checks_of_denoiser("denoiser", config.denoiser)
+        else:
+            yield partial(_check_standard_set, data.dataset, path)
 
 
-def _checks_of_denoiser(key: str, denoiser: DenoiserSettings | None) -> Iterator[Check]:
-    if not isinstance(denoiser, VPDenoiserSettings) or isinstance(denoiser.table, str):
-        return
-    for kind, value in denoiser.table.model_dump(exclude_none=True).items():
-        if isinstance(value, str):
-            yield partial(_check_file, f"{key}.table.{kind}", Path(value), "a file of numbers (.npy, .pt or text)")
-
-
-def _checks_of_measurement(config: SampleConfig) -> Iterator[Check]:
-    if config.data is not None:
-        yield partial(_check_images, "data.path", Path(config.data.path))
-        if config.masks_beside:
-            yield partial(_check_masks_beside, Path(config.data.path))
-    for part in [] if config.measurement is None else parts_of(config.measurement.operator):
-        if isinstance(part, InpaintingSettings) and part.file is not None:
-            yield partial(_check_image, "measurement.operator.file", Path(part.file), "the mask")
-        if isinstance(part, BlurSettings):
-            yield partial(_check_image, "measurement.operator.file", Path(part.file), "the kernel")
+def _checks_of_table(key: str, denoiser: DenoiserSettings | None) -> Iterator[Check]:
+    if isinstance(denoiser, VPDenoiserSettings) and not isinstance(denoiser.table, str):
+        for kind, value in denoiser.table.model_dump(exclude_none=True).items():
+            if isinstance(value, str):
+                yield partial(_check_file, f"{key}.table.{kind}", Path(value), "a file of numbers (.npy, .pt or text)")
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
@@ -112,10 +100,9 @@ def _checks_of_measurement(config: SampleConfig) -> Iterator[Check]:
 def _check_output(output: Path) -> None:
     """Check that the nearest existing parent of the run folder is a writable folder."""
     parent = next((folder for folder in output.absolute().parents if os.path.lexists(folder)), Path("/"))
-    if not parent.is_dir():
-        raise InputError(f"output: {output} cannot be created because {parent} is a file; choose another folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"output: {output} cannot be created because {parent} is not writable; choose another folder")
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        state = "not writable" if parent.is_dir() else "a file"
+        raise InputError(f"output: {output} cannot be created because {parent} is {state}; choose another folder")
 
 
 def _check_file(key: str, path: Path, what: str) -> None:

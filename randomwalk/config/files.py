@@ -38,14 +38,14 @@ def load_sample_config(path: str | Path, overrides: Sequence[str] = ()) -> Sampl
     """
     document = read_document(path)
     notes: tuple[str, ...] = ()
+    of_training = TrainConfig.model_fields.keys() - SampleConfig.model_fields.keys()
     if legacy.is_legacy(document.data):
         theirs, overrides = legacy.split_overrides(overrides)
         apply_overrides(document, theirs)
         document, notes = legacy.translate(document)
-    elif "sampler" not in document.data and _foreign_keys(document, SampleConfig, TrainConfig):
+    elif "sampler" not in document.data and document.data.keys() & of_training:
         raise InputError(f"{path}: is a training; {_start_by('train', '--config', path)}")
-    apply_overrides(document, overrides)
-    config = validate(SampleConfig, document)
+    config = validate(SampleConfig, apply_overrides(document, overrides))
     config._notes = notes
     return config
 
@@ -63,42 +63,36 @@ def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainC
     document = read_document(path)
     if "sampler" in document.data or legacy.is_legacy(document.data):
         raise InputError(f"{path}: is a sampling task; {_start_by('sample', '--diffusion_config', path)}")
-    apply_overrides(document, overrides)
-    return validate(TrainConfig, document)
+    return validate(TrainConfig, apply_overrides(document, overrides))
 
 
 def load_sampling(path: str | Path, overrides: Sequence[str] = ()) -> SampleConfig | BridgeSampleConfig:
     """The task of ``sample.py``: sampling, or, with the key ``bridge``, the use of a trained bridge.
 
-    Args, Raises:
-        as for :func:`load_sample_config`.
+    Arguments and errors are those of :func:`load_sample_config`.
     """
     document = read_document(path)
     if "bridge" not in document.data:
         return load_sample_config(path, overrides)
     if not _has_weights(document):
         raise InputError(f"{path}: is the training of a bridge; {_start_by('train', '--config', path)}")
-    apply_overrides(document, overrides)
-    return validate(BridgeSampleConfig, document)
+    return validate(BridgeSampleConfig, apply_overrides(document, overrides))
 
 
 def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig | BridgeConfig | ScoreEmbeddingConfig:
     """The task of ``train.py``: the training of a denoiser, or, with the key ``bridge``, of a bridge, or, with the key
     ``method``, of score embedding or its baseline.
 
-    Args, Raises:
-        as for :func:`load_train_config`.
+    Arguments and errors are those of :func:`load_train_config`.
     """
     document = read_document(path)
     if "method" in document.data:
-        apply_overrides(document, overrides)
-        return validate(ScoreEmbeddingConfig, document)
+        return validate(ScoreEmbeddingConfig, apply_overrides(document, overrides))
     if "bridge" not in document.data:
         return load_train_config(path, overrides)
     if _has_weights(document):
         raise InputError(f"{path}: is the use of a trained bridge; {_start_by('sample', '--config', path)}")
-    apply_overrides(document, overrides)
-    return validate(BridgeConfig, document)
+    return validate(BridgeConfig, apply_overrides(document, overrides))
 
 
 def _start_by(name: str, option: str, path: str | Path) -> str:
@@ -113,11 +107,6 @@ def _has_weights(document: Document) -> bool:
     """Whether the file is about a trained bridge."""
     section = document.data["bridge"]
     return isinstance(section, dict) and "path" in section
-
-
-def _foreign_keys(document: Document, expected: type[Settings], other: type[Settings]) -> set[str]:
-    """Keys of the other command."""
-    return set(document.data) & (set(other.model_fields) - set(expected.model_fields))
 
 
 def dump(config: Settings) -> str:

@@ -117,30 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m randomwalk.config", description="Files generated from the declared settings."
     )
     kind = parser.add_mutually_exclusive_group(required=True)
-    kind.add_argument(
-        "--schema",
-        metavar="FOLDER",
-        nargs="?",
-        type=Path,
-        const=SCHEMA_FOLDER,
-        help=f"write the JSON schemas, by which editors complete and check the YAML files (default: {SCHEMA_FOLDER})",
-    )
-    kind.add_argument(
-        "--docs",
-        metavar="FILE",
-        nargs="?",
-        type=Path,
-        const=SETTINGS_PAGE,
-        help=f"write the page of all settings (default: {SETTINGS_PAGE})",
-    )
+    schemas = "the JSON schemas, by which editors complete and check the YAML files"
+    for flag, metavar, default, what in (
+        ("--schema", "FOLDER", SCHEMA_FOLDER, schemas),
+        ("--docs", "FILE", SETTINGS_PAGE, "the page of all settings"),
+    ):
+        help_ = f"write {what} (default: {default})"
+        kind.add_argument(flag, metavar=metavar, nargs="?", type=Path, const=default, help=help_)
     chosen = parser.parse_args(arguments)
     try:
         if chosen.docs is not None:
             chosen.docs.write_text(settings_page(), encoding="utf-8")
-            written = [chosen.docs]
-        else:
-            written = write_schemas(chosen.schema)
-        print(*written, sep="\n")
+        print(*([chosen.docs] if chosen.docs else write_schemas(chosen.schema)), sep="\n")
     except OSError as error:
         print(f"{error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
         raise SystemExit(2) from error

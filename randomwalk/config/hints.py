@@ -11,59 +11,50 @@ Schema = dict[str, Any]
 _DEEPEST = 4
 _MOST = 3
 
-# Names in other programs, and the ends of our keys: the first one that the config can have.
-_SYNONYMS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("gpu", "gpu_idx", "gpu_id", "cuda"), ("device",)),
-    **dict.fromkeys(
-        ("steps", "n_steps", "iters", "num_iters", "n_iters", "iterations", "num_iterations", "sampling_steps",
-         "timesteps", "diffusion_steps", "nfe"),
-        ("schedule.num_steps", "num_steps", "num_images"),
-    ),
-    **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "max_steps", "train_steps"), ("num_images", "num_steps")),
-    **dict.fromkeys(
-        ("weights", "checkpoint", "ckpt", "checkpoint_path", "model_path", "weights_path", "pretrained",
-         "pretrained_model", "pretrained_check_point", "model"),
-        ("network.path", "bridge.path", "initial_weights"),
-    ),
-    **dict.fromkeys(
-        ("out", "outdir", "out_dir", "output_dir", "output_path", "save_dir", "save_path", "log_dir", "results"),
-        ("output",),
-    ),
-    **dict.fromkeys(("root", "data_dir", "data_root", "dataset_path", "images", "input", "folder"), ("data.path",)),
-    **dict.fromkeys(("sigma", "noise_std", "noise_level", "noise_sigma"), ("noise.std",)),
-    **dict.fromkeys(("lr", "base_lr"), ("learning_rate",)),
-    **dict.fromkeys(("bs", "batch"), ("batch_size",)),
-    **dict.fromkeys(("size", "resolution", "img_size", "image_resolution"), ("image_size",)),
-    **dict.fromkeys(("n_samples", "samples", "num"), ("num_samples", "num_images")),
-    **dict.fromkeys(("label", "class", "classes", "class_labels", "class_cond"), ("guidance.labels", "labels")),
-    **dict.fromkeys(("cfg", "cfg_scale", "guidance_scale"), ("guidance.scale",)),
-    **dict.fromkeys(("fp16", "bf16", "amp", "half", "dtype", "use_fp16", "mixed_precision"), ("precision",)),
-    **dict.fromkeys(("ema_decay", "ema_rate"), ("half_life_images",)),
-    **dict.fromkeys(("noise_schedule", "beta_schedule"), ("denoiser.table",)),
-    **dict.fromkeys(("kernel", "kernel_path", "mask_path"), ("operator.file",)),
-    "task": ("measurement.operator",),
-    "temperature": ("initial_temperature",),
-    "num_workers": ("workers",),
-    "grad_clip": ("gradient_clip",),
-    "warmup": ("warmup_images",),
-    "beta_start": ("beta_min",),
-    "beta_end": ("beta_max",),
-    "num_train_timesteps": ("num_timesteps",),
-    "prediction_type": ("prediction",),
-    "scale_factor": ("factor",),
-}  # fmt: skip
+_SYNONYMS = {
+    "device": "gpu gpu_idx gpu_id cuda",
+    "schedule.num_steps num_steps num_images": "steps n_steps iters num_iters n_iters iterations num_iterations "
+    "sampling_steps timesteps diffusion_steps nfe",
+    "num_images num_steps": "epochs num_epochs n_epochs max_steps train_steps",
+    "network.path bridge.path initial_weights": "weights checkpoint ckpt checkpoint_path model_path weights_path "
+    "pretrained pretrained_model pretrained_check_point model",
+    "output": "out outdir out_dir output_dir output_path save_dir save_path log_dir results",
+    "data.path": "root data_dir data_root dataset_path images input folder",
+    "noise.std": "sigma noise_std noise_level noise_sigma",
+    "learning_rate": "lr base_lr",
+    "batch_size": "bs batch",
+    "image_size": "size resolution img_size image_resolution",
+    "num_samples num_images": "n_samples samples num",
+    "guidance.labels labels": "label class classes class_labels class_cond",
+    "guidance.scale": "cfg cfg_scale guidance_scale",
+    "precision": "fp16 bf16 amp half dtype use_fp16 mixed_precision",
+    "half_life_images": "ema_decay ema_rate",
+    "denoiser.table": "noise_schedule beta_schedule",
+    "operator.file": "kernel kernel_path mask_path",
+    "measurement.operator": "task",
+    "initial_temperature": "temperature",
+    "workers": "num_workers",
+    "gradient_clip": "grad_clip",
+    "warmup_images": "warmup",
+    "beta_min": "beta_start",
+    "beta_max": "beta_end",
+    "num_timesteps": "num_train_timesteps",
+    "prediction": "prediction_type",
+    "factor": "scale_factor",
+}
+"""Ends of our keys, of which the first that the config can have is meant, and their names in other programs."""
 
 
 def resolve(node: Schema, schema: Schema) -> Schema:
     """``node`` with its references followed, and without the null of an optional key."""
     while True:
+        branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-            continue
-        branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
-        if len(branches) != 1:
+        elif len(branches) == 1:
+            node = branches[0]
+        else:
             return node
-        node = branches[0]
 
 
 def keys_of(schema: Schema, data: Any) -> list[str]:
@@ -102,7 +93,8 @@ def elsewhere(path: str, value: Any, known: list[str], keys: list[str]) -> str:
             if found := [k for k in keys if k.endswith(f".{leaf}")]:
                 return f"did you mean {found[0]}? "
     section, _, key = path.rpartition(".")
-    for wanted in (*_SYNONYMS.get(key, ()), key):
+    synonyms = [end for ends, names in _SYNONYMS.items() if key in names.split() for end in ends.split()]
+    for wanted in (*synonyms, key):
         ends = [k for k in keys if k == wanted or k.endswith(f".{wanted}")]
         if inside := [k for k in ends if section and k.startswith(f"{section}.")]:
             ends = inside
@@ -127,14 +119,10 @@ def renamed(path: str, value: Any, names: Mapping[str, str]) -> str:
         value: its value.
         names: our names of the keys of the other layout.
     """
-    found = [(leaf, names[leaf]) for leaf in _leaves(path, value) if leaf in names]
-    if not found and path in names:
-        found = [(path, names[path])]
-    if not found:
-        return ""
-    if len(found) == 1 and found[0][0] == path:
-        return f"here it is {found[0][1]}; "
-    return f"here {', '.join(f'{theirs} is {ours}' for theirs, ours in found)}; "
+    found = [leaf for leaf in _leaves(path, value) if leaf in names] or ([path] if path in names else [])
+    if found == [path]:
+        return f"here it is {names[path]}; "
+    return f"here {', '.join(f'{leaf} is {names[leaf]}' for leaf in found)}; " if found else ""
 
 
 def _leaves(path: str, value: Any) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Sampling tasks in the YAML layout of the paper's own code, translated into ours.
 
 :func:`translate` turns a file whose keys :mod:`randomwalk.config.legacy_layout` has checked into our layout and says
-which of its keys are not used; :func:`keys_without_effect` lists those that never had an effect.
+which of its keys are not used.
 
 Units: VP tasks work in [-1, 1] pixels, as we do. VE tasks work in [0, 1]; with x = 2u - 1 their sigma doubles, the
 start u ~ Normal(0, I) becomes Normal(-1, 4 I), and noise of 0.2 is declared on [0, 1]. Step scale c (tau = c sigma^2)
@@ -26,53 +26,25 @@ from randomwalk.config.legacy_layout import (
     UNET_LEVELS,
     Denoising,
     Inpainting,
-    Langevin,
-    MaskOptions,
     Measurement,
     SuperResolution,
-    Uncondition,
     VETask,
-    VPModel,
     VPTask,
 )
+from randomwalk.config.networks import NCSNppSettings, UNetSettings
 from randomwalk.config.validate import schema_of, validate
-from randomwalk.config.yamltext import Document
+from randomwalk.config.yamltext import Document, KeyPath
 from randomwalk.errors import InputError
 
 _SCHEDULES = {"sigmoid": "sigmoid", "linear": "linear", "denoiser": "pretrained"}
 _THEIRS = {"machinesetup", "langevin_hyperparam", "model", "vp_diffusion", "imagedetail"}
 _OURS = {"sampler", "network", "output", "denoiser", "bridge", "method"}
-_README_NAMES: dict[tuple[str, ...], tuple[str, str]] = {
+_README_NAMES = {
     ("gpu",): ("machinesetup", "gpu_idx"),
     ("machinesetup", "gpu"): ("machinesetup", "gpu_idx"),
     ("pretrained_check_point",): ("model", "pretrained_check_point"),
 }
 """Keys that the README of the paper's code names differently."""
-_SAME_IN_UNET = {
-    "image_size",
-    "num_res_blocks",
-    "num_heads",
-    "num_head_channels",
-    "num_heads_upsample",
-    "use_scale_shift_norm",
-    "dropout",
-    "resblock_updown",
-    "use_new_attention_order",
-}
-_NOT_IN_NCSNPP = {
-    "noise_perturbation_type",
-    "pretrained_check_point",
-    "name",
-    "nonlinearity",
-    "init_scale",
-    "pretrained_model",
-    "beta_min",
-    "beta_max",
-    "ema_rate",
-    "normalization",
-    "attention_type",
-    "conv_size",
-}
 
 
 # --- translation -----------------------------------------------------------------------------------------------------
@@ -85,17 +57,15 @@ def is_legacy(data: dict[str, Any]) -> bool:
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """``key=value`` overrides of a file in this layout, split into those with its own keys and those with ours."""
+    sections = (VPTask.model_fields.keys() | VETask.model_fields.keys()) - SampleConfig.model_fields.keys()
     theirs, ours = [], []
     for override in overrides:
         dotted, equals, value = override.partition("=")
         path = tuple(dotted.strip().split("."))
         dotted = ".".join(_README_NAMES.get(path, path))
         bare = "." not in dotted and dotted not in SampleConfig.model_fields
-        if (
-            dotted in _keys_of_layout()
-            or dotted.split(".")[0] in _sections_of_layout()
-            or (bare and any(key.endswith(f".{dotted}") for key in _keys_of_layout()))
-        ):
+        known = any(key == dotted or (bare and key.endswith(f".{dotted}")) for key in _keys_of_layout())
+        if known or dotted.split(".")[0] in sections:
             theirs.append(f"{dotted}{equals}{value}")
         else:
             ours.append(override)
@@ -107,24 +77,10 @@ def _keys_of_layout() -> set[str]:
     return {key for task in (VPTask, VETask) for key in keys_of(schema_of(task), {})}
 
 
-@cache
-def _sections_of_layout() -> set[str]:
-    return (VPTask.model_fields.keys() | VETask.model_fields.keys()) - SampleConfig.model_fields.keys()
-
-
-@cache
-def _names_in_layout() -> dict[str, str]:
-    """Names in this layout of our keys, or how to set those without one."""
-    own = set(keys_of(schema_of(SampleConfig), {})) - _keys_of_layout()
-    return {key: f"given as --set {key}=VALUE" for key in own} | {ours: key for key, ours in NATIVE_NAMES.items()}
-
-
 def _use_own_names(document: Document) -> None:
     """Move keys with the names of the README to their places in the layout."""
     for path, own in _README_NAMES.items():
-        section, (name, key) = document.data, own
-        for part in path[:-1]:
-            section = section.get(part, {}) if isinstance(section, dict) else {}
+        (name, key), section = own, document.data.get(path[0]) if path[1:] else document.data
         if not isinstance(section, dict) or path[-1] not in section:
             continue
         target = document.data.setdefault(name, {})
@@ -154,206 +110,159 @@ def translate(document: Document) -> tuple[Document, tuple[str, ...]]:
         origin = document.origin(("model", "noise_perturbation_type") if kind is not None else ("model",))
         state = f"found {kind!r}; allowed" if kind is not None else "missing; expected"
         raise InputError(f"{document.where}: model.noise_perturbation_type{origin}: {state}: one of vp, ve")
+    own = set(keys_of(schema_of(SampleConfig), {})) - _keys_of_layout()
+    pointers = {key: f"given as --set {key}=VALUE" for key in own} | {ours: key for key, ours in NATIVE_NAMES.items()}
     task: VPTask | VETask
     if kind == "ve":
-        task = validate(VETask, document, _names_in_layout())
+        task = validate(VETask, document, pointers)
         data = _from_ve(task)
     else:
-        task = validate(VPTask, document, _names_in_layout())
+        task = validate(VPTask, document, pointers)
         data = _from_vp(task)
     _check_sizes(task, data["network"]["architecture"]["image_size"], document)
-    data = _common(task) | data
+
+    langevin, gpu, operator = task.langevin_hyperparam, task.machinesetup.gpu_idx, task.measurement.operator.name
+    what = "uncond" if operator == "uncondition" else operator
+    schedule, pixel_range = data.pop("schedule") | {"num_steps": langevin.num_iters}, data.pop("pixel_range")
+    data |= {
+        "seed": task.seed,
+        "output": f"{task.machinesetup.save_dir.rstrip('/')}/{task.model.noise_perturbation_type}_{what}",
+        "batch_size": 1,
+        "device": f"cuda:{gpu}" if gpu else "auto",
+        "animation_frames": 24 if langevin.save_image else 0,
+        "sampler": {
+            "name": "random_walk",
+            "step_scale": langevin.scaling_constant_of_step_size,
+            "initial_temperature": langevin.temperature,
+            "schedule": schedule,
+        },
+    }
+    if operator == "uncondition":
+        data |= {"num_images": 1}
+    else:
+        noise = {"name": "gaussian", "std": task.measurement.noise.sigma, "pixel_range": pixel_range}
+        data |= {
+            "data": {"path": task.data.root, "fit": "resize"},
+            "measurement": {"operator": _operator(task.measurement), "noise": noise},
+        }
     return Document(data, f"{document.where}, translated into the keys of this program"), _notes(task)
 
 
-def _common(task: VPTask | VETask) -> dict[str, Any]:
-    """The sections that do not depend on the kind of network, in the order of our files."""
-    operator, gpu = task.measurement.operator.name, task.machinesetup.gpu_idx
-    what = "uncond" if operator == "uncondition" else operator
-    common: dict[str, Any] = {
-        "seed": task.seed,
-        "output": f"{task.machinesetup.save_dir.rstrip('/')}/{task.model.noise_perturbation_type}_{what}",
-        "network": {},
-        "batch_size": 1,
-        "device": f"cuda:{gpu}" if gpu else "auto",
-        "animation_frames": 24 if task.langevin_hyperparam.save_image else 0,
-    }
-    if operator == "uncondition":
-        return common | {"num_images": 1}
-    return common | {"data": {"path": task.data.root, "fit": "resize"}}
-
-
 def _from_vp(task: VPTask) -> dict[str, Any]:
+    """The parts that depend on the kind of network: those of a variance-preserving one."""
+    model = task.model
     table = {"beta_min": task.vp_diffusion.beta_at_clean, "beta_max": BETA_MAX, "num_timesteps": 1000}
-    schedule = {"name": _SCHEDULES[task.langevin_hyperparam.schedule], **table}
+    levels = [int(n) for n in model.channel_mult.split(",")] if model.channel_mult else UNET_LEVELS[model.image_size]
+    architecture = {
+        **model.model_dump(include=UNetSettings.model_fields.keys() - {"use_checkpoint"}),
+        "name": "unet",
+        "model_channels": model.num_channels,
+        "out_channels": 6 if model.learn_sigma else 3,
+        "attention_resolutions": [model.image_size // width for width in model.attention_widths],
+        "channel_mult": levels,
+    }
+    denoiser = {"name": "vp", **table}
     return {
-        "network": {
-            "path": task.model.pretrained_check_point,
-            "architecture": _unet(task.model),
-            "denoiser": {"name": "vp", **table},
-        },
-        **_measurement(task.measurement, [-1.0, 1.0]),
-        "sampler": _sampler(task.langevin_hyperparam, schedule),
+        "network": {"path": model.pretrained_check_point, "architecture": architecture, "denoiser": denoiser},
+        "schedule": {"name": _SCHEDULES[task.langevin_hyperparam.schedule], **table},
         "start": {"mean": 0.0, "std": 1.0},
+        "pixel_range": [-1.0, 1.0],
     }
 
 
 def _from_ve(task: VETask) -> dict[str, Any]:
+    """The parts that depend on the kind of network: those of a variance-exploding one."""
     model = task.model
-    schedule = {"name": "geometric", "sigma_min": 2 * model.sigma_min, "sigma_max": 2 * model.sigma_max}
+    shared = model.model_dump(include=NCSNppSettings.model_fields.keys() - {"init_scale", "conv_size"})
     return {
         "network": {
             "path": model.pretrained_check_point,
             "weights": "raw",  # the paper's code loads the "model" entry, not the averages
-            "architecture": {
-                "name": "ncsnpp",
-                **task.imagedetail.model_dump(),
-                **model.model_dump(exclude=_NOT_IN_NCSNPP),
-            },
+            "architecture": {**task.imagedetail.model_dump(), **shared},
             "denoiser": {"name": "ve", "sigma_min": model.sigma_min, "sigma_max": model.sigma_max},
         },
-        **_measurement(task.measurement, [0.0, 1.0]),
-        "sampler": _sampler(task.langevin_hyperparam, schedule),
+        "schedule": {"name": "geometric", "sigma_min": 2 * model.sigma_min, "sigma_max": 2 * model.sigma_max},
         "start": {"mean": -1.0, "std": 2.0},
+        "pixel_range": [0.0, 1.0],
     }
 
 
-def _unet(model: VPModel) -> dict[str, Any]:
-    return {
-        "name": "unet",
-        **model.model_dump(include=_SAME_IN_UNET),
-        "model_channels": model.num_channels,
-        "out_channels": 6 if model.learn_sigma else 3,
-        "attention_resolutions": [model.image_size // width for width in model.attention_widths],
-        "channel_mult": [int(n) for n in model.channel_mult.split(",")]
-        if model.channel_mult
-        else UNET_LEVELS[model.image_size],
-    }
-
-
-def _sampler(langevin: Langevin, schedule: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": "random_walk",
-        "step_scale": langevin.scaling_constant_of_step_size,
-        "initial_temperature": langevin.temperature,
-        "schedule": {**schedule, "num_steps": langevin.num_iters},
-    }
-
-
-def _measurement(measurement: Measurement, pixel_range: list[float]) -> dict[str, Any]:
-    operator = measurement.operator
-    if isinstance(operator, Uncondition):
-        return {}
+def _operator(measurement: Measurement) -> dict[str, Any]:
+    operator, options = measurement.operator, measurement.mask_opt
     if isinstance(operator, SuperResolution):
-        translated: dict[str, Any] = {"name": "super_resolution", "factor": operator.scale_factor}
-    elif isinstance(operator, Denoising):
-        translated = {"name": "denoising"}
-    else:
-        assert measurement.mask_opt is not None  # _what_its_operator_needs
-        translated = {"name": "inpainting", **_mask(measurement.mask_opt)}
-    noise = {"name": "gaussian", "std": measurement.noise.sigma, "pixel_range": pixel_range}
-    return {"measurement": {"operator": translated, "noise": noise}}
-
-
-def _mask(options: MaskOptions) -> dict[str, Any]:
+        return {"name": "super_resolution", "factor": operator.scale_factor}
+    if isinstance(operator, Denoising):
+        return {"name": "denoising"}
+    assert options is not None  # the validators of Measurement and MaskOptions
     if options.mask_type == "random":
-        assert options.mask_prob_range is not None  # _what_its_type_needs
-        return {"mask": "random", "missing": options.mask_prob_range[0]}
+        assert options.mask_prob_range is not None
+        return {"name": "inpainting", "mask": "random", "missing": options.mask_prob_range[0]}
     assert options.mask_len_range is not None
     low, high = options.mask_len_range  # numpy's randint: high is excluded, unless both are equal
-    largest = max(low, high - 1)
-    return {"mask": "box", "box_size": low if largest == low else [low, largest], "margin": options.margin[0]}
+    size = low if high - 1 <= low else [low, high - 1]
+    return {"name": "inpainting", "mask": "box", "box_size": size, "margin": options.margin[0]}
 
 
-def _check_sizes(task: VPTask | VETask, image_size: int, document: Document) -> None:
-    """Check that the places of the layout with the image size agree."""
-    places: dict[tuple[str | int, ...], Any] = {}
+def _check_sizes(task: VPTask | VETask, size: int, document: Document) -> None:
+    """Check that the size of the operator's images is the network's."""
     operator, mask = task.measurement.operator, task.measurement.mask_opt
+    path: KeyPath
     if isinstance(operator, SuperResolution) and operator.in_shape is not None:
-        places[("measurement", "operator", "in_shape")] = operator.in_shape
-    if isinstance(operator, Inpainting) and mask is not None and mask.image_size is not None:
-        places[("measurement", "mask_opt", "image_size")] = mask.image_size
-    for path, value in places.items():
-        size = value[-2:] if isinstance(value, list) and len(value) == 4 else value
-        expected = [image_size, image_size] if path[-1] == "in_shape" else image_size
-        if size != expected:
-            shape = f"a shape that ends in {image_size}, {image_size}" if path[-1] == "in_shape" else image_size
-            key = ".".join(map(str, path)) + document.origin(path)
-            raise InputError(f"{document.where}: {key}: found {value!r}; allowed: {shape}, the network's size")
+        path, value, allowed = ("operator", "in_shape"), operator.in_shape, f"a shape that ends in {size}, {size}"
+        agrees = isinstance(value, list) and len(value) in (2, 4) and value[-2:] == [size, size]
+    elif isinstance(operator, Inpainting) and mask is not None and mask.image_size is not None:
+        path, value, allowed = ("mask_opt", "image_size"), mask.image_size, str(size)
+        agrees = value == size
+    else:
+        return
+    if not agrees:
+        key = ".".join(("measurement", *path)) + document.origin(("measurement", *path))
+        raise InputError(f"{document.where}: {key}: found {value!r}; allowed: {allowed}, the network's size")
 
 
 # --- notes for the user ----------------------------------------------------------------------------------------------
 
 
-def keys_without_effect() -> dict[str, list[str]]:
-    """Keys that changed nothing in the paper's code, as dotted paths, by kind of network."""
-    return {
-        kind: [path for path, mark in _marked_fields(task) if mark == NO_EFFECT]
-        for kind, task in (("vp", VPTask), ("ve", VETask))
-    }
-
-
-def _mark(model: type[BaseModel], key: str) -> str | None:
-    return next((m for m in model.model_fields[key].metadata if m in (NO_EFFECT, NOT_NEEDED)), None)
-
-
-def _marked_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """All marked keys of a class and its sections."""
-    for key, info in model.model_fields.items():
-        if mark := _mark(model, key):
-            yield prefix + key, mark
-        for section in (info.annotation, *getattr(info.annotation, "__args__", ())):
-            if isinstance(section, type) and issubclass(section, BaseModel):
-                yield from _marked_fields(section, f"{prefix}{key}.")
+def _notes(task: VPTask | VETask) -> tuple[str, ...]:
+    measurement, mask = task.measurement, task.measurement.mask_opt
+    unconditional = measurement.operator.name == "uncondition"
+    # Keys without an effect in this task, although they have one in others.
+    unused = ["measurement.noise"] if unconditional else []
+    if mask is not None and measurement.operator.name != "inpainting":
+        unused.append("measurement.mask_opt")
+    elif mask is not None:
+        other = {"random": {"mask_len_range", "margin"}, "box": {"mask_prob_range"}}[mask.mask_type]
+        unused += [f"measurement.mask_opt.{key}" for key in other & mask.model_fields_set]
+    marked = [(path, mark) for path, mark in _given(task) if not path.startswith(tuple(f"{u}." for u in unused))]
+    dead = [*unused, *(path for path, mark in marked if mark == NO_EFFECT)]
+    spare = [path for path, mark in marked if mark == NOT_NEEDED]
+    notes = [
+        (True, "the file is in the layout of the paper's own code; --dry-run prints it in ours"),
+        (dead, f"keys without effect, here and in the paper's code: {_grouped(dead)}"),
+        (spare, f"keys not needed here: {_grouped(spare)}"),
+        ("seed" in task.model_fields_set, "seed was not read by the paper's code; here all draws depend on it"),
+        (unconditional, "one image is made, whatever data.root holds; more with --set num_images=N"),
+    ]
+    return tuple(note for applies, note in notes if applies)
 
 
 def _given(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Marked keys that a file sets."""
+    """Marked keys that a file sets, and their marks."""
     for key in section.model_fields_set:
-        if mark := _mark(type(section), key):
-            yield prefix + key, mark
+        marks = type(section).model_fields[key].metadata
+        yield from ((prefix + key, mark) for mark in (NO_EFFECT, NOT_NEEDED) if mark in marks)
         value = getattr(section, key)
         if isinstance(value, BaseModel):
             yield from _given(value, f"{prefix}{key}.")
-
-
-def _unused_here(task: VPTask | VETask) -> list[str]:
-    """Keys without an effect in this task, although they have one in others."""
-    measurement = task.measurement
-    unused = ["measurement.noise"] if measurement.operator.name == "uncondition" else []
-    if measurement.mask_opt is None:
-        return unused
-    if measurement.operator.name != "inpainting":
-        return [*unused, "measurement.mask_opt"]
-    other = {"random": ("mask_len_range", "margin"), "box": ("mask_prob_range",)}[measurement.mask_opt.mask_type]
-    return unused + [f"measurement.mask_opt.{key}" for key in other if key in measurement.mask_opt.model_fields_set]
 
 
 def _grouped(paths: list[str]) -> str:
     """``a.b, a.c, d.e`` as ``a.(b, c), d.e``."""
     sections: dict[str, list[str]] = {}
     for path in sorted(paths):
-        section, _, key = path.rpartition(".")
-        sections.setdefault(section, []).append(key)
-    words = [
-        f"{section}.({', '.join(keys)})" if section and len(keys) > 1 else f"{section}.{', '.join(keys)}".lstrip(".")
+        section, dot, key = path.rpartition(".")
+        sections.setdefault(section + dot, []).append(key)
+    return ", ".join(
+        f"{section}({', '.join(keys)})" if section and len(keys) > 1 else section + ", ".join(keys)
         for section, keys in sections.items()
-    ]
-    return ", ".join(words)
-
-
-def _notes(task: VPTask | VETask) -> tuple[str, ...]:
-    unused = _unused_here(task)
-    marked = [(path, mark) for path, mark in _given(task) if not path.startswith(tuple(f"{u}." for u in unused))]
-    dead = [*unused, *(path for path, mark in marked if mark == NO_EFFECT)]
-    spare = [path for path, mark in marked if mark == NOT_NEEDED]
-    notes = ["the file is in the layout of the paper's own code; --dry-run prints it in ours"]
-    if dead:
-        notes.append(f"keys without effect, here and in the paper's code: {_grouped(dead)}")
-    if spare:
-        notes.append(f"keys not needed here: {_grouped(spare)}")
-    if "seed" in task.model_fields_set:
-        notes.append("seed was not read by the paper's code; here all draws depend on it")
-    if task.measurement.operator.name == "uncondition":
-        notes.append("one image is made, whatever data.root holds; more with --set num_images=N")
-    return tuple(notes)
+    )

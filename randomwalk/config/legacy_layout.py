@@ -6,17 +6,20 @@ values of ``NotNeeded`` keys itself.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from randomwalk.config.base import (
     Count,
     Fraction,
     Natural,
     NonNegative,
+    Pair,
     Positive,
     Settings,
+    Share,
     Text,
     TwoOrMore,
     check_order,
@@ -25,7 +28,7 @@ from randomwalk.config.base import (
 NO_EFFECT, NOT_NEEDED = "no effect", "not needed"
 NoEffect = Annotated[Any, NO_EFFECT]
 NotNeeded = Annotated[Any, NOT_NEEDED]
-Pair = Field(min_length=2, max_length=2)
+Section = TypeVar("Section", bound=Settings)
 Numbers = Annotated[str, Field(pattern=r"^ *[1-9][0-9]* *(, *[1-9][0-9]* *)*$", examples=["16", "32,16", "32,16,8"])]
 
 BETA_MAX = 0.02  # fixed in the paper's code
@@ -77,6 +80,12 @@ NATIVE_NAMES = {
 UNET_LEVELS = {64: [1, 2, 3, 4], 128: [1, 1, 2, 3, 4], 256: [1, 1, 2, 2, 4, 4]}  # for channel_mult: ""
 
 
+def without_effect(keys: str) -> Callable[[type[Section]], type[Section]]:
+    """Class decorator that adds ``NoEffect`` keys, separated by spaces."""
+    fields: Any = dict.fromkeys(keys.split(), (NoEffect, None))
+    return lambda section: create_model(section.__name__, __base__=section, **fields)
+
+
 # --- sections of both networks' tasks --------------------------------------------------------------------------------
 
 
@@ -116,7 +125,7 @@ class Noise(Settings):
 class MaskOptions(Settings):
     mask_type: Literal["random", "box"]
     mask_len_range: Annotated[list[Count], Pair] | None = None
-    mask_prob_range: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Pair] | None = None
+    mask_prob_range: Annotated[list[Share], Pair] | None = None
     image_size: NotNeeded = None
     margin: Annotated[list[Natural], Pair] = Field(default=[16, 16])
     randomize_box: Literal[True] = True
@@ -210,34 +219,20 @@ class VPModel(Settings):
         return [int(width) for width in str(self.attention_resolutions).split(",")]
 
 
+@without_effect(
+    "sampler timestep_respacing noise_schedule model_mean_type model_var_type dynamic_threshold clip_denoised "
+    "rescale_timesteps"
+)
 class VPDiffusion(Settings):
-    beta_at_clean: Positive
+    beta_at_clean: Annotated[float, Field(gt=0, lt=BETA_MAX)]
     steps: Literal[1000]
-    sampler: NoEffect = None
-    timestep_respacing: NoEffect = None
-    noise_schedule: NoEffect = None
-    model_mean_type: NoEffect = None
-    model_var_type: NoEffect = None
-    dynamic_threshold: NoEffect = None
-    clip_denoised: NoEffect = None
-    rescale_timesteps: NoEffect = None
-
-    @model_validator(mode="after")
-    def _range(self) -> VPDiffusion:
-        if not self.beta_at_clean < BETA_MAX:
-            raise ValueError(f"beta_at_clean: found {self.beta_at_clean}; allowed: a number below {BETA_MAX}")
-        return self
 
 
+@without_effect("imagedetail training sampling eval optim")
 class VPTask(Task):
     langevin_hyperparam: VPLangevin
     model: VPModel
     vp_diffusion: VPDiffusion
-    imagedetail: NoEffect = None
-    training: NoEffect = None
-    sampling: NoEffect = None
-    eval: NoEffect = None
-    optim: NoEffect = None
 
 
 # --- variance exploding ----------------------------------------------------------------------------------------------
@@ -247,6 +242,7 @@ class VELangevin(Langevin):
     schedule: NoEffect = None
 
 
+@without_effect("init_scale pretrained_model beta_min beta_max ema_rate normalization attention_type conv_size")
 class VEModel(Settings):
     noise_perturbation_type: Literal["ve"]
     pretrained_check_point: Text
@@ -271,14 +267,6 @@ class VEModel(Settings):
     fourier_scale: Positive
     embedding_type: Literal["fourier", "positional"]
     dropout: Annotated[Fraction, NO_EFFECT] = 0.0
-    init_scale: NoEffect = None
-    pretrained_model: NoEffect = None
-    beta_min: NoEffect = None
-    beta_max: NoEffect = None
-    ema_rate: NoEffect = None
-    normalization: NoEffect = None
-    attention_type: NoEffect = None
-    conv_size: NoEffect = None
 
     @model_validator(mode="after")
     def _range(self) -> VEModel:
@@ -292,49 +280,28 @@ class ImageDetail(Settings):
     centered: Literal[False]
 
 
+@without_effect(
+    "batch_size n_iters snapshot_freq log_freq eval_freq snapshot_freq_for_preemption snapshot_sampling "
+    "likelihood_weighting reduce_mean"
+)
 class Training(Settings):
     continuous: Literal[True]
     sde: Literal["vesde"]
-    batch_size: NoEffect = None
-    n_iters: NoEffect = None
-    snapshot_freq: NoEffect = None
-    log_freq: NoEffect = None
-    eval_freq: NoEffect = None
-    snapshot_freq_for_preemption: NoEffect = None
-    snapshot_sampling: NoEffect = None
-    likelihood_weighting: NoEffect = None
-    reduce_mean: NoEffect = None
 
 
+@without_effect("n_steps_each noise_removal probability_flow snr method predictor corrector")
 class Sampling(Settings):
-    n_steps_each: NoEffect = None
-    noise_removal: NoEffect = None
-    probability_flow: NoEffect = None
-    snr: NoEffect = None
-    method: NoEffect = None
-    predictor: NoEffect = None
-    corrector: NoEffect = None
+    pass
 
 
+@without_effect("begin_ckpt end_ckpt enable_sampling num_samples enable_loss enable_bpd bpd_dataset")
 class Eval(Settings):
     batch_size: NotNeeded = None
-    begin_ckpt: NoEffect = None
-    end_ckpt: NoEffect = None
-    enable_sampling: NoEffect = None
-    num_samples: NoEffect = None
-    enable_loss: NoEffect = None
-    enable_bpd: NoEffect = None
-    bpd_dataset: NoEffect = None
 
 
+@without_effect("weight_decay optimizer lr beta1 eps warmup grad_clip")
 class Optim(Settings):
-    weight_decay: NoEffect = None
-    optimizer: NoEffect = None
-    lr: NoEffect = None
-    beta1: NoEffect = None
-    eps: NoEffect = None
-    warmup: NoEffect = None
-    grad_clip: NoEffect = None
+    pass
 
 
 class VETask(Task):

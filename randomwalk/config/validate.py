@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +29,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _MOST_LINES = 20
 _ABOUT_A_KEY = re.compile(r"^([a-z_0-9.]+): (.*)$", re.DOTALL)  # the text of our own validators
-_MISSING_TAG = "union_tag_not_found"
-_WRONG_TAG = "union_tag_invalid"
+_LIMITS = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+    "multipleOf": "divisible by",
+}
 
 
 def validate(model: type[Model], document: Document, renamed: Mapping[str, str] = NATIVE_NAMES) -> Model:
@@ -54,12 +59,11 @@ def explained(
     error: ValidationError, model: type[BaseModel], document: Document, renamed: Mapping[str, str] = NATIVE_NAMES
 ) -> InputError:
     """The error in plain words, with a line for each problem; the arguments are those of `validate`."""
-    problems: dict[KeyPath, str] = {}
+    found = [_problem(details, schema_of(model), document, renamed) for details in error.errors(include_url=False)]
     # The branches of a union report one value several times: first comes the report of a validator of ours.
-    found = list(_problems(error, schema_of(model), document, renamed))
-    for path, text, _ in sorted(found, key=lambda problem: not problem[2]):
-        problems.setdefault(path, text)
-    problems = {path: problems[path] for path, _, _ in found}
+    problems = dict.fromkeys((path for path, _, _ in found), "")
+    problems |= {path: text for path, text, _ in reversed(found)}
+    problems |= {path: text for path, text, is_ours in reversed(found) if is_ours}
     lines = [f"{_dotted(path)}{document.origin(path)}: {text}" for path, text in problems.items()]
     if len(lines) == 1:
         return InputError(f"{document.where}: {lines[0]}")
@@ -113,113 +117,92 @@ def _without_titles(node: Any) -> Any:
 # --- one problem -----------------------------------------------------------------------------------------------------
 
 
-def _problems(
-    error: ValidationError, schema: Schema, document: Document, renamed: Mapping[str, str]
-) -> Iterator[tuple[KeyPath, str, bool]]:
-    """Key path and explanation of every problem, and whether a validator of ours wrote the explanation."""
-    for details in error.errors(include_url=False):
-        walk = _Walk(schema)
-        walk.to(details["loc"])
-        if details["type"] == "extra_forbidden":
-            yield walk.path, _unknown_key(walk, document, renamed), False
-        else:
-            yield *_explain(details, walk, document), details["type"] == "value_error"
-
-
-def _explain(details: ErrorDetails, walk: _Walk, document: Document) -> tuple[KeyPath, str]:
-    kind, path, node, schema = details["type"], walk.path, walk.node, walk.schema
+def _problem(
+    details: ErrorDetails, schema: Schema, document: Document, renamed: Mapping[str, str]
+) -> tuple[KeyPath, str, bool]:
+    """Key path and explanation of a problem, and whether a validator of ours wrote the explanation."""
+    kind, (path, node, section, union) = details["type"], _walk(details["loc"], schema)
     if kind == "value_error":
         text = str(details["ctx"]["error"])
-        if match := _ABOUT_A_KEY.match(text):
-            return (*path, *match[1].split(".")), match[2]
-        return path, text
+        match = _ABOUT_A_KEY.match(text)
+        return ((*path, *match[1].split(".")), match[2], True) if match else (path, text, True)
     if kind == "missing":
-        return path, f"missing; expected {describe(node, schema)}"
-    if kind in (_MISSING_TAG, _WRONG_TAG):
-        key = node["discriminator"]["propertyName"]
-        names = list(node["discriminator"]["mapping"])
-        path = (*path, key)
-        if kind == _MISSING_TAG:
-            return path, f"missing; expected {_one_of(names)}"
+        return path, f"missing; expected {describe(node, schema)}", False
+    names = list(node.get("discriminator", {}).get("mapping", {}))  # those that can select a section
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        path = (*path, node["discriminator"]["propertyName"])
+        if kind == "union_tag_not_found":
+            return path, f"missing; expected {_one_of(names)}", False
         value = document.value(path)
-        return path, f"found {found(value, text_expected=True)}; {_suggestion(value, names)}allowed: {_one_of(names)}"
+        hint = _suggestion(value, names)
+        return path, f"found {_shown(value, True)}; {hint}allowed: {_one_of(names)}", False
     value = document.value(path)
-    choices = _choices(node, schema)
-    names = _names_of_section(node, schema)
+    if kind == "extra_forbidden":
+        return path, _unknown_key(path, value, section, union, schema, document, renamed), False
+    properties = node.get("properties", {})
+    names = names or resolve(properties.get("name", {}), schema).get("enum", [])
+    branches = [node, *(resolve(branch, schema) for branch in node.get("anyOf", []))]
+    choices = [choice for branch in branches for choice in branch.get("enum", [])]
     hint = _suggestion(value, choices)
     if isinstance(value, str) and value in names:
         hint = f"did you mean {_dotted(path)}.name={value}? "
-    elif isinstance(value, str) and "path" in node.get("properties", {}):
+    elif isinstance(value, str) and "path" in properties:
         hint = f"did you mean {_dotted(path)}.path={value}? "
-    return path, (
-        f"found {found(value, text_expected=bool(choices or names) or 'const' in node)}; "
-        f"{hint}allowed: {describe(node, schema)}"
-    )
+    shown = _shown(value, text_expected=bool(choices or names) or "const" in node)
+    return path, f"found {shown}; {hint}allowed: {describe(node, schema)}", False
 
 
-def _unknown_key(walk: _Walk, document: Document, renamed: Mapping[str, str]) -> str:
-    """Explanation of a key that its section does not have, with a pointer to the intended one."""
-    path, known, dotted = walk.path, _keys(walk.section), _dotted(walk.path)
-    name = walk.section["properties"].get("name", {}).get("const")
-    others = [n for n, branch in walk.branches() if path[-1] in branch.get("properties", {})]
-    hint = hints.renamed(dotted, document.value(path), renamed)
-    if not hint and others:
-        in_file = document.origins and document.origins.get(path) != "--set" and all(isinstance(p, str) for p in path)
-        remove = f", so remove it: --set {dotted}=" if in_file else ""
-        hint = f"it is for name: {_one_of(others).removeprefix('one of ')}{remove}; "
-    for data in (document.data, {}):  # first among the sections that this config has chosen, then among all
-        hint = hint or hints.elsewhere(dotted, document.value(path), known, hints.keys_of(walk.schema, data))
-    here = f"known with name: {name}" if name else "known here"
-    return f"unknown key; {hint}{here}: {', '.join(known)}"
-
-
-def _choices(node: Schema, schema: Schema) -> list[Any]:
-    """The values listed by a node or one of its branches."""
-    branches = [resolve(branch, schema) for branch in node.get("anyOf", [])]
-    return [*node.get("enum", []), *(choice for branch in branches for choice in branch.get("enum", []))]
-
-
-def _names_of_section(node: Schema, schema: Schema) -> list[Any]:
-    """The names that can select a section."""
-    if "discriminator" in node:
-        return list(node["discriminator"]["mapping"])
-    return list(resolve(node.get("properties", {}).get("name", {}), schema).get("enum", []))
-
-
-class _Walk:
-    """Follows the location of a pydantic error through the schema.
+def _walk(location: tuple[str | int, ...], schema: Schema) -> tuple[KeyPath, Schema, Schema, Schema]:
+    """Follow the location of a pydantic error through the schema.
 
     Parts of such a location are not keys of the user: the chosen name of a section is dropped, and the walk ends at the
     branches of a union, since the value is wrong as a whole.
+
+    Returns:
+        The key path, and the schemas of its value, of the section around it, and of the union of which that section
+        is one (empty if it is not of a union).
     """
+    path: KeyPath = ()
+    node = section = resolve(schema, schema)
+    union: Schema = {}
+    union_of_node: Schema = {}
+    for part in location:
+        if part in node.get("discriminator", {}).get("mapping", {}):
+            union_of_node, node = node, resolve({"$ref": node["discriminator"]["mapping"][part]}, schema)
+            continue
+        if "properties" in node and isinstance(part, str):
+            inner = node["properties"].get(part, {})
+        elif "items" in node and isinstance(part, int):
+            inner = node["items"]
+        else:
+            break
+        path, section, union, union_of_node = (*path, part), node, union_of_node, {}
+        node = resolve(inner, schema)
+    return path, node, section, union
 
-    def __init__(self, schema: Schema) -> None:
-        self.schema = schema
-        self.path: KeyPath = ()
-        self.node = self.section = resolve(schema, schema)
-        self.union: Schema = {}
 
-    def to(self, location: tuple[str | int, ...]) -> None:
-        """Walk to the key path, the schema of its value and the schema of the section around it."""
-        union: Schema = {}
-        for part in location:
-            node = self.node
-            if part in node.get("discriminator", {}).get("mapping", {}):
-                union = node
-                self.node = resolve({"$ref": node["discriminator"]["mapping"][part]}, self.schema)
-            elif "properties" in node and isinstance(part, str):
-                self.path, self.section, self.union, union = (*self.path, part), node, union, {}
-                self.node = resolve(node["properties"].get(part, {}), self.schema)
-            elif "items" in node and isinstance(part, int):
-                self.path, self.section, self.union, union = (*self.path, part), node, {}, {}
-                self.node = resolve(node["items"], self.schema)
-            else:
-                break
-
-    def branches(self) -> Iterator[tuple[str, Schema]]:
-        """The alternatives, by name, to the section around the value."""
-        for name, reference in self.union.get("discriminator", {}).get("mapping", {}).items():
-            yield name, resolve({"$ref": reference}, self.schema)
+def _unknown_key(
+    path: KeyPath,
+    value: Any,
+    section: Schema,
+    union: Schema,
+    schema: Schema,
+    document: Document,
+    renamed: Mapping[str, str],
+) -> str:
+    """Explanation of a key that its section does not have, with a pointer to the intended one."""
+    known, dotted = _keys(section), _dotted(path)
+    branches = union.get("discriminator", {}).get("mapping", {})
+    others = [n for n in branches if path[-1] in resolve({"$ref": branches[n]}, schema).get("properties", {})]
+    hint = hints.renamed(dotted, value, renamed)
+    if not hint and others:
+        in_file = document.origins and document.origins.get(path) != "--set" and all(isinstance(p, str) for p in path)
+        remove = f", so remove it: --set {dotted}=" if in_file else ""
+        hint = f"it is for name: {', '.join(others)}{remove}; "
+    for data in (document.data, {}):  # first among the sections that this config has chosen, then among all
+        hint = hint or hints.elsewhere(dotted, value, known, hints.keys_of(schema, data))
+    name = section["properties"].get("name", {}).get("const")
+    return f"unknown key; {hint}{f'known with name: {name}' if name else 'known here'}: {', '.join(known)}"
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -245,7 +228,7 @@ def _suggestion(value: Any, known: list[str]) -> str:
     return f"did you mean {close[0]}? " if close else ""
 
 
-def found(value: Any, text_expected: bool = False) -> str:
+def _shown(value: Any, text_expected: bool) -> str:
     """``value`` as the user would write it, shortened, with a mark on text where text is not expected."""
     if value is None:
         return "nothing (null)"
@@ -279,26 +262,17 @@ def describe(node: Schema, schema: Schema) -> str:
         return f"a section with the keys {', '.join(_keys(node))}"
     if "examples" in node:
         return f"{', '.join(node['examples'][:-1])} or {node['examples'][-1]}"
-    text = "text that is not empty" if node.get("minLength") else "text"
-    words = {"boolean": "true or false", "string": text, "null": "null"}
-    kind = node.get("type", "")
-    if kind == "array":
-        count = node.get("minItems")
-        size = f"{count} or more entries" if count else "entries"
-        size = f"{count} entries" if count is not None and count == node.get("maxItems") else size
-        return f"a list of {size}, each {describe(node.get('items', {}), schema)}"
-    return words.get(kind) or _describe_number(node)
-
-
-def _describe_number(node: Schema) -> str:
-    low, high = node.get("minimum"), node.get("maximum")
-    above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
-    limits = [
-        *([f"of at least {low}"] if low is not None else []),
-        *([f"above {above}"] if above is not None else []),
-        *([f"at most {high}"] if high is not None else []),
-        *([f"below {below}"] if below is not None else []),
-        *([f"divisible by {node['multipleOf']}"] if "multipleOf" in node else []),
-    ]
+    match node.get("type"):
+        case "boolean":
+            return "true or false"
+        case "null":
+            return "null"
+        case "string":
+            return "text that is not empty" if node.get("minLength") else "text"
+        case "array":
+            count = node.get("minItems")
+            more = "" if count == node.get("maxItems") else "or more "
+            size = f"{count} {more}entries" if count else "entries"
+            return f"a list of {size}, each {describe(node.get('items', {}), schema)}"
     what = {"integer": "a whole number", "number": "a number"}.get(node.get("type", ""), "a value")
-    return " ".join([what, " and ".join(limits)]).strip()
+    return f"{what} {' and '.join(f'{words} {node[key]}' for key, words in _LIMITS.items() if key in node)}".strip()

@@ -23,17 +23,17 @@ KeyPath = tuple[str | int, ...]
 
 _MAX_BYTES = 1_000_000
 _TAG = "tag:yaml.org,2002:"
-_SCALARS = (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
-    ("int", r"[-+]?[0-9][0-9_]*", [*"-+0123456789"]),
-    (
-        "float",
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    "int": (r"[-+]?[0-9][0-9_]*", [*"-+0123456789"]),
+    "float": (
         r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         [*"-+.0123456789"],
     ),
-    ("merge", "<<", ["<"]),
-)
+    "merge": ("<<", ["<"]),
+}
+"""Patterns of unquoted scalars by type, and the characters with which each can begin."""
 
 
 @dataclass
@@ -69,38 +69,34 @@ def read_document(path: str | Path) -> Document:
     Raises:
         InputError: it cannot be read, is not YAML, or is not a section of keys.
     """
-    text = _read_text(Path(find_file(path)))
-    data, origins = _parse(text, str(path))
-    if data is None:
-        raise InputError(f"{path}: is empty; expected keys and values, such as seed: 0")
-    if not isinstance(data, dict):
-        what = "a list" if isinstance(data, list) else f"the single value {data!r}"[:80]
-        raise InputError(f"{path}: holds {what} at the top level; expected keys and values, such as seed: 0")
-    return Document(data, str(path), origins)
-
-
-def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; expected a YAML file")
-    if not path.exists():
-        near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, near, n=1, cutoff=0.7)
-        hint = f"; did you mean {path.parent / close[0]}?" if close else ""
-        raise InputError(f"{path}: does not exist{hint}")
+    file = Path(find_file(path))
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; expected a YAML file")
+    if not file.exists():
+        names = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
+        close = difflib.get_close_matches(file.name, names, n=1, cutoff=0.7)
+        hint = f"; did you mean {file.parent / close[0]}?" if close else ""
+        raise InputError(f"{file}: does not exist{hint}")
     try:
-        size = path.stat().st_size
+        size = file.stat().st_size
         if size > _MAX_BYTES:
-            raise InputError(f"{path}: has {size:,} bytes; expected a YAML file of at most {_MAX_BYTES:,}")
-        return path.read_bytes().decode("utf-8-sig")
+            raise InputError(f"{file}: has {size:,} bytes; expected a YAML file of at most {_MAX_BYTES:,}")
+        text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: is not UTF-8 text; expected a YAML file") from error
+        raise InputError(f"{file}, line {line}: is not UTF-8 text; expected a YAML file") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    data, origins = _parse(text, str(path))
+    if isinstance(data, dict):
+        return Document(data, str(path), origins)
+    what = "holds a list" if isinstance(data, list) else f"holds the single value {data!r}"[:86]
+    state = "is empty" if data is None else f"{what} at the top level"
+    raise InputError(f"{path}: {state}; expected keys and values, such as seed: 0")
 
 
-def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
-    """Change ``document`` by ``a.b.c=value`` (the value is YAML) and ``a.b.c=`` (removes the key).
+def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
+    """Change ``document`` in place by ``a.b.c=value`` (the value is YAML) and ``a.b.c=`` (removes the key); return it.
 
     Raises:
         InputError: no ``=``, a value that is not YAML, or a path through something that is not a section.
@@ -110,7 +106,17 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
         path = tuple(dotted.strip().split("."))
         if not equals or not all(path):
             raise InputError(f"--set {override}: expected KEY=VALUE, such as --set sampler.schedule.num_steps=50")
-        section = _section_of(document, path)
+        section = document.data
+        for depth, key in enumerate(path[:-1], start=1):
+            if section.get(key) is None:  # missing sections are added
+                section[key] = {}
+                document.origins[path[:depth]] = "--set"
+            section = section[key]
+            if not isinstance(section, dict):
+                raise InputError(
+                    f"{document.where}: {'.'.join(path)} (--set): {'.'.join(path[:depth])} is {section!r}, not a "
+                    "section with keys; set it as a whole"
+                )
         for known in [known for known in document.origins if known[: len(path)] == path]:
             del document.origins[known]
         if text.strip():
@@ -118,32 +124,47 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
             document.origins[path] = "--set"
         else:
             section.pop(path[-1], None)
-
-
-def _section_of(document: Document, path: tuple[str, ...]) -> dict[str, Any]:
-    """The section of the last key of ``path``; missing sections are added."""
-    section = document.data
-    for depth, key in enumerate(path[:-1], start=1):
-        if section.get(key) is None:
-            section[key] = {}
-            document.origins[path[:depth]] = "--set"
-        section = section[key]
-        if not isinstance(section, dict):
-            raise InputError(
-                f"{document.where}: {'.'.join(path)} (--set): {'.'.join(path[:depth])} is {section!r}, not a section "
-                "with keys; set it as a whole"
-            )
-    return section
+    return document
 
 
 # --- parsing ---------------------------------------------------------------------------------------------------------
 
 
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+    text = str(node.value).replace("_", "")
+    try:
+        return int(text) if node.tag == _TAG + "int" else float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    except ValueError:
+        raise ConstructorError(None, None, f"{node.value[:40]!r} is not a number", node.start_mark) from None
+
+
+def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
+    if node.value.lower() not in ("true", "false"):
+        raise ConstructorError(None, None, f"{node.value[:40]!r} is not true or false", node.start_mark)
+    return bool(node.value.lower() == "true")
+
+
+def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> None:
+    tag = node.tag.replace(_TAG, "!!")
+    reason = "would run code; refused" if tag.startswith("!!python/") else "is not understood; remove it"
+    raise ConstructorError(None, None, f"the tag {tag} {reason}", node.start_mark)
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, restricted to the scalars and tags of this module."""
 
-    yaml_constructors: ClassVar[dict[str | None, Any]] = {}
     yaml_multi_constructors: ClassVar[dict[str | None, Any]] = {}
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        _TAG + "null": lambda loader, node: None,
+        _TAG + "bool": _boolean,
+        _TAG + "int": _number,
+        _TAG + "float": _number,
+        _TAG + "str": yaml.SafeLoader.construct_yaml_str,
+        _TAG + "seq": yaml.SafeLoader.construct_yaml_seq,
+        _TAG + "map": yaml.SafeLoader.construct_yaml_map,
+        _TAG + "python/tuple": yaml.SafeLoader.construct_yaml_seq,
+        None: _refuse,
+    }
 
 
 class Dumper(yaml.SafeDumper):
@@ -153,52 +174,9 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
-def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
-    text = str(node.value).replace("_", "")
-    try:
-        return int(text) if node.tag == _TAG + "int" else float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
-    except ValueError:
-        raise ConstructorError(None, None, f"{node.value[:40]!r} is not a number", node.start_mark) from None
-
-
-def _boolean(loader: _Loader, node: yaml.ScalarNode) -> bool:
-    if node.value.lower() not in ("true", "false"):
-        raise ConstructorError(None, None, f"{node.value[:40]!r} is not true or false", node.start_mark)
-    return bool(node.value.lower() == "true")
-
-
-def _refuse_python(loader: _Loader, suffix: str, node: yaml.Node) -> None:
-    problem = f"the tag !!python/{suffix} would run code; refused"
-    raise ConstructorError(None, None, problem, node.start_mark)
-
-
-def _refuse_tag(loader: _Loader, node: yaml.Node) -> None:
-    tag = node.tag.replace(_TAG, "!!")
-    raise ConstructorError(None, None, f"the tag {tag} is not understood; remove it", node.start_mark)
-
-
-def _register() -> None:
-    for class_ in (_Loader, Dumper):
-        class_.yaml_implicit_resolvers = {}
-        for name, pattern, first in _SCALARS:
-            class_.add_implicit_resolver(_TAG + name, re.compile(f"^(?:{pattern})$"), first)
-    constructors: dict[str | None, Any] = {
-        "null": lambda loader, node: None,
-        "bool": _boolean,
-        "int": _number,
-        "float": _number,
-        "str": yaml.SafeLoader.construct_yaml_str,
-        "seq": yaml.SafeLoader.construct_yaml_seq,
-        "map": yaml.SafeLoader.construct_yaml_map,
-        "python/tuple": yaml.SafeLoader.construct_yaml_seq,
-    }
-    for tag, constructor in constructors.items():
-        _Loader.add_constructor(f"{_TAG}{tag}", constructor)
-    _Loader.add_multi_constructor(_TAG + "python/", _refuse_python)
-    _Loader.add_constructor(None, _refuse_tag)
-
-
-_register()
+_Loader.yaml_implicit_resolvers = Dumper.yaml_implicit_resolvers = {}
+for _name, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def _parse(text: str, where: str) -> tuple[Any, dict[KeyPath, str]]:

@@ -108,18 +108,15 @@ def save_denoiser(
         if difference := first_difference(network, state):
             raise ValueError(f"the weights do not fit config['network']: {difference}")
         for key, value in state.items():
-            stored = _stored(value, dtype)
+            # A copy, since safetensors refuses tensors that share memory, as the buffers of `ema` and `raw` may.
+            stored = value.detach().to("cpu", copy=True).contiguous()
+            if stored.is_floating_point() and stored.dtype != torch.float64:
+                stored = stored.to(dtype)
             if not torch.isfinite(stored).all():
                 raise RunError(f"{path} was not written: {prefix}{key} has values that are not finite in {dtype}")
             tensors[prefix + key] = stored
     data = save(tensors, {"format": "randomwalk", "config": json.dumps(description)})
     RunFolder(path.parent).write(path.name, lambda file: file.write(data), sync=True)
-
-
-def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    # A copy, since safetensors refuses tensors that share memory, as the buffers of `ema` and `raw` may.
-    value = value.detach().to("cpu", copy=True).contiguous()
-    return value.to(dtype) if value.is_floating_point() and value.dtype != torch.float64 else value
 
 
 # --- loading ---------------------------------------------------------------------------------------------------
@@ -155,14 +152,19 @@ def load_denoiser(
         InputError: the file is missing, damaged, refused (it would run code), not described, or does not fit the
             network; or the device is not available. Weights are never left at random.
     """
-    if weights not in ("ema", "raw"):
-        raise InputError(f"weights: {weights!r} is not known; 'ema' or 'raw'")
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision: {precision!r} is not known; 'fp32' or 'bf16'")
+    for key, value, known in (("weights", weights, ("ema", "raw")), ("precision", precision, ("fp32", "bf16"))):
+        if value not in known:
+            raise InputError(f"{key}: {value!r} is not known; {known[0]!r} or {known[1]!r}")
     target = resolve_device(device)
     file = read_weights(path, weights)
     network, denoiser = _settings(file, network, denoiser)
-    made = _built(file, network, denoiser)
+    try:
+        with torch.random.fork_rng(devices=[]):  # fresh weights, without a draw from the caller's random numbers
+            made = make_denoiser(network, denoiser)
+    except InputError as error:
+        named = network.get("name") in NETWORKS and file.config is None
+        hints = differing_settings(file.state, network) if named else []
+        raise InputError("\n  ".join([f"{file.path}: {error}", *hints])) from error
     made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
     made.classes = tuple((file.config or {}).get("classes", ()))
     made.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
@@ -188,14 +190,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if found.type not in ("cpu", "cuda"):
         raise InputError(f"device: {str(device)!r} is not known; auto, cpu, cuda or cuda:N")
     if found.type == "cuda" and not torch.cuda.is_available():
-        why = (
-            "this PyTorch was built without CUDA" if torch.version.cuda is None else "no usable GPU or driver was found"
-        )
+        no_cuda = torch.version.cuda is None
+        why = "this PyTorch was built without CUDA" if no_cuda else "no usable GPU or driver was found"
         raise InputError(f"device: {device} is not available, {why}; use cpu or auto")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device: {device} is not there; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}"
-        )
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(f"device: {device} is not there; this machine has cuda:0 to cuda:{count - 1}")
     return found
 
 
@@ -225,19 +224,14 @@ def _settings(
 
 def _check_agreement(path: Path, section: str, given: Mapping[str, Any] | None, own: Mapping[str, Any]) -> None:
     for key, value in (given or {}).items():
-        if key in _TRAINING_ONLY:
+        if key in _TRAINING_ONLY or (key in own and _plain(value) == _plain(own[key])):
             continue
-        theirs = own.get(key)
-        if key not in own or _plain(value) != _plain(theirs):
-            says = (
-                f"is {reprlib.repr(theirs)} in the file"
-                if key in own
-                else f"is unknown to {own['name']!r}, as the file has it"
-            )
-            raise InputError(
-                f"{path}: network.{section}.{key} {says}, and {reprlib.repr(value)} in the config. The file "
-                f"describes itself: remove network.{section} from the config"
-            )
+        unknown = f"is unknown to {own['name']!r}, as the file has it"
+        says = f"is {reprlib.repr(own[key])} in the file" if key in own else unknown
+        raise InputError(
+            f"{path}: network.{section}.{key} {says}, and {reprlib.repr(value)} in the config. The file describes "
+            f"itself: remove network.{section} from the config"
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -245,17 +239,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _built(file: WeightFile, network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> NetworkDenoiser:
-    """The denoiser with fresh weights, without a draw from the caller's random numbers."""
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return make_denoiser(network, denoiser)
-    except InputError as error:
-        known = network.get("name") in NETWORKS
-        hints = differing_settings(file.state, network) if known and file.config is None else []
-        raise InputError("\n  ".join([f"{file.path}: {error}", *hints])) from error
 
 
 def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -267,7 +250,12 @@ def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -
         # Its length is an arbitrary number of steps, and nothing is computed from it.
         state["sigmas"] = fresh["sigmas"]
     if difference := first_difference(network, state) or difference:
-        raise InputError(_misfit(file, difference, settings))
+        if file.config is not None:
+            raise InputError(f"{file.path} is damaged, it contradicts its own description: {difference}")
+        hints = differing_settings(file.state, settings)
+        unexplained = "No setting explains it: the file is incomplete, or of an unknown variant of the network"
+        advice = "\n  ".join(["Correct in the config:", *hints]) if hints else unexplained
+        raise InputError(f"{file.path} does not fit the network in the config: {difference}. {advice}")
     state = with_averages(file, network, state)
     for key, value in state.items():
         if value.is_floating_point() != fresh[key].is_floating_point():
@@ -287,45 +275,33 @@ def _sigmas_difference(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor])
     return "sigmas runs from {:g} to {:g} in the file and from {:g} to {:g} in the network".format(*theirs, *ours)
 
 
-def _misfit(file: WeightFile, difference: str, settings: Mapping[str, Any]) -> str:
-    if file.config is not None:
-        return f"{file.path} is damaged, it contradicts its own description: {difference}"
-    hints = differing_settings(file.state, settings)
-    advice = "\n  ".join(["Correct in the config:", *hints])
-    if not hints:
-        advice = "No setting explains it: the file is incomplete, or of a variant of the network that is not known here"
-    return f"{file.path} does not fit the network in the config: {difference}. {advice}"
-
-
 def with_averages(file: WeightFile, network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict with averages in place of all parameters, if they are requested and the file has some.
 
+    score_sde has a list of averages without names, in the order of the trainable parameters.
+
     Raises:
-        InputError: the file has averages of only some parameters.
+        InputError: the file has averages of only some parameters, or of other ones.
     """
-    trainable = [name for name, p in network.named_parameters() if p.requires_grad]
+    trainable = {name: list(p.shape) for name, p in network.named_parameters() if p.requires_grad}
+    advice = "weights: raw uses the weights that were not averaged"
     if missing := [name for name in trainable if name in file.not_averaged]:
         names = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
         raise InputError(
             f"{file.path}: its averaged weights lack {len(missing)} of the network's {len(trainable)} parameters "
-            f"({names}); weights: raw uses the weights that were not averaged"
+            f"({names}); {advice}"
         )
-    return {**state, **(_named(file, network) if file.shadow is not None else {})}
-
-
-def _named(file: WeightFile, network: nn.Module) -> dict[str, Tensor]:
-    """score_sde's list of averaged parameters, by the names of the trainable parameters in the same order."""
-    assert file.shadow is not None
-    trainable = [(name, p.shape) for name, p in network.named_parameters() if p.requires_grad]
+    if file.shadow is None:
+        return dict(state)
     if len(trainable) != len(file.shadow):
         raise InputError(
             f"{file.path}: ema.shadow_params has {len(file.shadow)} tensors, but the network has {len(trainable)} "
-            "trainable parameters; weights: raw uses the weights that were not averaged"
+            f"trainable parameters; {advice}"
         )
-    for i, ((name, shape), value) in enumerate(zip(trainable, file.shadow, strict=True)):
-        if value.shape != shape:
+    for i, (value, (name, shape)) in enumerate(zip(file.shadow, trainable.items(), strict=True)):
+        if list(value.shape) != shape:
             raise InputError(
                 f"{file.path}: ema.shadow_params[{i}], which is {name}, is {list(value.shape)} in the file and "
-                f"{list(shape)} in the network; weights: raw uses the weights that were not averaged"
+                f"{shape} in the network; {advice}"
             )
-    return {name: value for (name, _), value in zip(trainable, file.shadow, strict=True)}
+    return {**state, **dict(zip(trainable, file.shadow, strict=True))}

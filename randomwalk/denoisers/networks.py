@@ -66,20 +66,23 @@ def scratch_network(settings: Mapping[str, Any]) -> nn.Module:
 def first_difference(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     """The first tensor, in the network's order, in which a state dict differs from the network; None if it fits."""
     expected = network.state_dict()
-    place = {key: float(i) for i, key in enumerate(expected)}
-    differences: list[tuple[float, str]] = []
-    last = -1.0
+    extra: dict[str, str] = {}  # the first unknown tensor after each known one of the file, or at its beginning
+    previous = ""
     for key, value in state.items():
-        last = place.get(key, last)
-        if key not in expected:  # its place is after the tensor before it in the file
-            differences.append((last + 0.5, f"{key} {list(value.shape)} is in the file and not in the network"))
+        if key in expected:
+            previous = key
+        else:
+            extra.setdefault(previous, f"{key} {list(value.shape)} is in the file and not in the network")
+    if "" in extra:
+        return extra[""]
     for key, value in expected.items():
         if key not in state:
-            differences.append((place[key], f"{key} {list(value.shape)} is missing in the file"))
-        elif state[key].shape != value.shape:
-            shapes = f"{list(state[key].shape)} in the file and {list(value.shape)} in the network"
-            differences.append((place[key], f"{key} is {shapes}"))
-    return min(differences, key=lambda difference: difference[0])[1] if differences else None
+            return f"{key} {list(value.shape)} is missing in the file"
+        if state[key].shape != value.shape:
+            return f"{key} is {list(state[key].shape)} in the file and {list(value.shape)} in the network"
+        if key in extra:
+            return extra[key]
+    return None
 
 
 # --- settings in a state dict ----------------------------------------------------------------------------------------
@@ -194,15 +197,14 @@ def _ratio(a: int, b: int) -> float:
 # --- messages --------------------------------------------------------------------------------------------------------
 
 _NOT_IN_FILE = {
-    "unet": {
-        "image_size": "side of the training images in pixels",
-        "num_head_channels": "channels of an attention head, often 64; or -1 and num_heads",
-        "use_new_attention_order": "layout of the attention, mostly false",
-    },
-    "ncsnpp": {
-        "image_size": "side of the training images in pixels",
-        "attn_resolutions": "image_size divided by the rate at which there is attention: {rates}",
-    },
+    "unet": """\
+    image_size: FILL_IN  # not in the file: side of the training images in pixels
+    num_head_channels: FILL_IN  # not in the file: channels of an attention head, often 64; or -1 and num_heads
+    use_new_attention_order: FILL_IN  # not in the file: layout of the attention, mostly false""",
+    "ncsnpp": """\
+    image_size: FILL_IN  # not in the file: side of the training images in pixels
+    attn_resolutions: FILL_IN  # not in the file: image_size divided by the rate at which there is attention: {rates}
+    # not in the file either, and by default: fir: true, skip_rescale: true, scale_by_sigma: true, centered: false""",
 }
 """Settings to fill in by hand, with an explanation of each."""
 _TABLES = """how the noise grew in its training. See the flag
@@ -269,21 +271,15 @@ def describe(state: Mapping[str, Tensor], architecture: bool, denoiser: bool) ->
     lines = ["network:"]
     if architecture:
         rates = ", ".join(str(2**16 // width) for width in at_65536.get("attn_resolutions", ())) or "nowhere, []"
-        lines += ["  architecture:", f"    name: {name}"]
-        for key, why in _NOT_IN_FILE[name].items():
-            lines.append(f"    {key}: FILL_IN  # not in the file: {why.format(rates=rates)}")
+        lines += ["  architecture:", f"    name: {name}", _NOT_IN_FILE[name].format(rates=rates)]
         lines += [f"    {key}: {_yaml(value)}" for key, value in settings.items() if key != "name"]
-        if name == "ncsnpp":
-            defaults = "fir: true, skip_rescale: true, scale_by_sigma: true, centered: false"
-            lines.append(f"    # not in the file either, and by default: {defaults}")
-    if denoiser:
-        lines.append("  denoiser:  # not in the file")
-        if name == "unet":
-            lines += ["    name: vp  # predicts the noise", f"    table: FILL_IN  # not in the file: {_TABLES}"]
-        else:
-            lines.append("    name: ve  # predicts the score; sigma in units of [0, 1] pixels")
-            for key in ("sigma_min", "sigma_max"):
-                lines.append(f"    {key}: {_yaml(settings.get(key, 'FILL_IN'))}")
+    if denoiser and name == "unet":
+        lines += ["  denoiser:  # not in the file", "    name: vp  # predicts the noise"]
+        lines.append(f"    table: FILL_IN  # not in the file: {_TABLES}")
+    elif denoiser:
+        lines += ["  denoiser:  # not in the file"]
+        lines.append("    name: ve  # predicts the score; sigma in units of [0, 1] pixels")
+        lines += [f"    {key}: {_yaml(settings.get(key, 'FILL_IN'))}" for key in ("sigma_min", "sigma_max")]
     return "\n".join(lines)
 
 

@@ -97,12 +97,9 @@ def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(metadata["config"])
-        sections = [config["network"], config["denoiser"]]
+        _, classes = (config["network"]["name"], config["denoiser"]["name"]), config.get("classes", [])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: its description cannot be read ({error!r})") from error
-    if not all(isinstance(section, dict) and "name" in section for section in sections):
-        raise InputError(f"{path} is damaged: its description does not name a network and a denoiser")
-    classes = config.get("classes", [])
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise InputError(f"{path} is damaged: the classes in its description are no list of names")
     return dict(config)
@@ -126,15 +123,21 @@ def _read_safetensors(path: Path, weights: str) -> WeightFile:
 
 def _load_pickle(path: Path, zipped: bool) -> Any:
     """The object in the file; a pickle of anything but tensors and plain containers is refused, not executed."""
-    if zipped:
-        _check_archive(path)
+    if zipped:  # compare the checksums, which torch.load does not: an incomplete download has plausible tensors
+        try:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+        except Exception as error:  # a damaged archive can raise anything
+            raise InputError(f"{path} is damaged or incomplete ({_reason(error)}); fetch it again") from error
+        if broken:
+            raise InputError(f"{path} is damaged: {broken} in it does not have its checksum; fetch it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of archives that are refused below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # so can a damaged pickle
         reason = _reason(error)
         wanted = re.search(r"GLOBAL (\S+)", reason) if isinstance(error, pickle.UnpicklingError) else None
         if wanted or "TorchScript" in reason:
@@ -144,17 +147,6 @@ def _load_pickle(path: Path, zipped: bool) -> Any:
                 "holds nothing but tensors, for example one written by torch.save(model.state_dict(), ...)"
             ) from error
         raise InputError(f"{path} is damaged, or not a file of torch.save ({reason})") from error
-
-
-def _check_archive(path: Path) -> None:
-    """Compare the checksums, which torch.load does not: an incomplete download has plausible tensors."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except Exception as error:  # a damaged archive, too, can raise anything
-        raise InputError(f"{path} is damaged or incomplete ({_reason(error)}); fetch it again") from error
-    if broken:
-        raise InputError(f"{path} is damaged: {broken} in it does not have its checksum; fetch it again")
 
 
 def _reason(error: Exception) -> str:
@@ -170,10 +162,9 @@ def _from_pickle(path: Path, content: Any, weights: str) -> WeightFile:
         return _of_state(path, content, weights)
     wrapper = next((key for key in _WRAPPERS if isinstance(content, Mapping) and _is_state(content.get(key))), None)
     if wrapper is None:
-        keys = ", ".join(repr(key) for key in list(content)[:8]) if isinstance(content, Mapping) else ""
-        found = (
-            f"a dictionary with {keys or 'nothing in it'}" if isinstance(content, Mapping) else type(content).__name__
-        )
+        found = type(content).__name__
+        if isinstance(content, Mapping):
+            found = f"a dictionary with {', '.join(map(repr, list(content)[:8])) or 'nothing in it'}"
         raise InputError(f"{path} holds {found}; expected a state dict (names and tensors), or one under 'model'")
     state, ema = content[wrapper], content.get("ema")
     if weights == "raw" or ema is None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import dump, load_sample_config, load_train_config
 from randomwalk.config.hints import keys_of
-from randomwalk.config.legacy import keys_without_effect
-from randomwalk.config.legacy_layout import NATIVE_NAMES
+from randomwalk.config.legacy_layout import NATIVE_NAMES, NO_EFFECT, VETask, VPTask
 from randomwalk.config.validate import schema_of
 from randomwalk.config.yamltext import read_document
 from randomwalk.errors import InputError
@@ -279,6 +279,21 @@ def test_every_key_of_ours_that_is_pointed_to_exists() -> None:
     assert set(NATIVE_NAMES.values()) <= ours
 
 
+def keys_without_effect(task: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted paths of the marked keys of a class and of its sections."""
+    found = set()
+    for key, info in task.model_fields.items():
+        if NO_EFFECT in info.metadata:
+            found.add(prefix + key)
+        for section in (info.annotation, *get_args(info.annotation)):
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                found |= keys_without_effect(section, f"{prefix}{key}.")
+    return found
+
+
+DEAD = {"vp": keys_without_effect(VPTask), "ve": keys_without_effect(VETask)}
+
+
 def native_keys(file: Path) -> list[str]:
     """All that a config like this file can have, with any operator."""
     data = read_document(file).data
@@ -296,7 +311,7 @@ def test_every_key_that_had_an_effect_has_a_pointer() -> None:
     for kind, name in (("vp", VP), ("ve", VE)):
         given = [".".join(map(str, path)) for path, line in read_document(FOLDER / name).origins.items() if line]
         leaves = [key for key in given if not any(other.startswith(f"{key}.") for other in given)]
-        dead = {*keys_without_effect()[kind], *constant[kind], "data.name", "eval.batch_size"}
+        dead = {*DEAD[kind], *constant[kind], "data.name", "eval.batch_size"}
         assert [key for key in leaves if key not in dead and key not in NATIVE_NAMES] == []
 
 
@@ -332,11 +347,10 @@ def test_sections_of_the_other_network_are_named(tmp_path: Path) -> None:
 
 
 def test_keys_without_effect() -> None:
-    keys = keys_without_effect()
-    assert {"vp_diffusion.sampler", "vp_diffusion.timestep_respacing", "model.dropout"} <= set(keys["vp"])
-    assert {"sampling.snr", "optim.lr", "model.ema_rate", "langevin_hyperparam.schedule"} <= set(keys["ve"])
+    assert {"vp_diffusion.sampler", "vp_diffusion.timestep_respacing", "model.dropout"} <= DEAD["vp"]
+    assert {"sampling.snr", "optim.lr", "model.ema_rate", "langevin_hyperparam.schedule"} <= DEAD["ve"]
     used = {"vp_diffusion.beta_at_clean", "langevin_hyperparam.num_iters", "model.sigma_max", "training.sde", "seed"}
-    assert not used & {*keys["vp"], *keys["ve"]}
+    assert not used & (DEAD["vp"] | DEAD["ve"])
 
 
 @pytest.mark.parametrize("name", [VP, VE])
@@ -345,7 +359,7 @@ def test_keys_without_effect_have_none_here(name: str, tmp_path: Path) -> None:
     plain = load_sample_config(FOLDER / name)
     kind = name[:2]
     data = read_document(FOLDER / name).data
-    given = [k for k in keys_without_effect()[kind] if k.partition(".")[2] in data.get(k.partition(".")[0], {})]
+    given = [k for k in DEAD[kind] if k.partition(".")[2] in data.get(k.partition(".")[0], {})]
     assert len(given) > 8
     other = load(tmp_path, name, {key: "something else" for key in given if key != "model.dropout"})
     assert other.model_dump() == plain.model_dump()
