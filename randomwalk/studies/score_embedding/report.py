@@ -38,13 +38,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def write(folder: RunFolder) -> list[Path]:
-    """Write samples.png and report.html.
-
-    Args:
-        folder: folder of a finished run.
-
-    Returns:
-        Paths of both.
+    """Write samples.png and report.html of a finished run, and return their paths.
 
     Raises:
         InputError: a required file is missing or damaged.
@@ -121,14 +115,11 @@ def settings(run: Run) -> list[list[str]]:
     config, method, log = run.config, run.config.method, run.table("log")
     rate, peak = config.optimizer.learning_rate, max(row["learning_rate"] for row in log)
     reached = f"{rate:g}; peak reached {peak:.3g}" + (f", {100 * peak / rate:.0f}% of it" if peak < 0.99 * rate else "")
-    pairs = [
-        ["steps", f"{log[-1]['step']:.0f} of {config.num_steps} (epoch {log[-1]['epoch']:g})"],
-        ["learning rate", reached],
-        ["start of sampling", "noise only"],
-    ]
+    start = "noise only"
     if config.sampling.start == "truth":
-        weight = 100 * config.sampling.truth_weight
-        pairs[-1][1] = f"{weight:g}% of the true image and noise: it is told the answer"
+        start = f"{100 * config.sampling.truth_weight:g}% of the true image and noise: it is told the answer"
+    steps = f"{log[-1]['step']:.0f} of {config.num_steps} (epoch {log[-1]['epoch']:g})"
+    pairs = [["steps", steps], ["learning rate", reached], ["start of sampling", start]]
     if isinstance(method, DDPMMethod):
         last = alpha_bar_end(method.beta_min, method.beta_max, method.num_timesteps)
         left = f"training keeps {100 * math.sqrt(last):.2g}% of the image at the step where sampling starts"
@@ -155,17 +146,16 @@ def metric_table(run: Run) -> Table:
     names, nearest, rows = run.names(), [run.targets(sample) for sample in range(len(run.samples))], []
     for row in run.table("metrics"):
         image, sample = row["image"], row["sample"]
-        group, label = (image,), names[image]
+        group = (str(image), names[image])
         if not run.conditional:
-            group = (image, sample)
-            which = f"{image}" if len(nearest) == 1 else f"{image}.{sample}"
-            label = f"{which}, {names[nearest[sample][image]] if image < run.shown else ''}"
-        rows.append(row | {"group": (*group, label)})
+            which = str(image) if len(nearest) == 1 else f"{image}.{sample}"
+            group = (which, f"{which}, {names[nearest[sample][image]] if image < run.shown else ''}")
+        rows.append(row | {"group": group})
     means = {key: mean_over(rows, key, "group") for key in digits}
     groups = [*means["ssim"]]
     cells = [[group[-1], *(format(means[key][group], digits[key]) for key in digits)] for group in groups[:SHOWN]]
     if len(groups) > 1:
-        overall = [format(np.mean([*means[key].values()]), digits[key]) for key in digits]
+        overall = (format(np.mean([*means[key].values()]), digits[key]) for key in digits)
         cells.append([f"mean of {len(groups)}", *overall])
     return ["image" if run.conditional else "sample, its nearest", "SSIM", "PSNR [dB]", "MSE", "evaluations"], cells
 
@@ -197,8 +187,7 @@ def curves(run: Run) -> Any:
         panels = [*((label, partial(_plot_quality, key=key)) for key, label in qualities.items()), *panels]
     if run.table("convergence"):
         panels.append(("Residual of the solver", _plot_residuals))
-    columns = min(len(panels), 3)
-    lines = math.ceil(len(panels) / columns)
+    columns, lines = min(len(panels), 3), math.ceil(len(panels) / 3)
     figure = new_figure((3.4 * columns, 2.7 * lines), dpi=140)
     figure.set_layout_engine("constrained")
     for place, (label, plot) in enumerate(panels, 1):
