@@ -60,10 +60,13 @@ td:first-child, th:first-child, .settings td { text-align: left; }
 figure { margin: 0; }
 img { max-width: max(100%, 40rem); height: auto; }
 """
-_CURVES = """Quality of the samples (black: their mean; colours: images) against the seconds of density, solver (both
-grey) and training; the clock stands still during measurements. Dashed: sustained crossings of the SSIM levels (dotted)
-by the mean. Loss of the steps (faint) and its running median. Residual: relative change of the log density of an image
-in an iteration of the solver."""
+_CURVES = {
+    "profile": "Quality of the samples (black: their mean; colours: images) against the seconds of density, solver (both "
+    "grey) and training; the clock stands still during measurements. Dashed: sustained crossings of the SSIM levels "
+    "(dotted) by the mean.",
+    "log": "Loss of the steps (faint) and its running median.",
+    "convergence": "Residual: relative change of the log density of an image in an iteration of the solver.",
+}
 
 
 def html(run: Run, embedded: Embedded | None) -> str:
@@ -81,7 +84,7 @@ def html(run: Run, embedded: Embedded | None) -> str:
         f"<h2>Timings</h2>\n{_table(*timing_table(run))}",
         f"<h2>Final samples</h2>\n{_table(*metric_table(run))}",
         f"<h2>Crossings of SSIM</h2>\n{_table(*crossings)}" if crossings[1] else "",
-        _figure("Curves", png(curves(run)), _CURVES),
+        _figure("Curves", png(curves(run)), " ".join(words for name, words in _CURVES.items() if run.table(name))),
         *(_figure(name, _png(image), caption) for name, image, caption in sheets(run, embedded)),
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -293,11 +296,11 @@ def sheets(run: Run, embedded: Embedded | None) -> list[tuple[str, Image, str]]:
 
 def samples_sheet(run: Run, side: int = 128, errors: bool = False) -> Image:
     """Truth, or nearest training images, above the samples, with a row of errors if wanted; samples.png."""
-    names, rows, above = [_stem(name) for name in run.names()], [], "truth" if run.conditional else "nearest"
+    names, rows, above = run.names(), [], "truth" if run.conditional else "nearest"
     for s, sample in enumerate(run.samples[:ROWS]):
         targets = run.targets(s)
         if s == 0 or not run.conditional:
-            captions = [] if run.conditional else [names[target] for target in targets]
+            captions = [] if run.conditional else [_stem(names[target]) for target in targets]
             rows.append(Row(above, [pixels(run.truth[target]) for target in targets], captions))
         words = [""] * len(run.truth)
         for row in run.table("metrics"):
