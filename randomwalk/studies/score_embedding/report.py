@@ -61,9 +61,9 @@ figure { margin: 0; }
 img { max-width: max(100%, 40rem); height: auto; }
 """
 _CURVES = {
-    "profile": "Quality of the samples (black: their mean; colours: images) against the seconds of density, solver (both "
-    "grey) and training; the clock stands still during measurements. Dashed: sustained crossings of the SSIM levels "
-    "(dotted) by the mean.",
+    "profile": "Quality of the samples (black: their mean; colours: images) against the seconds of density, solver "
+    "(both grey) and training; the clock stands still during measurements. Dashed: sustained crossings of the SSIM "
+    "levels (dotted) by the mean.",
     "log": "Loss of the steps (faint) and its running median.",
     "convergence": "Residual: relative change of the log density of an image in an iteration of the solver.",
 }
