@@ -38,13 +38,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def write(folder: RunFolder) -> list[Path]:
-    """Write samples.png and report.html.
-
-    Args:
-        folder: folder of a finished run.
-
-    Returns:
-        Paths of both.
+    """Write samples.png and report.html of a finished run, and return their paths.
 
     Raises:
         InputError: a required file is missing or damaged.
@@ -66,10 +60,13 @@ td:first-child, th:first-child, .settings td { text-align: left; }
 figure { margin: 0; }
 img { max-width: max(100%, 40rem); height: auto; }
 """
-_CURVES = """Quality of the samples (black: their mean; colours: images) against the seconds of density, solver (both
-grey) and training; the clock stands still during measurements. Dashed: sustained crossings of the SSIM levels (dotted)
-by the mean. Loss of the steps (faint) and its running median. Residual: relative change of the log density of an image
-in an iteration of the solver."""
+_CURVES = {
+    "profile": "Quality of the samples (black: their mean; colours: images) against the seconds of density, solver "
+    "(both grey) and training; the clock stands still during measurements. Dashed: sustained crossings of the SSIM "
+    "levels (dotted) by the mean.",
+    "log": "Loss of the steps (faint) and its running median.",
+    "convergence": "Residual: relative change of the log density of an image in an iteration of the solver.",
+}
 
 
 def html(run: Run, embedded: Embedded | None) -> str:
@@ -87,7 +84,7 @@ def html(run: Run, embedded: Embedded | None) -> str:
         f"<h2>Timings</h2>\n{_table(*timing_table(run))}",
         f"<h2>Final samples</h2>\n{_table(*metric_table(run))}",
         f"<h2>Crossings of SSIM</h2>\n{_table(*crossings)}" if crossings[1] else "",
-        _figure("Curves", png(curves(run)), _CURVES),
+        _figure("Curves", png(curves(run)), " ".join(words for name, words in _CURVES.items() if run.table(name))),
         *(_figure(name, _png(image), caption) for name, image, caption in sheets(run, embedded)),
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -121,14 +118,11 @@ def settings(run: Run) -> list[list[str]]:
     config, method, log = run.config, run.config.method, run.table("log")
     rate, peak = config.optimizer.learning_rate, max(row["learning_rate"] for row in log)
     reached = f"{rate:g}; peak reached {peak:.3g}" + (f", {100 * peak / rate:.0f}% of it" if peak < 0.99 * rate else "")
-    pairs = [
-        ["steps", f"{log[-1]['step']:.0f} of {config.num_steps} (epoch {log[-1]['epoch']:g})"],
-        ["learning rate", reached],
-        ["start of sampling", "noise only"],
-    ]
+    start = "noise only"
     if config.sampling.start == "truth":
-        weight = 100 * config.sampling.truth_weight
-        pairs[-1][1] = f"{weight:g}% of the true image and noise: it is told the answer"
+        start = f"{100 * config.sampling.truth_weight:g}% of the true image and noise: it is told the answer"
+    steps = f"{log[-1]['step']:.0f} of {config.num_steps} (epoch {log[-1]['epoch']:g})"
+    pairs = [["steps", steps], ["learning rate", reached], ["start of sampling", start]]
     if isinstance(method, DDPMMethod):
         last = alpha_bar_end(method.beta_min, method.beta_max, method.num_timesteps)
         left = f"training keeps {100 * math.sqrt(last):.2g}% of the image at the step where sampling starts"
@@ -155,17 +149,16 @@ def metric_table(run: Run) -> Table:
     names, nearest, rows = run.names(), [run.targets(sample) for sample in range(len(run.samples))], []
     for row in run.table("metrics"):
         image, sample = row["image"], row["sample"]
-        group, label = (image,), names[image]
+        group = (str(image), names[image])
         if not run.conditional:
-            group = (image, sample)
-            which = f"{image}" if len(nearest) == 1 else f"{image}.{sample}"
-            label = f"{which}, {names[nearest[sample][image]] if image < run.shown else ''}"
-        rows.append(row | {"group": (*group, label)})
+            which = str(image) if len(nearest) == 1 else f"{image}.{sample}"
+            group = (which, f"{which}, {names[nearest[sample][image]] if image < run.shown else ''}")
+        rows.append(row | {"group": group})
     means = {key: mean_over(rows, key, "group") for key in digits}
     groups = [*means["ssim"]]
     cells = [[group[-1], *(format(means[key][group], digits[key]) for key in digits)] for group in groups[:SHOWN]]
     if len(groups) > 1:
-        overall = [format(np.mean([*means[key].values()]), digits[key]) for key in digits]
+        overall = (format(np.mean([*means[key].values()]), digits[key]) for key in digits)
         cells.append([f"mean of {len(groups)}", *overall])
     return ["image" if run.conditional else "sample, its nearest", "SSIM", "PSNR [dB]", "MSE", "evaluations"], cells
 
@@ -197,8 +190,7 @@ def curves(run: Run) -> Any:
         panels = [*((label, partial(_plot_quality, key=key)) for key, label in qualities.items()), *panels]
     if run.table("convergence"):
         panels.append(("Residual of the solver", _plot_residuals))
-    columns = min(len(panels), 3)
-    lines = math.ceil(len(panels) / columns)
+    columns, lines = min(len(panels), 3), math.ceil(len(panels) / 3)
     figure = new_figure((3.4 * columns, 2.7 * lines), dpi=140)
     figure.set_layout_engine("constrained")
     for place, (label, plot) in enumerate(panels, 1):
@@ -304,11 +296,11 @@ def sheets(run: Run, embedded: Embedded | None) -> list[tuple[str, Image, str]]:
 
 def samples_sheet(run: Run, side: int = 128, errors: bool = False) -> Image:
     """Truth, or nearest training images, above the samples, with a row of errors if wanted; samples.png."""
-    names, rows, above = [_stem(name) for name in run.names()], [], "truth" if run.conditional else "nearest"
+    names, rows, above = run.names(), [], "truth" if run.conditional else "nearest"
     for s, sample in enumerate(run.samples[:ROWS]):
         targets = run.targets(s)
         if s == 0 or not run.conditional:
-            captions = [] if run.conditional else [names[target] for target in targets]
+            captions = [] if run.conditional else [_stem(names[target]) for target in targets]
             rows.append(Row(above, [pixels(run.truth[target]) for target in targets], captions))
         words = [""] * len(run.truth)
         for row in run.table("metrics"):

@@ -40,40 +40,26 @@ _REMEDY = "train.py with --no-train makes samples and their numbers again, with 
 
 
 class Embedded(NamedTuple):
-    """First images of a run moved by its field, at levels with indices and times ``[L]``.
+    """First images of a run, moved by its field; the field of level 0 moves nothing."""
 
-    Images u^n and field, which moves nothing at level 0, are ``[L, k, C, H, W]``.
-    """
-
-    levels: np.ndarray
-    times: np.ndarray
-    images: np.ndarray
-    field: np.ndarray
+    levels: np.ndarray  # indices [L]
+    times: np.ndarray  # of these levels, [L]
+    images: np.ndarray  # moved images u^n, [L, k, C, H, W]
+    field: np.ndarray  # [L, k, C, H, W]
 
 
 @dataclass
 class Run:
-    """A finished run.
-
-    Attributes:
-        folder: its folder.
-        config: its settings.
-        environment: contents of run.json; empty without that file.
-        truth: training images in [0, 1], ``[n, C, H, W]``.
-        samples: S samples of each of the first k images, ``[S, k, C, H, W]``.
-        frames: states along the trajectory of the first samples, ``[F, k, C, H, W]``, if they were kept.
-        tables: rows of each CSV file of the run, by its name without the suffix.
-        parameters: number of parameters of the network, if its weights were kept.
-    """
+    """A finished run."""
 
     folder: Path
     config: ScoreEmbeddingConfig
-    environment: dict[str, Any]
-    truth: np.ndarray
-    samples: np.ndarray
-    frames: np.ndarray | None
-    tables: dict[str, list[Row]]
-    parameters: int | None
+    environment: dict[str, Any]  # contents of run.json; empty without that file
+    truth: np.ndarray  # training images in [0, 1], [n, C, H, W]
+    samples: np.ndarray  # S samples of each of the first k images, [S, k, C, H, W]
+    frames: np.ndarray | None  # states along the trajectories of the first samples, [F, k, C, H, W], if kept
+    tables: dict[str, list[Row]]  # rows of each CSV file, by its name without the suffix
+    parameters: int | None  # of the network, if its weights were kept
 
     @property
     def shown(self) -> int:
@@ -82,9 +68,9 @@ class Run:
 
     @property
     def conditional(self) -> bool:
-        """Whether sampling is told which image to make; otherwise a sample is compared with the nearest image."""
-        known = self.config.network.num_classes is not None or self.config.sampling.start == "truth"
-        return known or len(self.truth) == 1
+        """Whether it is known which image a sample should be; otherwise it is compared with the nearest image."""
+        classes, start = self.config.network.num_classes, self.config.sampling.start
+        return classes is not None or start == "truth" or len(self.truth) == 1
 
     def targets(self, sample: int) -> list[int]:
         """Indices of the training images with which the shown samples are compared."""
@@ -207,13 +193,10 @@ def alpha_bar_end(beta_min: float, beta_max: float, num_timesteps: int) -> float
 
 
 def embedded(folder: RunFolder, run: Run, count: int, columns: int) -> Embedded | None:
-    """Embed the first images of a run at some of its levels; None if nothing was embedded.
+    """Embed the first ``count`` images of a run at up to ``columns`` evenly spread levels, by the field in its folder.
 
-    Args:
-        folder: folder of the run, with its field in scores.npy and times.npy.
-        run: the run.
-        count: largest number of images.
-        columns: largest number of levels, evenly spread.
+    Returns:
+        None if nothing was embedded.
     """
     method = run.config.method
     if not isinstance(method, EmbeddingMethod) or method.embedding == "none" or not folder.has("scores.npy"):
