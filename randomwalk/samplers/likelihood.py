@@ -30,7 +30,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -40,7 +39,7 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import Draws
-from randomwalk.samplers.integrate import integrate
+from randomwalk.samplers.integrate import integrate, worst_rms
 
 EXACT_UP_TO = 32
 """Pixels up to which ``divergence="auto"`` computes the trace exactly."""
@@ -175,7 +174,11 @@ def log_likelihood(
 
     state = torch.nn.functional.pad((x.flatten(1).double() - mean) / c_low, (0, 1 if divergence == "exact" else probes))
     span = torch.tensor([math.log(low), math.log(high)], dtype=torch.float64, device=x.device)
-    norm = partial(_worst, size=size)
+
+    def norm(error: Tensor) -> Tensor:
+        """Largest root mean square of any image, over its pixels or over its probes."""
+        return torch.maximum(worst_rms(error[:, :size]), worst_rms(error[:, size:]))
+
     state = integrate(rate, state, span, "likelihood", method=method, rtol=rtol, atol=atol, norm=norm)[-1]
     if not state.isfinite().all():
         raise RunError(f"likelihood: the flow is not finite at sigma = {high:.6g}: check the denoiser and images")
@@ -205,11 +208,6 @@ def _probes(x: Tensor, count: int, kind: str, draws: Draws) -> Tensor:
     """The probes ``[R, B, ...]``; those of an image are the first numbers of its own stream."""
     v = draws.normal((count, *x.shape[1:])).to(x).transpose(0, 1)
     return torch.where(v < 0, -1.0, 1.0).to(x) if kind == "rademacher" else v
-
-
-def _worst(error: Tensor, size: int) -> Tensor:
-    """Largest root mean square of any image, over its pixels or over its probes."""
-    return torch.stack([part.square().mean(1).max() for part in (error[:, :size], error[:, size:])]).max().sqrt()
 
 
 # --- bits per dimension ----------------------------------------------------------------------------------------

@@ -150,13 +150,21 @@ def for_denoiser(
             or ``pretrained`` with the noise table of another network.
     """
     if name == "pretrained":
-        return _own_levels(denoiser, num_steps, settings)
+        own = denoiser.own_levels(torch.linspace(0, 1, num_steps, dtype=torch.float64))
+        if settings and (make(name, num_steps, **settings) / own - 1).abs().max() > _SAME_TABLE:
+            raise InputError(
+                "sampler.schedule: beta_min, beta_max and num_timesteps are not the noise table of this network, which "
+                f"knows sigma {float(own[-1]):.4g} to {float(own[0]):.4g}: remove the three keys, and the schedule "
+                "pretrained takes the network's own levels"
+            )
+        return own
     if "beta_min" not in settings:
         settings = {"sigma_min": denoiser.sigma_min, "sigma_max": denoiser.sigma_max, **settings}
     if name == "even_time":
-        own = denoiser.sde if isinstance(denoiser, SDEDenoiser) else None  # VPDenoiser is one
-        settings["sde"] = own if sde is None else sde
-        if settings["sde"] is None:
+        if sde is None and isinstance(denoiser, SDEDenoiser):  # VPDenoiser is one
+            sde = denoiser.sde
+        settings["sde"] = sde
+        if sde is None:
             raise InputError(
                 "sampler.schedule: even_time is uniform in the time of an SDE, but neither the sampler nor the "
                 "denoiser has one; expected the sampler predictor_corrector, a denoiser sde or vp (with the linear "
@@ -169,18 +177,6 @@ def for_denoiser(
     except InputError as error:
         raise InputError(f"sampler.schedule: {error}") from error
     return sigmas
-
-
-def _own_levels(denoiser: Denoiser, num_steps: int, settings: dict[str, Any]) -> Tensor:
-    """Uniform steps in the noise level as the network is given it; a table in the settings must be the network's."""
-    own = denoiser.own_levels(torch.linspace(0, 1, num_steps, dtype=torch.float64))
-    if settings and (make("pretrained", num_steps, **settings) / own - 1).abs().max() > _SAME_TABLE:
-        raise InputError(
-            "sampler.schedule: beta_min, beta_max and num_timesteps are not the noise table of this network, which "
-            f"knows sigma {float(own[-1]):.4g} to {float(own[0]):.4g}: remove the three keys, and the schedule "
-            "pretrained takes the network's own levels"
-        )
-    return own
 
 
 def _check_settings(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

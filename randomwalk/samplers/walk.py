@@ -116,29 +116,22 @@ def walk(
                 drift = denoiser.score(x, sigma)
             if measurement is not None:
                 drift = drift + measurement.score(x)
-            x = x + _times(tau, drift)
+            x = x + (tau * drift if isinstance(tau, (int, float, Tensor)) else tau.apply(drift))
             if temperature > 0:
                 n = torch.randn_like(x) if noise is None else noise(k, x)
-                x = x + math.sqrt(2 * temperature) * _times_sqrt(tau, n)
+                moved = tau**0.5 * n if isinstance(tau, (int, float, Tensor)) else tau.sqrt(n)
+                x = x + math.sqrt(2 * temperature) * moved
             finite_steps += x.isfinite().all()
             # Reading the count waits for a GPU, so there it is read once, at the end.
             if (x.device.type == "cpu" or k == len(steps) - 1) and finite_steps <= k:
                 bad = int(finite_steps)
-                raise RunError(f"the walk is not finite after step {bad} (sigma = {steps[bad][0]:.6g}): {_ADVICE}")
+                raise RunError(
+                    f"the walk is not finite after step {bad} (sigma = {steps[bad][0]:.6g}): take smaller steps "
+                    "(step_scale), or check the network and the measurement"
+                )
             if callback is not None:
                 callback(k, x, sigma)
     return x
-
-
-_ADVICE = "take smaller steps (step_scale), or check the network and the measurement"
-
-
-def _times(tau: StepSize, v: Tensor) -> Tensor:
-    return tau * v if isinstance(tau, (int, float, Tensor)) else tau.apply(v)
-
-
-def _times_sqrt(tau: StepSize, v: Tensor) -> Tensor:
-    return tau**0.5 * v if isinstance(tau, (int, float, Tensor)) else tau.sqrt(v)
 
 
 def _check(

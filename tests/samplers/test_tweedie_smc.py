@@ -88,10 +88,11 @@ def test_moments_are_those_of_x_given_its_noisy_version(operator: str) -> None:
         exact = MultivariateNormal(mean @ task.matrix.T, spread).log_prob(given.measurement.y.flatten(1))
         constant = len(task.matrix) / 2 * math.log(2 * math.pi)
         torch.testing.assert_close(found.log_evidence(task.eta), exact + constant)
-        below = C - found.factor.mT @ found.factor  # never larger than C
+        factor = found.inner.mT @ found.basis
+        below = C - factor.mT @ factor  # never larger than C
         assert float(torch.linalg.eigvalsh(below).min()) > -1e-9
         if probes == full(task):
-            torch.testing.assert_close(found.factor.mT @ found.factor, C.expand(3, -1, -1))
+            torch.testing.assert_close(factor.mT @ factor, C.expand(3, -1, -1))
 
 
 @EACH_OPERATOR

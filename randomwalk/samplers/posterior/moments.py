@@ -32,7 +32,7 @@ class Moments:
 
     Attributes:
         x, mean: the state and D(x, s), ``[B, d]``.
-        factor: B^T, ``[B, k, d]``.
+        basis, inner: ``E^T [B, k, d]`` with orthonormal rows (or zero ones) and ``F [B, k, k]``, where ``B = E F``.
         seen: A B, ``[B, m, k]``.
         residual: y - A D, ``[B, m]``.
         rest: c, ``[B, 1]``.
@@ -40,7 +40,8 @@ class Moments:
 
     x: Tensor
     mean: Tensor
-    factor: Tensor
+    basis: Tensor
+    inner: Tensor
     seen: Tensor
     residual: Tensor
     rest: Tensor
@@ -57,15 +58,15 @@ class Moments:
         return Moments(*(value[rows] for value in vars(self).values()))
 
     def move(self, eta: float, keep: float, variance: float, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """A draw of the next state ``x' = keep x + (1 - keep) X + sqrt(variance) n``, with X by these moments given y.
+        """Draw of the next state ``x' = keep x + (1 - keep) X + sqrt(variance) n``, with X by these moments given y.
 
-        In the columns E of the orthonormal basis of B, ``B = E F``, and orthogonal to them (a = 1 - keep):
+        In the columns of E and orthogonal to them (a = 1 - keep):
 
             prior kernel  M(x' | x)    = Normal(keep x + a D,            variance + a^2 F F^T   | variance + a^2 c)
             proposal      Q(x' | x, y) = Normal(keep x + a (D + E F xi), variance + a^2 F P F^T | variance + a^2 c)
             P = (I + (A B)^T (A B) / eta^2)^-1,    xi = P (A B)^T (y - A D) / eta^2
 
-        They differ in the k directions of B alone, so that their ratio does not suffer from the dimension of x.
+        They differ in the k directions of B alone, so their ratio does not depend on the dimension of x.
 
         Args:
             eta: standard deviation of the noise in y, positive.
@@ -76,8 +77,8 @@ class Moments:
         Returns:
             x', ``[B, d]``, and ``log M(x' | x) - log Q(x' | x, y)``, ``[B]``.
         """
-        basis, inner = _orthonormal(self.factor)
-        eye, a = torch.eye(inner.shape[1]).to(inner), 1 - keep
+        basis, inner, a = self.basis, self.inner, 1 - keep
+        eye = torch.eye(inner.shape[1]).to(inner)
         posterior = torch.linalg.cholesky(eye + self.seen.mT @ self.seen / eta**2)
         xi = torch.cholesky_solve(self.seen.mT @ self.residual[..., None] / eta**2, posterior)
         half = torch.linalg.solve_triangular(posterior, inner.mT, upper=False)  # half^T half = F P F^T
@@ -115,19 +116,22 @@ def moments(problem: Problem, x: Tensor, sigma: float, measured: Mapping[int, Te
     factor = (vectors * scaled[:, None]).mT @ times_c
     seen = times_c.new_zeros((len(x), problem.measurement.y[0].numel(), len(directions)))
     seen[:, list(measured)] = (vectors * (values.clamp_min(0).sqrt() * kept)[:, None])[:, : len(measured)]
-    basis, _ = _orthonormal(factor)
+    squares, axes = torch.linalg.eigh(factor @ factor.mT)
+    root = squares.clamp_min(0).sqrt() * (squares > _DEPENDENT * squares[:, -1:])
+    basis = (axes * torch.where(root > 0, 1 / root.clamp_min(1e-300), 0)[:, None]).mT @ factor
     z = _rows([problem.normal()])
     outside = z - (z @ basis.mT) @ basis
     curvature = sigma**2 * _rows([product(outside.reshape(x.shape).to(x))])
     share, norm = (outside * curvature).sum((1, 2)), outside.square().sum((1, 2))
     rest = torch.where(norm > 1e-8 * x[0].numel(), share / norm.clamp_min(1e-300), 0).clamp(0, sigma**2)
     return Moments(
-        x.flatten(1).double(),
-        denoised.flatten(1).double(),
-        factor,
-        seen,
-        problem.residual(denoised).flatten(1).double(),
-        rest[:, None],
+        x=x.flatten(1).double(),
+        mean=denoised.flatten(1).double(),
+        basis=basis,
+        inner=root[..., None] * axes.mT,
+        seen=seen,
+        residual=problem.residual(denoised).flatten(1).double(),
+        rest=rest[:, None],
     )
 
 
@@ -141,7 +145,7 @@ class ImplicitMoments:
     Attributes:
         operator: A; needs ``spectral``.
         variance: c.
-        x, mean, shift: the state, D, and how far the mean moves with y, ``[B, C, H, W]`` float64.
+        x, mean, shift: the state, D, and the shift of the mean by y, ``[B, C, H, W]`` float64.
         residual: ``y - A D``, ``[B, ...]`` float64.
     """
 
@@ -188,19 +192,6 @@ def measured_directions(operator: Operator, y: Tensor) -> dict[int, Tensor]:
     units = torch.eye(y[0].numel()).to(y).reshape(-1, *y.shape[1:])
     columns = {place: operator.adjoint(unit.expand(y.shape)) for place, unit in enumerate(units)}
     return {place: column for place, column in columns.items() if column.any()}
-
-
-def _orthonormal(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """``E^T [B, k, d]`` with orthonormal rows (or zero ones) and ``F [B, k, k]``, where ``B = E F``.
-
-    Args:
-        factor: B^T.
-    """
-    values, vectors = torch.linalg.eigh(factor @ factor.mT)
-    kept = values > _DEPENDENT * values[:, -1:]
-    root = values.clamp_min(0).sqrt() * kept
-    basis = (vectors * (torch.where(kept, 1 / root.clamp_min(1e-300), 0))[:, None]).mT @ factor
-    return basis, root[..., None] * vectors.mT
 
 
 def _rows(images: list[Tensor]) -> Tensor:

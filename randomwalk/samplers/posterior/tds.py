@@ -69,7 +69,7 @@ class TDS(Sampler, TDSSettings):
         return x[rows]
 
     def weighted(self, problem: Problem, x: Tensor, callback: Callback) -> tuple[Tensor, Tensor]:
-        """Particles ``[B, C, H, W]`` and their log weights ``[M, S]``, the mean weight an estimate of p(y)."""
+        """Particles ``[B, C, H, W]`` and their log weights ``[M, S]``, whose mean weight estimates p(y)."""
         levels, twist = problem.levels, Twist(problem)
         log_weights = x.new_zeros((len(x) // problem.num_samples, problem.num_samples)).double()
         spent = 0 * log_weights  # the twists already in the weights
@@ -80,9 +80,8 @@ class TDS(Sampler, TDSSettings):
             keep = sigma_next**2 / sigma**2
             pull = (1 - keep) * twist.reach(denoised, score, move) * move
             log_weights = log_weights + log_twist.reshape(spent.shape) - spent
-            rows, log_weights = resampled(
-                log_weights, problem.draws.uniform()[:: problem.num_samples], self.ess_threshold
-            )
+            uniform = problem.draws.uniform()[:: problem.num_samples]
+            rows, log_weights = resampled(log_weights, uniform, self.ess_threshold)
             x, denoised, pull, spent = x[rows], denoised[rows], pull[rows], log_twist[rows].reshape(spent.shape)
             v, n = fresh_noise(sigma, sigma_next, stochasticity=1.0), problem.normal()
             x = denoised + keep * (x - denoised) + pull + v * n
@@ -95,7 +94,7 @@ class TDS(Sampler, TDSSettings):
 
 
 class Twist:
-    """``log t(D)`` and its gradient in D, for a denoised image D whose pixels are off by a variance of r^2.
+    """``log t(D)`` and its gradient in D, for a denoised image D whose pixels have errors of variance r^2.
 
     Where t is Gaussian, its constant and the part of y outside the range of A are left out: they are the same for all
     the particles of a measurement, and cancel in the weights.
@@ -111,14 +110,14 @@ class Twist:
         self.gain = 1.0 if self.gaussian else norm_or_one(operator) ** 2
 
     def __call__(self, denoised: Tensor, variance: float) -> tuple[Tensor, Tensor]:
-        """``[B]`` float64 and ``[B, C, H, W]``."""
+        """``log t``, ``[B]`` float64, and its gradient, ``[B, C, H, W]``."""
         eta = self.problem.eta
         if not self.gaussian:
             power = eta**2 / (eta**2 + self.gain * variance)
             score = power * self.problem.measurement.score(denoised)
             return power * self.problem.measurement.log_prob(denoised).double(), score
         # With u = A^T (r^2 A A^T + eta^2)^-1 q,  q^T (r^2 A A^T + eta^2)^-1 q = |q - r^2 A u|^2 / eta^2 + r^2 |u|^2,
-        # and u is where the right-hand side is smallest: rounding errors of u come in squared.
+        # and u minimises the right-hand side: its rounding errors enter squared.
         operator, residual = self.problem.operator, self.problem.residual(denoised)
         # A^T q is 0 where t = 0, and 1 / eta^2 there would only amplify rounding errors.
         score = operator.spectral(lambda t: (t > 0) / (variance * t + eta**2), operator.adjoint(residual))
