@@ -21,7 +21,7 @@ from randomwalk.config import legacy_layout as layout
 from randomwalk.config.hints import keys_of
 from randomwalk.config.networks import NCSNppSettings, UNetSettings
 from randomwalk.config.validate import schema_of, validate
-from randomwalk.config.yamltext import Document, KeyPath
+from randomwalk.config.yamltext import Document
 from randomwalk.errors import InputError
 
 _SCHEDULES = {"sigmoid": "sigmoid", "linear": "linear", "denoiser": "pretrained"}
@@ -196,18 +196,19 @@ def _operator(measurement: layout.Measurement) -> dict[str, Any]:
 def _check_sizes(task: _Task, size: int, document: Document) -> None:
     """Check that the size of the operator's images is the network's."""
     operator, mask = task.measurement.operator, task.measurement.mask_opt
-    path: KeyPath
     if isinstance(operator, layout.SuperResolution) and operator.in_shape is not None:
-        path, value, allowed = ("operator", "in_shape"), operator.in_shape, f"a shape that ends in {size}, {size}"
+        path, value, allowed = "operator.in_shape", operator.in_shape, f"a shape that ends in {size}, {size}"
         agrees = isinstance(value, list) and len(value) in (2, 4) and value[-2:] == [size, size]
     elif isinstance(operator, layout.Inpainting) and mask is not None and mask.image_size is not None:
-        path, value, allowed = ("mask_opt", "image_size"), mask.image_size, str(size)
+        path, value, allowed = "mask_opt.image_size", mask.image_size, str(size)
         agrees = value == size
     else:
         return
     if not agrees:
-        key = ".".join(("measurement", *path)) + document.origin(("measurement", *path))
-        raise InputError(f"{document.where}: {key}: found {value!r}; allowed: {allowed}, the network's size")
+        origin = document.origin(("measurement", *path.split(".")))
+        raise InputError(
+            f"{document.where}: measurement.{path}{origin}: found {value!r}; allowed: {allowed}, the network's size"
+        )
 
 
 # --- notes for the user ----------------------------------------------------------------------------------------------
