@@ -84,7 +84,9 @@ def _checks_of_images(data: TrainData | EmbeddingData) -> Iterator[Check]:
         if data.dataset == "folder":
             yield partial(_check_images, "data.path", Path(path))
         else:
-            yield partial(_check_standard_set, data.dataset, path)
+            from randomwalk.images.standard_sets import check_standard_set  # imports NumPy: most starts need none
+
+            yield partial(check_standard_set, data.dataset, path)
 
 
 def _checks_of_table(key: str, denoiser: DenoiserSettings | None) -> Iterator[Check]:
@@ -150,12 +152,6 @@ def _check_images(key: str, path: Path) -> None:
     if len(files) < _FEW_FILES and not any(map(_may_be_image, files)):
         found = f"{len(files)} other files, such as {files[0].name}" if files else "nothing"
         raise InputError(f"{key}: {path}: no images in it; found {found}")
-
-
-def _check_standard_set(name: str, path: str) -> None:
-    from randomwalk.images.standard_sets import check_standard_set  # imports NumPy, which most starts do not need
-
-    check_standard_set(name, path)
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -17,23 +17,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from randomwalk.config import SampleConfig
+from randomwalk.config import legacy_layout as layout
 from randomwalk.config.hints import keys_of
-from randomwalk.config.legacy_layout import (
-    BETA_MAX,
-    NATIVE_NAMES,
-    NO_EFFECT,
-    NOT_NEEDED,
-    UNET_LEVELS,
-    Denoising,
-    Inpainting,
-    Measurement,
-    SuperResolution,
-    VETask,
-    VPTask,
-)
 from randomwalk.config.networks import NCSNppSettings, UNetSettings
 from randomwalk.config.validate import schema_of, validate
-from randomwalk.config.yamltext import Document, KeyPath
+from randomwalk.config.yamltext import Document
 from randomwalk.errors import InputError
 
 _SCHEDULES = {"sigmoid": "sigmoid", "linear": "linear", "denoiser": "pretrained"}
@@ -45,6 +33,7 @@ _README_NAMES = {
     ("pretrained_check_point",): ("model", "pretrained_check_point"),
 }
 """Keys that the README of the paper's code names differently."""
+_Task = layout.VPTask | layout.VETask
 
 
 # --- translation -----------------------------------------------------------------------------------------------------
@@ -57,7 +46,7 @@ def is_legacy(data: dict[str, Any]) -> bool:
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """``key=value`` overrides of a file in this layout, split into those with its own keys and those with ours."""
-    sections = (VPTask.model_fields.keys() | VETask.model_fields.keys()) - SampleConfig.model_fields.keys()
+    sections = {*layout.VPTask.model_fields, *layout.VETask.model_fields} - SampleConfig.model_fields.keys()
     theirs, ours = [], []
     for override in overrides:
         dotted, equals, value = override.partition("=")
@@ -74,7 +63,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @cache
 def _keys_of_layout() -> set[str]:
-    return {key for task in (VPTask, VETask) for key in keys_of(schema_of(task), {})}
+    return {key for task in (layout.VPTask, layout.VETask) for key in keys_of(schema_of(task), {})}
 
 
 def _use_own_names(document: Document) -> None:
@@ -111,13 +100,14 @@ def translate(document: Document) -> tuple[Document, tuple[str, ...]]:
         state = f"found {kind!r}; allowed" if kind is not None else "missing; expected"
         raise InputError(f"{document.where}: model.noise_perturbation_type{origin}: {state}: one of vp, ve")
     own = set(keys_of(schema_of(SampleConfig), {})) - _keys_of_layout()
-    pointers = {key: f"given as --set {key}=VALUE" for key in own} | {ours: key for key, ours in NATIVE_NAMES.items()}
-    task: VPTask | VETask
+    pointers = {key: f"given as --set {key}=VALUE" for key in own}
+    pointers |= {ours: theirs for theirs, ours in layout.NATIVE_NAMES.items()}
+    task: _Task
     if kind == "ve":
-        task = validate(VETask, document, pointers)
+        task = validate(layout.VETask, document, pointers)
         data = _from_ve(task)
     else:
-        task = validate(VPTask, document, pointers)
+        task = validate(layout.VPTask, document, pointers)
         data = _from_vp(task)
     _check_sizes(task, data["network"]["architecture"]["image_size"], document)
 
@@ -148,18 +138,18 @@ def translate(document: Document) -> tuple[Document, tuple[str, ...]]:
     return Document(data, f"{document.where}, translated into the keys of this program"), _notes(task)
 
 
-def _from_vp(task: VPTask) -> dict[str, Any]:
+def _from_vp(task: layout.VPTask) -> dict[str, Any]:
     """The parts that depend on the kind of network: those of a variance-preserving one."""
     model = task.model
-    table = {"beta_min": task.vp_diffusion.beta_at_clean, "beta_max": BETA_MAX, "num_timesteps": 1000}
-    levels = [int(n) for n in model.channel_mult.split(",")] if model.channel_mult else UNET_LEVELS[model.image_size]
+    table = {"beta_min": task.vp_diffusion.beta_at_clean, "beta_max": layout.BETA_MAX, "num_timesteps": 1000}
+    listed = [int(n) for n in model.channel_mult.split(",") if n]
     architecture = {
         **model.model_dump(include=UNetSettings.model_fields.keys() - {"use_checkpoint"}),
         "name": "unet",
         "model_channels": model.num_channels,
         "out_channels": 6 if model.learn_sigma else 3,
         "attention_resolutions": [model.image_size // width for width in model.attention_widths],
-        "channel_mult": levels,
+        "channel_mult": listed or layout.UNET_LEVELS[model.image_size],
     }
     denoiser = {"name": "vp", **table}
     return {
@@ -170,7 +160,7 @@ def _from_vp(task: VPTask) -> dict[str, Any]:
     }
 
 
-def _from_ve(task: VETask) -> dict[str, Any]:
+def _from_ve(task: layout.VETask) -> dict[str, Any]:
     """The parts that depend on the kind of network: those of a variance-exploding one."""
     model = task.model
     shared = model.model_dump(include=NCSNppSettings.model_fields.keys() - {"init_scale", "conv_size"})
@@ -187,11 +177,11 @@ def _from_ve(task: VETask) -> dict[str, Any]:
     }
 
 
-def _operator(measurement: Measurement) -> dict[str, Any]:
+def _operator(measurement: layout.Measurement) -> dict[str, Any]:
     operator, options = measurement.operator, measurement.mask_opt
-    if isinstance(operator, SuperResolution):
+    if isinstance(operator, layout.SuperResolution):
         return {"name": "super_resolution", "factor": operator.scale_factor}
-    if isinstance(operator, Denoising):
+    if isinstance(operator, layout.Denoising):
         return {"name": "denoising"}
     assert options is not None  # the validators of Measurement and MaskOptions
     if options.mask_type == "random":
@@ -203,27 +193,28 @@ def _operator(measurement: Measurement) -> dict[str, Any]:
     return {"name": "inpainting", "mask": "box", "box_size": size, "margin": options.margin[0]}
 
 
-def _check_sizes(task: VPTask | VETask, size: int, document: Document) -> None:
+def _check_sizes(task: _Task, size: int, document: Document) -> None:
     """Check that the size of the operator's images is the network's."""
     operator, mask = task.measurement.operator, task.measurement.mask_opt
-    path: KeyPath
-    if isinstance(operator, SuperResolution) and operator.in_shape is not None:
-        path, value, allowed = ("operator", "in_shape"), operator.in_shape, f"a shape that ends in {size}, {size}"
+    if isinstance(operator, layout.SuperResolution) and operator.in_shape is not None:
+        path, value, allowed = "operator.in_shape", operator.in_shape, f"a shape that ends in {size}, {size}"
         agrees = isinstance(value, list) and len(value) in (2, 4) and value[-2:] == [size, size]
-    elif isinstance(operator, Inpainting) and mask is not None and mask.image_size is not None:
-        path, value, allowed = ("mask_opt", "image_size"), mask.image_size, str(size)
+    elif isinstance(operator, layout.Inpainting) and mask is not None and mask.image_size is not None:
+        path, value, allowed = "mask_opt.image_size", mask.image_size, str(size)
         agrees = value == size
     else:
         return
     if not agrees:
-        key = ".".join(("measurement", *path)) + document.origin(("measurement", *path))
-        raise InputError(f"{document.where}: {key}: found {value!r}; allowed: {allowed}, the network's size")
+        origin = document.origin(("measurement", *path.split(".")))
+        raise InputError(
+            f"{document.where}: measurement.{path}{origin}: found {value!r}; allowed: {allowed}, the network's size"
+        )
 
 
 # --- notes for the user ----------------------------------------------------------------------------------------------
 
 
-def _notes(task: VPTask | VETask) -> tuple[str, ...]:
+def _notes(task: _Task) -> tuple[str, ...]:
     measurement, mask = task.measurement, task.measurement.mask_opt
     unconditional = measurement.operator.name == "uncondition"
     # Keys without an effect in this task, although they have one in others.
@@ -234,8 +225,8 @@ def _notes(task: VPTask | VETask) -> tuple[str, ...]:
         other = {"random": {"mask_len_range", "margin"}, "box": {"mask_prob_range"}}[mask.mask_type]
         unused += [f"measurement.mask_opt.{key}" for key in other & mask.model_fields_set]
     marked = [(path, mark) for path, mark in _given(task) if not path.startswith(tuple(f"{u}." for u in unused))]
-    dead = [*unused, *(path for path, mark in marked if mark == NO_EFFECT)]
-    spare = [path for path, mark in marked if mark == NOT_NEEDED]
+    dead = [*unused, *(path for path, mark in marked if mark == layout.NO_EFFECT)]
+    spare = [path for path, mark in marked if mark == layout.NOT_NEEDED]
     notes = [
         (True, "the file is in the layout of the paper's own code; --dry-run prints it in ours"),
         (dead, f"keys without effect, here and in the paper's code: {_grouped(dead)}"),
@@ -250,7 +241,7 @@ def _given(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Marked keys that a file sets, and their marks."""
     for key in section.model_fields_set:
         marks = type(section).model_fields[key].metadata
-        yield from ((prefix + key, mark) for mark in (NO_EFFECT, NOT_NEEDED) if mark in marks)
+        yield from ((prefix + key, mark) for mark in (layout.NO_EFFECT, layout.NOT_NEEDED) if mark in marks)
         value = getattr(section, key)
         if isinstance(value, BaseModel):
             yield from _given(value, f"{prefix}{key}.")

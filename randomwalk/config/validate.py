@@ -136,9 +136,9 @@ def _problem(
         value = document.value(path)
         hint = _suggestion(value, names)
         return path, f"found {_shown(value, True)}; {hint}allowed: {_one_of(names)}", False
-    value = document.value(path)
     if kind == "extra_forbidden":
-        return path, _unknown_key(path, value, section, union, schema, document, renamed), False
+        return path, _unknown_key(path, section, union, schema, document, renamed), False
+    value = document.value(path)
     properties = node.get("properties", {})
     names = names or resolve(properties.get("name", {}), schema).get("enum", [])
     branches = [node, *(resolve(branch, schema) for branch in node.get("anyOf", []))]
@@ -182,16 +182,10 @@ def _walk(location: tuple[str | int, ...], schema: Schema) -> tuple[KeyPath, Sch
 
 
 def _unknown_key(
-    path: KeyPath,
-    value: Any,
-    section: Schema,
-    union: Schema,
-    schema: Schema,
-    document: Document,
-    renamed: Mapping[str, str],
+    path: KeyPath, section: Schema, union: Schema, schema: Schema, document: Document, renamed: Mapping[str, str]
 ) -> str:
     """Explanation of a key that its section does not have, with a pointer to the intended one."""
-    known, dotted = _keys(section), _dotted(path)
+    known, dotted, value = _keys(section), _dotted(path), document.value(path)
     branches = union.get("discriminator", {}).get("mapping", {})
     others = [n for n in branches if path[-1] in resolve({"$ref": branches[n]}, schema).get("properties", {})]
     hint = hints.renamed(dotted, value, renamed)

@@ -97,9 +97,11 @@ def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(metadata["config"])
-        _, classes = (config["network"]["name"], config["denoiser"]["name"]), config.get("classes", [])
+        names, classes = [config["network"]["name"], config["denoiser"]["name"]], config.get("classes", [])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: its description cannot be read ({error!r})") from error
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} is damaged: its description does not name a network and a denoiser")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise InputError(f"{path} is damaged: the classes in its description are no list of names")
     return dict(config)
