@@ -90,39 +90,55 @@ def without_effect(keys: str) -> Callable[[type[Section]], type[Section]]:
 
 
 class Machine(Settings):
+    """Device and output folder."""
+
     gpu_idx: Natural = 0
     save_dir: Text
 
 
 class Data(Settings):
+    """Folder of the images."""
+
     name: NotNeeded = None  # one kind of data set exists: PNG files in a folder
     root: Text
 
 
 class Uncondition(Settings):
+    """Sampling without a measurement."""
+
     name: Literal["uncondition"]
 
 
 class Denoising(Settings):
+    """A x = x."""
+
     name: Literal["noise"]
 
 
 class Inpainting(Settings):
+    """A x = x with missing pixels, see `MaskOptions`."""
+
     name: Literal["inpainting"]
 
 
 class SuperResolution(Settings):
+    """A x = downsampling."""
+
     name: Literal["super_resolution"]
     scale_factor: TwoOrMore
     in_shape: NotNeeded = None
 
 
 class Noise(Settings):
+    """Gaussian measurement noise."""
+
     name: Literal["gaussian"] = "gaussian"
     sigma: NonNegative
 
 
 class MaskOptions(Settings):
+    """Random or box masks of inpainting."""
+
     mask_type: Literal["random", "box"]
     mask_len_range: Annotated[list[Count], Pair] | None = None
     mask_prob_range: Annotated[list[Share], Pair] | None = None
@@ -149,6 +165,8 @@ class MaskOptions(Settings):
 
 
 class Measurement(Settings):
+    """Operator, noise and mask."""
+
     operator: Annotated[Uncondition | Denoising | Inpainting | SuperResolution, Field(discriminator="name")]
     noise: Noise
     mask_opt: MaskOptions | None = None
@@ -163,6 +181,8 @@ class Measurement(Settings):
 
 
 class Langevin(Settings):
+    """Steps and temperature of the walk."""
+
     num_iters: Count
     temperature: NonNegative
     scaling_constant_of_step_size: Positive
@@ -170,6 +190,8 @@ class Langevin(Settings):
 
 
 class Task(Settings):
+    """Sections of every task."""
+
     machinesetup: Machine
     data: Data
     measurement: Measurement
@@ -180,10 +202,14 @@ class Task(Settings):
 
 
 class VPLangevin(Langevin):
+    """Walk of a variance-preserving task, with its schedule."""
+
     schedule: Literal["sigmoid", "denoiser", "linear"]
 
 
 class VPModel(Settings):
+    """ADM UNet."""
+
     noise_perturbation_type: Literal["vp"]
     pretrained_check_point: Text
     image_size: Count
@@ -224,12 +250,16 @@ class VPModel(Settings):
     "rescale_timesteps"
 )
 class VPDiffusion(Settings):
+    """Noise table of DDPM."""
+
     beta_at_clean: Annotated[float, Field(gt=0, lt=BETA_MAX)]
     steps: Literal[1000]
 
 
 @without_effect("imagedetail training sampling eval optim")
 class VPTask(Task):
+    """Task with a variance-preserving network."""
+
     langevin_hyperparam: VPLangevin
     model: VPModel
     vp_diffusion: VPDiffusion
@@ -239,11 +269,15 @@ class VPTask(Task):
 
 
 class VELangevin(Langevin):
+    """Walk of a variance-exploding task."""
+
     schedule: NoEffect = None
 
 
 @without_effect("init_scale pretrained_model beta_min beta_max ema_rate normalization attention_type conv_size")
 class VEModel(Settings):
+    """NCSN++."""
+
     noise_perturbation_type: Literal["ve"]
     pretrained_check_point: Text
     name: Literal["ncsnpp"]
@@ -275,6 +309,8 @@ class VEModel(Settings):
 
 
 class ImageDetail(Settings):
+    """Size and range of the images."""
+
     num_channels: Count
     image_size: Count
     centered: Literal[False]
@@ -285,26 +321,32 @@ class ImageDetail(Settings):
     "likelihood_weighting reduce_mean"
 )
 class Training(Settings):
+    """Settings of the training; two of them say which network it is."""
+
     continuous: Literal[True]
     sde: Literal["vesde"]
 
 
 @without_effect("n_steps_each noise_removal probability_flow snr method predictor corrector")
 class Sampling(Settings):
-    pass
+    """Settings of score_sde's sampler, which have no effect."""
 
 
 @without_effect("begin_ckpt end_ckpt enable_sampling num_samples enable_loss enable_bpd bpd_dataset")
 class Eval(Settings):
+    """Settings of score_sde's evaluation, which have no effect."""
+
     batch_size: NotNeeded = None
 
 
 @without_effect("weight_decay optimizer lr beta1 eps warmup grad_clip")
 class Optim(Settings):
-    pass
+    """Settings of score_sde's optimizer, which have no effect."""
 
 
 class VETask(Task):
+    """Task with a variance-exploding network."""
+
     langevin_hyperparam: VELangevin
     model: VEModel
     imagedetail: ImageDetail
