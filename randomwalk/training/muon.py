@@ -81,7 +81,7 @@ class MuonAndAdam:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """State of both optimizers."""
+        """Parameter groups of both optimizers."""
         return [group for part in self.parts for group in part.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
