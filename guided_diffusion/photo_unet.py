@@ -74,8 +74,6 @@ class PhotoUNet(nn.Module):
         ValueError: the settings are inconsistent.
     """
 
-    any_size = True
-
     def __init__(
         self,
         image_size: int = 64,

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from randomwalk.config.base import Natural, NonNegative, Settings, Text
+from randomwalk.config.base import Natural, NonNegative, Settings, Text, named
+from randomwalk.config.networks import NetworkSettings
 
 
 class Labels(Settings):
@@ -51,7 +52,9 @@ def check_labels(labels: Labels | None, data: Any, network: Any, denoiser: Any) 
     if data.dataset == "points":
         raise ValueError("labels: points have no labels; remove this section")
     if "num_classes" not in type(network).model_fields:
-        raise ValueError(f"labels: network {network.name} has no classes; remove them, or use unet, ddpm_unet or mlp")
+        *some, last = (name for name, made in named(NetworkSettings).items() if "num_classes" in made.model_fields)
+        others = f"{', '.join(some)} or {last}"
+        raise ValueError(f"labels: network {network.name} has no classes; remove them, or use {others}")
     if labels.auto:
         for key, found in (("network.num_classes", classes), ("denoiser.null_label", null)):
             if found is not None:

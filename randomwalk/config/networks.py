@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -156,6 +156,8 @@ class DDPMUNetSettings(Settings):
 
 class PhotoUNetSettings(Settings):
     """U-Net for photographs of any size: convolutions only, half the resolution from the start."""
+
+    any_size: ClassVar[bool] = True
 
     name: Literal["photo_unet"]
     image_size: Count = 64

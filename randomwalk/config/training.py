@@ -187,7 +187,7 @@ class TrainConfig(Settings):
             else ("num_channels", network.num_channels)
         )
         size = getattr(data, "validation_size", None)
-        if size not in (None, network.image_size) and network.name != "photo_unet":
+        if size not in (None, network.image_size) and not getattr(network, "any_size", False):
             raise ValueError(
                 f"data.validation_size: found {size}; allowed: {network.image_size}, the only size that network "
                 f"{network.name} takes"

@@ -20,7 +20,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from randomwalk.config import validate
-from randomwalk.config.networks import DenoiserSettings
+from randomwalk.config.base import named
+from randomwalk.config.networks import DenoiserSettings, NetworkSettings
 from randomwalk.denoisers import adapters
 from randomwalk.denoisers.ddpm_table import with_numbers
 from randomwalk.denoisers.denoiser import NetworkDenoiser
@@ -63,7 +64,7 @@ def make_denoiser(network: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Ne
     made.channels = full["in_channels"] if full["name"] == "unet" else full["num_channels"]
     made.image_size = full["image_size"]
     made.num_classes = full.get("num_classes")
-    made.any_size = getattr(made.network, "any_size", False)
+    made.any_size = getattr(named(NetworkSettings)[full["name"]], "any_size", False)
     return made
 
 

@@ -181,7 +181,7 @@ def for_denoiser(
 
 def _check_settings(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split settings into the range, in the order of its definition, and the shape of the schedule."""
-    shapes = [key for key in inspect.signature(SCHEDULES[name]).parameters if key in ("t0", "rho", "sde")]
+    shapes = list(inspect.signature(SCHEDULES[name]).parameters)[3:]  # after u, sigma_min and sigma_max
     allowed = f"allowed: {' and '.join(_RANGE)}, or {', '.join(_TABLE)}" + "".join(f"; and {s}" for s in shapes)
     if unknown := sorted(set(settings) - {*_RANGE, *_TABLE, *shapes}):
         raise InputError(f"schedule {name!r}: unknown setting {', '.join(unknown)}; {allowed}")
