@@ -38,7 +38,7 @@ FLOOR_REPEATS = 20
 MOST, MOST_ON_ROLL = 1.25, 0.0975
 
 
-def told(sde: str, prediction: str = "v", **objective: Any) -> tuple[str, ...]:
+def with_sde(sde: str, prediction: str = "v", **objective: Any) -> tuple[str, ...]:
     """Changes of the config: a network that is told the time of an SDE, at even times if nothing else is said."""
     settings = {"levels": "{name: even_time}", **objective}
     written = ", ".join(f"{key}: {value}" for key, value in settings.items())
@@ -53,7 +53,7 @@ EDM_LEVELS = "{name: log_normal, mean: -0.3, std: 1.3}"
 
 def without_x(name: str, **objective: Any) -> tuple[str, ...]:
     """Changes of the config: a loss that does not look at X. Its epsilon weight keeps the noise of all levels alike."""
-    return told(VP, "epsilon", name=name, levels=EDM_LEVELS, **objective)
+    return with_sde(VP, "epsilon", name=name, levels=EDM_LEVELS, **objective)
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ class Row:
 ROWS = [
     *(Row("sets", name, name) for name in SETS),
     Row("SDEs", "EDM"),
-    Row("SDEs", "OU", changes=told("{name: ou}")),
-    Row("SDEs", "OU, EDM's levels", changes=told("{name: ou}", levels=EDM_LEVELS)),
-    Row("SDEs", "VP", changes=told(VP)),
-    Row("SDEs", "sub-VP", changes=told("{name: sub_vp}")),
-    Row("SDEs", "VE", changes=told("{name: ve}")),
-    Row("losses", "epsilon", changes=told(VP, "epsilon")),
-    Row("losses", "x0", changes=told(VP, "x0")),
-    Row("losses", "v", changes=told(VP, "v")),
-    Row("losses", "score", changes=told(VP, "score")),
-    Row("losses", "likelihood weight", changes=told(VP, weight="likelihood", levels="{name: log_uniform}")),
+    Row("SDEs", "OU", changes=with_sde("{name: ou}")),
+    Row("SDEs", "OU, EDM's levels", changes=with_sde("{name: ou}", levels=EDM_LEVELS)),
+    Row("SDEs", "VP", changes=with_sde(VP)),
+    Row("SDEs", "sub-VP", changes=with_sde("{name: sub_vp}")),
+    Row("SDEs", "VE", changes=with_sde("{name: ve}")),
+    Row("losses", "epsilon", changes=with_sde(VP, "epsilon")),
+    Row("losses", "x0", changes=with_sde(VP, "x0")),
+    Row("losses", "v", changes=with_sde(VP, "v")),
+    Row("losses", "score", changes=with_sde(VP, "score")),
+    Row("losses", "likelihood weight", changes=with_sde(VP, weight="likelihood", levels="{name: log_uniform}")),
     Row("losses", "EDM weight"),
     Row("losses", "implicit, exact", changes=without_x("implicit_score_matching", divergence="exact")),
     Row("losses", "implicit, Hutchinson", changes=without_x("implicit_score_matching", divergence="hutchinson")),

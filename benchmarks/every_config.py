@@ -200,7 +200,7 @@ def execute(job: Job, made: Plan, setting: Setting) -> dict[str, Any]:
     """Run a file in the form that the options and its length ask for.
 
     Returns:
-        What is known of it, for `RECORDS`.
+        Facts of the job, for `RECORDS`.
     """
     if made.obstacle is not None:
         return _record(job, made, NOT_RUN, None, failed=False, message=made.obstacle)

@@ -6,14 +6,14 @@ start and of the draws: its coefficients are read off by giving the sampler unit
 
     dx = (1 + kappa) / 2 score(x, sigma) |dtau| + sqrt(kappa) dW        kappa = 0: the flow; kappa = 1: the reverse SDE
 
-which all carry the law of X_sigma to lower levels, and of which x at level tau' < tau is known:
+which all carry the distribution of X_sigma to lower levels, and of which x at level tau' < tau is known:
 
     x' - m = F(tau) (x - m) + sqrt(kappa) integral of F dW,    F(tau) = ((v + tau') / (v + tau))^((1 + kappa) / 2)
 
 The error of order (kappa = 0) and of strong_order is the root mean square of the difference from that x' for the same
 start and, where there is noise, the same path W, whose increments are the sampler's draws. That of weak_order is the
 difference in mean and standard deviation given the start; that of marginal_order the difference in standard deviation
-after a start in the law of X_sigma. All are in units of the standard deviation of X_sigma at the last level.
+after a start with the distribution of X_sigma. All are in units of the standard deviation of X_sigma at the last level.
 """
 
 from __future__ import annotations

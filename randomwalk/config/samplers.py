@@ -41,7 +41,9 @@ class ScheduleSettings(Settings):
         given_sigmas = [key for key, value in sigmas.items() if value is not None]
         if given_table and len(given_table) < len(table):
             missing = next(key for key in table if key not in given_table)
-            raise ValueError(f"{missing}: missing; beta_min, beta_max and num_timesteps are given together or not")
+            raise ValueError(
+                f"{missing}: missing; beta_min, beta_max and num_timesteps are given together or not at all"
+            )
         if given_table and given_sigmas:
             raise ValueError(
                 f"{given_sigmas[0]}: found beside {given_table[0]}; allowed: sigma_min and sigma_max, or beta_min, "
