@@ -127,33 +127,14 @@ def log_likelihood(
     """
     low = float(denoiser.sigma_min if sigma_min is None else sigma_min)
     high = float(denoiser.sigma_max if sigma_max is None else sigma_max)
-    if not 0 < low < high < math.inf:
-        raise InputError(
-            f"likelihood: sigma_min {low:g}, sigma_max {high:g}; expected 0 < sigma_min < sigma_max < inf: give those "
-            "that the denoiser does not have"
-        )
-    for known, message in (
-        (divergence in ("auto", "exact", "hutchinson"), f"divergence {divergence!r}; expected auto, exact, hutchinson"),
-        (probe in ("rademacher", "gaussian"), f"probe {probe!r}; expected rademacher, gaussian"),
-        (probes >= 1, f"probes {probes}; expected 1 or more"),
-        (method in METHODS, f"method {method!r}; expected {', '.join(METHODS)}"),
-        (rtol >= 0 and atol > 0, f"rtol {rtol:g}, atol {atol:g}; expected rtol >= 0 and atol > 0"),
-        (0 < data_variance < math.inf, f"data_variance {data_variance:g}; expected a positive number"),
-    ):
-        if not known:
-            raise InputError(f"likelihood: {message}")
+    _check_settings(low, high, divergence, probe, probes, method, rtol, atol, data_variance)
     denoiser.check_sigma(low)
     denoiser.check_sigma(high)
 
     x, size = x.detach().clone(), x[0].numel()
     if divergence == "auto":
         divergence = "exact" if size <= EXACT_UP_TO else "hutchinson"
-    if divergence == "exact":
-        directions = torch.eye(size).to(x).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
-    elif draws is not None:
-        directions = _probes(x, probes, probe, draws)
-    else:
-        raise InputError(f"likelihood: the estimated trace of {size} pixels needs draws, one stream for each image")
+    directions = _directions(x, divergence, probes, probe, draws)
     mean = torch.as_tensor(data_mean, dtype=torch.float64, device=x.device).expand(x.shape[1:]).reshape(1, -1).clone()
     c_low, c_high = (math.sqrt(sigma**2 + data_variance) for sigma in (low, high))
     counted = CountingDenoiser(denoiser)
@@ -204,6 +185,49 @@ def log_likelihood(
     )
 
 
+def _check_settings(
+    low: float,
+    high: float,
+    divergence: str,
+    probe: str,
+    probes: int,
+    method: str,
+    rtol: float,
+    atol: float,
+    data_variance: float,
+) -> None:
+    """Raise InputError for an impossible setting."""
+    if not 0 < low < high < math.inf:
+        raise InputError(
+            f"likelihood: sigma_min {low:g}, sigma_max {high:g}; expected 0 < sigma_min < sigma_max < inf: give those "
+            "that the denoiser does not have"
+        )
+    for known, message in (
+        (divergence in ("auto", "exact", "hutchinson"), f"divergence {divergence!r}; expected auto, exact, hutchinson"),
+        (probe in ("rademacher", "gaussian"), f"probe {probe!r}; expected rademacher, gaussian"),
+        (probes >= 1, f"probes {probes}; expected 1 or more"),
+        (method in METHODS, f"method {method!r}; expected {', '.join(METHODS)}"),
+        (rtol >= 0 and atol > 0, f"rtol {rtol:g}, atol {atol:g}; expected rtol >= 0 and atol > 0"),
+        (0 < data_variance < math.inf, f"data_variance {data_variance:g}; expected a positive number"),
+    ):
+        if not known:
+            raise InputError(f"likelihood: {message}")
+
+
+def _directions(x: Tensor, divergence: str, probes: int, probe: str, draws: Draws | None) -> Tensor:
+    """Directions ``[R, B, ...]`` whose products with the Jacobian make its trace: all axes, or random probes.
+
+    Raises:
+        InputError: probes are to be drawn, but there are no draws.
+    """
+    size = x[0].numel()
+    if divergence == "exact":
+        return torch.eye(size).to(x).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
+    if draws is None:
+        raise InputError(f"likelihood: the estimated trace of {size} pixels needs draws, one stream for each image")
+    return _probes(x, probes, probe, draws)
+
+
 def _probes(x: Tensor, count: int, kind: str, draws: Draws) -> Tensor:
     """The probes ``[R, B, ...]``; those of an image are the first numbers of its own stream."""
     v = draws.normal((count, *x.shape[1:])).to(x).transpose(0, 1)
@@ -214,7 +238,7 @@ def _probes(x: Tensor, count: int, kind: str, draws: Draws) -> Tensor:
 
 
 def dequantise(x: Tensor, draws: Draws, levels: int = 256) -> Tensor:
-    """``x + (u - 1/2) w``, u even on (0, 1) for every pixel: a point of the cell around its grey value.
+    """``x + (u - 1/2) w``, u uniform on (0, 1) for every pixel: a point of the cell around its grey value.
 
     Args:
         x: ``[B, ...]`` on the grid -1, -1 + w, ..., 1, ``w = 2 / (levels - 1)``, as `images.sources` makes it.
@@ -231,8 +255,8 @@ def bits_per_dimension(log_prob: Tensor, dimensions: int, levels: int = 256) -> 
     A density p on pixels gives a byte image the probability of its cell, ``P = w^d E p(x + (u - 1/2) w)``, so by
     Jensen's inequality the mean of this number over the dequantisation is at least ``-log2(P) / d``: a code length that
     can be had. For bytes that are scaled by ``b / 127.5 - 1`` it is ``-log_prob / (d ln 2) + log2(127.5)``, where
-    log2(127.5) = 6.994; a scale of ``b / 128 - 1`` would make that 7. The density that is even on the 256 cells, from
-    -1 - 1/255 to 1 + 1/255, gives 8 bits.
+    log2(127.5) = 6.994; a scale of ``b / 128 - 1`` would make that 7. The density that is uniform on the 256 cells,
+    from -1 - 1/255 to 1 + 1/255, gives 8 bits.
 
     Args:
         log_prob: at dequantised images, in nats, in [-1, 1] coordinates.
