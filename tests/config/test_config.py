@@ -82,28 +82,6 @@ FEW_IMAGES = {
 """tests/config/test_embedding_configs.py says which."""
 
 
-@pytest.fixture
-def sample(tmp_path: Path) -> Callable[..., SampleConfig]:
-    """``sample(text, *overrides)`` loads a sampling task."""
-
-    def load(text: str | bytes, *overrides: str) -> SampleConfig:
-        (tmp_path / "task.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return load_sample_config(tmp_path / "task.yaml", overrides)
-
-    return load
-
-
-@pytest.fixture
-def train(tmp_path: Path) -> Callable[..., TrainConfig]:
-    """``train(text, *overrides)`` loads a training."""
-
-    def load(text: str, *overrides: str) -> TrainConfig:
-        (tmp_path / "task.yaml").write_text(text, encoding="utf-8")
-        return load_train_config(tmp_path / "task.yaml", overrides)
-
-    return load
-
-
 # --- our own files ---------------------------------------------------------------------------------------------------
 
 
