@@ -45,8 +45,6 @@ class Stream(IntEnum):
     """Image on which an operator's spectrum is looked at."""
     REMAINDER = 2**31 + 12
     """Walk along a schedule whose remaining noise is forecast."""
-    ANY_OPERATOR = 2**31 + 13
-    """Operator that is made without generators of its own."""
 
     # training of a denoiser
     WEIGHTS = 2**31 + 20
