@@ -174,9 +174,10 @@ def test_averages_of_a_part_of_the_parameters_are_refused_with_their_names(tmp_p
     ema = {key: value for key, value in state.items() if key not in missing}
     path = saved(tmp_path / "part.pt", {"model": state, "ema": ema})
     message = complaint(path, network=UNET, denoiser=VP)
-    assert f"lack {len(missing)} of the network's {len(state)} parameters ({', '.join(missing[:3])}, ...)" in message
+    names = ", ".join(missing[:3])
+    assert f"(ema) lack {len(missing)} of the network's {len(state)} parameters ({names}, ...)" in message
     assert unet_error(load_denoiser(path, network=UNET, denoiser=VP, weights="raw")) < 1e-5
-    with pytest.raises(InputError, match="averaged weights lack 4 of"):
+    with pytest.raises(InputError, match=r"averaged weights \(ema\) lack 4 of"):
         initial_state(str(path), build_network(UNET))
 
 
@@ -637,8 +638,8 @@ def unet_error_of_inner(denoiser: NetworkDenoiser) -> float:
 
 
 def test_options_that_do_not_exist() -> None:
-    with pytest.raises(InputError, match=r"weights: 'best' is not known"):
-        load_denoiser(UNET_FILE, weights="best")
+    with pytest.raises(InputError, match=r"no weights at network.weights: best; expected ema, raw, or one of its sets"):
+        load_denoiser(UNET_FILE, network=UNET, denoiser=VP, weights="best")
     with pytest.raises(InputError, match=r"precision: 'fp8' is not known"):
         load_denoiser(UNET_FILE, precision="fp8")
 
