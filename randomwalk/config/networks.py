@@ -219,7 +219,8 @@ class GivenTable(Settings):
     """A noise table as numbers: one of its two keys."""
 
     alphas_cumprod: PathText | list[float] | None = None
-    """alpha_bar of every timestep, falling: numbers, or a file of them (.npy, .pt or text)."""
+    """alpha_bar of every timestep, falling: numbers, or a file of them (.npy, .pt or text; or a training checkpoint
+    that has them under this name)."""
     betas: PathText | list[float] | None = None
     """beta of every timestep: numbers, or a file of them."""
 

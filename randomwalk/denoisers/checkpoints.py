@@ -33,6 +33,7 @@ from randomwalk.denoisers.networks import (
     first_difference,
     full_settings,
     scratch_network,
+    unknown_variant,
 )
 from randomwalk.denoisers.weight_files import WeightFile, read_config, read_weights
 from randomwalk.errors import InputError, RunError
@@ -220,7 +221,16 @@ def _settings(
         raise InputError(f"{file.path}: {error}") from error
     raise InputError(
         f"{file.path} does not describe how to use it. Add this to the config, with FILL_IN replaced:\n\n{snippet}\n"
+        f"{_own_table(file) if denoiser is None else ''}"
     )
+
+
+def _own_table(file: WeightFile) -> str:
+    """Hint at the noise table in a training checkpoint, where the diffusion around the network keeps it."""
+    for kind in ("betas", "alphas_cumprod"):  # in float32, betas have more digits
+        if paths := [path for path, value in file.tensors.items() if path.split(".")[-1] == kind and value.ndim == 1]:
+            return f"\nThe file has the table of its training ({paths[0]}): table: {{{kind}: {file.path}}}\n"
+    return ""
 
 
 def _check_agreement(path: Path, section: str, given: Mapping[str, Any] | None, own: Mapping[str, Any]) -> None:
@@ -267,7 +277,10 @@ def _misfit(file: WeightFile, state: Mapping[str, Tensor], difference: str, sett
     if file.config is not None:
         return f"{file.path} is damaged, it contradicts its own description: {difference}"
     hints = differing_settings(state, settings)
-    unexplained = "No setting explains it: the file is incomplete, or of an unknown variant of the network"
+    unexplained = (
+        unknown_variant(state)
+        or "No setting explains it: the file is incomplete, or of an unknown variant of the network"
+    )
     advice = "\n  ".join(["Correct in the config:", *hints]) if hints else unexplained
     return f"{file.path} does not fit the network in the config: {difference}. {advice}"
 

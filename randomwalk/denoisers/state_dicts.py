@@ -9,6 +9,7 @@ place tell whether the set is averaged. Averages without names, in a list, are n
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ _NOT_AVERAGED = {"online_model", "current_model_state", "collected_params"}
 """Raw weights inside a section of averages: ema-pytorch, Lightning, score_sde."""
 _COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step", "steps"}
 """Entries of averaging modules beside the averages."""
-_DEPTH = 16  # of the nesting that is looked into
+_DEPTH, _TIMES = 16, 8  # of the nesting that is looked into; of one container in a file
 _KNOWN = re.compile(r"(?:^|(?<=\.))(?:time_embed|input_blocks|middle_block|output_blocks|all_modules)\.")
 """First words of the names of the public networks."""
 
@@ -60,17 +61,17 @@ class WeightSet:
 def flatten(content: Any) -> dict[str, Tensor]:
     """All tensors in nested dictionaries, lists and tuples by their paths, in order, without states of optimizers."""
     tensors: dict[str, Tensor] = {}
-    _collect(content, "", tensors, set(), _DEPTH)
+    _collect(content, "", tensors, Counter(), _DEPTH)
     return tensors
 
 
-def _collect(value: Any, path: str, tensors: dict[str, Tensor], seen: set[int], depth: int) -> None:
+def _collect(value: Any, path: str, tensors: dict[str, Tensor], seen: Counter[int], depth: int) -> None:
     if isinstance(value, Tensor):
         tensors.setdefault(path, value)
-    # Each container once: a file can hold one that contains itself.
-    if depth == 0 or not isinstance(value, Mapping | list | tuple) or id(value) in seen:
+    # A file can hold a container that contains itself, or many times the same.
+    if depth == 0 or not isinstance(value, Mapping | list | tuple) or seen[id(value)] == _TIMES:
         return
-    seen.add(id(value))
+    seen[id(value)] += 1
     if isinstance(value, Mapping):
         if "param_groups" in value:  # an optimizer, whose averages are those of gradients
             return
