@@ -12,6 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from heapq import nlargest
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ _NOT_AVERAGED = {"online_model", "current_model_state", "collected_params"}
 _COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step", "steps"}
 """Entries of averaging modules beside the averages."""
 _DEPTH, _TIMES = 16, 8  # of the nesting that is looked into; of one container in a file
+_PLACES, _LENGTH = 64, 1000  # sets of weights that are compared, the fullest ones; length of the path of a tensor
 _KNOWN = re.compile(r"(?:^|(?<=\.))(?:time_embed|input_blocks|middle_block|output_blocks|all_modules)\.")
 """First words of the names of the public networks."""
 
@@ -94,13 +97,16 @@ def empty_averages(content: Any) -> list[str]:
 
 def looks_averaged(path: str) -> bool:
     """Whether the words of a path say that the weights there are averaged; the last word that says so or not counts."""
-    for part in reversed(path.split(".")):
-        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", part)
-        if part in _NOT_AVERAGED:
-            return False
-        if _AVERAGED.search("_".join(words).lower()):
-            return True
-    return False
+    said = (_says_averaged(part) for part in reversed(path.split(".")) if not part.isdigit())
+    return next((answer for answer in said if answer is not None), False)
+
+
+@lru_cache(1 << 14)
+def _says_averaged(part: str) -> bool | None:
+    if part in _NOT_AVERAGED:
+        return False
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", part)
+    return True if _AVERAGED.search("_".join(words).lower()) else None
 
 
 # --- sets of weights -------------------------------------------------------------------------------------------------
@@ -119,7 +125,7 @@ def _places(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> di
     """Places, and the paths there by names of the network."""
     places: dict[str, dict[str, str]] = {}
     squashed = _squashed(expected)
-    for path in tensors:
+    for path in (path for path in tensors if len(path) <= _LENGTH):
         for start in (0, *(dot.end() for dot in re.finditer(r"\.", path))):
             if path[start:] in expected:
                 places.setdefault(path[:start], {})[path[start:]] = path
@@ -127,6 +133,7 @@ def _places(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> di
             for start in range(path.rfind(".") + 1, len(path)):
                 if name := squashed.get(path[start:]):
                     places.setdefault(path[:start], {}).setdefault(name, path)
+    places = dict(nlargest(_PLACES, places.items(), key=lambda place: len(place[1])))
     # A name may end like another one (out.weight, middle.out.weight): such tensors belong to the outer place.
     return {
         place: names
@@ -196,7 +203,8 @@ def _lists(tensors: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         place, _, last = path.rpartition(".")
         if looks_averaged(place) and last == str(len(found.get(place, []))):
             found.setdefault(place, []).append(value)
-    return {f"{place}.": values for place, values in found.items() if len(values) > 1}
+    longest = nlargest(_PLACES, found.items(), key=lambda place: len(place[1]))
+    return {f"{place}.": values for place, values in longest if len(values) > 1}
 
 
 def _named_list(
@@ -322,7 +330,7 @@ def _only(sets: Sequence[WeightSet], trainable: Sequence[str], setting: str) -> 
 
 
 def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    return a.keys() == b.keys() and all(a[key].dtype == b[key].dtype and torch.equal(a[key], b[key]) for key in a)
 
 
 def _check_average(
@@ -340,7 +348,7 @@ def _check_average(
         )
     places = [*_outer(chosen.place), "averaging_state."]
     for counter in [f"{place}{name}" for place in places for name in ("n_averaged", "num_updates", "initted")]:
-        if counter in tensors and tensors[counter].numel() == 1 and float(tensors[counter]) == 0:
+        if counter in tensors and tensors[counter].numel() == 1 and not tensors[counter]:
             raise InputError(f"its averaging had not begun ({counter} is 0), so {chosen.path} is no average; {advice}")
 
 
