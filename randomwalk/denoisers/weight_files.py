@@ -28,7 +28,7 @@ from randomwalk.lookup import find_file
 
 @dataclass
 class WeightFile:
-    """What a file with weights holds.
+    """Content of a file with weights.
 
     Attributes:
         path: of the file.
