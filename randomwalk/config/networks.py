@@ -14,6 +14,7 @@ from randomwalk.config.base import (
     Positive,
     Settings,
     Share,
+    Text,
     TwoOrMore,
     check_order,
 )
@@ -218,7 +219,8 @@ class GivenTable(Settings):
     """A noise table as numbers: one of its two keys."""
 
     alphas_cumprod: PathText | list[float] | None = None
-    """alpha_bar of every timestep, falling: numbers, or a file of them (.npy, .pt or text)."""
+    """alpha_bar of every timestep, falling: numbers, or a file of them (.npy, .pt or text; or a training checkpoint
+    that has them under this name)."""
     betas: PathText | list[float] | None = None
     """beta of every timestep: numbers, or a file of them."""
 
@@ -391,9 +393,10 @@ class Weights(Settings):
     """Weights of the denoiser, with a description if the file has none."""
 
     path: PathText
-    """File with the weights: .safetensors of train.py, a guided-diffusion state dict or a score_sde checkpoint."""
-    weights: Literal["ema", "raw"] = "ema"
-    """The moving average of the parameters, or the parameters themselves."""
+    """File with the weights: .safetensors of train.py, or a state dict or training checkpoint of others."""
+    weights: Text = "ema"
+    """ema, the moving average of the parameters; raw, the parameters themselves; or, in a file of others, the path of
+    a set of weights, such as `state_dict.model`."""
     architecture: NetworkSettings | None = None
     """Network, for files without a description."""
     denoiser: DenoiserSettings | None = None

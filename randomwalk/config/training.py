@@ -18,6 +18,7 @@ from randomwalk.config.base import (
     Positive,
     Precision,
     Settings,
+    Text,
 )
 from randomwalk.config.labels import Labels, check_labels
 from randomwalk.config.networks import DenoiserSettings, NetworkSettings, UNetSettings
@@ -143,6 +144,8 @@ class TrainConfig(Settings):
     """Class labels. Without this section the network is unconditional."""
     initial_weights: PathText | None = None
     """Weights of an earlier training of the same network to start from."""
+    initial_set: Text = "ema"
+    """Which of the weights in that file: as `network.weights` of a sampling config."""
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     ema: EMASettings = EMASettings()

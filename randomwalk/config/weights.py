@@ -65,6 +65,7 @@ def kind_of_weights(path: Path, key: str = "network.path") -> str:
         raise InputError(_missing(path, key))
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the file with the weights in it{_weights_in(path)}")
+    _refuse_checkpoint(path)
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -92,6 +93,13 @@ def kind_of_weights(path: Path, key: str = "network.path") -> str:
         f"{path} is no file with weights; expected .safetensors or a file of torch.save (.pt, .pth). "
         f"It begins with {head[:16]!r}"
     )
+
+
+def _refuse_checkpoint(path: Path) -> None:
+    """Refuse the file from which a training of this program goes on, in the folder of its run."""
+    weights, config = path.with_name("model.safetensors"), path.with_name("config.yaml")
+    if re.fullmatch(r"(checkpoint|validated).*\.pt", path.name) and weights.is_file() and config.is_file():
+        raise InputError(f"{path} is what a training goes on from with --resume; its weights for use are in {weights}")
 
 
 def _weights_in(folder: Path) -> str:

@@ -33,6 +33,7 @@ from randomwalk.denoisers.networks import (
     first_difference,
     full_settings,
     scratch_network,
+    unknown_variant,
 )
 from randomwalk.denoisers.weight_files import WeightFile, read_config, read_weights
 from randomwalk.errors import InputError, RunError
@@ -135,16 +136,17 @@ def load_denoiser(
 ) -> NetworkDenoiser:
     """The denoiser in a file, ready to use: evaluation mode, no gradients to its weights, channels-last.
 
-    Files: those of `save_denoiser`; a state dict of guided-diffusion; a checkpoint of score_sde. The latter two do not
-    describe the denoiser and parts of the architecture: then give ``network`` and ``denoiser``. Without them, the error
-    message has the description to paste, as far as the file determines it.
+    Files: those of `save_denoiser`, and state dicts and checkpoints of others in any nesting, see `state_dicts`. The
+    latter do not describe the denoiser and parts of the architecture: then give ``network`` and ``denoiser``. Without
+    them, the error message has the description to paste, as far as the file determines it.
 
     Args:
         path: the file.
         network: ``{"name": ..., **settings}``. It must agree with the description in the file, if there is one.
         denoiser: ``{"name": ..., **settings}``, likewise.
-        weights: "ema", the moving average of the parameters, or "raw", the parameters themselves. A plain state dict
-            has one set of weights, which is loaded for both.
+        weights: "ema", the moving average of the parameters; "raw", the parameters themselves; or the path of a set
+            in the file, such as "state_dict.model". A plain state dict has one set of weights, which is loaded for
+            both.
         device: "cpu", "cuda", "cuda:N", or "auto": a GPU if there is one.
         precision: "fp32", or "bf16" for autocasting the network (parameters stay float32).
         compile: ``torch.compile`` the network.
@@ -153,9 +155,8 @@ def load_denoiser(
         InputError: the file is missing, damaged, refused (it would run code), not described, or does not fit the
             network; or the device is not available. Weights are never left at random.
     """
-    for key, value, known in (("weights", weights, ("ema", "raw")), ("precision", precision, ("fp32", "bf16"))):
-        if value not in known:
-            raise InputError(f"{key}: {value!r} is not known; {known[0]!r} or {known[1]!r}")
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision: {precision!r} is not known; 'fp32' or 'bf16'")
     target = resolve_device(device)
     file = read_weights(path, weights)
     network, denoiser = _settings(file, network, denoiser)
@@ -164,7 +165,7 @@ def load_denoiser(
             made = make_denoiser(network, denoiser)
     except InputError as error:
         named = network.get("name") in NETWORKS and file.config is None
-        hints = differing_settings(file.state, network) if named else []
+        hints = differing_settings(file.example(), network) if named else []
         raise InputError("\n  ".join([f"{file.path}: {error}", *hints])) from error
     made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
     made.classes = tuple((file.config or {}).get("classes", ()))
@@ -215,12 +216,21 @@ def _settings(
     if network is not None and denoiser is not None:
         return network, denoiser
     try:
-        snippet = describe(file.state, architecture=network is None, denoiser=denoiser is None)
+        snippet = describe(file.example(), architecture=network is None, denoiser=denoiser is None)
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from error
     raise InputError(
         f"{file.path} does not describe how to use it. Add this to the config, with FILL_IN replaced:\n\n{snippet}\n"
+        f"{_own_table(file) if denoiser is None else ''}"
     )
+
+
+def _own_table(file: WeightFile) -> str:
+    """Hint at the noise table in a training checkpoint, where the diffusion around the network keeps it."""
+    for kind in ("betas", "alphas_cumprod"):  # in float32, betas have more digits
+        if paths := [path for path, value in file.tensors.items() if path.split(".")[-1] == kind and value.ndim == 1]:
+            return f"\nThe file has the table of its training ({paths[0]}): table: {{{kind}: {file.path}}}\n"
+    return ""
 
 
 def _check_agreement(path: Path, section: str, given: Mapping[str, Any] | None, own: Mapping[str, Any]) -> None:
@@ -244,26 +254,35 @@ def _plain(value: Any) -> Any:
 
 def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict to load: checked against the network, averaged parameters in place, finite."""
-    fresh = network.state_dict()
-    state = dict(file.state)
-    difference = _sigmas_difference(state, fresh)
-    if settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh:
-        # Its length is an arbitrary number of steps, and nothing is computed from it.
-        state["sigmas"] = fresh["sigmas"]
-    if difference := first_difference(network, state) or difference:
-        if file.config is not None:
-            raise InputError(f"{file.path} is damaged, it contradicts its own description: {difference}")
-        hints = differing_settings(file.state, settings)
-        unexplained = "No setting explains it: the file is incomplete, or of an unknown variant of the network"
-        advice = "\n  ".join(["Correct in the config:", *hints]) if hints else unexplained
-        raise InputError(f"{file.path} does not fit the network in the config: {difference}. {advice}")
-    state = with_averages(file, network, state)
+    fresh, state = network.state_dict(), {}
+    # A file of another network is told so first, by whichever of its sets is the fullest.
+    for find in (file.example, file.state_for):
+        found = find(network)
+        state = dict(found)
+        difference = _sigmas_difference(state, fresh)
+        if settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh:
+            # Its length is an arbitrary number of steps, and nothing is computed from it.
+            state["sigmas"] = fresh["sigmas"]
+        if difference := first_difference(network, state) or difference:
+            raise InputError(_misfit(file, found, difference, settings))
     for key, value in state.items():
         if value.is_floating_point() != fresh[key].is_floating_point():
             raise InputError(f"{file.path}: {key} is of type {value.dtype}, expected {fresh[key].dtype}")
         if not torch.isfinite(value).all():
             raise InputError(f"{file.path}: {key} has values that are NaN or infinite; these weights cannot be used")
     return state
+
+
+def _misfit(file: WeightFile, state: Mapping[str, Tensor], difference: str, settings: Mapping[str, Any]) -> str:
+    if file.config is not None:
+        return f"{file.path} is damaged, it contradicts its own description: {difference}"
+    hints = differing_settings(state, settings)
+    unexplained = (
+        unknown_variant(state)
+        or "No setting explains it: the file is incomplete, or of an unknown variant of the network"
+    )
+    advice = "\n  ".join(["Correct in the config:", *hints]) if hints else unexplained
+    return f"{file.path} does not fit the network in the config: {difference}. {advice}"
 
 
 def _sigmas_difference(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> str | None:
@@ -274,35 +293,3 @@ def _sigmas_difference(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor])
     if all(abs(a / b - 1) < 1e-4 for a, b in zip(theirs, ours, strict=True)):
         return None
     return "sigmas runs from {:g} to {:g} in the file and from {:g} to {:g} in the network".format(*theirs, *ours)
-
-
-def with_averages(file: WeightFile, network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with averages in place of all parameters, if they are requested and the file has some.
-
-    score_sde has a list of averages without names, in the order of the trainable parameters.
-
-    Raises:
-        InputError: the file has averages of only some parameters, or of other ones.
-    """
-    trainable = {name: list(p.shape) for name, p in network.named_parameters() if p.requires_grad}
-    advice = "weights: raw uses the weights that were not averaged"
-    if missing := [name for name in trainable if name in file.not_averaged]:
-        names = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-        raise InputError(
-            f"{file.path}: its averaged weights lack {len(missing)} of the network's {len(trainable)} parameters "
-            f"({names}); {advice}"
-        )
-    if file.shadow is None:
-        return dict(state)
-    if len(trainable) != len(file.shadow):
-        raise InputError(
-            f"{file.path}: ema.shadow_params has {len(file.shadow)} tensors, but the network has {len(trainable)} "
-            f"trainable parameters; {advice}"
-        )
-    for i, (value, (name, shape)) in enumerate(zip(file.shadow, trainable.items(), strict=True)):
-        if list(value.shape) != shape:
-            raise InputError(
-                f"{file.path}: ema.shadow_params[{i}], which is {name}, is {list(value.shape)} in the file and "
-                f"{shape} in the network; {advice}"
-            )
-    return {**state, **dict(zip(trainable, file.shadow, strict=True))}

@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from randomwalk.config.networks import VP_TABLES
+from randomwalk.denoisers.state_dicts import flatten
 from randomwalk.errors import InputError
 
 Table = str | Mapping[str, Any]
@@ -114,7 +117,7 @@ def _numbers(kind: str, values: Any) -> Tensor:
     """Numbers of a list or a file, float64 ``[T]``."""
     where = f"denoiser vp: table.{kind}"
     if isinstance(values, str):
-        where, values = f"{where}: {values}", _read(where, Path(values))
+        where, values = f"{where}: {values}", _entry(_read(where, Path(values)), kind, where, values)
     try:
         numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -124,14 +127,26 @@ def _numbers(kind: str, values: Any) -> Tensor:
     return numbers
 
 
+def _entry(content: Any, kind: str, where: str, path: str) -> Any:
+    """The table of that name in a training checkpoint, where the process keeps it as a buffer; or the content."""
+    if not isinstance(content, Mapping):
+        return content
+    found = [value for name, value in flatten(content).items() if name.rpartition(".")[2] == kind]
+    if not found or any(not torch.equal(found[0], other) for other in found):
+        raise InputError(f"{where}: {path} has {len(found) or 'no'} tables called {kind}; expected one")
+    return found[0]
+
+
 def _read(where: str, path: Path) -> Any:
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
-        if path.suffix in (".pt", ".pth"):
+        if path.suffix in (".pt", ".pth", ".ckpt"):
             return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return np.loadtxt(path, delimiter="," if "," in path.read_text(encoding="utf-8") else None).reshape(-1)
-    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         raise InputError(f"{where}: {path} cannot be read as numbers ({str(error).splitlines()[0]})") from error
 
 

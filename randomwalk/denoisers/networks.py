@@ -98,6 +98,8 @@ def infer_settings(state: Mapping[str, Tensor], image_size: int | None = None) -
         state: names and tensors (only the shapes and NCSN++'s `sigmas` are read).
         image_size: gives `attn_resolutions` of NCSN++, which are in pixels.
     """
+    if unknown_variant(state):
+        return None
     try:
         if "time_embed.0.weight" in state and any(key.startswith("output_blocks.") for key in state):
             return _infer_unet(state)
@@ -105,6 +107,17 @@ def infer_settings(state: Mapping[str, Tensor], image_size: int | None = None) -
             return _infer_ncsnpp(state, image_size)
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         pass  # tensors are missing, or it is another variant: the comparison with a network will say which
+    return None
+
+
+def unknown_variant(state: Mapping[str, Tensor]) -> str | None:
+    """The variant of a public network that there is not here, if the names of its tensors tell."""
+    blocks = {int(match[1]) for key in state if (match := re.match(r"input_blocks\.(\d{1,4})\.", key))}
+    if missing := sorted(set(range(max(blocks, default=0))) - blocks):
+        return (
+            f"input_blocks.{missing[0]} has no weights: it seems a UNet with conv_resample: false, which changes the "
+            "resolution without a convolution and is not known here; or the file is incomplete"
+        )
     return None
 
 
@@ -255,6 +268,8 @@ def describe(state: Mapping[str, Tensor], architecture: bool, denoiser: bool) ->
         InputError: the state dict is that of no known network.
     """
     settings, at_65536 = infer_settings(state), infer_settings(state, 2**16)
+    if variant := unknown_variant(state):
+        raise InputError(variant)
     if settings is None or at_65536 is None:
         raise InputError(
             "it does not hold a UNet of guided-diffusion or a usual NCSN++ of score_sde (its first tensor is "

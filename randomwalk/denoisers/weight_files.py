@@ -1,7 +1,7 @@
 """Reading files with weights, without running code in them.
 
-Formats: safetensors of `save_denoiser`, the plain state dict of guided-diffusion (also wrapped or with a prefix) and
-the checkpoint of score_sde. Any other content is an `InputError` that names the file.
+Formats: safetensors of `save_denoiser`, safetensors of others, and files of torch.save with a state dict somewhere in
+them, see `state_dicts`. Any other content is an `InputError` that names the file.
 """
 
 from __future__ import annotations
@@ -11,52 +11,74 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from randomwalk.config.weights import kind_of_weights
+from randomwalk.denoisers import state_dicts
 from randomwalk.errors import InputError
 from randomwalk.lookup import find_file
-
-_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning, of torch.compile
-_WRAPPERS = ("model", "state_dict")
-_AVERAGED = ("ema_model.", "model_ema.", "ema.")
-"""Prefixes of an averaged set in one state dict with the other, as in Lightning's checkpoints."""
-_COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}
-"""Entries of averaging modules beside the averages."""
 
 
 @dataclass
 class WeightFile:
-    """The requested weights of a file.
+    """Content of a file with weights.
 
     Attributes:
-        state: state dict of the network.
-        shadow: averaged parameters without names (score_sde), in the order of the trainable parameters.
-        not_averaged: names in ``state`` without an average, such as buffers.
+        path: of the file.
+        tensors: by their paths in the file; in a file of `save_denoiser`, those of the requested weights by the names
+            of the network.
+        weights: which weights are requested, see `state_dicts.choose`.
+        setting: name of the setting that requests them, for messages.
         config: "network", "denoiser", "training" and "classes", if the file describes itself.
+        empty: sections that are called averaged and hold no tensors.
     """
 
     path: Path
-    state: dict[str, Tensor]
-    shadow: list[Tensor] | None = None
+    tensors: dict[str, Tensor]
+    weights: str = "ema"
+    setting: str = "network.weights"
     config: dict[str, Any] | None = None
-    not_averaged: frozenset[str] = frozenset()
+    empty: Sequence[str] = ()
+
+    def example(self, network: nn.Module | None = None) -> dict[str, Tensor]:
+        """State dict of some set of weights, which shows whether the file is of a network (None: of a public one)."""
+        return self.tensors if self.config is not None else state_dicts.fullest(self.tensors, network)
+
+    def state_for(self, network: nn.Module) -> dict[str, Tensor]:
+        """State dict of the requested weights.
+
+        Raises:
+            InputError: there are none or several, some are missing, or the averages are in a file beside.
+        """
+        if self.config is not None:
+            return self.tensors
+        try:
+            state = state_dicts.choose(self.tensors, network, self.weights, self.setting, self.empty)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        has_averages = any(s.averaged for s in state_dicts.find_sets(self.tensors, network))
+        if self.weights == "ema" and not has_averages and (beside := _averages_beside(self.path)):
+            raise InputError(
+                f"{self.path}: holds weights that were not averaged; the averaged ones are in {beside}. Give that "
+                f"file, or {self.setting}: raw"
+            )
+        return state
 
 
-def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
+def read_weights(path: str | Path, weights: str = "ema", setting: str = "network.weights") -> WeightFile:
     """Read a file of any format; the suffix of its name does not matter.
 
     Args:
         path: the file.
-        weights: "ema" or "raw". A file with a single set of weights gives that one for both, since a plain state dict
-            does not say which it is (the public ones are averaged).
+        weights: "ema", "raw" or the path of a set of weights in the file, see `state_dicts.choose`.
+        setting: name of the setting that has ``weights``, for messages.
 
     Raises:
         InputError: the file is missing, damaged or holds no weights.
@@ -64,8 +86,15 @@ def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
     path = Path(find_file(path))
     kind = kind_of_weights(path)
     if kind == "safetensors":
-        return _read_safetensors(path, weights)
-    return _from_pickle(path, _load_pickle(path, zipped=kind == "zip"), weights)
+        return _read_safetensors(path, weights, setting)
+    content = _load_pickle(path, zipped=kind == "zip")
+    tensors = {} if isinstance(content, Tensor) else state_dicts.flatten(content)
+    if not tensors:
+        found = type(content).__name__
+        if isinstance(content, Mapping):
+            found = f"a dictionary with {', '.join(map(repr, list(content)[:8])) or 'nothing in it'}"
+        raise InputError(f"{path} holds {found}; expected a state dict (names and tensors), alone or in a checkpoint")
+    return WeightFile(path, tensors, weights, setting, empty=state_dicts.empty_averages(content))
 
 
 def read_config(path: str | Path) -> dict[str, Any] | None:
@@ -107,7 +136,7 @@ def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     return dict(config)
 
 
-def _read_safetensors(path: Path, weights: str) -> WeightFile:
+def _read_safetensors(path: Path, weights: str, setting: str) -> WeightFile:
     with _opened(path) as file:
         config = _config(path, file.metadata() or {})
         names = list(file.keys())
@@ -117,7 +146,7 @@ def _read_safetensors(path: Path, weights: str) -> WeightFile:
             held = ", ".join(sorted({name.split(".")[0] for name in names})) or "none"
             raise InputError(f"{path} has no weights called {weights!r}; it has: {held}")
         state = {name.removeprefix(prefix): file.get_tensor(name) for name in chosen}
-    return _of_state(path, state, weights) if config is None else WeightFile(path, state, config=config)
+    return WeightFile(path, state, weights, setting, config)
 
 
 # --- files of torch.save ---------------------------------------------------------------------------------------
@@ -159,53 +188,11 @@ def _reason(error: Exception) -> str:
     return lines[-1].strip() if isinstance(error, pickle.UnpicklingError) else lines[0]
 
 
-def _from_pickle(path: Path, content: Any, weights: str) -> WeightFile:
-    if _is_state(content):
-        return _of_state(path, content, weights)
-    wrapper = next((key for key in _WRAPPERS if isinstance(content, Mapping) and _is_state(content.get(key))), None)
-    if wrapper is None:
-        found = type(content).__name__
-        if isinstance(content, Mapping):
-            found = f"a dictionary with {', '.join(map(repr, list(content)[:8])) or 'nothing in it'}"
-        raise InputError(f"{path} holds {found}; expected a state dict (names and tensors), or one under 'model'")
-    state, ema = content[wrapper], content.get("ema")
-    if weights == "raw" or ema is None:
-        return _of_state(path, state, weights)
-    if _is_state(ema):
-        return _averaged(path, state, ema)
-    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
-    if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
-        raise InputError(f"{path}: the averaged weights under 'ema' have a layout that is not known; try weights: raw")
-    return WeightFile(path, _without_prefix(state), shadow=shadow)
-
-
-def _of_state(path: Path, state: Mapping[str, Tensor], weights: str) -> WeightFile:
-    """The only set of weights, or the requested one of two under prefixes."""
-    prefix = next((prefix for prefix in _AVERAGED if any(key.startswith(prefix) for key in state)), None)
-    if prefix is None:
-        return WeightFile(path, _without_prefix(state))
-    raw = {key: value for key, value in state.items() if not key.startswith(prefix)}
-    if weights == "raw" and raw:
-        return WeightFile(path, _without_prefix(raw))
-    return _averaged(path, raw, {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
-
-
-def _averaged(path: Path, raw: Mapping[str, Tensor], averages: Mapping[str, Tensor]) -> WeightFile:
-    """The averages, completed from the other set; the network decides whether missing entries are allowed."""
-    state = _without_prefix(raw)
-    averages = _without_prefix({key: value for key, value in averages.items() if key not in _COUNTERS})
-    return WeightFile(path, {**state, **averages}, not_averaged=frozenset(state) - averages.keys())
-
-
-def _is_state(value: Any) -> bool:
-    """Whether a value is a non-empty mapping of names to tensors."""
-    if not isinstance(value, Mapping) or not value:
-        return False
-    return all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
-
-
-def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without the prefixes that wrappers give to every name."""
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return dict(state)
+def _averages_beside(path: Path) -> Path | None:
+    """The file with the averages, where a training writes them beside: guided-diffusion ``model000100.pt`` and
+    ``ema_0.9999_000100.pt``, diffusers ``unet/`` and ``unet_ema/`` or ``ema_unet/``."""
+    if match := re.fullmatch(r"model(\d+)\.pt", path.name):
+        return next(iter(sorted(path.parent.glob(f"ema_*_{match[1]}.pt"))), None)
+    folder = path.parent
+    beside = (folder.with_name(name) / path.name for name in (f"{folder.name}_ema", f"ema_{folder.name}"))
+    return next((file for file in beside if folder.name and file.is_file()), None)

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from randomwalk import distributed
 from randomwalk.config import TrainConfig
-from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser, with_averages
+from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import first_difference
 from randomwalk.denoisers.weight_files import read_weights
@@ -52,20 +52,27 @@ def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
                 "levels of the denoiser"
             )
     if config.initial_weights is not None:
-        made.network.load_state_dict(initial_state(config.initial_weights, made.network))
+        made.network.load_state_dict(initial_state(config.initial_weights, made.network, config.initial_set))
     return made
 
 
-def initial_state(path: str, network: nn.Module) -> dict[str, Tensor]:
-    """Averaged weights in a file, for ``network``.
+def initial_state(path: str, network: nn.Module, weights: str = "ema") -> dict[str, Tensor]:
+    """Weights in a file, for ``network``.
+
+    Args:
+        path: the file.
+        network: whose weights they are.
+        weights: which ones, see `state_dicts.choose`.
 
     Raises:
         InputError: they do not fit it.
     """
-    file = read_weights(path)
-    if difference := first_difference(network, file.state):
-        raise InputError(f"initial_weights: {path} does not fit the network of this config: {difference}")
-    return with_averages(file, network, file.state)
+    file = read_weights(path, weights, "initial_set")
+    for find in (file.example, file.state_for):
+        state = find(network)
+        if difference := first_difference(network, state):
+            raise InputError(f"initial_weights: {path} does not fit the network of this config: {difference}")
+    return state
 
 
 class Trainer(Loop):

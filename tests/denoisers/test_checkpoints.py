@@ -174,9 +174,10 @@ def test_averages_of_a_part_of_the_parameters_are_refused_with_their_names(tmp_p
     ema = {key: value for key, value in state.items() if key not in missing}
     path = saved(tmp_path / "part.pt", {"model": state, "ema": ema})
     message = complaint(path, network=UNET, denoiser=VP)
-    assert f"lack {len(missing)} of the network's {len(state)} parameters ({', '.join(missing[:3])}, ...)" in message
+    names = ", ".join(missing[:3])
+    assert f"(ema) lack {len(missing)} of the network's {len(state)} parameters ({names}, ...)" in message
     assert unet_error(load_denoiser(path, network=UNET, denoiser=VP, weights="raw")) < 1e-5
-    with pytest.raises(InputError, match="averaged weights lack 4 of"):
+    with pytest.raises(InputError, match=r"averaged weights \(ema\) lack 4 of"):
         initial_state(str(path), build_network(UNET))
 
 
@@ -510,6 +511,32 @@ def test_averaged_list_that_does_not_fit(tmp_path: Path) -> None:
     assert "layout that is not known" in complaint(saved(tmp_path / "x.pth", checkpoint), **options)
 
 
+def test_unet_without_convolutions_between_the_resolutions(tmp_path: Path) -> None:
+    """Of guided-diffusion's conv_resample: false, which is named, in place of settings that would not help."""
+    settings = {**UNET, "resblock_updown": False}
+    state = {
+        key: value
+        for key, value in build_network(settings).state_dict().items()
+        if not key.endswith((".op.weight", ".op.bias", ".conv.weight", ".conv.bias"))
+    }
+    path = saved(tmp_path / "x.pt", state)
+    for options in ({}, {"network": settings, "denoiser": VP}, {"denoiser": VP}):
+        message = complaint(path, **options)  # type: ignore[arg-type]
+        assert "input_blocks.2 has no weights: it seems a UNet with conv_resample: false" in message
+        assert "the config" not in message.replace("the network in the config", "") and "FILL_IN" not in message
+
+
+def test_the_checkpoint_of_a_run_names_the_weights_beside(tmp_path: Path) -> None:
+    state = tiny_state()
+    content = {"step": 3, "seconds": 1.0, "network": {k: v + 1 for k, v in state.items()}, "ema": state}
+    path = saved(tmp_path / "checkpoint.pt", content)
+    assert unet_error(load_denoiser(path, network=UNET, denoiser=VP)) < 1e-5  # a copy, from which nothing goes on
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "model.safetensors").touch()
+    message = complaint(path, network=UNET, denoiser=VP)
+    assert f"--resume; its weights for use are in {tmp_path / 'model.safetensors'}" in message
+
+
 # --- files that are not weights --------------------------------------------------------------------------------
 
 
@@ -637,8 +664,8 @@ def unet_error_of_inner(denoiser: NetworkDenoiser) -> float:
 
 
 def test_options_that_do_not_exist() -> None:
-    with pytest.raises(InputError, match=r"weights: 'best' is not known"):
-        load_denoiser(UNET_FILE, weights="best")
+    with pytest.raises(InputError, match=r"no weights at network.weights: best; expected ema, raw, or one of its sets"):
+        load_denoiser(UNET_FILE, network=UNET, denoiser=VP, weights="best")
     with pytest.raises(InputError, match=r"precision: 'fp8' is not known"):
         load_denoiser(UNET_FILE, precision="fp8")
 

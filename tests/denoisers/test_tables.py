@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from sampling_tools import NETWORK, make_config, save_images, save_weights
 from torch import Tensor, nn
 
@@ -130,6 +131,24 @@ def test_numbers_from_files(kind: str, tmp_path: Path) -> None:
         np.savetxt(path, values[None] if kind == "csv" else values, delimiter=",", fmt="%.17g")
     table = table_of(table={"alphas_cumprod": values if kind == "array" else str(path)})
     torch.testing.assert_close(table, table_of(table={"alphas_cumprod": GIVEN}), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "ckpt", "safetensors"])
+def test_numbers_from_the_checkpoint_of_a_training(suffix: str, tmp_path: Path) -> None:
+    """The diffusion around a network keeps its table in float32 beside it; the file without a description says so."""
+    betas = [1 - alpha_bar_cosine(t) / (alpha_bar_cosine(t - 1) if t else 1.0) for t in range(1000)]
+    state = {f"model.{k}": v for k, v in build_network({**NETWORK, "norm_groups": 32}).state_dict().items()}
+    state["betas"] = torch.tensor(betas, dtype=torch.float32)
+    path = tmp_path / f"theirs.{suffix}"
+    if suffix == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"model": state, "ema": {"ema_model": state}}, path)
+    torch.testing.assert_close(table_of(table={"betas": str(path)}), table_of(table="cosine"), rtol=1e-5, atol=0)
+    with pytest.raises(InputError, match=r"table: \{betas: .*theirs"):
+        load_denoiser(path)
+    with pytest.raises(InputError, match="has no tables called alphas_cumprod"):
+        table_of(table={"alphas_cumprod": str(path)})
 
 
 @pytest.mark.parametrize(

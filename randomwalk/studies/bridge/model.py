@@ -106,12 +106,12 @@ def load_bridge(path: str | Path, weights: str = "ema", device: str | torch.devi
             "python train.py --config configs/bridge/moons_to_swiss_roll.yaml; its weights are model.safetensors in "
             "the folder of the run"
         )
-    file = read_weights(path, weights)
+    file = read_weights(path, weights, "bridge.weights")
     if file.config is None or file.config["denoiser"].get("name") != "bridge":
         raise InputError(f"{path}: is not a bridge; expected the model.safetensors of a training in configs/bridge")
     with torch.random.fork_rng(devices=[]):
         made = Bridge(file.config["network"], file.config["denoiser"])
-    state = {key.replace(".", "_drift.network.", 1): value for key, value in file.state.items()}
+    state = {key.replace(".", "_drift.network.", 1): value for key, value in file.tensors.items()}
     if difference := first_difference(made, state):
         raise InputError(f"{path} is damaged; it contradicts its own description: {difference}")
     made.load_state_dict(state)
