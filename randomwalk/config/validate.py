@@ -241,6 +241,10 @@ def _shown(value: Any, text_expected: bool) -> str:
     return short.repr(value)
 
 
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
 def describe(node: Schema, schema: Schema) -> str:
     """The values that a node of a JSON schema allows, in words."""
     if "$ref" in node:
@@ -269,4 +273,5 @@ def describe(node: Schema, schema: Schema) -> str:
             size = f"{count} {more}entries" if count else "entries"
             return f"a list of {size}, each {describe(node.get('items', {}), schema)}"
     what = {"integer": "a whole number", "number": "a number"}.get(node.get("type", ""), "a value")
-    return f"{what} {' and '.join(f'{words} {node[key]}' for key, words in _LIMITS.items() if key in node)}".strip()
+    limits = [f"{words} {_number(node[key])}" for key, words in _LIMITS.items() if key in node]
+    return f"{what} {' and '.join(limits)}".strip()
