@@ -1,13 +1,17 @@
+# ruff: noqa: E402
 """Damaged and hostile configurations: each is accepted, or refused by one message that names the file and the key.
 
     python tests/fuzz.py --examples 20000 [--seed N] [--jobs 2]
 
-Every YAML file of configs/, and the paper's layout, is mutated: types, ranges, lists, keys, texts, encodings, YAML's own
+Every YAML file of configs/,
+and the paper's layout, is mutated: types, ranges, lists, keys, texts, encodings, YAML's own
 machinery (aliases, merge keys, tags), and changes by ``--set``. An accepted one goes on to what a dry run does as far
-as it is cheap: files are looked at, the config is written and read again, noise levels, operators and networks are made
+as it is cheap: files are looked at, the config is written and read again, noise levels,
+operators and networks are made
 (networks without memory). Printed are the counts of what happened, and for each failure a case that shows it.
 
-A failure is another exception than `InputError`, a message that names nothing or does not end, five seconds of processor
+A failure is another exception than `InputError`, a message that names nothing or does not end,
+five seconds of processor
 time, or an attempt to write a file, make a folder or start a program.
 """
 
@@ -62,6 +66,8 @@ from randomwalk.rng import generator
 
 SECONDS = 5.0
 """Most processor time of one case."""
+PART = 250
+"""Cases with seeds of their own: what a case does depends on those before it in its part."""
 LONGEST = 3000
 """Most characters of a line of a message: an unknown key of a network is answered by all the keys there are."""
 
@@ -171,7 +177,8 @@ def watched() -> Iterator[list[str]]:
 
 
 def outcome_of(
-    work: Callable[[], object], wrong_with: Callable[[str], str | None], refusals: tuple[type[Exception], ...] = (InputError,)
+    work: Callable[[], object], wrong_with: Callable[[str], str | None],
+    refusals: tuple[type[Exception], ...] = (InputError,)
 ) -> tuple[str, str]:
     """Run a case, watched: its outcome, and the message of the refusal or the place of the failure.
 
@@ -195,7 +202,8 @@ def outcome_of(
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((f for f in frames[::-1] if str(ROOT) in f.filename and "site-packages" not in f.filename), frames[-1])
-        return "traceback", f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {str(error)[:160]}"
+        return "traceback",
+        f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {str(error)[:160]}"
     else:
         result = ("accepted", "")
     return ("forbidden", tried[0]) if tried else result
@@ -276,10 +284,8 @@ def unnamed(message: str, case: Case, file: str) -> str | None:
         return "no file"
     about_the_file = r"(, line \d+: | \(line \d+\)| is |: is |: has |: holds |, translated )"
     names = [name for key in case.keys for name in _names(key)]
-    if names and not any(name in message for name in names):
-        if not re.match(re.escape(file) + about_the_file, message):
-            return "no key"
-    return None
+    named = not names or any(name in message for name in names)
+    return None if named or re.match(re.escape(file) + about_the_file, message) else "no key"
 
 
 def _names(key: str) -> list[str]:
@@ -389,26 +395,39 @@ def _words() -> Iterator[str]:
 
 
 NUMBERS: list[Any] = [
-    0, -1, 1, 2, 3, 7, 100, 0.0, -0.0, 0.5, 1.5, 1e-3, 2.0, 1e6, 1e9, 1e12, 1e13, 65_536, 10**5, 10**9, 2**31, 2**32, 2**63, 2**64,
-    10**30, 10**400, 10**4000, -(10**30), 1e30, 1e308, -1e308, 1.7976931348623157e308, 5e-324, 1e-320, 1e-300, 1e-30, 1e-13,
+    0, -1, 1, 2, 3, 7, 100, 0.0, -0.0, 0.5, 1.5, 1e-3, 2.0, 1e6, 1e9, 1e12, 1e13, 65_536, 10**5, 10**9, 2**31,
+    2**32, 2**63, 2**64,
+    10**30, 10**400, 10**4000, -(10**30), 1e30, 1e308, -1e308, 1.7976931348623157e308, 5e-324, 1e-320, 1e-300,
+    1e-30, 1e-13,
     float("inf"), float("-inf"), float("nan"), True, False,
 ]  # fmt: skip
 TEXTS = [
-    "", " ", "x", "auto", "none", "null", "1", "1e3", "0x10", "1:30", "2020-01-01", "\0", "a\0b", "a" * 256, "a" * 5000, "a/" * 2500,
-    "a\nb", "\x1b[31mred", "\x07", "\u2028", "\ud800", "\udcff", "\U0001f600", "\u0663", "~", "~nobody/x", "$NO_SUCH", "${", "$", ".", "..", "/",
-    "/dev/null", "/dev/zero", "/proc/self/mem", "https://example.org/x.pt", "C:\\x", "configs", "README.md", "data/photographs", "%s{0}",
+    "", " ", "x", "auto", "none", "null", "1", "1e3", "0x10", "1:30", "2020-01-01", "\0", "a\0b", "a" * 256,
+    "a" * 5000, "a/" * 2500,
+    "a\nb", "\x1b[31mred", "\x07", "\u2028", "\ud800", "\udcff", "\U0001f600", "\u0663", "~", "~nobody/x",
+    "$NO_SUCH", "${", "$", ".", "..", "/",
+    "/dev/null", "/dev/zero", "/proc/self/mem", "https://example.org/x.pt", "C:\\x", "configs", "README.md",
+    "data/photographs", "%s{0}",
 ]  # fmt: skip
 TAGGED = [
-    "!!python/object/apply:os.system ['touch executed']", "!!python/object/apply:os.mkdir ['executed']", "!!python/object/new:os.system [x]",
-    "!!python/name:os.system ''", "!!python/module:antigravity ''", "!!python/tuple [1, 2]", "!!python/object:pathlib.Path {}",
-    "!<tag:yaml.org,2002:python/object/apply:os.system> ['touch executed']", "!!binary aGk=", "!!set {a, b}", "!!omap [a: 1]",
-    "!!timestamp 2020-01-01", "!!float x", "!!float 1", "!!int 1:30", "!!int 0x10", "!!int ''", "!!bool ''", "!!null x", "!!map []", "!!seq {}",
-    "!!str {}", "!!str []", "!!str 3", "!!map x", "!!seq x", "!mine x", "! x", "!!merge x", "!!value =", "!!int [1]", "!!float {a: 1}", "!!bool []",
-    "!!null {}", "0o17", "1_0", "+1", "._", "-.inf", ".NaN", "1e", "=", "<<", "---", "...", "@x", "`x", "%x", "*none", "&a", "&a *a", "|", ">-",
-    "'", '"', '"\\x00"', '"\\ud800"', '"\\uZZZZ"', "[", "{", "[}", "{a, b}", "{a: }", "[1, , 2]", "[,]", "? x", "- x", "x: y", "'a': b", "# x",
+    "!!python/object/apply:os.system ['touch executed']", "!!python/object/apply:os.mkdir ['executed']",
+    "!!python/object/new:os.system [x]",
+    "!!python/name:os.system ''", "!!python/module:antigravity ''", "!!python/tuple [1, 2]",
+    "!!python/object:pathlib.Path {}",
+    "!<tag:yaml.org,2002:python/object/apply:os.system> ['touch executed']", "!!binary aGk=", "!!set {a, b}",
+    "!!omap [a: 1]",
+    "!!timestamp 2020-01-01", "!!float x", "!!float 1", "!!int 1:30", "!!int 0x10", "!!int ''", "!!bool ''",
+    "!!null x", "!!map []", "!!seq {}",
+    "!!str {}", "!!str []", "!!str 3", "!!map x", "!!seq x", "!mine x", "! x", "!!merge x", "!!value =",
+    "!!int [1]", "!!float {a: 1}", "!!bool []",
+    "!!null {}", "0o17", "1_0", "+1", "._", "-.inf", ".NaN", "1e", "=", "<<", "---", "...", "@x", "`x", "%x",
+    "*none", "&a", "&a *a", "|", ">-",
+    "'", '"', '"\\x00"', '"\\ud800"', '"\\uZZZZ"', "[", "{", "[}", "{a, b}", "{a: }", "[1, , 2]", "[,]", "? x",
+    "- x", "x: y", "'a': b", "# x",
 ]  # fmt: skip
 KEYS: list[Any] = [
-    1, None, True, 1.5, "", " ", ".", "a.b", "\n", "\x1b[31m", "\0", "\ud800", "a" * 300, "<<", "name", "path", "__class__", "model_config", "self",
+    1, None, True, 1.5, "", " ", ".", "a.b", "\n", "\x1b[31m", "\0", "\ud800", "a" * 300, "<<", "name", "path",
+    "__class__", "model_config", "self",
     "lr", "steps", "gpu", "weights", "root", "sigma", "task", "model", "machinesetup", "bridge", "method", "sampler",
 ]  # fmt: skip
 
@@ -593,8 +612,10 @@ def _mutate(draw: Callable[[st.SearchStrategy[Any]], Any], data: Data, program: 
 
 def _override(draw: Callable[[st.SearchStrategy[Any]], Any], program: str) -> str:
     key = draw(st.one_of(
-        st.sampled_from(known_keys(program)), st.sampled_from(known_keys(program)), st.sampled_from([str(k) for k in KEYS]),
-        st.text(max_size=10), st.sampled_from(["", ".", "a..b", "a.b.c.d.e.f", "data.path.x", "a" * 5000, ".".join("a" * 3000)]),
+        st.sampled_from(known_keys(program)), st.sampled_from(known_keys(program)),
+        st.sampled_from([str(k) for k in KEYS]),
+        st.text(max_size=10),
+        st.sampled_from(["", ".", "a..b", "a.b.c.d.e.f", "data.path.x", "a" * 5000, ".".join("a" * 3000)]),
     ))  # fmt: skip
     value = draw(st.one_of(
         st.sampled_from(NUMBERS).map(lambda n: _digits(n) if isinstance(n, int) else str(n)), st.sampled_from(TEXTS),
@@ -620,11 +641,16 @@ def _mutated_text(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> b
     at = draw(st.integers(0, len(text)))
     nasty = draw(st.sampled_from(["\t", "\0", "\x85", "\u2028", "\ufeff", "\r", "\x1b", "'", '"', "[", "{", "]", "&", "*", "!", "|", "%", ":", "-", "?", "#", "\n", "@"]))  # fmt: skip
     made = draw(st.sampled_from([
-        lambda: text[:at], lambda: text[at:], lambda: text[:at] + nasty + text[at:], lambda: text[:at] + nasty * 50 + text[at:],
-        lambda: "".join([*lines[:i], *lines[i + 1 :]]), lambda: "".join([*lines[:i], lines[j], *lines[i:]]), lambda: "".join([*lines, lines[i]]),
-        lambda: text.replace("  ", "\t"), lambda: text.replace("\n", "\r"), lambda: text.replace("\n", "\r\n"), lambda: text.replace(": ", ":"),
-        lambda: "".join(sorted(lines)), lambda: text + text, lambda: text + "---\n" + text, lambda: "".join(f" {line}" for line in lines[:i]) + "".join(lines[i:]),
-        lambda: "- " + text.replace("\n", "\n  "), lambda: "".join(f"# {line}" for line in lines), lambda: text.replace("_", "-"),
+        lambda: text[:at], lambda: text[at:], lambda: text[:at] + nasty + text[at:],
+        lambda: text[:at] + nasty * 50 + text[at:],
+        lambda: "".join([*lines[:i], *lines[i + 1 :]]), lambda: "".join([*lines[:i], lines[j], *lines[i:]]),
+        lambda: "".join([*lines, lines[i]]),
+        lambda: text.replace("  ", "\t"), lambda: text.replace("\n", "\r"), lambda: text.replace("\n", "\r\n"),
+        lambda: text.replace(": ", ":"),
+        lambda: "".join(sorted(lines)), lambda: text + text, lambda: text + "---\n" + text,
+        lambda: "".join(f" {line}" for line in lines[:i]) + "".join(lines[i:]),
+        lambda: "- " + text.replace("\n", "\n  "), lambda: "".join(f"# {line}" for line in lines),
+        lambda: text.replace("_", "-"),
     ]))  # fmt: skip
     return made().encode("utf-8")
 
@@ -634,14 +660,25 @@ def _mutated_bytes(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> 
     content = text.encode()
     at, noise = draw(st.integers(0, len(content))), draw(st.binary(min_size=1, max_size=8))
     made = draw(st.sampled_from([
-        lambda: text.encode("utf-16"), lambda: text.encode("utf-16-le"), lambda: text.encode("utf-32"), lambda: b"\xef\xbb\xbf" + content,
-        lambda: b"\xef\xbb\xbf" * 2 + content, lambda: text.replace("o", "\xf6").encode("latin-1", "replace"), lambda: text.encode("cp037", "replace"),
-        lambda: content[:at] + noise + content[at:], lambda: content[:at] + b"\0" * 100 + content[at:], lambda: content + b"\0" * 4096,
-        lambda: noise, lambda: b"", lambda: b"\0", lambda: content[:at] + b"\xff\xfe" + content[at:], lambda: content * 200,
+        lambda: text.encode("utf-16"), lambda: text.encode("utf-16-le"), lambda: text.encode("utf-32"),
+        lambda: b"\xef\xbb\xbf" + content,
+        lambda: b"\xef\xbb\xbf" * 2 + content, lambda: text.replace("o", "\xf6").encode("latin-1", "replace"),
+        lambda: text.encode("cp037", "replace"),
+        lambda: content[:at] + noise + content[at:], lambda: content[:at] + b"\0" * 100 + content[at:],
+        lambda: content + b"\0" * 4096,
+        lambda: noise, lambda: b"", lambda: b"\0", lambda: content[:at] + b"\xff\xfe" + content[at:],
+        lambda: content * 200,
         lambda: text.replace("o", "\u043e").encode(), lambda: content[:at] + b"\xed\xa0\x80" + content[at:],
     ]))  # fmt: skip
     return made()
 
+
+UNHURRIED: dict[str, Any] = {
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+}
+"""Settings of Hypothesis: the time is measured here."""
 
 # --- command ---------------------------------------------------------------------------------------------------------
 
@@ -651,9 +688,7 @@ def fuzz(examples: int, start: int, folder: Path) -> Report:
     report = Report()
 
     @seed(start)
-    @settings(
-        max_examples=examples, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=examples, phases=[Phase.generate], **UNHURRIED)
     @given(cases())
     def attempt(case: Case) -> None:
         report.add(*run_case(case, folder), case)
@@ -686,11 +721,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", type=int, default=0, metavar="N", help="show N random refusals too")
     options = parser.parse_args(words)
     begin = time.monotonic()
-    share = [(options.examples // options.jobs, options.seed + 1000 * job) for job in range(options.jobs)]
+    parts = range(0, options.examples, PART)
+    work = [(min(PART, options.examples - part), 1_000_000 * options.seed + part) for part in parts]
     report = Report()
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for part in pool.imap_unordered(_work, share):
-            report.merge(part)
+    with contextlib.suppress(KeyboardInterrupt), multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for made in pool.imap_unordered(_work, work):
+            report.merge(made)
+            print(report.text().partition("\n")[0], file=sys.stderr, flush=True)
     print(report.text())
     print(f"{time.monotonic() - begin:.0f} s, seed {options.seed}")
     chosen = random.Random(options.seed).sample(report.messages, min(options.show, len(report.messages)))
