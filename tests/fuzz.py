@@ -71,6 +71,9 @@ PART = 250
 LONGEST = 3000
 """Most characters of a line of a message: an unknown key of a network is answered by all the keys there are."""
 
+GOOD = ("accepted", "unready", "refused")
+"""Outcomes that are no failures."""
+
 # --- what is counted -------------------------------------------------------------------------------------------------
 
 
@@ -79,7 +82,8 @@ class Report:
     """Counts of outcomes, and one reproducer of each kind of failure.
 
     Attributes:
-        counts: of ``accepted``, ``refused``, ``traceback``, ``hang``, ``forbidden`` and ``message``.
+        counts: of ``accepted``, ``unready`` (a good config whose files are missing or do not fit), ``refused``,
+            ``traceback``, ``hang``, ``forbidden`` and ``message``.
         failures: reproducer and number by what happened and where.
         messages: a sample of refusals.
     """
@@ -91,9 +95,9 @@ class Report:
     def add(self, outcome: str, what: str, case: object) -> None:
         """Count the outcome of a case; ``what`` says where it failed, or is the message of a refusal."""
         self.counts[outcome] += 1
-        if outcome == "refused":
+        if outcome in ("refused", "unready"):
             self.messages.append(what)
-        elif outcome != "accepted":
+        elif outcome not in GOOD:
             shown, number = self.failures.get(f"{outcome}: {what}", (repr(case), 0))
             self.failures[f"{outcome}: {what}"] = (min(shown, repr(case), key=len), number + 1)
 
@@ -107,7 +111,7 @@ class Report:
 
     def text(self) -> str:
         """Counts, and the failures with the most frequent first."""
-        kinds = ("accepted", "refused", "traceback", "hang", "forbidden", "message")
+        kinds = (*GOOD, "traceback", "hang", "forbidden", "message")
         lines = [f"{sum(self.counts.values()):,} cases: " + ", ".join(f"{self.counts[k]:,} {k}" for k in kinds)]
         for what, (case, number) in sorted(self.failures.items(), key=lambda item: -item[1][1]):
             lines += ["", f"{number} x {what}", f"  {case if len(case) < 1500 else case[:1500] + ' ...'}"]
@@ -123,7 +127,7 @@ class Forbidden(BaseException):
 
 
 _watching: list[str] | None = None
-_WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.", "tempfile.")
+_WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.")
 _STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "pty.spawn")
 
 
@@ -177,8 +181,9 @@ def watched() -> Iterator[list[str]]:
 
 
 def outcome_of(
-    work: Callable[[], object], wrong_with: Callable[[str], str | None],
-    refusals: tuple[type[Exception], ...] = (InputError,)
+    work: Callable[[], object],
+    wrong_with: Callable[[str], str | None],
+    refusals: tuple[type[Exception], ...] = (InputError,),
 ) -> tuple[str, str]:
     """Run a case, watched: its outcome, and the message of the refusal or the place of the failure.
 
@@ -201,8 +206,9 @@ def outcome_of(
         raise
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
-        place = next((f for f in frames[::-1] if str(ROOT) in f.filename and "site-packages" not in f.filename), frames[-1])
-        return "traceback",
+        ours = [f for f in frames if str(ROOT) in f.filename and "site-packages" not in f.filename]
+        place = [*frames, *ours][-1]
+        return ("traceback",)
         f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {str(error)[:160]}"
     else:
         result = ("accepted", "")
@@ -250,7 +256,8 @@ def run_case(case: Case, folder: Path) -> tuple[str, str]:
     def wrong(message: str) -> str | None:
         return unclear(message) or (None if loaded else unnamed(message, case, str(file)))
 
-    return outcome_of(work, wrong)
+    outcome, what = outcome_of(work, wrong)
+    return ("unready" if loaded and outcome == "refused" else outcome), what
 
 
 @contextlib.contextmanager
@@ -559,7 +566,8 @@ def cases(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Case:
         bomb = draw(st.sampled_from(BOMBS))
         lines = text.splitlines(keepends=True)
         place = draw(st.sampled_from([0, len(lines)]))
-        use = draw(st.sampled_from(["", "seed: *k11\n", "betas: *k11\n", "more: {<<: *k11}\n"])) if "&k11" in bomb else ""
+        uses = ["", "seed: *k11\n", "betas: *k11\n", "more: {<<: *k11}\n"] if "&k11" in bomb else [""]
+        use = draw(st.sampled_from(uses))
         return Case(program, "".join([*lines[:place], bomb, use, *lines[place:]]).encode())
     return Case(program, _mutated_text(draw, text) if kind == "text" else _mutated_bytes(draw, text))
 
@@ -599,7 +607,8 @@ def _mutate(draw: Callable[[st.SearchStrategy[Any]], Any], data: Data, program: 
         section[key] = draw(odd_values())
         return (str(key), dotted)
     elif isinstance(parent, dict) and isinstance(last, str) and kind == "rename":
-        spelt = draw(st.sampled_from([last[:-1], last + "s", last.upper(), last[::-1], last.replace("_", "-"), f" {last}"]))
+        spellings = [last[:-1], last + "s", last.upper(), last[::-1], last.replace("_", "-"), f" {last}"]
+        spelt = draw(st.sampled_from(spellings))
         parent[spelt] = parent.pop(last)
         return ()
     elif kind == "move" and isinstance(parent, dict):
@@ -639,7 +648,7 @@ def _mutated_text(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> b
     lines = text.splitlines(keepends=True)
     i, j = (draw(st.integers(0, len(lines) - 1)) for _ in range(2))
     at = draw(st.integers(0, len(text)))
-    nasty = draw(st.sampled_from(["\t", "\0", "\x85", "\u2028", "\ufeff", "\r", "\x1b", "'", '"', "[", "{", "]", "&", "*", "!", "|", "%", ":", "-", "?", "#", "\n", "@"]))  # fmt: skip
+    nasty = draw(st.sampled_from([*"\t\0\x85\u2028\ufeff\r\x1b'[{]&*!|%:-?#\n@", '"']))
     made = draw(st.sampled_from([
         lambda: text[:at], lambda: text[at:], lambda: text[:at] + nasty + text[at:],
         lambda: text[:at] + nasty * 50 + text[at:],
