@@ -131,8 +131,8 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
             if not isinstance(section, dict):
                 raise InputError(
                     f"{document.where}: {'.'.join(map(shown_key, path))} (--set): "
-                    f"{'.'.join(map(shown_key, path[:depth]))} is {reprlib.repr(section)}, not a section with keys; set "
-                    "it as a whole"
+                    f"{'.'.join(map(shown_key, path[:depth]))} is {reprlib.repr(section)}, not a section with keys; "
+                    "set it as a whole"
                 )
         for known in [known for known in document.origins if known[: len(path)] == path]:
             del document.origins[known]
