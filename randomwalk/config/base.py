@@ -22,16 +22,44 @@ def _expanded(path: str) -> str:
         raise ValueError(str(error)) from error
 
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+def _not_tiny(value: float) -> float:
+    if value < _TINY:
+        raise ValueError(f"found {value:g}, which is as good as 0; allowed: a number of at least {_TINY:g}")
+    return value
+
+
+_TINY, _HUGE = 1e-12, 1e9  # the squares of both, and what they are divided by, are numbers in float32
+
+# Every number has bounds that a machine can meet: tests/config/test_bounds.py goes through all settings.
+WHOLE = BeforeValidator(_whole)
+Positive = Annotated[float, Field(gt=0, le=_HUGE), AfterValidator(_not_tiny)]
+NonNegative = Annotated[float, Field(ge=0, le=_HUGE)]
+Number = Annotated[float, Field(ge=-_HUGE, le=_HUGE)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
-TwoOrMore = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
-Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, lt=2**63), WHOLE]
+Natural = Annotated[int, Field(ge=0, le=1_000_000_000), WHOLE]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000_000), WHOLE]
+"""A number that costs time and no memory, such as training images."""
+Steps = Annotated[int, Field(ge=1, le=100_000), WHOLE]
+"""Steps of a walk, or of a part of one."""
+Images = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
+Batch = Annotated[int, Field(ge=1, le=65_536), WHOLE]
+TableSize = Annotated[int, Field(ge=2, le=1_000_000), WHOLE]
+"""Levels of a table of noise levels."""
+Side = Annotated[int, Field(ge=1, le=32_768), WHOLE]
+"""Height or width in pixels."""
+Width = Annotated[int, Field(ge=1, le=16_384), WHOLE]
+"""Channels in a network, of which `randomwalk.config.networks` bounds the parameters."""
+Blocks = Annotated[int, Field(ge=1, le=64), WHOLE]
+"""Residual blocks of one level of a network."""
+Frames = Annotated[int, Field(ge=0, le=1000), WHOLE]
 Pair = Field(min_length=2, max_length=2)
-Text = Annotated[str, Field(min_length=1)]
-OutputPath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
+MOST_LEVELS = 16
+Levels = Field(min_length=1, max_length=MOST_LEVELS)
+"""A list with an entry for each resolution level of a network."""
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+OutputPath = Annotated[Text, AfterValidator(_expanded)]
 """A folder to write; `~` and `$VARIABLES` are expanded."""
 PathText = Annotated[OutputPath, AfterValidator(find_file)]
 """A file or folder to read: expanded, and if it does not exist, the bundled one of that name."""

@@ -6,11 +6,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Device, Natural, OutputPath, Pair, PathText, Positive, Settings
+from randomwalk.config.base import (
+    WHOLE,
+    Batch,
+    Count,
+    Device,
+    Frames,
+    Number,
+    OutputPath,
+    Pair,
+    PathText,
+    Positive,
+    Seed,
+    Settings,
+    Steps,
+)
 from randomwalk.config.networks import MLPSettings
 from randomwalk.config.training import EMASettings, Optimizer
 
 Grid = Literal["cosine", "uniform"]
+Points = Annotated[int, Field(ge=1, le=10_000_000), WHOLE]
 
 
 class SetEnd(Settings):
@@ -26,8 +41,8 @@ class NormalEnd(Settings):
     """A Gaussian in the plane. Between two of them (or `gaussian`) the bridge is known in closed form."""
 
     name: Literal["normal"]
-    mean: Annotated[list[float], Pair] = Field(default=[0.0, 0.0])
-    covariance: Annotated[list[Annotated[list[float], Pair]], Pair] = Field(default=[[1.0, 0.0], [0.0, 1.0]])
+    mean: Annotated[list[Number], Pair] = Field(default=[0.0, 0.0])
+    covariance: Annotated[list[Annotated[list[Number], Pair]], Pair] = Field(default=[[1.0, 0.0], [0.0, 1.0]])
 
     @model_validator(mode="after")
     def _is_a_covariance(self) -> NormalEnd:
@@ -54,15 +69,15 @@ class BridgeSettings(Settings):
     closer to optimal transport and need more iterations."""
     first_coupling: Literal["independent", "reference"] = "independent"
     """The pairs of the first iteration: independent points of both sets, or of the source and of Brownian motion."""
-    iterations: Count = 20
+    iterations: Steps = 20
     """Fits of the backward and the forward process in turn; each but the first on pairs from the other one."""
     first_steps: Count = 5000
     """Optimizer steps of the first fit of each direction, from random weights."""
     steps: Count = 2000
     """Optimizer steps of every later fit, from the weights of the previous one."""
-    num_pairs: Count = 20_000
+    num_pairs: Points = 20_000
     """Pairs simulated for every fit."""
-    num_steps: Count = 60
+    num_steps: Steps = 60
     """Steps of their simulation."""
     grid: Grid = "cosine"
     """Times of the simulation: dense at both ends, or even."""
@@ -77,22 +92,22 @@ class BridgeSettings(Settings):
 class BridgeEvaluation(Settings):
     """Measurements and figures at the end of a training."""
 
-    num_points: Annotated[int, Field(ge=200)] = 10_000
+    num_points: Annotated[int, Field(ge=200, le=1_000_000), WHOLE] = 10_000
     """Points that start in each direction."""
-    num_steps: Annotated[int, Field(ge=2)] = 100
+    num_steps: Annotated[int, Field(ge=2, le=100_000), WHOLE] = 100
     """Steps of their simulation."""
-    floor_repeats: Count = 10
+    floor_repeats: Annotated[int, Field(ge=1, le=1000), WHOLE] = 10
     """Pairs of exact sets, whose distance is that of a perfect bridge."""
-    num_transport: Annotated[int, Field(ge=100)] = 1000
+    num_transport: Annotated[int, Field(ge=100, le=20_000), WHOLE] = 1000
     """Points of each set for the optimal transport with whose cost the bridge is compared."""
-    animation_frames: Natural = 36
+    animation_frames: Frames = 36
     """Frames of the animation of each direction; 0 writes none."""
 
 
 class BridgeConfig(Settings):
     """One training of a bridge: `python train.py --config FILE`."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeSettings
@@ -101,7 +116,7 @@ class BridgeConfig(Settings):
     optimizer: Optimizer = Optimizer()
     """Optimizer; its "images" are pairs of points."""
     ema: EMASettings = EMASettings(half_life_images=100_000)
-    batch_size: Count = 512
+    batch_size: Batch = 512
     """Pairs in one optimizer step."""
     log_every: Count = 100
     """Steps between two lines of log.csv."""
@@ -131,7 +146,7 @@ class BridgeWeights(Settings):
 class BridgeSampleConfig(Settings):
     """One use of a trained bridge: `python sample.py --config FILE`."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     bridge: BridgeWeights
@@ -139,13 +154,13 @@ class BridgeSampleConfig(Settings):
     """From source to target, from target to source, or both."""
     points: PathText | None = None
     """A .npy file of starting points [n, 2] instead of fresh ones, for one direction."""
-    num_points: Count | None = None
+    num_points: Points | None = None
     """Number of fresh starting points; 10,000 by default without `points`."""
-    num_steps: Annotated[int, Field(ge=2)] = 100
+    num_steps: Annotated[int, Field(ge=2, le=100_000), WHOLE] = 100
     """Steps of the simulation."""
     grid: Grid = "cosine"
     """Times of the simulation: dense at both ends, or even."""
-    animation_frames: Natural = 36
+    animation_frames: Frames = 36
     """Frames of the animation of each direction; 0 writes none."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""

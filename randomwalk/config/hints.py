@@ -68,7 +68,7 @@ def _keys(node: Schema, schema: Schema, data: Any, prefix: str) -> Iterator[str]
     branches = [node]
     if "discriminator" in node:
         mapping, tag = node["discriminator"]["mapping"], data.get(node["discriminator"]["propertyName"])
-        chosen = [mapping[tag]] if tag in mapping else list(mapping.values())
+        chosen = [mapping[tag]] if isinstance(tag, str) and tag in mapping else list(mapping.values())
         branches = [resolve({"$ref": reference}, schema) for reference in chosen]
     elif "anyOf" in node:
         branches = [resolve(branch, schema) for branch in node["anyOf"]]

@@ -29,7 +29,7 @@ class Guidance(Settings):
     D = D(x, none) + scale (D(x, label) - D(x, none)), with two evaluations of the network unless the scale is 0 or 1.
     """
 
-    labels: Natural | Text | Annotated[list[Natural | Text], Field(min_length=1)]
+    labels: Natural | Text | Annotated[list[Natural | Text], Field(min_length=1, max_length=100_000)]
     """A class for all images, or a list that is repeated: image i gets `labels[i mod length]`. A class is its name in
     the weights or its number from 0; where the names are numbers, a number is a name."""
     scale: NonNegative = 1.0

@@ -12,16 +12,21 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, create_model, model_validator
 
 from randomwalk.config.base import (
-    Count,
+    MOST_LEVELS,
+    WHOLE,
+    Blocks,
     Fraction,
-    Natural,
+    Levels,
     NonNegative,
     Pair,
     Positive,
+    Seed,
     Settings,
     Share,
+    Side,
+    Steps,
     Text,
-    TwoOrMore,
+    Width,
     check_order,
 )
 
@@ -29,7 +34,9 @@ NO_EFFECT, NOT_NEEDED = "no effect", "not needed"
 NoEffect = Annotated[Any, NO_EFFECT]
 NotNeeded = Annotated[Any, NOT_NEEDED]
 Section = TypeVar("Section", bound=Settings)
-Numbers = Annotated[str, Field(pattern=r"^ *[1-9][0-9]* *(, *[1-9][0-9]* *)*$", examples=["16", "32,16", "32,16,8"])]
+Numbers = Annotated[
+    str, Field(pattern=r"^ *[1-9][0-9]{0,4} *(, *[1-9][0-9]{0,4} *){0,15}$", examples=["16", "32,16", "32,16,8"])
+]
 
 BETA_MAX = 0.02  # fixed in the paper's code
 NATIVE_NAMES = {
@@ -92,7 +99,7 @@ def without_effect(keys: str) -> Callable[[type[Section]], type[Section]]:
 class Machine(Settings):
     """Device and output folder."""
 
-    gpu_idx: Natural = 0
+    gpu_idx: Annotated[int, Field(ge=0, le=1023), WHOLE] = 0
     save_dir: Text
 
 
@@ -125,7 +132,7 @@ class SuperResolution(Settings):
     """A x = downsampling."""
 
     name: Literal["super_resolution"]
-    scale_factor: TwoOrMore
+    scale_factor: Annotated[int, Field(ge=2, le=1024), WHOLE]
     in_shape: NotNeeded = None
 
 
@@ -140,10 +147,10 @@ class MaskOptions(Settings):
     """Random or box masks of inpainting."""
 
     mask_type: Literal["random", "box"]
-    mask_len_range: Annotated[list[Count], Pair] | None = None
+    mask_len_range: Annotated[list[Side], Pair] | None = None
     mask_prob_range: Annotated[list[Share], Pair] | None = None
     image_size: NotNeeded = None
-    margin: Annotated[list[Natural], Pair] = Field(default=[16, 16])
+    margin: Annotated[list[Annotated[int, Field(ge=0, le=32_768), WHOLE]], Pair] = Field(default=[16, 16])
     randomize_box: Literal[True] = True
     fix_location_factor: NoEffect = None
 
@@ -183,7 +190,7 @@ class Measurement(Settings):
 class Langevin(Settings):
     """Steps and temperature of the walk."""
 
-    num_iters: Count
+    num_iters: Steps
     temperature: NonNegative
     scaling_constant_of_step_size: Positive
     save_image: bool = True
@@ -195,7 +202,7 @@ class Task(Settings):
     machinesetup: Machine
     data: Data
     measurement: Measurement
-    seed: Natural = 0
+    seed: Seed = 0
 
 
 # --- variance preserving ---------------------------------------------------------------------------------------------
@@ -212,17 +219,17 @@ class VPModel(Settings):
 
     noise_perturbation_type: Literal["vp"]
     pretrained_check_point: Text
-    image_size: Count
-    num_channels: Count
-    num_res_blocks: Count
+    image_size: Side
+    num_channels: Width
+    num_res_blocks: Blocks
     channel_mult: Numbers | Literal[""] = ""
     learn_sigma: bool = False
     class_cond: Literal[False] = False
     use_checkpoint: NoEffect = False
-    attention_resolutions: Count | Numbers = "16"
-    num_heads: Count = 1
-    num_head_channels: Literal[-1] | Count = -1
-    num_heads_upsample: Literal[-1] | Count = -1
+    attention_resolutions: Side | Numbers = "16"
+    num_heads: Width = 1
+    num_head_channels: Literal[-1] | Width = -1
+    num_heads_upsample: Literal[-1] | Width = -1
     use_scale_shift_norm: bool = False
     dropout: Annotated[Fraction, NO_EFFECT] = 0.0
     resblock_updown: bool = False
@@ -285,14 +292,14 @@ class VEModel(Settings):
     sigma_min: Positive
     scale_by_sigma: bool
     nonlinearity: Literal["swish"]
-    nf: Count
-    ch_mult: Annotated[list[Count], Field(min_length=1)]
-    num_res_blocks: Count
-    attn_resolutions: list[Count]
+    nf: Width
+    ch_mult: Annotated[list[Width], Levels]
+    num_res_blocks: Blocks
+    attn_resolutions: Annotated[list[Side], Field(max_length=MOST_LEVELS)]
     resamp_with_conv: bool
     conditional: bool
     fir: bool
-    fir_kernel: list[Count]
+    fir_kernel: Annotated[list[Width], Field(max_length=64)]
     skip_rescale: bool
     resblock_type: Literal["biggan", "ddpm"]
     progressive: Literal["none", "output_skip", "residual"]
@@ -311,8 +318,8 @@ class VEModel(Settings):
 class ImageDetail(Settings):
     """Size and range of the images."""
 
-    num_channels: Count
-    image_size: Count
+    num_channels: Width
+    image_size: Side
     centered: Literal[False]
 
 

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from randomwalk.config.base import (
-    Count,
+    MOST_LEVELS,
+    WHOLE,
+    Blocks,
+    Levels,
     Natural,
     NonNegative,
+    Number,
     PathText,
     Positive,
     Settings,
     Share,
+    Side,
+    TableSize,
     Text,
-    TwoOrMore,
+    Width,
     check_order,
 )
+
+MOST_PARAMETERS = 4_000_000_000
+Classes = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
+Weight = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
+
+
+def _check_parameters(
+    key: str, widths: Sequence[int], blocks: Sequence[int], classes: int | None = None, per_block: int = 46
+) -> None:
+    """Refuse a network that no machine could hold, before it is built.
+
+    Args:
+        key: the key with the widths.
+        widths: channels of each resolution level.
+        blocks: residual blocks of each level, in the encoder and again in the decoder.
+        classes: number of embedded classes.
+        per_block: parameters of a block in the encoder and its like in the decoder, in squares of the width. Each has
+            two 3x3 convolutions; one of the decoder's has twice the channels, because of the skip connections.
+    """
+    parameters = sum(per_block * count * width**2 for count, width in zip(blocks, widths, strict=True))
+    parameters += 4 * (classes or 0) * widths[0]
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(
+            f"{key}: makes a network of about {parameters:.0e} parameters; allowed: at most {MOST_PARAMETERS:.0e}, "
+            "with fewer channels, blocks or classes"
+        )
 
 
 def _check_image_size(image_size: int, levels_key: str, levels: int) -> None:
@@ -33,31 +66,31 @@ class UNetSettings(Settings):
     """ADM UNet of guided-diffusion (Dhariwal & Nichol 2021, arXiv 2105.05233)."""
 
     name: Literal["unet"]
-    image_size: Count
-    in_channels: Count = 3
-    model_channels: Count = 128
-    out_channels: Count = 3
+    image_size: Side
+    in_channels: Width = 3
+    model_channels: Width = 128
+    out_channels: Width = 3
     """Twice `in_channels` for networks that also learned the variance; the extra half is ignored."""
-    num_res_blocks: Count = 2
-    attention_resolutions: list[Count] = Field(default=[])
+    num_res_blocks: Blocks = 2
+    attention_resolutions: Annotated[list[Side], Field(max_length=MOST_LEVELS)] = Field(default=[])
     """Downsampling rates at which attention is used: 16 means at `image_size / 16`."""
     dropout: Share = 0.0
-    channel_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 4, 8])
+    channel_mult: Annotated[list[Width], Levels] = Field(default=[1, 2, 4, 8])
     """Channels of each resolution level, in multiples of `model_channels`."""
-    num_classes: Count | None = None
+    num_classes: Classes | None = None
     use_checkpoint: bool = False
     """Recompute activations in the backward pass, which saves memory in training."""
-    num_heads: Count = 1
-    num_head_channels: Literal[-1] | Count = -1
+    num_heads: Width = 1
+    num_head_channels: Literal[-1] | Width = -1
     """Channels per head; -1 uses `num_heads` instead."""
-    num_heads_upsample: Literal[-1] | Count = -1
+    num_heads_upsample: Literal[-1] | Width = -1
     """Heads in the decoder; -1 means `num_heads`."""
     use_scale_shift_norm: bool = True
     """The time embedding scales and shifts features instead of being added to them."""
     resblock_updown: bool = False
     """Resample in residual blocks instead of separate convolutions."""
     use_new_attention_order: bool = False
-    norm_groups: Count = 32
+    norm_groups: Width = 32
     """Groups of the normalisations, 32 in the public weights; a narrow network needs fewer, to keep means."""
 
     @model_validator(mode="after")
@@ -69,6 +102,8 @@ class UNetSettings(Settings):
                     f"norm_groups: found {self.norm_groups}; allowed: a divisor of the channels of every level "
                     f"(model_channels {self.model_channels} times channel_mult {self.channel_mult})"
                 )
+        widths = [multiple * self.model_channels for multiple in self.channel_mult]
+        _check_parameters("model_channels", widths, [self.num_res_blocks] * len(widths), self.num_classes)
         n = self.in_channels
         if self.out_channels not in (n, 2 * n):
             raise ValueError(
@@ -82,25 +117,25 @@ class NCSNppSettings(Settings):
     """NCSN++ of score-SDE (Song et al. 2021, arXiv 2011.13456)."""
 
     name: Literal["ncsnpp"]
-    image_size: Count
-    num_channels: Count = 3
-    nf: Count = 128
+    image_size: Side
+    num_channels: Width = 3
+    nf: Width = 128
     """Channels of the first resolution level."""
-    ch_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 2, 2])
+    ch_mult: Annotated[list[Width], Levels] = Field(default=[1, 2, 2, 2])
     """Channels of each resolution level, in multiples of `nf`."""
-    num_res_blocks: Count = 2
-    attn_resolutions: list[Count] = Field(default=[16])
+    num_res_blocks: Blocks = 2
+    attn_resolutions: Annotated[list[Side], Field(max_length=MOST_LEVELS)] = Field(default=[16])
     """Feature-map widths at which attention is used."""
     sigma_min: Positive = 0.01
     sigma_max: Positive = 348.0
-    num_scales: TwoOrMore = 1000
+    num_scales: TableSize = 1000
     dropout: Share = 0.0
     fourier_scale: Positive = 16.0
     conv_size: Literal[3] = 3
     init_scale: NonNegative = 0.0
     skip_rescale: bool = True
     fir: bool = True
-    fir_kernel: Annotated[list[Count], Field(min_length=2)] = Field(default=[1, 3, 3, 1])
+    fir_kernel: Annotated[list[Weight], Field(min_length=2, max_length=64)] = Field(default=[1, 3, 3, 1])
     resamp_with_conv: bool = True
     resblock_type: Literal["biggan", "ddpm"] = "biggan"
     progressive: Literal["none", "output_skip", "residual"] = "output_skip"
@@ -119,6 +154,7 @@ class NCSNppSettings(Settings):
     @model_validator(mode="after")
     def _fits_its_images(self) -> NCSNppSettings:
         _check_image_size(self.image_size, "ch_mult", len(self.ch_mult))
+        _check_parameters("nf", [m * self.nf for m in self.ch_mult], [self.num_res_blocks] * len(self.ch_mult))
         check_order("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
         return self
 
@@ -127,24 +163,24 @@ class DDPMUNetSettings(Settings):
     """U-Net of DDPM (Ho et al. 2020, arXiv 2006.11239), as score embedding uses it."""
 
     name: Literal["ddpm_unet"]
-    image_size: Count
-    num_channels: Count = 3
-    nf: Annotated[int, Field(ge=4)] = 128
+    image_size: Side
+    num_channels: Width = 3
+    nf: Annotated[int, Field(ge=4, le=16_384), WHOLE] = 128
     """Channels of the first resolution level."""
-    ch_mult: Annotated[list[Count], Field(min_length=1)] = Field(default=[1, 2, 2, 2])
+    ch_mult: Annotated[list[Width], Levels] = Field(default=[1, 2, 2, 2])
     """Channels of each resolution level, in multiples of `nf`."""
-    num_res_blocks: Count = 2
+    num_res_blocks: Blocks = 2
     """Residual blocks of each level in the encoder; one more in the decoder."""
-    attn_resolutions: list[Count] = Field(default=[16])
+    attn_resolutions: Annotated[list[Side], Field(max_length=MOST_LEVELS)] = Field(default=[16])
     """Feature-map widths at which attention is used."""
     dropout: Share = 0.1
     resamp_with_conv: bool = True
     """Change levels with a 3x3 convolution instead of averages and repeated pixels."""
     embedding: Literal["linear", "fourier"] = "linear"
     """Input of the time: the time itself, or its sines and cosines."""
-    max_positions: Annotated[float, Field(gt=1)] = 10_000.0
+    max_positions: Annotated[float, Field(gt=1, le=1e9)] = 10_000.0
     """Inverse of the lowest frequency of the sines and cosines."""
-    num_classes: Count | None = None
+    num_classes: Classes | None = None
     """Number of classes, or of training images for a network conditioned on the image to make."""
     centered: bool = False
     """Images are in [-1, 1] already; otherwise the network takes [0, 1] and centres them itself."""
@@ -152,6 +188,8 @@ class DDPMUNetSettings(Settings):
     @model_validator(mode="after")
     def _fits_its_images(self) -> DDPMUNetSettings:
         _check_image_size(self.image_size, "ch_mult", len(self.ch_mult))
+        widths = [multiple * self.nf for multiple in self.ch_mult]
+        _check_parameters("nf", widths, [self.num_res_blocks] * len(widths), self.num_classes)
         return self
 
 
@@ -161,14 +199,14 @@ class PhotoUNetSettings(Settings):
     any_size: ClassVar[bool] = True
 
     name: Literal["photo_unet"]
-    image_size: Count = 64
+    image_size: Side = 64
     """Side of the training images; other sizes work too."""
-    num_channels: Count = 3
-    widths: Annotated[list[Count], Field(min_length=2)] = Field(default=[64, 96, 128, 128])
+    num_channels: Width = 3
+    widths: Annotated[list[Width], Field(min_length=2, max_length=MOST_LEVELS)] = Field(default=[64, 96, 128, 128])
     """Channels of each resolution level; the first has half the resolution of the image."""
-    num_blocks: Annotated[list[Count], Field(min_length=2)] = Field(default=[3, 2, 1, 2])
+    num_blocks: Annotated[list[Blocks], Field(min_length=2, max_length=MOST_LEVELS)] = Field(default=[3, 2, 1, 2])
     """Residual blocks of each level, in the encoder and again in the decoder; the lowest level has them once."""
-    code_size: Annotated[int, Field(ge=2, multiple_of=2)] = 128
+    code_size: Annotated[int, Field(ge=2, le=16_384, multiple_of=2), WHOLE] = 128
     """Size of the positional code of the noise level."""
     time_scale: Positive = 1.0
     """Factor of time before the code, which suits times up to about 1000: about 250 for denoiser edm."""
@@ -182,6 +220,7 @@ class PhotoUNetSettings(Settings):
                 f"num_blocks: found {len(self.num_blocks)} numbers; allowed: one for each of the {len(self.widths)} "
                 "levels of widths"
             )
+        _check_parameters("widths", self.widths, self.num_blocks)
         return self
 
 
@@ -189,17 +228,22 @@ class MLPSettings(Settings):
     """A small network for points: residual blocks, with a positional code of time."""
 
     name: Literal["mlp"]
-    num_channels: Count = 2
+    num_channels: Width = 2
     """Coordinates of a point."""
     image_size: Literal[1] = 1
-    hidden: Count = 128
+    hidden: Width = 128
     """Width."""
-    num_blocks: Count = 3
-    code_size: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    num_blocks: Blocks = 3
+    code_size: Annotated[int, Field(ge=2, le=16_384, multiple_of=2), WHOLE] = 64
     """Size of the positional code of time."""
     time_scale: Positive = 1.0
     """Factor of time before the code, which suits times up to about 1000: about 250 for denoiser edm."""
-    num_classes: Count | None = None
+    num_classes: Classes | None = None
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> MLPSettings:
+        _check_parameters("hidden", [self.hidden], [self.num_blocks], self.num_classes, per_block=4)
+        return self
 
 
 NetworkSettings = Annotated[
@@ -218,10 +262,10 @@ VP_TABLES: dict[str, dict[str, float]] = {
 class GivenTable(Settings):
     """A noise table as numbers: one of its two keys."""
 
-    alphas_cumprod: PathText | list[float] | None = None
+    alphas_cumprod: PathText | Annotated[list[Number], Field(max_length=1_000_000)] | None = None
     """alpha_bar of every timestep, falling: numbers, or a file of them (.npy, .pt or text; or a training checkpoint
     that has them under this name)."""
-    betas: PathText | list[float] | None = None
+    betas: PathText | Annotated[list[Number], Field(max_length=1_000_000)] | None = None
     """beta of every timestep: numbers, or a file of them."""
 
     @model_validator(mode="after")
@@ -244,7 +288,7 @@ class VPDenoiserSettings(Settings):
     """First per-step beta; 1e-4 (linear) or 0.00085 (scaled_linear) by default."""
     beta_max: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Last per-step beta; 0.02 (linear) or 0.012 (scaled_linear) by default."""
-    num_timesteps: TwoOrMore | None = None
+    num_timesteps: TableSize | None = None
     """Length of a named table; 1000 by default."""
     null_label: Natural | None = None
     """The class that means "any class", if the network has one."""
@@ -300,7 +344,7 @@ class OUSettings(Settings):
     """Ornstein-Uhlenbeck: dz = -z/2 dt + dw until the time `end_time`."""
 
     name: Literal["ou"]
-    end_time: Positive = 10.0
+    end_time: Annotated[float, Field(gt=0, le=50)] = 10.0
 
 
 class VPSettings(Settings):
@@ -308,7 +352,7 @@ class VPSettings(Settings):
 
     name: Literal["vp"]
     beta_min: Positive = 0.1
-    beta_max: Positive = 20.0
+    beta_max: Annotated[float, Field(gt=0, le=80)] = 20.0
 
     @model_validator(mode="after")
     def _range(self) -> VPSettings:
@@ -339,7 +383,7 @@ class PowerVESettings(Settings):
     """Variance exploding: dz = base^t dw, without noise at t = 0."""
 
     name: Literal["power_ve"]
-    base: Annotated[float, Field(ge=1)] = 25.0
+    base: Annotated[float, Field(ge=1, le=1e6)] = 25.0
 
 
 class EDMSettings(Settings):
@@ -363,7 +407,7 @@ class SDEDenoiserSettings(Settings):
     """Prediction of the network: the noise, the image, v = alpha N - beta X, or the score."""
     time: Literal["continuous", "log_sigma", "discrete"] = "continuous"
     """Time that the network sees: 999 t / T, ln(sigma) / 4, or the index in a table of noise levels."""
-    num_levels: TwoOrMore = 1000
+    num_levels: TableSize = 1000
     """Length of the discrete table."""
     null_label: Natural | None = None
     """The class that means "any class", if the network has one."""

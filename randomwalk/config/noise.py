@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from randomwalk.config.base import Pair, Positive, Settings
+from randomwalk.config.base import Number, Pair, Positive, Settings
 
 
 class _AdditiveNoise(Settings):
     std: Positive
     """Standard deviation, in the units of `pixel_range`."""
-    pixel_range: Annotated[list[float], Pair] = Field(default=[-1.0, 1.0])
+    pixel_range: Annotated[list[Number], Pair] = Field(default=[-1.0, 1.0])
     """Black and white in the units of `std`: 0.2 on [0, 1] is 0.4 on [-1, 1]."""
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Positive, Settings
+from randomwalk.config.base import WHOLE, Positive, Settings
 from randomwalk.config.networks import DenoiserSettings
 
 EXACT_UP_TO = 32
@@ -17,8 +17,8 @@ class LogNormalLevels(Settings):
     """ln sigma ~ Normal(mean, std^2) (EDM)."""
 
     name: Literal["log_normal"]
-    mean: float = -1.2
-    std: Positive = 1.2
+    mean: Annotated[float, Field(ge=-25, le=20)] = -1.2
+    std: Annotated[float, Field(gt=0, le=10)] = 1.2
 
 
 class LogUniformLevels(Settings):
@@ -62,7 +62,7 @@ class Objective(Settings):
     """Trace of J in implicit_score_matching; exact for points and hutchinson for images by default."""
     probes: Literal["rademacher", "gaussian"] | None = None
     """Random vectors of hutchinson and of sliced_score_matching; rademacher by default."""
-    num_probes: Count | None = None
+    num_probes: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = None
     """Random vectors per image; 1 by default."""
 
     @model_validator(mode="after")

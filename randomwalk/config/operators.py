@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Pair, PathText, Positive, Settings, TwoOrMore
+from randomwalk.config.base import WHOLE, Fraction, Pair, PathText, Positive, Settings, Side
 
 
 class IdentitySettings(Settings):
@@ -23,9 +23,9 @@ class InpaintingSettings(Settings):
     """Drawn at random; a box; an image file; or `beside`: the mask of photo.png is photo_mask.png next to it."""
     missing: Annotated[float, Field(ge=0, lt=1)] = 0.75
     """Share of missing pixels (mask: random)."""
-    box_size: Count | Annotated[list[Count], Pair] | None = None
+    box_size: Side | Annotated[list[Side], Pair] | None = None
     """Side of the missing box in pixels, or [smallest, largest] to draw both sides (mask: box)."""
-    margin: Natural = 0
+    margin: Annotated[int, Field(ge=0, le=32_768), WHOLE] = 0
     """Smallest distance of the box from the border, in pixels (mask: box)."""
     file: PathText | None = None
     """Image whose bright pixels are observed (mask: file)."""
@@ -50,10 +50,11 @@ class SuperResolutionSettings(Settings):
     """A x = antialiased bicubic downsampling."""
 
     name: Literal["super_resolution"]
-    factor: TwoOrMore = 4
+    factor: Annotated[int, Field(ge=2, le=1024), WHOLE] = 4
     """Divides the height and the width of the images."""
 
 
+KernelSide = Annotated[int, Field(ge=1, le=2047), WHOLE]
 Boundary = Literal["reflect", "replicate", "zero", "circular"]
 
 
@@ -61,9 +62,9 @@ class GaussianBlurSettings(Settings):
     """A x = blur with a Gaussian."""
 
     name: Literal["gaussian_blur"]
-    std: Positive = 3.0
+    std: Annotated[float, Field(gt=0, le=1000)] = 3.0
     """Standard deviation of the Gaussian, in pixels."""
-    kernel_size: Count | None = None
+    kernel_size: KernelSide | None = None
     """Side of the kernel in pixels, odd; it never extends beyond 4 standard deviations."""
     boundary: Boundary = "reflect"
     """Extension of the image beyond its border."""
@@ -78,7 +79,7 @@ class MotionBlurSettings(Settings):
     """A x = blur with the path of a shaking camera, drawn for each image."""
 
     name: Literal["motion_blur"]
-    kernel_size: Count = 61
+    kernel_size: KernelSide = 61
     """Side of the kernel in pixels, odd; the path has between half and the whole length of it."""
     intensity: Fraction = 0.5
     """0 is a straight line, 1 a tangled one."""
@@ -130,7 +131,7 @@ class FourierSubsamplingSettings(Settings):
     """A x = some columns of the unitary Fourier transform, drawn for each image, as in magnetic resonance imaging."""
 
     name: Literal["fourier_subsampling"]
-    acceleration: Annotated[float, Field(ge=1)] = 4.0
+    acceleration: Annotated[float, Field(ge=1, le=32_768)] = 4.0
     """Factor by which the number of measured columns is reduced."""
     center_fraction: Fraction = 0.08
     """Share of the columns, at the lowest frequencies, that is always measured; the others are drawn, higher
@@ -141,7 +142,7 @@ class PhaseRetrievalSettings(Settings):
     """A(x) = modulus of the Fourier transform of the image with a border of zeros. Not linear."""
 
     name: Literal["phase_retrieval"]
-    oversample: NonNegative = 2.0
+    oversample: Annotated[float, Field(ge=0, le=64)] = 2.0
     """Width of the border on each side, in eighths of the image's height or width."""
 
 
@@ -157,7 +158,7 @@ class JPEGSettings(Settings):
     """A(x) = JPEG compression, with the gradient of a codec that does not round. Not linear."""
 
     name: Literal["jpeg"]
-    quality: Annotated[int, Field(ge=1, le=100)] = 10
+    quality: Annotated[int, Field(ge=1, le=100), WHOLE] = 10
     """Quality of the codec: higher is better."""
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     """Subsampling of the chroma: 4:2:0 halves its size along both axes."""

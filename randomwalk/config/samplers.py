@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, model_validator
 
-from randomwalk.config.base import Count, Fraction, Natural, NonNegative, Positive, Settings, TwoOrMore, check_order
+from randomwalk.config.base import WHOLE, Fraction, NonNegative, Positive, Settings, Steps, TableSize, check_order
 from randomwalk.config.networks import SDESettings
 
 
@@ -21,16 +21,16 @@ class ScheduleSettings(Settings):
     name: Literal["pretrained", "sigmoid", "linear", "cosine", "geometric", "karras", "even_time"]
     """pretrained: uniform steps in the noise level as the network is given it. even_time: in the time of the SDE of the
     sampler predictor_corrector, or else of the denoiser."""
-    num_steps: Count
+    num_steps: Steps
     sigma_min: Positive | None = None
     sigma_max: Positive | None = None
     beta_min: Positive | None = None
     """With beta_max and num_timesteps: the range of this DDPM table instead of sigma_min and sigma_max."""
     beta_max: Annotated[float, Field(gt=0, lt=1)] | None = None
-    num_timesteps: TwoOrMore | None = None
-    t0: Positive | None = None
+    num_timesteps: TableSize | None = None
+    t0: Annotated[float, Field(ge=1e-3, le=1000)] | None = None
     """Steepness of the sigmoid schedule (0.3 by default)."""
-    rho: Positive | None = None
+    rho: Annotated[float, Field(ge=0.1, le=1000)] | None = None
     """Exponent of the Karras schedule (7 by default)."""
 
     @model_validator(mode="after")
@@ -83,6 +83,8 @@ class SamplerBase(Settings):
     schedule: ScheduleSettings
 
 
+Repeats = Annotated[int, Field(ge=1, le=1000), WHOLE]
+"""Evaluations of the network at one level."""
 StepScale = Annotated[float, Field(gt=0, lt=2)]
 """c of steps c sigma^2, with which a walk diverges from 2 on."""
 
@@ -110,7 +112,7 @@ class AnnealedLangevinSettings(SamplerBase):
     name: Literal["annealed_langevin"] = "annealed_langevin"
     step_scale: StepScale = 0.1
     """c; the walk diverges from 2 on."""
-    steps_per_level: Count = 3
+    steps_per_level: Repeats = 3
     """L."""
 
 
@@ -195,7 +197,7 @@ class PredictorCorrectorSettings(SamplerBase):
     """Steps at a level, before the predictor's."""
     snr: Positive = 0.16
     """The "signal-to-noise ratio" of the corrector; the length of its steps is proportional to the square."""
-    corrector_steps: Count = 1
+    corrector_steps: Repeats = 1
     """Steps of the corrector at each level."""
     norms: Literal["sample", "batch"] = "sample"
     """Norms in the step of langevin: of each sample, for images and not for points; or (as Score-SDE) means over the
@@ -269,9 +271,9 @@ class DDNMPlusSettings(SamplerBase):
     name: Literal["ddnm_plus"] = "ddnm_plus"
     stochasticity: Fraction = 0.85
     """Share of new noise where nothing is measured."""
-    travel_length: Count = 1
+    travel_length: Steps = 1
     """Levels that time travel goes back."""
-    travel_repeats: Count = 1
+    travel_repeats: Repeats = 1
     """Passes over each stretch of levels; 1 does not travel back."""
 
 
@@ -291,7 +293,7 @@ class SplittingSettings(SamplerBase):
     inner: Literal["auto", "exact", "langevin"] = "auto"
     """exact for linear operators with a spectral decomposition and Gaussian noise, langevin for any; auto: exact where
     possible."""
-    langevin_steps: Count = 100
+    langevin_steps: Steps = 100
     """Langevin steps of each draw (inner: langevin); they do not evaluate the network."""
     langevin_step: Annotated[float, Field(gt=0, lt=2)] = 0.1
     """Size of these steps in units of the curvature; stable below 2, exact in the limit of 0."""
@@ -301,7 +303,7 @@ class DAPSSettings(SplittingSettings):
     """DAPS (Zhang et al. 2024, arXiv 2407.01521): flow to an image, draw one near it given y, add noise again."""
 
     name: Literal["daps"] = "daps"
-    ode_steps: Count = 5
+    ode_steps: Repeats = 5
     """Evaluations of the network at each level."""
     data_std: Positive | None = None
     """Standard deviation of the data, which sets how near the draw is. By default the noise level sets it."""
@@ -313,7 +315,7 @@ class SplitGibbsSettings(SplittingSettings):
     name: Literal["split_gibbs"] = "split_gibbs"
     rho_min: NonNegative = 0.1
     """Lowest distance rho between the two, in [-1, 1] pixel units; above it, rho follows the noise levels."""
-    prior_steps: Count = 10
+    prior_steps: Repeats = 10
     """Evaluations of the network at each level."""
     stochasticity: Fraction = 1.0
     """Share of new noise in the steps of the prior: 1 draws, 0 follows the probability flow."""
@@ -323,7 +325,7 @@ class MMPSSettings(SamplerBase):
     """MMPS (Rozet et al. 2024, arXiv 2405.13712): the mean given y by second-order Tweedie and conjugate gradients."""
 
     name: Literal["mmps"] = "mmps"
-    iterations: Count = 3
+    iterations: Repeats = 3
     """Iterations of conjugate gradients at each level, each a backward pass through the network."""
     stochasticity: Fraction = 1.0
     """Share of new noise in the DDIM step: 0 is deterministic, 1 is DDPM."""
@@ -343,11 +345,11 @@ class TweedieSMCSettings(SamplerBase):
     """Ours: particles with second-order Tweedie moments, exact in the limit of many; num_samples is their number."""
 
     name: Literal["tweedie_smc"] = "tweedie_smc"
-    probes: Natural = 2
+    probes: Annotated[int, Field(ge=0, le=1000), WHOLE] = 2
     """Random directions of the covariance in addition to those of y."""
-    max_rank: Natural = 32
+    max_rank: Annotated[int, Field(ge=0, le=10_000), WHOLE] = 32
     """Largest number of directions of the covariance; if y has more entries, conjugate gradients take over."""
-    iterations: Count = 3
+    iterations: Repeats = 3
     """Iterations of conjugate gradients at each level."""
     data_std: Positive = 0.2
     """Standard deviation of the clean pixels, for the directions of the covariance that are left out."""

@@ -7,16 +7,20 @@ from typing import Annotated
 from pydantic import PrivateAttr, model_validator
 
 from randomwalk.config.base import (
-    Count,
+    Batch,
     Device,
-    Natural,
+    Frames,
+    Images,
+    Number,
     OutputPath,
     Pair,
     PathText,
     Positive,
     Precision,
     SampleFit,
+    Seed,
     Settings,
+    Side,
 )
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
@@ -28,7 +32,7 @@ from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSett
 class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
 
-    mean: float = 0.0
+    mean: Number = 0.0
     """Mean of every pixel."""
     std: Positive | None = None
     """Standard deviation; the highest sigma of the schedule by default."""
@@ -42,7 +46,7 @@ class SampleData(Settings):
 
     path: PathText
     """A folder, a zip or one image file; any mode and size (see `fit`)."""
-    num_images: Count | None = None
+    num_images: Images | None = None
     """Number of images to use, in name order; all by default."""
     fit: SampleFit = "resize"
     """How images get the network's size: resize the short side and crop the centre, crop, or pad; or keep their own
@@ -52,7 +56,7 @@ class SampleData(Settings):
 class SampleConfig(Settings):
     """One sampling task: `python sample.py --diffusion_config FILE`."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of all random numbers: image i depends on the seed and i alone."""
     output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
@@ -63,13 +67,13 @@ class SampleConfig(Settings):
     measurement: Measurement | None = None
     sampler: SamplerSettings
     start: Start = Start()
-    num_images: Count | None = None
+    num_images: Images | None = None
     """Number of images of an unconditional run."""
-    image_size: Annotated[list[Count], Pair] | None = None
+    image_size: Annotated[list[Side], Pair] | None = None
     """[height, width]; the network's training size by default."""
-    num_samples: Count = 1
+    num_samples: Images = 1
     """Samples per measurement. With several, their mean, standard deviation and calibration are written."""
-    batch_size: Count = 16
+    batch_size: Batch = 16
     """Samples computed together. Particle methods always compute all samples of an image together."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -80,7 +84,7 @@ class SampleConfig(Settings):
     60% of the free memory of the device by default."""
     compile: bool = False
     """torch.compile the network."""
-    animation_frames: Natural = 24
+    animation_frames: Frames = 24
     """Frames of the progress animation, for images of up to 512 pixels along a side; 0 writes none."""
     _notes: tuple[str, ...] = PrivateAttr(default=())
 

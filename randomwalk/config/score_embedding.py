@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from randomwalk.config.base import (
+    WHOLE,
+    Batch,
     Count,
     Device,
     Fit,
@@ -16,9 +18,12 @@ from randomwalk.config.base import (
     PathText,
     Positive,
     Precision,
+    Seed,
     Settings,
+    Side,
+    Steps,
+    TableSize,
     Text,
-    TwoOrMore,
     check_order,
 )
 from randomwalk.config.networks import DDPMUNetSettings
@@ -34,15 +39,15 @@ class EmbeddingData(Settings):
     """A folder, a zip or one file of images, or a standard set."""
     path: PathText
     """The folder, zip or file; for standard sets the folder they are kept in, or downloaded into."""
-    image_size: Count
+    image_size: Side
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"
-    num_images: Count
-    indices: list[Natural] | None = None
+    num_images: Annotated[int, Field(ge=1, le=10_000), WHOLE]
+    indices: Annotated[list[Natural], Field(max_length=10_000)] | None = None
     """Indices of the images in the set; the first ones without this and `draw_seed`."""
     class_name: Text | None = None
     """Use only images of this class of the set; `indices` count them from 0."""
-    draw_seed: Natural | None = None
+    draw_seed: Annotated[int, Field(ge=0, lt=2**32), WHOLE] | None = None
     """Draw the images without replacement with NumPy's RandomState of this seed, as in the paper's code."""
 
     @model_validator(mode="after")
@@ -79,7 +84,7 @@ class PositionSettings(Settings):
     """Kernel density of pixel positions drawn by intensity (arXiv 2511.17634), shared by all channels."""
 
     name: Literal["position_kde"]
-    num_points: Annotated[int, Field(ge=3)] = 2000
+    num_points: Annotated[int, Field(ge=3, le=1_000_000), WHOLE] = 2000
     offset: Positive = 0.1
     """Added to the mean intensity in [0, 1]."""
 
@@ -110,7 +115,7 @@ class SemiImplicitSettings(Settings):
     the same solution in fewer iterations."""
     tolerance: Positive = 1e-8
     """Relative change of the log density at which the fixed-point iteration stops."""
-    max_iterations: Count = 100
+    max_iterations: Steps = 100
     quadratic: Literal["gradient", "scalar"] = "gradient"
     """|grad m|^2, or the preprint's (m_x + m_y)^2, which is not the Fokker-Planck equation."""
 
@@ -123,7 +128,7 @@ class LegacySettings(Settings):
     """Spacing of the pixel grid."""
     tolerance: Positive = 1e-6
     """Relative change of the log density at which the fixed-point iteration stops; its float32 resolves 2e-8."""
-    max_iterations: Count = 100
+    max_iterations: Steps = 100
 
 
 SolverSettings = Annotated[ExactSettings | SemiImplicitSettings | LegacySettings, Field(discriminator="name")]
@@ -136,9 +141,9 @@ class EmbeddingMethod(Settings):
     """Score embedding (Na, Gao and Wan 2024, arXiv 2404.06661): dx = base^t dw, a network that predicts the score."""
 
     name: Literal["score_embedding"]
-    base: Annotated[float, Field(ge=1)]
+    base: Annotated[float, Field(ge=1, le=1e6)]
     """Base of the diffusion coefficient, sigma in the paper."""
-    num_levels: TwoOrMore
+    num_levels: Annotated[int, Field(ge=2, le=10_000), WHOLE]
     """Levels at which the field is computed, and parts of [0, 1] from which training times are drawn."""
     embedding: Literal["score", "random", "none"] = "score"
     """Field that moves the images: that of the Fokker-Planck equation; a random one of the same norm at every level; or
@@ -163,10 +168,10 @@ class DDPMMethod(Settings):
     name: Literal["ddpm"]
     beta_min: Positive = 1e-4
     beta_max: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    num_timesteps: TwoOrMore = 1000
+    num_timesteps: TableSize = 1000
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     """Ancestral, or deterministic (Song et al. 2021, arXiv 2010.02502, eta = 0); the training is the same."""
-    num_steps: TwoOrMore | None = None
+    num_steps: TableSize | None = None
     """Sampling steps, evenly spread over the table; all timesteps by default."""
 
     @model_validator(mode="after")
@@ -192,7 +197,7 @@ class EmbeddedSampling(Settings):
     """Relative and absolute tolerance of the Dormand-Prince solver of score_embedding."""
     tweedie: bool = True
     """End with a denoising step; otherwise the noise of the lowest time, 0.03, stays in the image."""
-    num_samples: Count = 1
+    num_samples: Annotated[int, Field(ge=1, le=10_000), WHOLE] = 1
     """Samples per image."""
     minmax: bool = False
     """Stretch samples to [0, 1] before measuring, as published, which hides errors of brightness and contrast."""
@@ -205,7 +210,7 @@ class Profile(Settings):
     every_seconds: Positive | None = None
     """Seconds of training between two measurements."""
     every_steps: Count | None = None
-    levels: list[Fraction] = Field(default=[0.9, 0.95])
+    levels: Annotated[list[Fraction], Field(max_length=100)] = Field(default=[0.9, 0.95])
     """SSIM levels whose crossings are reported."""
     hold: Count = 5
     """Measurements in a row above a level for a sustained crossing."""
@@ -224,7 +229,7 @@ class Profile(Settings):
 class ScoreEmbeddingConfig(Settings):
     """One training of few images: `python train.py --config FILE [--profile] [--no-train]`."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     data: EmbeddingData
@@ -233,7 +238,7 @@ class ScoreEmbeddingConfig(Settings):
     optimizer: Optimizer = Optimizer(learning_rate=1e-4, warmup_images=0, gradient_clip=None)
     ema: EMASettings | None = None
     """Average of the parameters, used for sampling; none without this section."""
-    batch_size: Count
+    batch_size: Batch
     num_steps: Count
     """Optimizer steps."""
     time_limit: Positive | None = None

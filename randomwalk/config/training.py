@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from randomwalk.config.base import (
+    WHOLE,
+    Batch,
     Count,
     Device,
     Fit,
@@ -17,7 +19,9 @@ from randomwalk.config.base import (
     PathText,
     Positive,
     Precision,
+    Seed,
     Settings,
+    Side,
     Text,
 )
 from randomwalk.config.labels import Labels, check_labels
@@ -30,9 +34,9 @@ class TrainData(Settings):
 
     dataset: Literal["folder", "mnist", "fashion_mnist", "cifar10"] = "folder"
     """A folder or zip of images, or a standard set."""
-    path: PathText | Annotated[list[PathText], Field(min_length=1)]
+    path: PathText | Annotated[list[PathText], Field(min_length=1, max_length=1000)]
     """The folder or zip, or a list of them; for standard sets the folder they are kept in, or downloaded into."""
-    image_size: Count
+    image_size: Side
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"
     """How images get their size: resize the short side and crop the centre; crop at random; or pad with black."""
@@ -40,7 +44,7 @@ class TrainData(Settings):
     """Mirror each image with probability 1/2, drawn anew each time."""
     turn: bool = False
     """Rotate the images by a random multiple of 90 degrees."""
-    rescale: Annotated[list[Positive], Pair] | None = None
+    rescale: Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Pair] | None = None
     """[smallest, largest] scale of a random crop, drawn anew each time: relative to the image with fit: crop, and to
     the image resized to cover image_size with fit: resize, so that 1 is the largest crop."""
     cache: bool = False
@@ -49,7 +53,7 @@ class TrainData(Settings):
     """Images held out for validation: the last ones in a seeded order. Without validation_path."""
     validation_path: PathText | None = None
     """Folder or zip of validation images; then none are held out."""
-    validation_size: Count | None = None
+    validation_size: Side | None = None
     """Side of the validation images, for networks of any size; image_size by default."""
 
     @model_validator(mode="after")
@@ -134,7 +138,7 @@ class EMASettings(Settings):
 class TrainConfig(Settings):
     """One training: `python train.py --config FILE`."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     output: OutputPath
     """Folder for the run; a date and time is appended if it exists and is not empty."""
     data: TrainingData
@@ -149,7 +153,7 @@ class TrainConfig(Settings):
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     ema: EMASettings = EMASettings()
-    batch_size: Count = 128
+    batch_size: Batch = 128
     """Images in one optimizer step, over all processes."""
     accumulate: Count = 1
     """Parts into which a process splits its share of the batch, to save memory."""
@@ -163,7 +167,7 @@ class TrainConfig(Settings):
     """torch.compile the network."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
-    workers: Natural = 0
+    workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
     """Processes that decode images in advance."""
     log_every: Count = 50
     """Steps between two lines of log.csv."""
@@ -171,7 +175,7 @@ class TrainConfig(Settings):
     """Images between two checkpoints."""
     validate_images: Count = 100_000
     """Images between two validations and sample grids."""
-    validation_sigmas: list[Positive] = Field(default=[0.1, 0.25, 0.5, 1.0])
+    validation_sigmas: Annotated[list[Positive], Field(max_length=100)] = Field(default=[0.1, 0.25, 0.5, 1.0])
     """Noise levels at which the denoising PSNR is measured, in [-1, 1] pixel units."""
     export_raw: bool = False
     """Also export the parameters without averaging."""

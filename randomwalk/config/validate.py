@@ -22,12 +22,13 @@ from randomwalk.config import hints
 from randomwalk.config.base import named
 from randomwalk.config.hints import Schema, resolve
 from randomwalk.config.legacy_layout import NATIVE_NAMES
-from randomwalk.config.yamltext import Document, KeyPath
+from randomwalk.config.yamltext import Document, KeyPath, shown_key
 from randomwalk.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _MOST_LINES = 20
+_MOST_ERRORS = 100  # to explain; several can be of one line
 _ABOUT_A_KEY = re.compile(r"^([a-z_0-9.]+): (.*)$", re.DOTALL)  # the text of our own validators
 _LIMITS = {
     "minimum": "of at least",
@@ -59,7 +60,8 @@ def explained(
     error: ValidationError, model: type[BaseModel], document: Document, renamed: Mapping[str, str] = NATIVE_NAMES
 ) -> InputError:
     """The error in plain words, with a line for each problem; the arguments are those of `validate`."""
-    found = [_problem(details, schema_of(model), document, renamed) for details in error.errors(include_url=False)]
+    errors = error.errors(include_url=False)
+    found = [_problem(details, schema_of(model), document, renamed) for details in errors[:_MOST_ERRORS]]
     # The branches of a union report one value several times: first comes the report of a validator of ours.
     problems = dict.fromkeys((path for path, _, _ in found), "")
     problems |= {path: text for path, text, _ in reversed(found)}
@@ -67,8 +69,9 @@ def explained(
     lines = [f"{_dotted(path)}{document.origin(path)}: {text}" for path, text in problems.items()]
     if len(lines) == 1:
         return InputError(f"{document.where}: {lines[0]}")
-    rest = [f"... and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
-    return InputError("\n  ".join([f"{document.where}: {len(lines)} problems", *lines[:_MOST_LINES], *rest]))
+    number = len(lines) + max(len(errors) - _MOST_ERRORS, 0)
+    rest = [f"... and {number - _MOST_LINES} more"] if number > _MOST_LINES else []
+    return InputError("\n  ".join([f"{document.where}: {number} problems", *lines[:_MOST_LINES], *rest]))
 
 
 def complete(kind: str, union: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,7 +206,8 @@ def _unknown_key(
 
 
 def _dotted(path: KeyPath) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    parts = (f"[{part}]" if isinstance(part, int) else f".{shown_key(part)}" for part in path)
+    return "".join(parts).removeprefix(".")
 
 
 def _keys(section: Schema) -> list[str]:
@@ -216,9 +220,9 @@ def _one_of(choices: list[Any]) -> str:
 
 
 def _suggestion(value: Any, known: list[str]) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > 100:
         return ""
-    close = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(value.lower(), map(str, known), n=1, cutoff=0.6)
     return f"did you mean {close[0]}? " if close else ""
 
 
@@ -229,7 +233,7 @@ def _shown(value: Any, text_expected: bool) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        keys = ", ".join(list(value)[:4])
+        keys = ", ".join(shown_key(str(key)) for key in list(value)[:4])
         return f"a section ({keys}{', ...' if len(value) > 4 else ''})" if value else "an empty section"
     if isinstance(value, str):
         shown = value if len(value) <= 60 else f"{value[:40]}...{value[-15:]}"
@@ -239,6 +243,10 @@ def _shown(value: Any, text_expected: bool) -> str:
     short = reprlib.Repr()
     short.maxlevel, short.maxlist = 2, 6
     return short.repr(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def describe(node: Schema, schema: Schema) -> str:
@@ -269,4 +277,5 @@ def describe(node: Schema, schema: Schema) -> str:
             size = f"{count} {more}entries" if count else "entries"
             return f"a list of {size}, each {describe(node.get('items', {}), schema)}"
     what = {"integer": "a whole number", "number": "a number"}.get(node.get("type", ""), "a value")
-    return f"{what} {' and '.join(f'{words} {node[key]}' for key, words in _LIMITS.items() if key in node)}".strip()
+    limits = [f"{words} {_number(node[key])}" for key, words in _LIMITS.items() if key in node]
+    return f"{what} {' and '.join(limits)}".strip()

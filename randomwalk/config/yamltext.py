@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ from randomwalk.lookup import find_file
 KeyPath = tuple[str | int, ...]
 
 _MAX_BYTES = 1_000_000
+_MAX_VALUES = 20_000
+_MAX_DEPTH = 50
+_HALF = re.compile("[\ud800-\udfff]")  # UTF-16 writes some characters as two of these; one alone is no text
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -61,6 +65,12 @@ class Document:
         for part in path:
             value = value[part]
         return value
+
+
+def shown_key(part: str) -> str:
+    """A key as a message shows it: shortened, and quoted if it holds what a terminal does not print."""
+    short = part if len(part) <= 60 else f"{part[:40]}...{part[-15:]}"
+    return short if short.isprintable() and short.strip() == short != "" else repr(short)
 
 
 def read_document(path: str | Path) -> Document:
@@ -105,7 +115,13 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
         dotted, equals, text = override.partition("=")
         path = tuple(dotted.strip().split("."))
         if not equals or not all(path):
-            raise InputError(f"--set {override}: expected KEY=VALUE, such as --set sampler.schedule.num_steps=50")
+            raise InputError(
+                f"--set {shown_key(override)}: expected KEY=VALUE, such as --set sampler.schedule.num_steps=50"
+            )
+        if _HALF.search(dotted):
+            raise InputError(f"--set {shown_key(dotted)}: is not text; expected a key of the config")
+        if len(path) > _MAX_DEPTH:
+            raise InputError(f"--set {shown_key(dotted)}: is nested too deeply; expected at most {_MAX_DEPTH} keys")
         section = document.data
         for depth, key in enumerate(path[:-1], start=1):
             if section.get(key) is None:  # missing sections are added
@@ -114,13 +130,14 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
             section = section[key]
             if not isinstance(section, dict):
                 raise InputError(
-                    f"{document.where}: {'.'.join(path)} (--set): {'.'.join(path[:depth])} is {section!r}, not a "
-                    "section with keys; set it as a whole"
+                    f"{document.where}: {'.'.join(map(shown_key, path))} (--set): "
+                    f"{'.'.join(map(shown_key, path[:depth]))} is {reprlib.repr(section)}, not a section with keys; "
+                    "set it as a whole"
                 )
         for known in [known for known in document.origins if known[: len(path)] == path]:
             del document.origins[known]
         if text.strip():
-            section[path[-1]], _ = _parse(text, f"--set {dotted}")
+            section[path[-1]], _ = _parse(text, f"--set {shown_key(dotted)}")
             document.origins[path] = "--set"
         else:
             section.pop(path[-1], None)
@@ -131,17 +148,18 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
-    text = str(node.value).replace("_", "")
+    text = str(loader.construct_scalar(node)).replace("_", "")
     try:
         return int(text) if node.tag == _TAG + "int" else float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     except ValueError:
-        raise ConstructorError(None, None, f"{node.value[:40]!r} is not a number", node.start_mark) from None
+        raise ConstructorError(None, None, f"{text[:40]!r} is not a number", node.start_mark) from None
 
 
 def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
-    if node.value.lower() not in ("true", "false"):
-        raise ConstructorError(None, None, f"{node.value[:40]!r} is not true or false", node.start_mark)
-    return bool(node.value.lower() == "true")
+    text = loader.construct_scalar(node)
+    if text.lower() not in ("true", "false"):
+        raise ConstructorError(None, None, f"{text[:40]!r} is not true or false", node.start_mark)
+    return bool(text.lower() == "true")
 
 
 def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> None:
@@ -151,7 +169,18 @@ def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, restricted to the scalars and tags of this module."""
+    """PyYAML's safe loader, restricted to the scalars and tags of this module, and in the number of values."""
+
+    values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.values += 1
+        if self.values > _MAX_VALUES:
+            raise ConstructorError(
+                None, None, f"more than {_MAX_VALUES:,} values; expected fewer", self.peek_event().start_mark
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
     yaml_multi_constructors: ClassVar[dict[str | None, Any]] = {}
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
@@ -187,6 +216,8 @@ def _parse(text: str, where: str) -> tuple[Any, dict[KeyPath, str]]:
         if node is None:
             return None, {}
         origins: dict[KeyPath, str] = {}
+        if _count(node, {}) > _MAX_VALUES:
+            raise InputError(f"{where}: has more than {_MAX_VALUES:,} values, aliases included; expected fewer")
         _index(node, (), origins, set())
         return loader.construct_document(node), origins
     except yaml.MarkedYAMLError as error:
@@ -202,6 +233,23 @@ def _parse(text: str, where: str) -> tuple[Any, dict[KeyPath, str]]:
         raise InputError(f"{where}, line {number}: contains a character that is not text; expected YAML") from error
     except RecursionError:
         raise InputError(f"{where}: is nested too deeply") from None
+
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Number of values below ``node``, those behind an alias as often as it occurs; refuse one that holds itself.
+
+    A few lines of aliases of aliases could otherwise stand for more values than any machine holds.
+    """
+    if id(node) not in counts:
+        counts[id(node)] = -1
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+        if isinstance(node, yaml.ScalarNode) and _HALF.search(node.value):
+            raise ConstructorError(None, None, "half a character (\\uD800 to \\uDFFF) is no text", node.start_mark)
+        counts[id(node)] = 1 + sum(_count(part, counts) for part in parts)
+    if counts[id(node)] < 0:
+        raise ConstructorError(None, None, "an alias stands for the value that holds it", node.start_mark)
+    return counts[id(node)]
 
 
 def _index(node: yaml.Node, path: KeyPath, origins: dict[KeyPath, str], seen: set[int]) -> None:
