@@ -16,7 +16,7 @@ DROPOUT = 4
 OFFSET = 5
 """Start of the low-discrepancy sequence of noise levels."""
 NOISE = 6
-"""Noise on the examples, by position; of points, the examples too, by step."""
+"""Noise on the examples, by position; of points, the examples too, by position of the batch."""
 VALIDATION = 7
 """Noise on the validation examples."""
 SAMPLES = 8

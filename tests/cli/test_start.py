@@ -22,7 +22,7 @@ from randomwalk.cli import options as cli
 from randomwalk.cli.file_checks import check_files
 from randomwalk.config.files import load_sample_config, load_training
 from randomwalk.errors import InputError, RunError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
 from randomwalk.studies import bridge
 from randomwalk.training.trainer import Trainer

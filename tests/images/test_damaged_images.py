@@ -16,7 +16,7 @@ from training_tools import interrupted_at
 from randomwalk.config import TrainConfig
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.training import check, progress, sets
 from randomwalk.training.examples import Examples, split_images
 from randomwalk.training.trainer import Trainer

@@ -25,7 +25,7 @@ from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.bridge import figures, gaussian, measures, sampling, trainer, training
 from randomwalk.studies.bridge.ends import exact_bridge, make_end
 from randomwalk.studies.bridge.gaussian import Direction, GaussianBridge

@@ -20,7 +20,7 @@ from randomwalk.config.training import PointData
 from randomwalk.config.weights import describe_missing_weights
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, save_denoiser
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
 from randomwalk.studies.points import datasets, figures, metrics, scores, simulation
 from randomwalk.studies.points.results import PointResults, Recorder, results_for

@@ -19,7 +19,7 @@ from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.score_embedding import training
 from randomwalk.studies.score_embedding.methods import DDPM
 from randomwalk.studies.score_embedding.objective import stratified_times

@@ -19,7 +19,7 @@ from randomwalk.config.training import PointData
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
 from randomwalk.progress import UNWATCHED, progress_bar
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.points.training import PointTrainingSet
 from randomwalk.training import check
 from randomwalk.training.progress import Progress, curves
@@ -192,7 +192,7 @@ def test_a_validation_may_come_before_the_first_row_of_the_log(tmp_path: Path) -
 def test_speed_is_images_by_the_seconds_of_training(tmp_path: Path) -> None:
     """From the first row on, and in the first one after an interruption; time between steps does not count."""
     config = load_train_config(ROOT / "configs" / "toy" / "swiss_roll_train.yaml", ["batch_size=10"])
-    progress = Progress(RunFolder(tmp_path), config, Context(Launch(), torch.device("cpu")))
+    progress = Progress(RunFolder(tmp_path), Context(Launch(), torch.device("cpu")))
     one = torch.tensor(1.0)
     progress.restore(step=0, seconds=0.0)
     rows = progress.rows["log.csv"]

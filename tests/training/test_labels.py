@@ -23,7 +23,7 @@ from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
 from randomwalk.images.sources import open_dataset, open_images
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.samplers import schedules
 from randomwalk.sampling.loading import load_task
 from randomwalk.training import progress

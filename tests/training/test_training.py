@@ -27,7 +27,7 @@ from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import fit_to, to_pixels, to_tensor
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.training.ema import EMA
 from randomwalk.training.examples import Examples, split_images
 from randomwalk.training.trainer import Trainer

@@ -10,8 +10,8 @@ from randomwalk import distributed
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.config.files import load_training
 from randomwalk.errors import InputError, RunError
-from randomwalk.run_folder import RunFolder
-from randomwalk.training.session import only_process, session
+from randomwalk.runs.folder import RunFolder
+from randomwalk.runs.session import only_process, session
 
 CONFIG = Path(__file__).parents[2] / "configs" / "bridge" / "moons_to_swiss_roll.yaml"
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder, command_line, differences, environment, write_csv
+from randomwalk.runs.folder import RunFolder, command_line, differences, environment, write_csv
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
