@@ -72,15 +72,16 @@ class RunFolder:
         for _ in range(_ATTEMPTS):
             folder = cls(candidate, absent if candidate == wanted else [candidate, *absent])
             try:
-                candidate.mkdir(parents=True, exist_ok=True)
+                candidate.mkdir(parents=True, exist_ok=candidate == wanted)
                 folder.lock()
             except FileNotFoundError as error:  # another process has removed it in the meantime
                 problem = error
                 continue
+            except FileExistsError as error:
+                problem = error
             except OSError as error:
                 problem = error
-                if not candidate.is_file():
-                    break
+                break
             except InputError:
                 if candidate == wanted:
                     raise

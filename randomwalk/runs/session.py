@@ -126,8 +126,8 @@ class Session:
 def session(name: str, output: str, context: Context, earlier: RunFolder | None = None) -> Iterator[Session]:
     """Hold the folder of a run while it works in the block.
 
-    Nothing is written, read or built before the folder is made and locked, by the main process. A folder of an earlier
-    run is cleared of the temporary files of a process that was killed. Whatever ends the block is told to the other
+    Nothing is written, read or built before the folder is made and locked, by the main process. It is cleared of the
+    temporary files of a process that was killed. Whatever ends the block is told to the other
     processes, and says how to resume the run. A new folder is removed if the block fails before it has a result.
 
     Args:
@@ -143,6 +143,7 @@ def session(name: str, output: str, context: Context, earlier: RunFolder | None 
     try:
         if context.is_main:
             folder = _reopened(earlier) if earlier is not None else RunFolder.claim(output)
+            folder.remove_leftovers()
         # The others are told whether the run is a new one, since they may not have been given its folder.
         told = None if folder is None else [str(folder.path), earlier is not None]
         try:
@@ -169,7 +170,7 @@ def session(name: str, output: str, context: Context, earlier: RunFolder | None 
 
 
 def _reopened(folder: RunFolder) -> RunFolder:
-    """Lock the folder of an earlier run, clear it of temporary files, and see to its checkpoint if it has one.
+    """Lock the folder of an earlier run, and see to its checkpoint if it has one.
 
     Raises:
         InputError: another process works in it, or has removed it; or its checkpoints are damaged.
@@ -179,7 +180,6 @@ def _reopened(folder: RunFolder) -> RunFolder:
     except FileNotFoundError as error:
         raise InputError(f"--resume {folder.path}: there is no such folder any more") from error
     try:
-        folder.remove_leftovers()
         checkpoints.settle(folder)
     except BaseException:
         folder.unlock()

@@ -487,7 +487,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_numbers_and_pictures(trained: Path) -> None:
     made = {path.name for path in trained.iterdir()}
     assert made == {
-        "config.yaml", "run.json", "checkpoint.pt", "model.safetensors", "log.csv", "fits.csv", "metrics.csv",
+        "config.yaml", "run.json", "checkpoint.pt", "checkpoint_before.pt", "model.safetensors", "log.csv", "fits.csv", "metrics.csv",
         "bridge.png", "bridge.webp",
     }  # fmt: skip
     measured = (trained / "metrics.csv").read_text()
@@ -620,7 +620,7 @@ def test_bad_files(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     config = configio.load_training(tmp_path / "config.yaml")
     assert isinstance(config, BridgeConfig)
-    with pytest.raises(InputError, match="is not a checkpoint of this config"):
+    with pytest.raises(InputError, match=r"checkpoint\.pt: is damaged .* there is no checkpoint_before\.pt; restore"):
         training.run(config, resume=str(tmp_path))
 
 
