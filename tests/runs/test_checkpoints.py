@@ -115,5 +115,7 @@ def test_two_damaged_checkpoints_are_one_message_and_none_is_a_start(tmp_path: P
         checkpoints.write(folder, state_of(seed))
     for name in ("checkpoint.pt", "checkpoint_before.pt"):
         folder.file(name).write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match=r"checkpoint\.pt: .* and so is .*checkpoint_before\.pt .* restore one .*delete"):
+    with pytest.raises(
+        InputError, match=r"checkpoint\.pt: .* and so is .*checkpoint_before\.pt .* restore one .*delete"
+    ):
         checkpoints.settle(folder)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from randomwalk import distributed
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.config.files import load_training
 from randomwalk.errors import InputError, RunError, Terminated
-from randomwalk.runs import checkpoints
 from randomwalk.runs.folder import RunFolder
 from randomwalk.runs.session import only_process, session
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -497,7 +499,11 @@ def test_a_run_leaves_numbers_and_pictures(trained: Path) -> None:
     assert len((trained / "fits.csv").read_text().splitlines()) == 4
 
 
-def test_killed_and_resumed_is_uninterrupted(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["between checkpoints", "by a signal"])
+def test_killed_and_resumed_is_uninterrupted(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A signal leaves a checkpoint amid a fit."""
     (tmp_path / "bridge.yaml").write_text(SMALL.format(output=tmp_path / "run"))
     config = configio.load_training(tmp_path / "bridge.yaml")
     assert isinstance(config, BridgeConfig)
@@ -505,7 +511,9 @@ def test_killed_and_resumed_is_uninterrupted(trained: Path, tmp_path: Path, monk
 
     def killed(self: BridgeTrainer) -> tuple[Tensor, Tensor]:
         if self.fit == 2 and self.fit_step == 1:
-            raise KeyboardInterrupt
+            if how == "between checkpoints":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -520,9 +528,10 @@ def test_killed_and_resumed_is_uninterrupted(trained: Path, tmp_path: Path, monk
         whole, resumed = (load_bridge(file, weights).state_dict() for file in files)
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert (trained / "metrics.csv").read_bytes() == (tmp_path / "run" / "metrics.csv").read_bytes()
-    columns = [[line.rsplit(",", 1)[0] for line in (f / "log.csv").read_text().splitlines()]
-               for f in (trained, tmp_path / "run")]  # fmt: skip
-    assert columns[0] == columns[1]  # all but the seconds
+    for name in ("log.csv", "fits.csv"):
+        columns = [[line.rsplit(",", 1)[0] for line in (f / name).read_text().splitlines()]
+                   for f in (trained, tmp_path / "run")]  # fmt: skip
+        assert columns[0] == columns[1]  # all but the seconds
 
 
 def test_each_fit_changes_one_direction(tmp_path: Path) -> None:

@@ -168,7 +168,13 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
 
 def test_what_may_not_change_is_refused_with_what_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.command(["--config", str(written(tmp_path / "run"))]) == 0
-    for change in ("seed=3", "data.set=moons", "network.hidden=32", "denoiser.sigma_data=1.0", "ema.half_life_images=9"):
+    for change in (
+        "seed=3",
+        "data.set=moons",
+        "network.hidden=32",
+        "denoiser.sigma_data=1.0",
+        "ema.half_life_images=9",
+    ):
         capsys.readouterr()
         assert train.command(["--resume", str(tmp_path / "run"), "--set", change]) == 2
         said = capsys.readouterr().err
