@@ -83,7 +83,7 @@ def test_an_interrupted_run_stays_once_it_has_begun(config: BridgeConfig, stop: 
     with pytest.raises(stop), session("train", config.output, CPU):
         raise stop
     assert not Path(config.output).parent.exists()
-    with pytest.raises(stop, match="^all of it; what is done is kept .* --resume"), session(
+    with pytest.raises(stop, match=r"^all of it; what is done is kept .* --resume"), session(
         "train", config.output, CPU
     ) as held:  # fmt: skip
         held.begin(config)

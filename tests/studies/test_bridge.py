@@ -489,8 +489,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_numbers_and_pictures(trained: Path) -> None:
     made = {path.name for path in trained.iterdir()}
     assert made == {
-        "config.yaml", "run.json", "checkpoint.pt", "checkpoint_before.pt", "model.safetensors", "log.csv", "fits.csv", "metrics.csv",
-        "bridge.png", "bridge.webp",
+        "config.yaml", "run.json", "checkpoint.pt", "checkpoint_before.pt", "model.safetensors", "log.csv", "fits.csv",
+        "metrics.csv", "bridge.png", "bridge.webp",
     }  # fmt: skip
     measured = (trained / "metrics.csv").read_text()
     for name in ("end_chamfer,forward", "end_emd,backward", "middle_chamfer,both", "transport_cost,", "flow_cost"):

@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
 
 def test_what_may_not_change_is_refused_with_what_may(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.command(["--config", str(written(tmp_path / "run"))]) == 0
-    for change in (
+    changes = (
         "seed=3",
         "data.set=moons",
         "network.hidden=32",
@@ -223,7 +223,7 @@ def test_a_network_that_diverges_with_nothing_to_go_back_to_keeps_its_checkpoint
     for name in ("validated.pt", "validated_before.pt"):
         (tmp_path / "run" / name).unlink()
     monkeypatch.setattr("randomwalk.training.progress.Progress.fall", lambda self: 9.0)
-    with pytest.raises(RunError, match="has diverged.* No earlier state was kept"):
+    with pytest.raises(RunError, match=r"has diverged.* No earlier state was kept"):
         training.run(config.model_copy(update={"num_images": 136}), resume=str(tmp_path / "run"))
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
     with pytest.raises(InputError, match="seed"):
