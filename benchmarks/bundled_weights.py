@@ -40,7 +40,7 @@ from randomwalk.images.sheets import Row, overview
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_bytes
 from randomwalk.operators import Inpainting
-from randomwalk.rng import ImageDraws, generator
+from randomwalk.rng import ImageDraws, measurement_stream
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.task import Task
 
@@ -62,7 +62,7 @@ def denoising(setup: Setup) -> None:
     """PSNR of D(x, sigma) beside total variation and non-local means; image i's noise is drawn from (seed, i)."""
     source = open_images(ROOT / "data" / "fashion_mnist")
     truth = torch.stack([source.load(i, 1, (32, 32), "pad") for i in range(setup.num_images)])
-    draws = ImageDraws([generator(setup.options.seed, i) for i in range(len(truth))])
+    draws = ImageDraws([measurement_stream(setup.options.seed, i) for i in range(len(truth))])
     psnr: dict[str, list[list[float]]] = {}
     chosen = []
     with bar(len(SIGMAS) * (2 + len(setup.weights)), "denoising") as tick:

@@ -21,11 +21,10 @@ from support.engine import Records
 
 from randomwalk import distributed
 from randomwalk.config.files import load_sample_config, load_train_config
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling.loading import load_task
 from randomwalk.studies.points import datasets, figures, metrics
-from randomwalk.studies.points.results import TRUTH_STREAM
 from randomwalk.studies.points.simulation import sde_curves
 from randomwalk.studies.points.training import PointTrainingSet
 from randomwalk.training.trainer import MODEL, Trainer
@@ -106,7 +105,7 @@ def train_and_sample(row: Row, options: argparse.Namespace) -> tuple[dict[str, A
     points = torch.cat([batch.x for batch in batches]).flatten(1).cpu().numpy()
     found: dict[str, Any] = {"train_seconds": trained - began, "sample_seconds": time.process_time() - trained}
     exact = datasets.make(row.points)
-    truth = exact.sample(len(points), generator(task.config.seed, *TRUTH_STREAM))
+    truth = exact.sample(len(points), generator(task.config.seed, Stream.POINTS_TRUTH))
     for name, distance in metrics.METRICS.items():
         measured, floor = distance(points, truth), metrics.floor(name, exact, len(points), options.floor_repeats)
         found[name] = [measured.value, measured.error, floor.value, floor.error]

@@ -37,11 +37,11 @@ from randomwalk.errors import InputError
 from randomwalk.images import metrics
 from randomwalk.images.sheets import Row, overview
 from randomwalk.images.tensors import to_bytes
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.sampling import calibration
 from randomwalk.sampling.batch import SampleId
 from randomwalk.sampling.loading import load_task
-from randomwalk.sampling.task import TIES_STREAM, Task
+from randomwalk.sampling.task import Task
 
 SETTINGS = read_yaml(Path(__file__).with_suffix(".yaml"))
 TASKS = tuple(SETTINGS["tasks"])
@@ -152,7 +152,7 @@ def restore(job: Job) -> list[Record]:
     x = batch.x.cpu().unflatten(0, (len(images), count))
     job.payload.shown.update((image, x[row, 0]) for row, image in enumerate(images) if image < SHOWN)
     return [
-        {**judge(x[row], truth[row], generator(task.config.seed, image, *TIES_STREAM)), **cost}
+        {**judge(x[row], truth[row], generator(task.config.seed, Stream.TIES, image)), **cost}
         for row, image in enumerate(images)
     ]
 

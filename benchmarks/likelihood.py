@@ -28,7 +28,7 @@ from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.images.metrics import mean_and_error
-from randomwalk.rng import ImageDraws, generator
+from randomwalk.rng import ImageDraws, measurement_stream
 from randomwalk.samplers.likelihood import bits_per_dimension, dequantise, log_likelihood
 
 CELL = 2 / 255
@@ -82,7 +82,7 @@ class Setup:
 
     def draws(self, images: Sequence[int]) -> ImageDraws:
         """The streams of images: first the dequantisation, then the probes."""
-        return ImageDraws([generator(self.options.seed, i) for i in images], self.device)
+        return ImageDraws([measurement_stream(self.options.seed, i) for i in images], self.device)
 
     def dequantised(self) -> Tensor:
         """All test images in float64, with the numbers that the networks see."""

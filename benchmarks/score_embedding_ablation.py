@@ -23,7 +23,7 @@ from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.empirical import EmpiricalDenoiser
 from randomwalk.errors import InputError, RunError
-from randomwalk.rng import ImageDraws, generator
+from randomwalk.rng import ImageDraws, measurement_stream
 from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.score_embedding import measures, sampling, training
 from randomwalk.studies.score_embedding.images import load_images
@@ -54,7 +54,7 @@ def closed_form(job: arms.Job) -> Record:
     images, _ = load_images(config.data)
     method = make_method(config.method, images, config.batch_size, None)
     assert isinstance(method, ScoreEmbedding)
-    noise = ImageDraws([generator(config.seed, 0)]).normal(images.shape[1:])
+    noise = ImageDraws([measurement_stream(config.seed, 0)]).normal(images.shape[1:])
     settings = config.sampling
     start_at = sampling.start(settings.start, noise, method.sde, images[:1], settings.truth_weight)
     score = sampling.score_of(EmpiricalDenoiser(2 * images - 1), method.sde)

@@ -71,7 +71,7 @@ def train_classifier(
     steps = passes * (len(images) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=steps, pct_start=0.2)
     for number in range(passes):
-        draws = generator(seed, number)
+        draws = generator(seed, number, 0)
         order = torch.from_numpy(draws.permutation(len(images))[: len(images) // batch * batch])
         mirrored = torch.from_numpy(draws.random(len(order)) < 0.5)
         for rows, flips in zip(order.split(batch), mirrored.split(batch), strict=True):
@@ -126,7 +126,7 @@ def with_mirrors(images: Tensor) -> Tensor:
 
 def half_mirrored(images: Tensor, seed: int) -> Tensor:
     """The images, each mirrored with probability 1/2."""
-    flips = torch.from_numpy(generator(seed, len(images)).random(len(images)) < 0.5)
+    flips = torch.from_numpy(generator(seed, len(images), 0).random(len(images)) < 0.5)
     return torch.where(flips[:, None, None, None], images.flip(-1), images)
 
 

@@ -35,7 +35,7 @@ from randomwalk.operators.nonlinear import HDR, JPEG
 from randomwalk.operators.operator import Identity, Measurement, Operator
 from randomwalk.operators.sensing import Colorization, CompressedSensing, OrthonormalRows, make_compressed_sensing
 from randomwalk.operators.separable import Separable, SuperResolution
-from randomwalk.rng import generator
+from randomwalk.rng import measurement_stream
 
 __all__ = [
     "HDR",
@@ -113,7 +113,7 @@ def make(
         name: one of ``OPERATORS``.
         image_shape: ``(C, H, W)`` of the images.
         generators: one for each image of the batch, used by operators that draw something: image i's mask then
-            depends on its generator alone. None means one draw for all images, from ``rng.generator(0)``.
+            depends on its generator alone. None means that of image 0 with seed 0, for all images.
         masks: ``[H, W]`` of each image, for inpainting with ``mask="beside"``.
         settings: as in YAML, with the same defaults and bounds; see ``docs/settings.md`` or the operator's class in
             :mod:`randomwalk.config.operators`.
@@ -123,6 +123,6 @@ def make(
     """
     complete = validate.complete("operator", OperatorSettings, {"name": name, **settings})
     made = OPERATORS[complete.pop("name")]
-    batch = {"generators": [generator(0)] if generators is None else generators, "masks": masks}
+    batch = {"generators": [measurement_stream(0, 0)] if generators is None else generators, "masks": masks}
     taken = inspect.signature(made).parameters
     return made(image_shape, **{key: value for key, value in batch.items() if key in taken}, **complete)

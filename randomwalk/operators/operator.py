@@ -13,7 +13,7 @@ from typing_extensions import Self
 from randomwalk.errors import InputError
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
-from randomwalk.rng import Draws
+from randomwalk.rng import Draws, Stream, torch_generator
 
 ImageShape = tuple[int, int, int]
 
@@ -96,7 +96,7 @@ class Operator(nn.Module):
             InputError: the operator is not linear and does not define it.
         """
         blank = self._blank().double()
-        start = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(blank)
+        start = torch.randn(blank.shape, generator=torch_generator(0, Stream.NORM), dtype=torch.float64).to(blank)
         with torch.no_grad():  # an operator with a state for each image returns as many rows
             start = start.expand(len(self(start)), *self.image_shape)
             return largest_eigenvalue(self._gram, start) ** 0.5

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser
-from randomwalk.rng import StepNoise, generator
+from randomwalk.rng import StepNoise, Stream, generator
 from randomwalk.samplers.sampler import Sampler, Sigmas, decreasing
 from randomwalk.samplers.walk import Plan, PreconditionedStep
 
@@ -141,7 +141,7 @@ class _Normal(Denoiser):
 
 def _run(sampler: Sampler, denoiser: Denoiser, w: Tensor, sigmas: Sigmas, start_std: float) -> Tensor:
     """Standard deviation at the end, like w, if the start is that of data with standard deviation w."""
-    stream = generator(0, 0)
+    stream = generator(0, Stream.REMAINDER)
 
     def normal(x: Tensor) -> Tensor:
         """The same draws for all rows, with mean 0 and standard deviation 1 exactly."""

@@ -10,6 +10,7 @@ from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
 from randomwalk.operators import Operator
+from randomwalk.rng import Stream, torch_generator
 from randomwalk.samplers.remainder import COARSE, NOISE_LIMIT, Remainder, noise_of_walk, remainder
 from randomwalk.sampling.sizes import measured_size, scale_factor
 from randomwalk.sampling.task import Task
@@ -130,7 +131,7 @@ def _has_unseen(task: Task, operator: Operator) -> bool:
         return True
     assert task.noise is not None
     weakest = (max(task.noise.stable_std, _LOWEST_STD) / COARSE) ** 2
-    x = torch.randn((1, *operator.image_shape), generator=torch.Generator().manual_seed(0)).to(task.device)
+    x = torch.randn((1, *operator.image_shape), generator=torch_generator(0, Stream.UNSEEN)).to(task.device)
     unseen = operator.spectral(lambda eigenvalues: (eigenvalues < weakest).to(x), x)
     return bool(unseen.square().sum() > 1e-3 * x.square().sum())
 

@@ -16,13 +16,13 @@ from PIL import Image
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics, pictures, sheets
 from randomwalk.images.tensors import to_bytes
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.sampling import calibration, figures
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.calibration import Calibration
 from randomwalk.sampling.progress import Recorder, Snapshot
-from randomwalk.sampling.task import TIES_STREAM, Task, Watch
+from randomwalk.sampling.task import Task, Watch
 
 COLUMNS = [
     "image", "name", "label", "class", "sample",
@@ -274,7 +274,7 @@ class ImageResults(Results):
         counts: dict[str, list[np.ndarray]] = {"contested": [], "all": []}
         for image in images:
             samples, truth = self._samples(image), self.task.load_image(image).numpy()
-            ranks = calibration.pixel_ranks(samples, truth, generator(self.task.config.seed, image, *TIES_STREAM))
+            ranks = calibration.pixel_ranks(samples, truth, generator(self.task.config.seed, Stream.TIES, image))
             chosen = {"contested": ranks[calibration.contested(samples, truth)], "all": ranks}
             for kind, found in chosen.items():
                 counts[kind].append(calibration.counts(found, len(samples)))

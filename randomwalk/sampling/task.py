@@ -30,16 +30,12 @@ from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.operator import ImageShape
-from randomwalk.rng import ImageDraws, generator
+from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, visible_and_baseline
 from randomwalk.sampling.memory import Budget
 from randomwalk.sampling.sizes import measured_size
 
-MEASUREMENT_STREAM = 0
-"""Stream (seed, image, 0) holds mask and measurement noise; (seed, image, 1 + s) start and steps of sample s."""
-TIES_STREAM = (0, 1)
-"""Stream (seed, image, 0, 1) breaks ties between true pixels and those of the samples."""
 ASSUMED_STD = 2 * 10 / 255
 """Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
 BATCH_PIXELS = 2**20
@@ -206,7 +202,7 @@ class Task:
         """Operator of some images, each with its own mask, and the draws from which their noise comes next."""
         assert self.config.measurement is not None
         if self._measured is None or self._measured[0] != list(images):  # kept: a decomposition can take seconds
-            generators = [generator(self.config.seed, image, MEASUREMENT_STREAM) for image in images]
+            generators = [measurement_stream(self.config.seed, image) for image in images]
             masks = None
             if self.config.masks_beside:
                 assert self.source is not None
@@ -339,7 +335,7 @@ class Task:
         """
         images = [one.image for one in ids]
         batch = Batch(list(ids), torch.empty(0))
-        draws = ImageDraws([generator(self.config.seed, one.image, 1 + one.sample) for one in ids], self.device)
+        draws = ImageDraws([sample_stream(self.config.seed, one.image, one.sample) for one in ids], self.device)
         denoiser, tiling = self.denoiser_of(images), self.tiling_of(ids)
         probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
         callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)

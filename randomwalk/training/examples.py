@@ -17,8 +17,7 @@ from randomwalk.config import TrainConfig
 from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, open_dataset, open_images
-from randomwalk.rng import generator
-from randomwalk.training import streams
+from randomwalk.rng import Stream, generator
 from randomwalk.training.images import TrainingImages, cached, check_apart, check_some_decode, joined, largest_side
 from randomwalk.training.labels import TrainingLabels, check_classes, check_parts, check_validation_classes, make_labels
 
@@ -69,7 +68,7 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
     sources = [open_dataset(data.dataset, path) for path in paths]
     check_parts(config, sources)
     source = joined(sources, data.channels)
-    order, held_out = generator(config.seed, streams.SPLIT).permutation(len(source)), data.num_validation
+    order, held_out = generator(config.seed, Stream.SPLIT).permutation(len(source)), data.num_validation
     if data.validation_path is not None:
         own = open_images(data.validation_path)
         check_apart(sources, own)
@@ -97,11 +96,11 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
 
     def __init__(self, images: TrainingImages, seed: int, labels: TrainingLabels | None) -> None:
         self.images, self.seed, self.labels = images, seed, labels
-        self.offset = float(generator(seed, streams.OFFSET).random())
+        self.offset = float(generator(seed, Stream.OFFSET).random())
 
     def __getitem__(self, position: int) -> tuple[Tensor, ...]:
         x, image = self.images.example(position)
-        noise = generator(self.seed, streams.NOISE, position).standard_normal(tuple(x.shape), dtype=np.float32)
+        noise = generator(self.seed, Stream.NOISE, position).standard_normal(tuple(x.shape), dtype=np.float32)
         u = (self.offset + position * GOLDEN) % 1.0
         example = (x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise))
         label = () if self.labels is None else (torch.tensor(self.labels.at(position, image)),)

@@ -20,8 +20,7 @@ from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, in_order
 from randomwalk.images.tensors import fit_to, to_tensor
 from randomwalk.progress import progress_bar
-from randomwalk.rng import generator
-from randomwalk.training import streams
+from randomwalk.rng import Stream, generator
 
 
 def joined(sources: Sequence[ImageSource], channels: int) -> ImageSource:
@@ -169,7 +168,7 @@ class TrainingImages(Dataset[Tensor]):
         """Index of the image from which the example at a position is made."""
         epoch, offset = divmod(position, len(self.indices))
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, generator(self.seed, streams.ORDER, epoch).permutation(self.indices))
+            self._order = (epoch, generator(self.seed, Stream.ORDER, epoch).permutation(self.indices))
         return int(self._order[1][offset])
 
     def candidates(self, position: int) -> Iterator[int]:
@@ -195,7 +194,7 @@ class TrainingImages(Dataset[Tensor]):
 
     def example(self, position: int) -> tuple[Tensor, int]:
         """Example at a position, and the index of its image."""
-        data, draws = self.data, generator(self.seed, streams.AUGMENTATION, position)
+        data, draws = self.data, generator(self.seed, Stream.AUGMENTATION, position)
         pixels, image = self._decoded(position)
         if data.rescale is not None:
             cover = data.image_size / min(pixels.shape[:2]) if data.fit == "resize" else 1.0

@@ -13,8 +13,7 @@ from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
 from randomwalk.denoisers.guidance import GuidedDenoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, in_order
-from randomwalk.rng import generator
-from randomwalk.training import streams
+from randomwalk.rng import Stream, generator
 
 PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
 """Names of folders that are parts of a set of images, not classes."""
@@ -38,7 +37,7 @@ class TrainingLabels:
 
     def at(self, position: int, image: int) -> int:
         """Label of the example at ``position``, which is made from ``image``."""
-        draws = generator(self.seed, streams.LABEL_DROPOUT, position)
+        draws = generator(self.seed, Stream.LABEL_DROPOUT, position)
         if self.null_label is not None and draws.random() < self.dropout:
             return self.null_label
         return int(self.labels[image])

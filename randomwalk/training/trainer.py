@@ -19,11 +19,10 @@ from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import first_difference
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
-from randomwalk.rng import generator, seed_dropout
+from randomwalk.rng import Stream, generator, seed_torch
 from randomwalk.runs import checkpoints
 from randomwalk.runs.checkpoints import MODEL
 from randomwalk.runs.folder import RunFolder
-from randomwalk.training import streams
 from randomwalk.training.loop import Loop
 from randomwalk.training.objectives import make_loss
 from randomwalk.training.optimizer import Descent
@@ -42,7 +41,7 @@ def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
     Raises:
         InputError: a validation level is not one of the denoiser's, or the initial weights do not fit.
     """
-    torch.manual_seed(int(generator(config.seed, streams.WEIGHTS).integers(2**31)))
+    seed_torch(torch.device("cpu"), config.seed, Stream.WEIGHTS)
     network = config.network.model_dump()
     if config.gradient_checkpointing:
         network["use_checkpoint"] = True
@@ -173,7 +172,7 @@ class Trainer(Loop):
             The mean loss over this process's share of the batch, and the norm of the gradient over all of it.
         """
         self.model.train()
-        seed_dropout(self.device, self.config.seed, streams.DROPOUT, self.step, self.context.rank)
+        seed_torch(self.device, self.config.seed, Stream.DROPOUT, self.step, self.context.rank)
         return self.descent.step(self._losses(), self.done)
 
     def _losses(self) -> Iterator[Tensor]:
@@ -194,7 +193,7 @@ class Trainer(Loop):
         They are rows of draws for the whole batch, so that they do not depend on how the batch is shared.
         """
         first = (self.context.rank * self.config.accumulate + part) * self.micro_batch
-        draws = generator(self.config.seed, streams.PROBES, self.step)
+        draws = generator(self.config.seed, Stream.PROBES, self.step)
         batch = draws.standard_normal((self.config.batch_size, *shape), dtype=np.float32)
         return torch.from_numpy(batch[first : first + self.micro_batch]).to(self.device)
 

@@ -13,9 +13,8 @@ from randomwalk.config import TrainConfig
 from randomwalk.config.training import TrainData
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
-from randomwalk.rng import ImageDraws, generator
+from randomwalk.rng import ImageDraws, Stream, generator
 from randomwalk.samplers import schedules
-from randomwalk.training import streams
 from randomwalk.training.examples import Split
 from randomwalk.training.labels import classes_in_turn, conditioned_on, labels_of
 
@@ -65,7 +64,7 @@ def denoising_psnr(denoiser: Denoiser, split: Split, config: TrainConfig) -> dic
         if not loaded:
             continue
         indices, x, count = list(loaded), torch.stack(list(loaded.values())).to(device), count + len(loaded)
-        noise = ImageDraws([generator(config.seed, streams.VALIDATION, i) for i in indices], device).normal(x.shape[1:])
+        noise = ImageDraws([generator(config.seed, Stream.VALIDATION, i) for i in indices], device).normal(x.shape[1:])
         conditional = conditioned_on(denoiser, labels_of(config, split.source, indices))
         for sigma in sums:
             mse = (conditional(x + sigma * noise, sigma).clamp(-1, 1) - x).square().flatten(1).mean(1)
@@ -80,7 +79,7 @@ def sample_grid(denoiser: Denoiser, config: TrainConfig) -> Tensor:
     """
     device = next(denoiser.parameters()).device
     size = config.data.image_size
-    draws = ImageDraws([generator(config.seed, streams.SAMPLES, i) for i in range(GRID)], device)
+    draws = ImageDraws([generator(config.seed, Stream.VALIDATION_SAMPLES, i) for i in range(GRID)], device)
     high = min(denoiser.sigma_max, 80.0)
     sigmas = schedules.make("karras", GRID_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
     x = high * draws.normal((config.data.channels, size, size))

@@ -20,7 +20,7 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators.noise import GaussianNoise, Noise
-from randomwalk.rng import ImageDraws, generator
+from randomwalk.rng import ImageDraws, generator, measurement_stream
 from randomwalk.samplers import SAMPLERS, schedules
 
 LEVELS = 5
@@ -85,7 +85,7 @@ class Inputs(NamedTuple):
 def inputs(
     name: str, images: list[int], samples: list[int], dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> Inputs:
-    masks = [generator(3, image) for image in images]
+    masks = [measurement_stream(3, image) for image in images]
     operator = operators.make(name, image_shape=SHAPE, generators=masks, **OPERATORS[name])
     clean = torch.stack([normal(*SHAPE, seed=10 + image) for image in images]).to(dtype)
     draws = ImageDraws([generator(seed, image, sample) for image in images for sample in samples])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sampling_tools import SIZE, arrays_of, files_of, make_config, read_metrics
 
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import calibration
 from randomwalk.sampling import run as sampling
@@ -35,7 +35,7 @@ def test_the_calibration_is_that_of_the_arrays(tmp_path: Path, capfd: pytest.Cap
         samples = np.stack([v for name, v in arrays if name.startswith(f"000{i}") and "_sample" in name])
         truth, shown = task.load_image(i).numpy(), np.sort(calibration.grey_values(samples), axis=0)
         grey = calibration.grey_values(truth)
-        ranks = calibration.pixel_ranks(samples, truth, generator(config.seed, i, 0, 1))
+        ranks = calibration.pixel_ranks(samples, truth, generator(config.seed, Stream.TIES, i))
         counts.append(calibration.counts(ranks, 9))
         inside += ((shown[0] < grey) & (grey < shown[-1])).mean() / 4
     rows = [row for row in read_calibration(run) if row["pixels"] == "all"]
@@ -75,7 +75,7 @@ def test_a_run_tells_right_samples_from_wrong_ones(
 
     monkeypatch.setattr(Task, "load_image", load_image)
     monkeypatch.setattr(Task, "_sample", posterior)
-    config = make_config(tmp_path, count=10, num_samples=9, batch_size=90, animation_frames=0)
+    config = make_config(tmp_path, count=30, num_samples=9, batch_size=90, animation_frames=0)
     assert sampling.run(config) == 0
     line = next(line for line in capfd.readouterr().out.splitlines() if "contested pixels" in line)
     assert "80% intervals cover" in line and verdict in line, line

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.lookup import optional_library
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.studies.bridge import gaussian
 from randomwalk.studies.bridge.ends import exact_bridge
 from randomwalk.studies.bridge.gaussian import GaussianBridge
@@ -44,8 +44,6 @@ from randomwalk.studies.bridge.simulation import host_noise, simulate, simulate_
 from randomwalk.studies.points import metrics
 from randomwalk.studies.points.datasets import PointSet, as_images, as_points
 
-START_STREAM, NOISE_STREAM, EXACT_STREAM, PLAN_STREAM = 20, 22, 24, 26
-"""Streams (seed, one of these, plus 1 for the forward direction or the target)."""
 COLUMNS = ("measure", "direction", "value", "error", "reference", "what")
 
 
@@ -108,9 +106,9 @@ def send(
     """Simulate paths of fresh points for each direction, forward under True; they do not depend on each other."""
     found = {}
     for forward in directions:
-        start = bridge.start(forward).sample(num, generator(seed, START_STREAM + forward))
+        start = bridge.start(forward).sample(num, generator(seed, Stream.BRIDGE_START, forward))
         times = time_grid(num_steps, grid, backward=not forward)
-        draws = generator(seed, NOISE_STREAM + forward)
+        draws = generator(seed, Stream.BRIDGE_NOISE, forward)
         found[forward] = simulate_paths(bridge.drift(forward), start, times, bridge.sigma, draws, device)
     return found
 
@@ -129,7 +127,7 @@ def end_rows(bridge: Bridge, paths: dict[bool, Paths], repeats: int, seed: int) 
     for forward, way in paths.items():
         end, num = bridge.end(forward), way.points.shape[1]
         floors = {name: metrics.floor(name, end, num, repeats, seed).value for name in metrics.METRICS}
-        exact = end.sample(num, generator(seed, EXACT_STREAM + forward))
+        exact = end.sample(num, generator(seed, Stream.BRIDGE_EXACT, forward))
         found = _distances("end", "forward" if forward else "backward", way.points[-1], exact)
         rows += [replace(row, reference=floors[name], what="two exact sets") for name, row in found.items()]
     return rows
@@ -166,7 +164,7 @@ def transport_costs(source: PointSet, target: PointSet, sigma: float, num: int, 
     ot = optional_library("ot", "bridge", "the report of a bridge")
     even, found = np.full(num, 1 / num), []
     for repeat in range(TRANSPORT_REPEATS):
-        draws = generator(seed, PLAN_STREAM, repeat)
+        draws = generator(seed, Stream.BRIDGE_PLANS, repeat)
         x0, x1 = (end.sample(num, draws).astype(float) for end in (source, target))
         cost = np.square(x0).sum(1)[:, None] + np.square(x1).sum(1) - 2 * x0 @ x1.T
         log = cost.max() / (2 * sigma**2) > 500  # beyond that, exp(-cost / regularisation) is 0 in float64

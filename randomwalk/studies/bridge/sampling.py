@@ -9,7 +9,7 @@ from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.files import dump
 from randomwalk.errors import InputError, RunError
 from randomwalk.progress import bar
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.runs.session import only_process, session
 from randomwalk.studies.bridge import figures, measures
@@ -118,7 +118,7 @@ def _paths(config: BridgeSampleConfig, bridge: Bridge, given: np.ndarray | None,
         return measures.send(bridge, directions, num, config.num_steps, config.grid, config.seed, device)
     forward = config.direction == "forward"
     times = time_grid(config.num_steps, config.grid, backward=not forward)
-    draws = generator(config.seed, measures.NOISE_STREAM + forward)
+    draws = generator(config.seed, Stream.BRIDGE_NOISE, forward)
     return {forward: measures.simulate_paths(bridge.drift(forward), given, times, bridge.sigma, draws, device)}
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.errors import RunError
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator, seed_torch
 from randomwalk.runs.checkpoints import MODEL
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.studies.bridge.matching import time_of
@@ -36,8 +36,6 @@ from randomwalk.training.foreseen import short_of_warmup
 from randomwalk.training.loop import Loop
 from randomwalk.training.optimizer import Descent
 
-WEIGHTS, SPREAD, PAIRS, BATCH, CHECK = range(5)
-"""Random streams, ``generator(seed, STREAM, ...)``."""
 LOG = ("fit", "direction", "step", "loss", "gradient_norm", "learning_rate", "seconds")
 FITS = ("fit", "direction", "transport_cost", "chamfer", "loss", "seconds")
 NUM_SPREAD = 100_000
@@ -46,10 +44,10 @@ NUM_CHECK = 2000
 
 def build_bridge(config: BridgeConfig) -> Bridge:
     """Make the untrained bridge of a config; its weights are drawn from the seed."""
-    torch.manual_seed(int(generator(config.seed, WEIGHTS).integers(2**31)))
+    seed_torch(torch.device("cpu"), config.seed, Stream.BRIDGE_WEIGHTS)
     ends = {"source": config.bridge.source.model_dump(), "target": config.bridge.target.model_dump()}
     made = Bridge(config.network.model_dump(), {"name": "bridge", "sigma": config.bridge.sigma, "spread": 1.0, **ends})
-    draws = generator(config.seed, SPREAD)
+    draws = generator(config.seed, Stream.BRIDGE_SPREAD)
     difference = made.target.sample(NUM_SPREAD, draws) - made.source.sample(NUM_SPREAD, draws)
     spread = round(float((difference.astype(float) ** 2).mean() ** 0.5), 4)
     made.settings["spread"] = made.forward_drift.spread = made.backward_drift.spread = spread
@@ -169,7 +167,7 @@ class BridgeTrainer(Loop):
         Raises:
             RunError: the simulated points are not finite.
         """
-        settings, draws = self.config.bridge, generator(self.config.seed, PAIRS, fit)
+        settings, draws = self.config.bridge, generator(self.config.seed, Stream.BRIDGE_PAIRS, fit)
         if fit == 0:
             x0 = as_images(self.bridge.source.sample(settings.num_pairs, draws))
             if settings.first_coupling == "reference":
@@ -191,7 +189,7 @@ class BridgeTrainer(Loop):
         simulated = as_points((x1 if fit % 2 == 0 else x0)[:NUM_CHECK])
         found = {"transport_cost": float((x1 - x0).square().flatten(1).sum(1).mean())}
         if len(simulated) >= metrics.CLOUD:
-            draws = generator(self.config.seed, CHECK, fit)
+            draws = generator(self.config.seed, Stream.BRIDGE_CHECK, fit)
             exact = self.bridge.end(fit % 2 == 0).sample(len(simulated), draws)
             found["chamfer"] = metrics.chamfer(simulated, exact).value
         return found
@@ -209,7 +207,7 @@ class BridgeTrainer(Loop):
             self._pairs = self.pairs(self.fit)
             self._checks = self.check_pairs(self.fit, *self._pairs)
         x0, x1 = self._pairs
-        draws, batch = generator(self.config.seed, BATCH, self.fit, self.fit_step), self.config.batch_size
+        draws, batch = generator(self.config.seed, Stream.BRIDGE_BATCH, self.fit, self.fit_step), self.config.batch_size
         chosen = torch.from_numpy(draws.integers(len(x0), size=batch)).to(self.device)
         # One clock in each of `batch` equal parts of [0, 1], all shifted by the same amount.
         clock = (torch.arange(batch, device=self.device) + float(draws.random())) / batch

@@ -9,7 +9,7 @@ from typing import Any
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.config.files import dump
 from randomwalk.progress import bar
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.runs.checkpoints import MODEL
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.runs.session import only_process, session
@@ -22,8 +22,8 @@ from randomwalk.studies.bridge.trainer import BridgeTrainer, build_bridge
 from randomwalk.training.foreseen import warn
 
 LABELS = {"normal": "Gaussian", "gaussian": "Gaussian"}
-SHOWN_STREAM, NUM_SHOWN = 28, 4000
-"""Random stream (plus 1 for the target) and number of the exact points in the figures."""
+NUM_SHOWN = 4000
+"""Number of the exact points in the figures."""
 
 
 def run(config: BridgeConfig, resume: str | None = None, dry_run: bool = False) -> int:
@@ -67,7 +67,7 @@ def _names(bridge: Bridge) -> str:
 def exact_ends(bridge: Bridge, seed: int) -> figures.Ends:
     """Exact points of both ends, for the figures."""
     ends = (bridge.source, bridge.target)
-    source, target = (end.sample(NUM_SHOWN, generator(seed, SHOWN_STREAM + k)) for k, end in enumerate(ends))
+    source, target = (end.sample(NUM_SHOWN, generator(seed, Stream.BRIDGE_SHOWN, k)) for k, end in enumerate(ends))
     return figures.Ends(source, target, *(LABELS.get(end.name, end.name.replace("_", " ")) for end in ends))
 
 
@@ -91,8 +91,9 @@ def report(trainer: BridgeTrainer, folder: RunFolder) -> list[Row]:
         curve = _curve(trainer.logs["fits.csv"], rows, exact, config.bridge.first_coupling == "independent")
         tick(1, "figures")
         if exact is not None:
-            stream = measures.NOISE_STREAM
-            references = measures.exact_paths(exact, paths, lambda forward: generator(seed, stream + forward))
+            references = measures.exact_paths(
+                exact, paths, lambda forward: generator(seed, Stream.BRIDGE_NOISE, forward)
+            )
             more, moments = measures.gaussian_rows(exact, paths, references)
             rows += more
             write_csv(folder, "moments.csv", measures.MOMENTS, moments)

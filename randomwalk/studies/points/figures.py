@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from randomwalk.rng import Stream, generator
 from randomwalk.studies.points.datasets import STD
 
 DATA, SAMPLES, LINE, FAINT = "#5a6b7b", "#c2512f", "#2a6fba", "#b8c0c8"
@@ -103,7 +104,7 @@ def score_field(
         truth: points of the set ``[n, 2]``.
         seed: of the noise on them.
     """
-    grid, draws = _grid(19), np.random.default_rng(seed)
+    grid, draws = _grid(19), generator(seed, Stream.POINTS_FIELD)
     figure = _figure(3.3 * len(levels) + 0.5, 3.7)
     axes = figure.subplots(1, len(levels), squeeze=False)[0]
     for axis, (title, sigma) in zip(axes, levels, strict=True):

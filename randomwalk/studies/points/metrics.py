@@ -15,13 +15,11 @@ import numpy as np
 
 from randomwalk.errors import InputError
 from randomwalk.lookup import optional_library
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.studies.points.datasets import PointSet
 
 CLOUD = 100
 """Points in a cloud."""
-FLOOR_STREAM = (0, 2)
-"""Stream (seed, i, 0, 2) holds the pair i of exact sets of a floor."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Distance]] = {"chamfer": c
 @cache
 def floor(metric: str, points: PointSet, num: int, repeats: int, seed: int = 0) -> Distance:
     """Distance between two exact sets of ``num`` points, averaged over ``repeats`` pairs of them."""
-    pairs = [generator(seed, i, *FLOOR_STREAM) for i in range(repeats)]
+    pairs = [generator(seed, Stream.POINTS_FLOOR, i) for i in range(repeats)]
     found = [METRICS[metric](points.sample(num, g), points.sample(num, g)) for g in pairs]
     error = math.sqrt(sum(distance.error**2 for distance in found)) / repeats
     return Distance(sum(distance.value for distance in found) / repeats, error)

@@ -12,7 +12,7 @@ from torch import Tensor
 from randomwalk.denoisers.checkpoints import read_config
 from randomwalk.denoisers.wrappers import Probe
 from randomwalk.progress import bar
-from randomwalk.rng import generator
+from randomwalk.rng import Stream, generator
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.results import ImageResults, Results
@@ -21,8 +21,6 @@ from randomwalk.studies.points import datasets, figures, metrics, scores
 from randomwalk.studies.points.simulation import sde_curves, sde_of
 
 COLUMNS = ("metric", "value", "error", "floor", "floor_error", "ratio")
-TRUTH_STREAM = (0, 0, 3)
-"""Stream (seed, 0, 0, 3) holds the points that samples are compared with."""
 SHOWN_LEVELS = (2.0, 1.0, 0.5, 0.2)
 ERROR_LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 MOVING = 1500
@@ -107,7 +105,7 @@ class PointResults(Results):
         lines = [f"{len(points):,} points: {work}"]
         truth = None
         if self.set is not None:
-            truth = self.set.sample(len(points), generator(self.task.config.seed, *TRUTH_STREAM))
+            truth = self.set.sample(len(points), generator(self.task.config.seed, Stream.POINTS_TRUTH))
         with bar(3, "measuring", "parts") as tick:
             tick(0, "distances")
             rows = self._distances(points, truth)
@@ -148,7 +146,7 @@ class PointResults(Results):
         denoiser = self.task.denoiser
         learned, true = scores.field_of(denoiser, self.task.device), scores.field_of(self.set.mixture)
         levels = scores.within(denoiser, ERROR_LEVELS)
-        draws = generator(self.task.config.seed, *TRUTH_STREAM, 1)
+        draws = generator(self.task.config.seed, Stream.POINTS_ERROR)
         errors = scores.relative_errors(learned, true, truth[:5000], levels, draws)
         shown = scores.titled(denoiser, scores.within(denoiser, SHOWN_LEVELS))
         self.folder.write_image("score_error.png", figures.score_error(learned, true, shown, errors))

@@ -7,6 +7,7 @@ import torch
 
 from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser
 from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.rng import Stream, torch_generator
 from randomwalk.studies.points.figures import SDECurves
 from score_sde.sdes import EDM, SDE
 
@@ -43,7 +44,7 @@ def euler_maruyama(
     Returns:
         The times ``[K]`` and the states ``[K, num_paths]``.
     """
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch_generator(seed, Stream.POINTS_PATHS)
     step = sde.T / num_steps
 
     def normal() -> torch.Tensor:

@@ -10,11 +10,10 @@ from randomwalk import samplers, training
 from randomwalk.config import TrainConfig
 from randomwalk.config.training import PointData
 from randomwalk.denoisers.denoiser import Denoiser
-from randomwalk.rng import TorchDraws, generator
+from randomwalk.rng import Stream, TorchDraws, generator, torch_generator
 from randomwalk.samplers import schedules
 from randomwalk.studies.points import datasets, figures, metrics
 from randomwalk.studies.points.datasets import as_images, as_points
-from randomwalk.training import streams
 from randomwalk.training.examples import GOLDEN
 from randomwalk.training.foreseen import warnings_of
 from randomwalk.training.validation import Validation
@@ -48,7 +47,7 @@ class PointExamples:
         self.config, self.points, self.first, self.micro_batch = config, points, first, micro_batch
         share = config.batch_size // size
         self.share = slice(rank * share, (rank + 1) * share)
-        self.offset = float(generator(config.seed, streams.OFFSET).random())
+        self.offset = float(generator(config.seed, Stream.OFFSET).random())
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +59,7 @@ class PointExamples:
 
     def batch(self, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the batch from a position on; the values of u are a low-discrepancy sequence, as for images."""
-        size, draws = self.config.batch_size, generator(self.config.seed, streams.NOISE, first)
+        size, draws = self.config.batch_size, generator(self.config.seed, Stream.NOISE, first)
         x = as_images(self.points.sample(size, draws))
         noise = torch.from_numpy(draws.standard_normal((size, 2), dtype=np.float32))[:, :, None, None]
         u = (self.offset + np.arange(first, first + size) * GOLDEN) % 1.0
@@ -100,7 +99,7 @@ class PointTrainingSet:
 
     def validate(self, denoiser: Denoiser) -> Validation:
         """Measure the Chamfer distance of samples, and the squared distance of denoised points, to fresh points."""
-        device, draws = next(denoiser.parameters()).device, generator(self.config.seed, streams.VALIDATION)
+        device, draws = next(denoiser.parameters()).device, generator(self.config.seed, Stream.VALIDATION)
         truth = self.points.sample(NUM_VALIDATION, draws)
         x = as_images(truth).to(device)
         noise = torch.from_numpy(draws.standard_normal((NUM_VALIDATION, 2), dtype=np.float32)).to(device).view_as(x)
@@ -114,8 +113,7 @@ class PointTrainingSet:
 
     def _sample(self, denoiser: Denoiser, device: torch.device) -> Tensor:
         """Draw samples from the same noise every time."""
-        seed = int(generator(self.config.seed, streams.SAMPLES).integers(2**31))
-        draws = TorchDraws(NUM_VALIDATION, torch.Generator().manual_seed(seed))
+        draws = TorchDraws(NUM_VALIDATION, torch_generator(self.config.seed, Stream.VALIDATION_SAMPLES))
         high = min(denoiser.sigma_max, 80.0)
         sigmas = schedules.make("karras", NUM_STEPS, sigma_min=max(denoiser.sigma_min, 0.02), sigma_max=high)
         x = (high * draws.normal((2, 1, 1))).to(device)

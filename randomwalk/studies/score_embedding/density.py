@@ -197,7 +197,8 @@ def position_kde(
     height, width = images.shape[2:]
     grid = torch.cartesian_prod(_sides(height), _sides(width))
     out = []
-    for image, draws in zip(images.double().cpu(), (generator or rng.generator(0)).spawn(len(images)), strict=True):
+    draws_of_all = generator or rng.generator(0, rng.Stream.EMBEDDING_DENSITY)
+    for image, draws in zip(images.double().cpu(), draws_of_all.spawn(len(images)), strict=True):
         weight = (image.mean(0) + offset).flatten()
         drawn = torch.from_numpy(draws.choice(len(grid), size=num_points, p=(weight / weight.sum()).numpy()))
         moved = grid[drawn] + jitter * torch.from_numpy(draws.standard_normal((num_points, 2)))

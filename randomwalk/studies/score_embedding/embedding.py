@@ -12,10 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from randomwalk.rng import generator
-
-RANDOM_FIELD = 7
-"""Stream (seed, this) of the random field."""
+from randomwalk.rng import Stream, generator
 
 
 def field_of(score: Tensor, component: str) -> Tensor:
@@ -34,7 +31,7 @@ def random_like(field: Tensor, seed: int) -> Tensor:
     It has one direction for all levels, since the directions of the computed fields hardly change from level to level:
     independent ones would cancel, and move the images less.
     """
-    draws = generator(seed, RANDOM_FIELD).standard_normal(tuple(field.shape[1:]))
+    draws = generator(seed, Stream.EMBEDDING_RANDOM_FIELD).standard_normal(tuple(field.shape[1:]))
     direction = torch.from_numpy(draws).to(field)
     direction = direction / direction.flatten(-2).norm(dim=-1)[..., None, None]
     return field.flatten(-2).norm(dim=-1)[..., None, None] * direction

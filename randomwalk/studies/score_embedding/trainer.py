@@ -17,7 +17,7 @@ from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingCon
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
 from randomwalk.errors import RunError
 from randomwalk.progress import bar
-from randomwalk.rng import generator, seed_dropout
+from randomwalk.rng import Stream, generator, seed_torch
 from randomwalk.runs.checkpoints import MODEL
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.studies.score_embedding import density, measures
@@ -31,8 +31,6 @@ from randomwalk.training.loop import Loop
 from randomwalk.training.optimizer import Descent
 from score_sde import sdes
 
-WEIGHTS, BATCH, DROPOUT, SAMPLE, DENSITY = range(5)
-"""Random streams, ``generator(seed, STREAM, ...)``."""
 LOG = ("step", "epoch", "image", "loss", "learning_rate", "seconds")
 PROFILE = ("step", "epoch", "seconds", "image", "sample", "mse", "psnr", "ssim", "evaluations")
 MOST_IMAGES = 8
@@ -52,7 +50,7 @@ class Trainer(Loop):
         self.config = config
         images, self.names = load_images(config.data)
         self.images = images.to(device)
-        torch.manual_seed(int(generator(config.seed, WEIGHTS).integers(2**31)))
+        seed_torch(torch.device("cpu"), config.seed, Stream.EMBEDDING_WEIGHTS)
         self.denoiser = make_denoiser(config.network.model_dump(), denoiser_settings(config.method)).to(device)
         self.denoiser.network.to(memory_format=torch.channels_last)
         if config.precision == "bf16":
@@ -89,7 +87,7 @@ class Trainer(Loop):
     def _solve(self, method: EmbeddingMethod) -> Solution:
         settings = method.density.model_dump(exclude={"name"})
         if method.density.name == "position_kde":
-            settings["generator"] = generator(self.config.seed, DENSITY)
+            settings["generator"] = generator(self.config.seed, Stream.EMBEDDING_DENSITY)
         with bar(2, "before training", "parts") as tick:
             tick(0, "density")
             with self.clock.stage("density"):
@@ -157,8 +155,8 @@ class Trainer(Loop):
         self.denoiser.train()
         self._before = self.clock.seconds["training"]
         with self.clock.stage("training"):
-            seed_dropout(self.device, self.config.seed, DROPOUT, self.step)
-            draws = generator(self.config.seed, BATCH, self.step)
+            seed_torch(self.device, self.config.seed, Stream.EMBEDDING_DROPOUT, self.step)
+            draws = generator(self.config.seed, Stream.EMBEDDING_BATCH, self.step)
             losses = [self.method.loss(self.denoiser, self.step, draws).mean()]
             return self.descent.step(losses, self.step / self.config.num_steps)
 
@@ -223,7 +221,7 @@ class Trainer(Loop):
         settings, ema = self.config.sampling, self.descent.ema
         count = min(len(self.images), MOST_IMAGES)
         pairs = [(image, sample) for image in range(count) for sample in range(settings.num_samples)]
-        draws = [generator(self.config.seed, SAMPLE, *pair) for pair in pairs]
+        draws = [generator(self.config.seed, Stream.EMBEDDING_SAMPLES, *pair) for pair in pairs]
         self.denoiser.eval()
         averaged = contextlib.nullcontext() if ema is None else ema.applied_to(self.denoiser.network)
         with averaged, torch.no_grad():
