@@ -22,7 +22,7 @@ from support.engine import Records
 from randomwalk import distributed
 from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.rng import Stream, generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling.loading import load_task
 from randomwalk.studies.points import datasets, figures, metrics
 from randomwalk.studies.points.simulation import sde_curves

@@ -26,7 +26,8 @@ from support.stand_ins import StandIns, tells_what_to_do
 from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.config.training import PointData
 from randomwalk.denoisers.checkpoints import resolve_device
-from randomwalk.run_folder import RunFolder, git_commit
+from randomwalk.runs.environment import git_commit
+from randomwalk.runs.folder import RunFolder
 
 LONG = 600.0
 """Seconds above which a training is cut."""

@@ -19,7 +19,7 @@ from support.common import Setup, add_restoring, add_weights, bar, cell, check_n
 from randomwalk.config import SampleConfig
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling.batch import SampleId
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.task import Task

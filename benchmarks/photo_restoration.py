@@ -47,7 +47,7 @@ from randomwalk.images import metrics
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_pixels
 from randomwalk.operators import SuperResolution
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling.batch import visible_and_baseline
 
 EVERY_FIFTH, NUM_CBSD68 = 5, 12

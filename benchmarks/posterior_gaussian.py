@@ -52,7 +52,7 @@ from support.gaussian_problem import (
 from randomwalk.errors import InputError
 from randomwalk.operators import Measurement
 from randomwalk.rng import TorchDraws
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 
 PLAN = Path(__file__).with_suffix(".yaml")
 SETTINGS = PLAN.with_stem("posterior_gaussian_settings")

@@ -24,7 +24,7 @@ from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.empirical import EmpiricalDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import ImageDraws, measurement_stream
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.score_embedding import measures, sampling, training
 from randomwalk.studies.score_embedding.images import load_images
 from randomwalk.studies.score_embedding.methods import ScoreEmbedding, make_method

@@ -31,7 +31,7 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.empirical import EmpiricalDenoiser
 from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.samplers import schedules
 from randomwalk.studies.score_embedding.images import load_images
 from randomwalk.studies.score_embedding.trainer import Trainer

@@ -35,7 +35,7 @@ from support.convergence import (
 )
 
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 
 KNOWN = CASES | PREDICTORS
 LABELS = {

@@ -60,7 +60,7 @@ class Stream(IntEnum):
     OFFSET = 2**31 + 25
     """Start of the low-discrepancy sequence of noise levels."""
     NOISE = 2**31 + 26
-    """Noise on the examples, by position; of points, the examples too, by step."""
+    """Noise on the examples, by position; of points, the examples too, by position of the batch."""
     VALIDATION = 2**31 + 27
     """Noise on the validation examples."""
     VALIDATION_SAMPLES = 2**31 + 28

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.folder import RunFolder, write_csv
 
 PROFILE = ["step", "epoch", "seconds", "image", "sample", "mse", "psnr", "ssim", "evaluations"]
 METRICS = ["image", "name", "sample", "mse", "psnr", "ssim", "evaluations"]

@@ -21,7 +21,7 @@ from randomwalk import distributed
 from randomwalk.config.files import load_sample_config
 from randomwalk.distributed import Context, Launch, choose_device, first_host, launch
 from randomwalk.errors import InputError, RunError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
 
 SCRIPTS = Path(sys.executable).parent

@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
-    {"errors", "rng", "lookup", "distributed", "progress", "run_folder"},
+    {"errors", "rng", "lookup", "distributed", "progress"},
     {"config"},
+    {"runs"},
     {"images"},
     {"operators"},
     {"denoisers"},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from randomwalk.config.score_embedding import DDPMMethod, EmbeddingMethod, ScoreEmbeddingConfig
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.score_embedding.measures import interpolate, sustained_crossing
 from support.arms import Arm
 from support.common import Report

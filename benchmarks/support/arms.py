@@ -17,7 +17,7 @@ from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingCon
 from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import Document, read_document
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.score_embedding.embedding import displacements
 from randomwalk.studies.score_embedding.solution import Solution
 from randomwalk.studies.score_embedding.solvers import level_times

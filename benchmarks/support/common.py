@@ -26,7 +26,8 @@ from randomwalk.denoisers.denoiser import NetworkDenoiser  # noqa: E402
 from randomwalk.errors import InputError  # noqa: E402
 from randomwalk.images.standard_sets import find_standard_set  # noqa: E402
 from randomwalk.progress import bar as bar  # noqa: E402
-from randomwalk.run_folder import RunFolder, environment, write_csv  # noqa: E402
+from randomwalk.runs.environment import environment  # noqa: E402
+from randomwalk.runs.folder import RunFolder, write_csv  # noqa: E402
 
 NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
 """Bundled networks for Fashion-MNIST."""

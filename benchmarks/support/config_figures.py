@@ -13,7 +13,7 @@ import torch
 from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.errors import InputError
 from randomwalk.images.noise_estimation import estimate_noise
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from support.config_plan import Job, units
 
 Figure = tuple[str, float, str]

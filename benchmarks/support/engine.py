@@ -22,7 +22,7 @@ from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.operators import Measurement
 from randomwalk.rng import Draws
-from randomwalk.run_folder import RunFolder, alone_in
+from randomwalk.runs.folder import RunFolder, alone_in
 from randomwalk.samplers import Sampler, schedules
 from support.common import bar
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from randomwalk.images.metrics import mean_and_error
 from randomwalk.images.sheets import Row, overview
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from support.common import Report, cell
 from support.engine import Record
 from support.photo_baselines import CLASSICAL

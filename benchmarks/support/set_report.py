@@ -14,7 +14,7 @@ from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.images.metrics import mean_and_error
 from randomwalk.images.sheets import grid
 from randomwalk.images.tensors import to_bytes
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from support import frechet, unconditional
 from support.ablation_report import CONTROL
 from support.arms import Arm

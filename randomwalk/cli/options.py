@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 from randomwalk import distributed
 from randomwalk.cli.file_checks import check_files
-from randomwalk.config import SampleConfig
+from randomwalk.config import SampleConfig, TrainConfig
 from randomwalk.config.base import Settings
-from randomwalk.config.bridge import BridgeSampleConfig
-from randomwalk.config.files import dump, load_sampling
+from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
+from randomwalk.config.files import dump, load_sampling, load_training
+from randomwalk.config.resumption import changes
+from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.lookup import expand
 from randomwalk.progress import show_notes
-from randomwalk.run_folder import RunFolder, differences
+from randomwalk.runs.folder import RunFolder
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,20 +82,50 @@ def sample_config(args: argparse.Namespace) -> tuple[SampleConfig | BridgeSample
     Raises:
         InputError: the config is not valid, or differs from that of the run to resume.
     """
-    changes = overrides(args)
     source = expand(args.diffusion_config) if args.diffusion_config else None
+    if args.resume is not None:
+        return resumed(load_sampling, args, source)
+    assert source is not None
+    return load_sampling(source, overrides(args)), None
+
+
+def train_config(args: argparse.Namespace) -> tuple[TrainConfig | BridgeConfig | ScoreEmbeddingConfig, str]:
+    """Load the training that the options of `train` name, and the path of its file. Imports no PyTorch.
+
+    Raises:
+        InputError: the config is not valid, or differs from that of the run to resume in what may not change.
+    """
+    profiled = ["profile.enabled=true"] if args.profile else []
     if args.resume is None:
-        assert source is not None
-        return load_sampling(source, changes), None
+        source = expand(args.config)
+        return load_training(source, overrides(args) + profiled), source
+    if args.no_train:  # which asks for more
+        source = str(RunFolder.resume(args.resume).file("config.yaml"))
+        return load_training(source, overrides(args) + profiled), source
+    config, folder = resumed(load_training, args, None, profiled)
+    return config, str(folder.file("config.yaml"))
+
+
+def resumed(
+    load: Callable[..., Any], args: argparse.Namespace, source: str | None, more: Sequence[str] = ()
+) -> tuple[Any, RunFolder]:
+    """Load the config of the run to resume, with the changes that the options ask for, and find its folder.
+
+    Args:
+        load: loader of the program's configs.
+        args: the options.
+        source: file to load in place of the folder's own.
+        more: changes besides those of the options.
+
+    Raises:
+        InputError: the config is not valid, or differs from that of the run in what may not change.
+    """
     folder = RunFolder.resume(args.resume)
-    path = folder.file("config.yaml")
-    kept = load_sampling(path).model_dump(mode="json")
-    config = load_sampling(source or path, changes)
-    if changed := set(differences(kept, config.model_dump(mode="json"))) - {"device", "output", "max_memory"}:
-        raise InputError(
-            f"--resume {args.resume}: the config differs from {path} in {', '.join(sorted(changed))}; "
-            "undo the change (only device and max_memory may differ), or start a new run"
-        )
+    own = folder.file("config.yaml")
+    began, config = load(own), load(source or own, [*overrides(args), *more])
+    if type(began) is not type(config):
+        raise InputError(f"--resume {args.resume}: {source} is for another kind of run than {own}")
+    changes(began, config, f"--resume {args.resume}")
     return config, folder
 
 

@@ -14,7 +14,7 @@ from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
 from randomwalk.config.operators import BlurSettings, InpaintingSettings
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 
 EXAMPLE = """\
 examples:

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 
 from randomwalk.cli import options
 from randomwalk.config.bridge import BridgeConfig
-from randomwalk.config.files import load_training
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.config.training import PointData
 from randomwalk.errors import InputError
-from randomwalk.lookup import expand
-from randomwalk.run_folder import RunFolder
 
 
 def parser(prog: str = "train.py") -> argparse.ArgumentParser:
@@ -36,9 +33,7 @@ def parser(prog: str = "train.py") -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     """Run the training that the options name; returns the exit status."""
-    source = expand(args.config) if args.config else RunFolder.resume(args.resume).file("config.yaml")
-    changes = options.overrides(args) + (["profile.enabled=true"] if args.profile else [])
-    config = load_training(source, changes)
+    config, source = options.train_config(args)
     options.check(config, args)
     # PyTorch is imported from here on: the config and its files are known to be good.
     if isinstance(config, ScoreEmbeddingConfig):

@@ -37,7 +37,7 @@ from randomwalk.denoisers.networks import (
 )
 from randomwalk.denoisers.weight_files import WeightFile, read_config, read_weights
 from randomwalk.errors import InputError, RunError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 
 __all__ = ["build_network", "load_denoiser", "make_denoiser", "read_config", "resolve_device", "save_denoiser"]
 

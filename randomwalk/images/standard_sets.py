@@ -20,7 +20,7 @@ from urllib.request import getproxies
 import numpy as np
 
 from randomwalk.errors import InputError
-from randomwalk.run_folder import alone_in
+from randomwalk.runs.folder import alone_in
 
 Split = Literal["train", "test"]
 FASHION_CLASSES = (

@@ -17,7 +17,7 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics, pictures, sheets
 from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import Stream, generator
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.sampling import calibration, figures
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.calibration import Calibration

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ from randomwalk import distributed
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import dump
 from randomwalk.distributed import Context
-from randomwalk.errors import InputError, RunError, Terminated
+from randomwalk.errors import InputError
 from randomwalk.images import metrics
 from randomwalk.progress import show_notes
-from randomwalk.run_folder import RunFolder, environment
+from randomwalk.runs.folder import RunFolder
+from randomwalk.runs.session import Session, session
 from randomwalk.samplers.walk import PreconditionedStep
 from randomwalk.sampling import figures
 from randomwalk.sampling.batch import SampleId
@@ -51,29 +50,17 @@ def run(
         RunError: the run failed; finished batches are kept.
     """
     context = distributed.connect(config.device)
-    try:
+    with session("sample", config.output, context, folder) as held:
         if context.is_main:
             show_notes(config.notes)
         task = load_task(config, context.device)
-        resumed = folder is not None
-        if context.is_main and folder is None:
-            folder = RunFolder.create(config.output)
-        with contextlib.nullcontext() if folder is None else folder.gone_if_it_fails():
-            folder = _open_folder(task, folder, resumed, context)
-            _restore_inputs(task, folder.read_json("run.json")["inputs"])
-            if context.is_main:
-                show_notes(notes_of(task))
-            with _resumable(folder):
-                results, batches = results_for(folder, task), task.batches()
-                _work(results, batches, context)
-                return results.finish(len(batches)) if context.is_main else 0
-    except BaseException as error:
-        context.fail(str(error) or type(error).__name__)
-        raise
-    finally:
-        distributed.cleanup(context)
-        if folder is not None:
-            folder.unlock()
+        _begin(task, held)
+        _restore_inputs(task, held.folder.read_json("run.json")["inputs"])
+        if context.is_main:
+            show_notes(notes_of(task))
+        results, batches = results_for(held.folder, task), task.batches()
+        _work(results, batches, context)
+        return results.finish(len(batches)) if context.is_main else 0
 
 
 def dry_run(config: SampleConfig) -> int:
@@ -126,36 +113,19 @@ def _restore_inputs(task: Task, inputs: Mapping[str, Any]) -> None:
 # --- the folder ----------------------------------------------------------------------------------------------
 
 
-def _open_folder(task: Task, folder: RunFolder | None, resumed: bool, context: Context) -> RunFolder:
-    """Start or check the folder on rank 0; the other processes receive its path."""
-    if folder is None or not context.is_main:
-        return RunFolder(context.broadcast())
-    if not resumed:
-        folder.write_text("config.yaml", dump(task.config))
-    folder.lock()
-    if resumed:
-        folder.remove_leftovers()
-        _check_unchanged(task, folder)
-    facts = environment(str(context.device), context.size)
-    if resumed:
-        begun = folder.read_json("run.json")
-        folder.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), facts]})
-    else:
-        folder.write_json("run.json", {**facts, "seed": task.config.seed, "inputs": _inputs(task)})
-    if not folder.has("schedule.png"):
+def _begin(task: Task, held: Session) -> None:
+    """Describe the run, or check that a resumed one has the inputs with which it began."""
+    facts: dict[str, Any] = {}
+    if held.context.is_main and held.is_resumed:
+        _check_unchanged(task, held.folder)
+    elif held.context.is_main:
+        facts = {"seed": task.config.seed, "inputs": _inputs(task)}
+    held.begin(task.config, facts)
+    if held.context.is_main and not held.folder.has("schedule.png"):
         plan, norm = task.plan(), None
         if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
             norm = plan.step_sizes[0].operator.norm()
-        folder.write_bytes("schedule.png", figures.schedule_figure(task.sigmas.tolist(), plan, norm))
-    if not resumed and folder.path != Path(task.config.output):
-        print(f"{task.config.output} is in use: this run goes to {folder.path}")
-    print(f"run folder: {folder.path}   (if interrupted: {_resume_command(folder)})", flush=True)
-    context.broadcast(str(folder.path))
-    return folder
-
-
-def _resume_command(folder: RunFolder) -> str:
-    return f"python sample.py --resume {shlex.quote(str(folder.path))}"
+        held.folder.write_bytes("schedule.png", figures.schedule_figure(task.sigmas.tolist(), plan, norm))
 
 
 def _inputs(task: Task) -> dict[str, Any]:
@@ -197,22 +167,6 @@ def _check_unchanged(task: Task, folder: RunFolder) -> None:
             changed = f"{data}: other images are grey than when {folder.path} began"
     if changed:
         raise InputError(f"{changed}; restore what was there, or start a new run")
-
-
-@contextlib.contextmanager
-def _resumable(folder: RunFolder) -> Iterator[None]:
-    """Add to the message of whatever ends the run how to resume it."""
-    how = f"finished batches are kept in {folder.path}; resume with: {_resume_command(folder)}"
-    try:
-        yield
-    except (InputError, RunError) as error:
-        if not folder.has_results:
-            raise
-        raise type(error)(f"{error}\n{how}") from error
-    except OSError as error:
-        raise RunError(f"{error}\n{how}" if folder.has_results else str(error)) from error
-    except (KeyboardInterrupt, Terminated) as stop:
-        raise type(stop)(how) from None
 
 
 # --- the work ------------------------------------------------------------------------------------------------

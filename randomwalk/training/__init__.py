@@ -9,10 +9,11 @@ from randomwalk import distributed
 from randomwalk.config import TrainConfig
 from randomwalk.config.files import dump
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
-from randomwalk.training.loop import MODEL
-from randomwalk.training.session import session
-from randomwalk.training.sets import ImageSet, OpenSet, TrainingSet
+from randomwalk.runs.checkpoints import MODEL
+from randomwalk.runs.folder import RunFolder
+from randomwalk.runs.session import session
+from randomwalk.training.foreseen import warn
+from randomwalk.training.sets import ImageSet, OpenSet
 from randomwalk.training.trainer import Trainer, build_denoiser
 
 __all__ = ["Trainer", "run"]
@@ -37,32 +38,26 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False, o
     if dry_run:
         return check(config, open_set)
     context = distributed.connect(config.device)
-    try:
-        data = open_set(config, context.is_main)
-        earlier = RunFolder.resume(resume) if resume and context.is_main else None
-        facts = {"classes": data.classes} if data.classes else {}
-        with session(data.config, context, earlier, facts) as folder:
-            if earlier is not None and folder.has("run.json"):
-                check_same_classes(folder, data.classes)
-            trainer = Trainer(config, context, folder, data)
-            if resume:
-                trainer.resume()
-            if context.is_main:
-                warn(data)
-                start = f"from image {trainer.step * config.batch_size}" if trainer.step else "from the start"
-                print(f"{trainer.description()}; {start}", flush=True)
-            trainer.run()
-            if context.is_main:
-                print(
-                    f"weights: {folder.file(MODEL)}\n"
-                    f"numbers: {folder.file('log.csv')}, {folder.file('validation.csv')}\n"
-                    f"figures: {folder.file('samples.png')}, {folder.file('curves.png')}"
-                )
-    except BaseException as error:
-        context.fail(str(error) or type(error).__name__)
-        raise
-    finally:
-        distributed.cleanup(context)
+    earlier = RunFolder.resume(resume) if resume else None
+    with session("train", config.output, context, earlier) as held:
+        folder, data = held.folder, open_set(config, context.is_main)
+        if context.is_main and held.is_resumed and folder.has("run.json"):
+            check_same_classes(folder, data.classes)
+        held.begin(data.config, {"classes": data.classes} if data.classes else {})
+        trainer = Trainer(config, context, folder, data)
+        if held.is_resumed:
+            trainer.resume()
+        if context.is_main:
+            warn(data.warnings())
+            start = f"from {data.unit[:-1]} {trainer.images_seen}" if trainer.images_seen else "from the start"
+            print(f"{trainer.description()}; {start}", flush=True)
+        trainer.run()
+        if context.is_main:
+            print(
+                f"weights: {folder.file(MODEL)}\n"
+                f"numbers: {folder.file('log.csv')}, {folder.file('validation.csv')}\n"
+                f"figures: {folder.file('samples.png')}, {folder.file('curves.png')}"
+            )
     return 0
 
 
@@ -76,12 +71,6 @@ def check_same_classes(folder: RunFolder, classes: Sequence[str]) -> None:
         )
 
 
-def warn(data: TrainingSet) -> None:
-    """Print the warnings of a training set to the standard error."""
-    for line in data.warnings():
-        print(f"warning: {line}", file=sys.stderr, flush=True)
-
-
 def check(config: TrainConfig, open_set: OpenSet = ImageSet) -> int:
     """Print the resolved config and check everything that can be checked without training.
 
@@ -93,7 +82,7 @@ def check(config: TrainConfig, open_set: OpenSet = ImageSet) -> int:
     print(dump(data.config), end="", flush=True)
     for line in data.check():
         print(line, file=sys.stderr)
-    warn(data)
+    warn(data.warnings())
     parameters = sum(p.numel() for p in build_denoiser(data.config).parameters())
     print(f"# ok: {data.description}, {parameters:,} parameters")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,28 +108,26 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
 
 
 class Examples:
-    """Parts of the batches for this process, from a given step on.
+    """Parts of the batches for this process, from a given position on.
 
     Args:
         config: of the training.
         split: its images.
         rank, size: this process takes the ``rank``-th of ``size`` equal parts of every batch.
-        step: the first step.
+        first: position of the first example of all processes.
         micro_batch: examples in one part; ``accumulate`` parts make this process's share of a batch.
     """
 
-    def __init__(self, config: TrainConfig, split: Split, rank: int, size: int, step: int, micro_batch: int) -> None:
+    def __init__(self, config: TrainConfig, split: Split, rank: int, size: int, first: int, micro_batch: int) -> None:
         data = config.data
         assert isinstance(data, TrainData)
         images = TrainingImages(split.source, split.training, data, config.seed)
         share = config.batch_size // size
 
         def parts() -> Iterator[list[int]]:
-            first = step * config.batch_size + rank * share
-            while True:
-                for start in range(first, first + share, micro_batch):
+            for batch in itertools.count(first + rank * share, config.batch_size):
+                for start in range(batch, batch + share, micro_batch):
                     yield list(range(start, start + micro_batch))
-                first += config.batch_size
 
         loader = DataLoader(
             _NoisyImages(images, config.seed, make_labels(config, split.source)),

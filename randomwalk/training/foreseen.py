@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from randomwalk.config import TrainConfig
-from randomwalk.config.training import TrainData
+from randomwalk.config.training import Optimizer, TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.pictures import Header
 from randomwalk.images.sources import ImageSource
@@ -21,6 +22,12 @@ COLOURED = 8.0
 """Mean range of the channels of a pixel, out of 255, above which an image is in colour."""
 
 
+def warn(lines: Iterable[str]) -> None:
+    """Print warnings to the standard error, one line each."""
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_training: int | None = None) -> list[str]:
     """Warnings for a training, one line each.
 
@@ -29,12 +36,8 @@ def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_tr
         sources: its images, as they are in their files.
         num_training: number of images that are trained on; None for points.
     """
-    found, warmup, images = [], config.optimizer.warmup_images, config.num_images
-    if (steps := math.ceil(images / config.batch_size)) * config.batch_size < warmup:
-        found.append(
-            f"num_images is {images}, less than optimizer.warmup_images, {warmup}: the learning rate only reaches "
-            f"{steps * config.batch_size / warmup:.0%} of its value; a tenth of num_images is a usual warm-up"
-        )
+    steps = math.ceil(config.num_images / config.batch_size)
+    found = short_of_warmup(config.optimizer, steps * config.batch_size)
     if num_training is not None and num_training < config.batch_size:
         found.append(
             f"there are {num_training} images to train on, fewer than batch_size, {config.batch_size}: each is in "
@@ -58,6 +61,16 @@ def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_tr
             "configs/folder_train.yaml is for colour"
         )
     return found
+
+
+def short_of_warmup(settings: Optimizer, images: int, what: str = "training") -> list[str]:
+    """Warning that a training on so many examples ends before the learning rate has risen, if it does."""
+    if images >= settings.warmup_images:
+        return []
+    return [
+        f"the {what} has {images} images, less than optimizer.warmup_images, {settings.warmup_images}: the learning "
+        f"rate only reaches {images / settings.warmup_images:.0%} of its value; a tenth of them is a usual warm-up"
+    ]
 
 
 def _evenly(sources: Sequence[ImageSource], num: int) -> list[tuple[ImageSource, int]]:

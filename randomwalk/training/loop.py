@@ -1,8 +1,8 @@
 """The loop of every training: steps, log, checkpoints, progress bar and end.
 
 All random numbers are functions of the seed and of the step or the position of the example, so that a checkpoint needs
-no generator states: the step number says where the run is. A resumed run therefore takes the same steps as an
-uninterrupted one.
+no generator states: the numbers of steps and examples say where the run is. A resumed run therefore takes the same
+steps as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from randomwalk.errors import RunError
 from randomwalk.progress import bar
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs import checkpoints, interruption
+from randomwalk.runs.checkpoints import CHECKPOINT
+from randomwalk.runs.folder import RunFolder
 from randomwalk.training.optimizer import Descent
-
-CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
 
 
 class Loop:
@@ -29,24 +29,24 @@ class Loop:
         folder: of the run.
         device: where the networks are.
         descents: of the networks.
-        total_steps: optimizer steps of the whole training.
         is_main: whether this process writes and shows the bar.
+        is_shared: whether other processes take part.
 
     Attributes:
         seconds: of training, those before an interruption included.
         done: share of the training that is done.
         logs: rows of CSV files by name; a resumed run keeps those up to its checkpoint.
-        label, unit, unit_per_step: of the progress bar.
+        label, unit: of the progress bar.
     """
 
-    label, unit, unit_per_step = "training", "steps", 1
+    label, unit = "training", "steps"
 
     def __init__(
-        self, folder: RunFolder, device: torch.device, descents: Sequence[Descent], total_steps: int,
-        is_main: bool = True,
+        self, folder: RunFolder, device: torch.device, descents: Sequence[Descent], is_main: bool = True,
+        is_shared: bool = False,
     ) -> None:  # fmt: skip
-        self.folder, self.device, self.descents, self.is_main = folder, device, descents, is_main
-        self.total_steps = total_steps
+        self.folder, self.device, self.descents = folder, device, descents
+        self.is_main, self.is_shared = is_main, is_shared
         self.seconds = self.done = 0.0
         self.logs: dict[str, list[dict[str, Any]]] = {}
 
@@ -54,6 +54,11 @@ class Loop:
     def step(self) -> int:
         """Number of optimizer steps taken."""
         return sum(descent.steps for descent in self.descents)
+
+    @property
+    def images_seen(self) -> int:
+        """Number of examples trained on."""
+        return sum(descent.images for descent in self.descents)
 
     # --- defined by a training -----------------------------------------------------------------------------------
 
@@ -69,8 +74,14 @@ class Loop:
         """Continue from a saved `state`."""
         raise NotImplementedError
 
-    def save(self) -> None:
-        """Write the checkpoint, the weights and the logs, each file whole or not at all."""
+    def images_of(self, state: dict[str, Any], steps: int, batch_size: int) -> int:
+        """Number of examples of a saved state; once there were steps alone, of the batch size at the beginning."""
+        if "images" in state:
+            return int(state["images"])
+        return steps * int(self.folder.first_value("batch_size", batch_size))
+
+    def export(self) -> None:
+        """Write the weights and the logs, each file whole or not at all."""
         raise NotImplementedError
 
     def is_saved(self) -> bool:
@@ -88,9 +99,18 @@ class Loop:
     def report(self) -> None:
         """Validate, or measure, after the last step if that is due."""
 
+    def place(self) -> tuple[int, int]:
+        """Units of the progress bar that are done, and of the whole training."""
+        raise NotImplementedError
+
     def share_done(self) -> float:
         """Share of the training that is done; it ends at 1."""
-        return self.step / self.total_steps
+        done, total = self.place()
+        return done / total
+
+    def ask_all(self, is_asked: bool) -> bool:
+        """Whether any process has been asked to end."""
+        return is_asked
 
     def is_kept(self, row: dict[str, Any]) -> bool:
         """Whether a row of a log is from before the checkpoint."""
@@ -98,28 +118,44 @@ class Loop:
 
     # --- the run -------------------------------------------------------------------------------------------------
 
+    def save(self) -> None:
+        """Write the weights, the logs and last the checkpoint.
+
+        A run that is killed in between goes on from the checkpoint before, and makes the same files again.
+        """
+        self.export()
+        checkpoints.write(self.folder, self.state())
+
     def resume(self) -> None:
         """Load the folder's checkpoint and the logs up to it, if there is a checkpoint yet.
 
         Raises:
             InputError: the checkpoint is damaged, or of another config.
         """
-        self.folder.read_torch(CHECKPOINT, self.device, self.load_state)
+        checkpoints.read(self.folder, self.load_state, self.device)
         for name in self.logs:
             self.logs[name] = [row for row in self.folder.read_csv(name) if self.is_kept(row)]
 
     def run(self) -> None:
         """Train to the end, from wherever the run is.
 
+        Ctrl-C and SIGTERM end the training after a step, with a checkpoint; a second one ends it at once.
+
         Raises:
             RunError: the loss or its gradient is not finite; the last checkpoint stays.
+            KeyboardInterrupt, Terminated: it was asked to end.
         """
-        total, before = (steps * self.unit_per_step for steps in (self.total_steps, self.step))
-        with bar(total, self.label, self.unit, before, self.is_main) as tick:
-            self.done = self.share_done()
+        self.done = self.share_done()
+        if self.done >= 1 and self.is_main and self.folder.has(CHECKPOINT):
+            self.export()  # the weights may be missing or damaged
+        before, total = self.place()
+        with (
+            bar(total, self.label, self.unit, before, self.is_main) as tick,
+            interruption.held(self.is_shared) as interrupted,
+        ):
             while self.done < 1:
                 tick(0, label=self.label)
-                started, note = time.perf_counter(), ""
+                started, note, before = time.perf_counter(), "", self.place()[0]
                 loss, norm = self.train_step()
                 if is_logged := self.is_logged():
                     self._check(loss, norm)  # waits for the device, so that the time below includes its work
@@ -128,12 +164,17 @@ class Loop:
                 if is_logged or self.done >= 1:
                     self.log(loss, norm)
                     note = f"loss {float(loss):.4g}"
-                tick(self.unit_per_step, note)
+                tick(self.place()[0] - before, note)
                 self.report()
-                if self.is_saved() or self.done >= 1:
+                is_asked = self.ask_all(interrupted.asked is not None)
+                if is_asked or self.is_saved() or self.done >= 1:
                     self._check(loss, norm)
                     if self.is_main:
                         self.save()
+                if is_asked:
+                    raise (interrupted.asked or KeyboardInterrupt)(
+                        f"the checkpoint has all of the {self.place()[0]:,} {self.unit} so far, so that nothing is lost"
+                    )
 
     def _check(self, loss: Tensor, norm: Tensor) -> None:
         if torch.isfinite(loss) and torch.isfinite(norm):

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from randomwalk.config import TrainConfig
 from randomwalk.distributed import Context
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.training.validation import Validation
 
 
@@ -22,34 +21,32 @@ class Progress:
     that were written after its checkpoint.
     """
 
-    def __init__(self, folder: RunFolder, config: TrainConfig, context: Context) -> None:
-        self.folder, self.config, self.active = folder, config, context.is_main
+    def __init__(self, folder: RunFolder, context: Context) -> None:
+        self.folder, self.active = folder, context.is_main
         self.rows: dict[str, list[dict[str, Any]]] = {"log.csv": [], "validation.csv": []}
         self._last: tuple[int, float] = (0, 0.0)
         self._board = _tensorboard(folder) if self.active else None
 
-    def restore(self, step: int, seconds: float) -> None:
-        """Keep the rows of an earlier part of the run up to ``step``, which took ``seconds`` of training."""
-        self._last = (step, seconds)
+    def restore(self, step: int, images: int, seconds: float) -> None:
+        """Keep the rows of an earlier part of the run up to ``step``, which took ``seconds`` for so many images."""
+        self._last = (images, seconds)
         for name in self.rows:
             if self.active:
                 self.rows[name] = [row for row in self.folder.read_csv(name) if int(row["step"]) <= step]
 
-    def log(self, step: int, loss: Tensor, norm: Tensor, rate: float, seconds: float) -> None:
+    def log(self, step: int, images: int, loss: Tensor, norm: Tensor, rate: float, seconds: float) -> None:
         """Log the state of the training after ``step``."""
         if not self.active:
             return
-        images = step * self.config.batch_size
-        speed = (step - self._last[0]) * self.config.batch_size / max(seconds - self._last[1], 1e-9)
-        self._last = (step, seconds)
+        speed = (images - self._last[0]) / max(seconds - self._last[1], 1e-9)
+        self._last = (images, seconds)
         values = {"loss": float(loss), "gradient_norm": float(norm), "learning_rate": rate, "images_per_second": speed}
         self._add("log.csv", step, {"images": images, "seconds": seconds, **values})
 
-    def validated(self, step: int, seconds: float, found: Validation) -> None:
+    def validated(self, step: int, images: int, seconds: float, found: Validation) -> None:
         """Log the result of a validation after ``step``."""
         if not self.active:
             return
-        images = step * self.config.batch_size
         self._add("validation.csv", step, {"images": images, "seconds": seconds, **found.values})
         self.folder.write_image(f"samples/{images:09d}.png", found.picture)
         self.folder.write_image("samples.png", found.picture)

@@ -57,8 +57,8 @@ class TrainingSet(Protocol):
     def warnings(self) -> list[str]:
         """Find settings that are likely to spoil the training, one line each."""
 
-    def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
-        """Examples of a process from a step on; see `randomwalk.training.examples.Examples`."""
+    def examples(self, rank: int, size: int, first: int, micro_batch: int) -> ExampleStream:
+        """Examples of a process from a position on; see `randomwalk.training.examples.Examples`."""
 
     def validate(self, denoiser: Denoiser) -> Validation:
         """Validate a denoiser."""
@@ -111,9 +111,9 @@ class ImageSet:
         """See `randomwalk.training.foreseen`."""
         return warnings_of(self.config, self.split.files, len(self.split.training))
 
-    def examples(self, rank: int, size: int, step: int, micro_batch: int) -> ExampleStream:
-        """Examples of a process from a step on."""
-        return Examples(self.config, self.split, rank, size, step, micro_batch)
+    def examples(self, rank: int, size: int, first: int, micro_batch: int) -> ExampleStream:
+        """Examples of a process from a position on."""
+        return Examples(self.config, self.split, rank, size, first, micro_batch)
 
     def validate(self, denoiser: Denoiser) -> Validation:
         """Measure the PSNR of denoising held-out images, and draw a grid of samples."""

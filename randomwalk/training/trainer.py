@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -21,8 +20,10 @@ from randomwalk.denoisers.networks import first_difference
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import Stream, generator, seed_torch
-from randomwalk.run_folder import RunFolder
-from randomwalk.training.loop import CHECKPOINT, MODEL, Loop
+from randomwalk.runs import checkpoints
+from randomwalk.runs.checkpoints import MODEL
+from randomwalk.runs.folder import RunFolder
+from randomwalk.training.loop import Loop
 from randomwalk.training.objectives import make_loss
 from randomwalk.training.optimizer import Descent
 from randomwalk.training.progress import Progress
@@ -103,20 +104,17 @@ class Trainer(Loop):
         self.context, self.micro_batch = context, int(share)
         self.data = ImageSet(config, context.is_main) if data is None else data
         self.config = config = self.data.config
-        self.unit, self.unit_per_step = self.data.unit, config.batch_size
+        self.unit = self.data.unit
         self.denoiser = build_denoiser(config).to(context.device)
         self.denoiser.network.to(memory_format=torch.channels_last)
         if config.precision == "bf16":
             self.denoiser.autocast_dtype = torch.bfloat16
         self.loss = make_loss(config.objective, self.denoiser)
-        total_steps = math.ceil(config.num_images / config.batch_size)
         parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
-        self.descent = Descent(
-            self.denoiser.network, parameters, config.optimizer, config.ema, total_steps, config.batch_size
-        )
+        self.descent = Descent(self.denoiser.network, parameters, config.optimizer, config.ema, config.batch_size)
         assert self.descent.ema is not None
         self.ema = self.descent.ema
-        super().__init__(folder, context.device, [self.descent], total_steps, context.is_main)
+        super().__init__(folder, context.device, [self.descent], context.is_main, context.size > 1)
 
     def description(self) -> str:
         """One line on the network, the data and the device."""
@@ -130,18 +128,18 @@ class Trainer(Loop):
 
     def state(self) -> dict[str, Any]:
         network = self.denoiser.network.state_dict()
-        return {"step": self.step, "seconds": self.seconds, "network": network, **self.descent.state()}
+        return {"seconds": self.seconds, "network": network, **self.descent.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.denoiser.network.load_state_dict(state["network"])
-        self.descent.load_state(state, state["step"])
+        steps = state["step"]
+        self.descent.load_state(state, steps, self.images_of(state, steps, self.config.batch_size))
         self.seconds = state["seconds"]
 
-    def save(self) -> None:
-        self.folder.write_torch(CHECKPOINT, self.state())
+    def export(self) -> None:
         config = self.config
         training = {
-            "images_seen": self.step * config.batch_size,
+            "images_seen": self.images_seen,
             "minutes": round(self.seconds / 60, 1),
             "device": str(self.device),
             "processes": self.context.size,
@@ -172,7 +170,7 @@ class Trainer(Loop):
             self.model = DistributedDataParallel(
                 self.model, device_ids=[self.device] if on_gpu else None, broadcast_buffers=False
             )
-        self.examples = self.data.examples(self.context.rank, self.context.size, self.step, self.micro_batch)
+        self.examples = self.data.examples(self.context.rank, self.context.size, self.images_seen, self.micro_batch)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """Take one optimizer step on the next batch.
@@ -217,11 +215,22 @@ class Trainer(Loop):
         """
         distributed.init_process_group(self.context)
         self.begin()
-        self.progress = Progress(self.folder, self.config, self.context)
-        self.progress.restore(self.step, self.seconds)
+        self.progress = Progress(self.folder, self.context)
+        self.progress.restore(self.step, self.images_seen, self.seconds)
         super().run()
         self.progress.close()
         self.context.barrier()
+
+    def place(self) -> tuple[int, int]:
+        return min(self.images_seen, self.config.num_images), self.config.num_images
+
+    def ask_all(self, is_asked: bool) -> bool:
+        """Whether any process has been asked to end: all take the same steps."""
+        if not self.is_shared:
+            return is_asked
+        asked = torch.tensor(is_asked, dtype=torch.int32)
+        torch.distributed.all_reduce(asked)
+        return bool(asked)
 
     def share_done(self) -> float:
         """Share of the training that is done, by images or, with ``max_minutes``, by time, whichever is more.
@@ -238,18 +247,17 @@ class Trainer(Loop):
         return max(share, float(seconds) / (60 * self.config.max_minutes))
 
     def is_logged(self) -> bool:
-        return self.step % self.config.log_every == 0 or self.step == self.total_steps
+        return self.step % self.config.log_every == 0 or self.images_seen >= self.config.num_images
 
     def log(self, loss: Tensor, norm: Tensor) -> None:
-        self.progress.log(self.step, loss, norm, self.descent.rate, self.seconds)
+        self.progress.log(self.step, self.images_seen, loss, norm, self.descent.rate, self.seconds)
 
     def is_saved(self) -> bool:
         return self._passed(self.config.checkpoint_images)
 
     def _passed(self, every: int) -> bool:
         """Whether the last step passed a multiple of ``every`` images."""
-        seen = self.step * self.config.batch_size
-        return seen // every > (seen - self.config.batch_size) // every
+        return self.images_seen // every > (self.images_seen - self.config.batch_size) // every
 
     def report(self) -> None:
         """Validate if that is due; return to the last good validation, and stop, if the network has diverged.
@@ -262,15 +270,18 @@ class Trainer(Loop):
         if not self.is_main:
             return
         if (fall := self.progress.fall()) <= FALL:
-            self.folder.write_torch(VALIDATED, self.state())
+            checkpoints.write(self.folder, self.state(), VALIDATED)
             return
-        step = self.step
-        self.folder.read_torch(VALIDATED, self.device, self.load_state)
+        fell = f"PSNR on the validation images is {fall:.1f} dB below its best"
+        said = f"the network has diverged: at step {self.step} {fell}."
+        if not checkpoints.settle(self.folder, VALIDATED):
+            raise RunError(f"{said} No earlier state was kept: start again with a lower optimizer.learning_rate")
+        checkpoints.read(self.folder, self.load_state, self.device, VALIDATED)
         self.save()
+        lower = f"optimizer.learning_rate={self.config.optimizer.learning_rate / 2:g}"
         raise RunError(
-            f"the network has diverged: at step {step} PSNR on the validation images is {fall:.1f} dB below its best. "
-            f"{self.folder.path} is back at step {self.step}. Lower the learning rate: python train.py --resume "
-            f"{self.folder.path} --set optimizer.learning_rate={self.config.optimizer.learning_rate / 2:g}"
+            f"{said} {self.folder.path} is back at step {self.step}. Lower the learning rate: python train.py --resume "
+            f"{self.folder.path} --set {lower}"
         )
 
     def validate(self) -> None:
@@ -278,5 +289,5 @@ class Trainer(Loop):
         if self.is_main:
             self.denoiser.eval()
             with self.ema.applied_to(self.denoiser.network), torch.inference_mode():
-                self.progress.validated(self.step, self.seconds, self.data.validate(self.denoiser))
+                self.progress.validated(self.step, self.images_seen, self.seconds, self.data.validate(self.denoiser))
         self.context.barrier()

@@ -25,7 +25,7 @@ from torch import Tensor
 from randomwalk.config.score_embedding import EmbeddingMethod
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from score_sde import sdes
 
 

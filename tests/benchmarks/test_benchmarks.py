@@ -24,7 +24,7 @@ from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling.loading import load_task
 
 

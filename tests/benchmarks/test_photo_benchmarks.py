@@ -32,7 +32,7 @@ from support.photo_problems import Problem
 
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
 from randomwalk.errors import InputError, RunError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

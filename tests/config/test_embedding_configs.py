@@ -89,7 +89,7 @@ def test_published_settings_of_the_baselines(name: str) -> None:
     assert isinstance(method, DDPMMethod) and method.sampler == name.rsplit("_", 1)[1]
     assert round(alpha_bar_end(method.beta_min, method.beta_max, method.num_timesteps), digits) == end
     assert (config.num_steps, config.batch_size, optimizer.gradient_clip) == (steps, 20, clip)
-    rates = [learning_rate(optimizer, step, steps, 20) for step in range(steps)]
+    rates = [learning_rate(optimizer, 20 * step, 20, step / steps) for step in range(steps)]
     assert max(rates) == pytest.approx(peak, rel=1e-9)
     assert (config.sampling.truth_weight if config.sampling.start == "truth" else None) == share
     assert config.sampling.minmax and config.ema is not None

@@ -16,7 +16,7 @@ from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.config.generated import CONFIGS
 from randomwalk.errors import InputError
 from randomwalk.lookup import expand
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,7 @@ from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.guidance import guided
 from randomwalk.distributed import Context, Launch
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.samplers import schedules
 from randomwalk.training import progress
 from randomwalk.training.trainer import Trainer

@@ -27,7 +27,7 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import RunError
 from randomwalk.rng import StepNoise
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.samplers import schedules
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.foresight import notes_of

@@ -19,7 +19,7 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.errors import InputError
 from randomwalk.images import sheets
 from randomwalk.images.sources import open_images
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.loading import load_task

@@ -99,7 +99,7 @@ def test_a_folder_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     config = config_for(tmp_path, tmp_path / "in", AUTO)
     assert sampling.run(config) == 0
     run = Path(config.output)
-    from randomwalk.run_folder import RunFolder
+    from randomwalk.runs.folder import RunFolder
 
     first = arrays_of(run)
     metrics = [{**row, "seconds": ""} for row in read_metrics(run)]

@@ -20,7 +20,7 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import memory, task
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.foresight import notes_of

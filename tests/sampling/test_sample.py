@@ -29,7 +29,7 @@ from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
 from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.rng import generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.task import Task
@@ -429,7 +429,7 @@ import torchmetrics.functional.image, matplotlib.figure
 from randomwalk.cli import options as cli
 from randomwalk.sampling import run as sampling
 from randomwalk.config.files import load_sample_config
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
 
 config = load_sample_config(sys.argv[1])

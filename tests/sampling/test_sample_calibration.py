@@ -14,7 +14,7 @@ from PIL import Image
 from sampling_tools import SIZE, arrays_of, files_of, make_config, read_metrics
 
 from randomwalk.rng import Stream, generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import calibration
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.loading import load_task

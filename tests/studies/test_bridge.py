@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +27,7 @@ from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.errors import InputError
 from randomwalk.rng import generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.bridge import figures, gaussian, measures, sampling, trainer, training
 from randomwalk.studies.bridge.ends import exact_bridge, make_end
 from randomwalk.studies.bridge.gaussian import Direction, GaussianBridge
@@ -487,8 +489,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_numbers_and_pictures(trained: Path) -> None:
     made = {path.name for path in trained.iterdir()}
     assert made == {
-        "config.yaml", "run.json", "checkpoint.pt", "model.safetensors", "log.csv", "fits.csv", "metrics.csv",
-        "bridge.png", "bridge.webp",
+        "config.yaml", "run.json", "checkpoint.pt", "checkpoint_before.pt", "model.safetensors", "log.csv", "fits.csv",
+        "metrics.csv", "bridge.png", "bridge.webp",
     }  # fmt: skip
     measured = (trained / "metrics.csv").read_text()
     for name in ("end_chamfer,forward", "end_emd,backward", "middle_chamfer,both", "transport_cost,", "flow_cost"):
@@ -497,7 +499,11 @@ def test_a_run_leaves_numbers_and_pictures(trained: Path) -> None:
     assert len((trained / "fits.csv").read_text().splitlines()) == 4
 
 
-def test_killed_and_resumed_is_uninterrupted(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["between checkpoints", "by a signal"])
+def test_killed_and_resumed_is_uninterrupted(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A signal leaves a checkpoint amid a fit."""
     (tmp_path / "bridge.yaml").write_text(SMALL.format(output=tmp_path / "run"))
     config = configio.load_training(tmp_path / "bridge.yaml")
     assert isinstance(config, BridgeConfig)
@@ -505,7 +511,9 @@ def test_killed_and_resumed_is_uninterrupted(trained: Path, tmp_path: Path, monk
 
     def killed(self: BridgeTrainer) -> tuple[Tensor, Tensor]:
         if self.fit == 2 and self.fit_step == 1:
-            raise KeyboardInterrupt
+            if how == "between checkpoints":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -520,9 +528,10 @@ def test_killed_and_resumed_is_uninterrupted(trained: Path, tmp_path: Path, monk
         whole, resumed = (load_bridge(file, weights).state_dict() for file in files)
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert (trained / "metrics.csv").read_bytes() == (tmp_path / "run" / "metrics.csv").read_bytes()
-    columns = [[line.rsplit(",", 1)[0] for line in (f / "log.csv").read_text().splitlines()]
-               for f in (trained, tmp_path / "run")]  # fmt: skip
-    assert columns[0] == columns[1]  # all but the seconds
+    for name in ("log.csv", "fits.csv"):
+        columns = [[line.rsplit(",", 1)[0] for line in (f / name).read_text().splitlines()]
+                   for f in (trained, tmp_path / "run")]  # fmt: skip
+        assert columns[0] == columns[1]  # all but the seconds
 
 
 def test_each_fit_changes_one_direction(tmp_path: Path) -> None:
@@ -620,7 +629,7 @@ def test_bad_files(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
     config = configio.load_training(tmp_path / "config.yaml")
     assert isinstance(config, BridgeConfig)
-    with pytest.raises(InputError, match="is not a checkpoint of this config"):
+    with pytest.raises(InputError, match=r"checkpoint\.pt: is damaged .* there is no checkpoint_before\.pt; restore"):
         training.run(config, resume=str(tmp_path))
 
 

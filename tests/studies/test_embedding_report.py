@@ -16,7 +16,7 @@ from PIL import Image
 from report_tools import fake_run
 
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.studies.score_embedding import report, report_data
 from randomwalk.studies.score_embedding.report import (
     crossing_table,

@@ -20,7 +20,7 @@ from randomwalk.config.training import PointData
 from randomwalk.config.weights import describe_missing_weights
 from randomwalk.denoisers.checkpoints import build_network, load_denoiser, save_denoiser
 from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
 from randomwalk.studies.points import datasets, figures, metrics, scores, simulation
 from randomwalk.studies.points.results import PointResults, Recorder, results_for
@@ -142,18 +142,18 @@ def test_the_floor_is_reproducible_and_has_an_error() -> None:
 # --- examples ------------------------------------------------------------------------------------------------
 
 
-def parts(config: TrainConfig, count: int, rank: int = 0, size: int = 1, step: int = 0) -> list[torch.Tensor]:
+def parts(config: TrainConfig, count: int, rank: int = 0, size: int = 1, first: int = 0) -> list[torch.Tensor]:
     """The first parts as one tensor each: x, N and u side by side."""
     micro = config.batch_size // size // config.accumulate
-    stream = PointExamples(config, datasets.make("swiss_roll"), rank, size, step, micro)
+    stream = PointExamples(config, datasets.make("swiss_roll"), rank, size, first, micro)
     found = [stream.next() for _ in range(count)]
     return [torch.cat([x.flatten(1), noise.flatten(1), u[:, None]], 1) for x, u, noise in found]
 
 
-def test_examples_are_the_same_from_any_step_and_on_any_number_of_processes(tmp_path: Path) -> None:
+def test_examples_are_the_same_from_any_position_and_on_any_number_of_processes(tmp_path: Path) -> None:
     config = training(tmp_path, batch_size=8)
     whole = parts(config, 5)
-    assert all(torch.equal(a, b) for a, b in zip(whole[3:], parts(config, 2, step=3), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole[3:], parts(config, 2, first=24), strict=True))
     shares = [parts(config, 5, rank, 4) for rank in range(4)]
     assert all(torch.equal(w, torch.cat([share[k] for share in shares])) for k, w in enumerate(whole))
     halves = parts(config.model_copy(update={"accumulate": 2}), 10)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.score_embedding import training
 from randomwalk.studies.score_embedding.methods import DDPM
 from randomwalk.studies.score_embedding.objective import stratified_times
@@ -114,6 +116,22 @@ def stop(step: int) -> None:
     """A kill after the checkpoint of step 4."""
     if step == 4:
         raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_has_a_checkpoint_of_its_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer.train_step
+
+    def interrupted(self: Trainer) -> Any:
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"all of the 3 steps .* --resume"):
+        patch.setattr(Trainer, "train_step", interrupted)
+        training.run(config(tmp_path))
+    assert [int(row["step"]) for row in rows(tmp_path / "run", "log.csv")] == [1, 2, 3]
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert (state["step"], state["images"]) == (3, 15)
 
 
 def test_no_train_rebuilds_samples_and_report_and_leaves_the_weights(tmp_path: Path) -> None:

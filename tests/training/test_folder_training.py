@@ -19,7 +19,7 @@ from randomwalk.config.training import PointData
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
 from randomwalk.progress import UNWATCHED, progress_bar
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.points.training import PointTrainingSet
 from randomwalk.training import check
 from randomwalk.training.progress import Progress, curves
@@ -191,15 +191,14 @@ def test_a_validation_may_come_before_the_first_row_of_the_log(tmp_path: Path) -
 
 def test_speed_is_images_by_the_seconds_of_training(tmp_path: Path) -> None:
     """From the first row on, and in the first one after an interruption; time between steps does not count."""
-    config = load_train_config(ROOT / "configs" / "toy" / "swiss_roll_train.yaml", ["batch_size=10"])
-    progress = Progress(RunFolder(tmp_path), config, Context(Launch(), torch.device("cpu")))
+    progress = Progress(RunFolder(tmp_path), Context(Launch(), torch.device("cpu")))
     one = torch.tensor(1.0)
-    progress.restore(step=0, seconds=0.0)
+    progress.restore(step=0, images=0, seconds=0.0)
     rows = progress.rows["log.csv"]
-    progress.log(4, one, one, 0.1, seconds=2.0)
-    progress.log(6, one, one, 0.1, seconds=2.5)
-    progress.restore(step=6, seconds=2.5)
-    progress.log(8, one, one, 0.1, seconds=7.5)
+    progress.log(4, 40, one, one, 0.1, seconds=2.0)
+    progress.log(6, 60, one, one, 0.1, seconds=2.5)
+    progress.restore(step=6, images=60, seconds=2.5)
+    progress.log(8, 80, one, one, 0.1, seconds=7.5)
     progress.close()
     assert [float(row["images_per_second"]) for row in progress.rows["log.csv"]] == [20, 40, 4]
     assert len(rows) == 2

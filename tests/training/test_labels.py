@@ -23,7 +23,7 @@ from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError
 from randomwalk.images.sources import open_dataset, open_images
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.samplers import schedules
 from randomwalk.sampling.loading import load_task
 from randomwalk.training import progress
@@ -99,7 +99,7 @@ def test_folders_are_classes_in_the_order_of_their_names(pixels: Path, tmp_path:
 def test_examples_have_the_label_of_their_image_or_none(pixels: Path, tmp_path: Path) -> None:
     config = TrainConfig.model_validate(settings(pixels, tmp_path))
     split = split_images(config)
-    examples = Examples(config, split, 0, 1, step=0, micro_batch=8)
+    examples = Examples(config, split, 0, 1, first=0, micro_batch=8)
     dropped = 0
     for _ in range(50):
         x, _, _, labels = examples.next()
@@ -113,8 +113,8 @@ def test_examples_have_the_label_of_their_image_or_none(pixels: Path, tmp_path: 
 def test_labels_do_not_depend_on_how_the_batch_is_shared(pixels: Path, tmp_path: Path) -> None:
     config = TrainConfig.model_validate(settings(pixels, tmp_path))
     split = split_images(config)
-    whole = Examples(config, split, 0, 1, step=3, micro_batch=8).next()
-    halves = [Examples(config, split, rank, 2, step=3, micro_batch=4).next() for rank in range(2)]
+    whole = Examples(config, split, 0, 1, first=24, micro_batch=8).next()
+    halves = [Examples(config, split, rank, 2, first=24, micro_batch=4).next() for rank in range(2)]
     assert len(whole) == 4 and torch.equal(whole[3], torch.cat([half[3] for half in halves]))
 
 

@@ -21,7 +21,7 @@ from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.distributed import Context, Launch
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.points.training import PointTrainingSet
 from randomwalk.training.losses import Estimate, ImplicitScoreMatching, Normal
 from randomwalk.training.objectives import Loss, make_loss

@@ -27,7 +27,7 @@ from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import fit_to, to_pixels, to_tensor
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.training.ema import EMA
 from randomwalk.training.examples import Examples, split_images
 from randomwalk.training.trainer import Trainer
@@ -132,8 +132,8 @@ def test_examples_are_a_function_of_the_position(images: Path, tmp_path: Path) -
     config = TrainConfig.model_validate(settings(images, tmp_path / "run"))
     split = split_images(config)
     assert not set(split.training) & set(split.validation) and len(split.validation) == 4
-    whole = Examples(config, split, 0, 1, step=3, micro_batch=4).next()
-    halves = [Examples(config, split, rank, 2, step=3, micro_batch=2).next() for rank in range(2)]
+    whole = Examples(config, split, 0, 1, first=12, micro_batch=4).next()
+    halves = [Examples(config, split, rank, 2, first=12, micro_batch=2).next() for rank in range(2)]
     for i, both in enumerate(whole):
         assert torch.equal(both, torch.cat([half[i] for half in halves]))
 
@@ -186,7 +186,7 @@ def test_a_killed_run_resumes_to_the_weights_of_one_that_was_not(images: Path, t
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(run)[name]), name
     steps = [int(row["step"]) for row in csv.DictReader((run / "log.csv").open())]
-    assert steps == list(range(1, whole.total_steps + 1))
+    assert steps == list(range(1, whole.step + 1))
 
 
 def test_two_processes_at_half_the_batch_train_the_weights_of_one(images: Path, tmp_path: Path) -> None:

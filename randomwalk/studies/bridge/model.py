@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from randomwalk.denoisers.networks import build_network, first_difference
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.bridge.ends import make_end
 from randomwalk.studies.bridge.matching import BridgeDrift
 from randomwalk.studies.points.datasets import PointSet

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.files import dump
 from randomwalk.errors import InputError, RunError
 from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.folder import RunFolder, write_csv
+from randomwalk.runs.session import only_process, session
 from randomwalk.studies.bridge import figures, measures
 from randomwalk.studies.bridge.measures import Paths, Row
 from randomwalk.studies.bridge.model import Bridge, load_bridge
 from randomwalk.studies.bridge.simulation import time_grid
 from randomwalk.studies.bridge.training import exact_ends, table
 from randomwalk.studies.points import metrics
-from randomwalk.training.session import only_process, session
 
 NUM_POINTS = 10_000
 FLOOR_REPEATS = 10
@@ -60,14 +61,15 @@ def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bo
         RunError: the simulated points are not finite.
     """
     context = only_process(config.device, "points are sent over a bridge")
-    bridge = load_bridge(config.bridge.path, config.bridge.weights, context.device)
-    given = read_points(config.points) if config.points is not None else None
     if dry_run:
+        bridge, _ = _inputs(config, context.device)
         print(dump(config), end="")
         print(f"# ok: a bridge between {bridge.source.name} and {bridge.target.name}, sigma {bridge.sigma:g}")
         return 0
     rows: list[Row] = []
-    with session(config, context, folder, script="sample.py") as folder, bar(4, "sampling", "parts") as tick:
+    with session("sample", config.output, context, folder) as held, bar(4, "sampling", "parts") as tick:
+        folder, (bridge, given) = held.folder, _inputs(config, context.device)
+        held.begin(config)
         tick(0, "paths")
         paths = _paths(config, bridge, given, str(context.device))
         tick(1, "figure")
@@ -88,6 +90,12 @@ def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bo
     print(f"points: {', '.join(str(folder.file(f'{name}.npy')) for name in names)}")
     print(f"figures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}")
     return 0
+
+
+def _inputs(config: BridgeSampleConfig, device: torch.device) -> tuple[Bridge, np.ndarray | None]:
+    """Bridge, and the starting points that are given, if any."""
+    bridge = load_bridge(config.bridge.path, config.bridge.weights, device)
+    return bridge, read_points(config.points) if config.points is not None else None
 
 
 def _write(folder: RunFolder, paths: dict[bool, Paths]) -> None:

@@ -10,8 +10,8 @@ start of each pair from the data repairs the error of the other direction's end,
 (arXiv 2410.02601). Every fit starts from the weights, the optimizer state and the average of the last fit of its
 direction; pairs are simulated with averaged weights.
 
-All random numbers are functions of (seed, fit, step), so that a checkpoint after each fit is enough for a resumed run
-to end with the weights of an uninterrupted one.
+All random numbers are functions of (seed, fit, step), and pairs of the weights before the fit, so that a run that is
+resumed anywhere ends with the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from torch import Tensor
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.errors import RunError
 from randomwalk.rng import Stream, generator, seed_torch
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.checkpoints import MODEL
+from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.studies.bridge.matching import time_of
 from randomwalk.studies.bridge.model import Bridge, save_bridge
 from randomwalk.studies.bridge.simulation import host_noise, simulate, time_grid
 from randomwalk.studies.points import metrics
 from randomwalk.studies.points.datasets import as_images, as_points
-from randomwalk.training.loop import CHECKPOINT, MODEL, Loop
+from randomwalk.training.foreseen import short_of_warmup
+from randomwalk.training.loop import Loop
 from randomwalk.training.optimizer import Descent
 
 LOG = ("fit", "direction", "step", "loss", "gradient_norm", "learning_rate", "seconds")
@@ -71,7 +73,7 @@ class BridgeTrainer(Loop):
         self._pairs: tuple[Tensor, Tensor] | None = None
         self._checks: dict[str, float] = {}
         self._losses: list[float] = []
-        super().__init__(folder, device, list(self.directions.values()), self._steps_before(config.bridge.iterations))
+        super().__init__(folder, device, list(self.directions.values()))
         self.logs = {"log.csv": [], "fits.csv": []}
 
     def num_steps(self, fit: int) -> int:
@@ -83,8 +85,20 @@ class BridgeTrainer(Loop):
 
     def _descent(self, forward: bool) -> Descent:
         config, network = self.config, self.bridge.drift(forward).network
-        steps = sum(map(self.num_steps, range(int(forward), config.bridge.iterations, 2)))
-        return Descent(network, network.parameters(), config.optimizer, config.ema, steps, config.batch_size)
+        return Descent(network, network.parameters(), config.optimizer, config.ema, config.batch_size)
+
+    def steps_of(self, forward: bool) -> int:
+        """Optimizer steps of all fits of a direction."""
+        return sum(map(self.num_steps, range(int(forward), self.config.bridge.iterations, 2)))
+
+    def place(self) -> tuple[int, int]:
+        return self.step, self._steps_before(self.config.bridge.iterations)
+
+    def warnings(self) -> list[str]:
+        """Settings that are likely to spoil the training, one line each."""
+        images = {forward: self.steps_of(forward) * self.config.batch_size for forward in (False, True)}
+        least = min(images, key=lambda forward: images[forward])
+        return short_of_warmup(self.config.optimizer, images[least], f"{'forward' if least else 'backward'} drift")
 
     @property
     def forward(self) -> bool:
@@ -100,18 +114,22 @@ class BridgeTrainer(Loop):
     # --- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        kept = {str(int(forward)): {**d.state(), "steps": d.steps} for forward, d in self.directions.items()}
-        return {"fit": self.fit, "seconds": self.seconds, "bridge": self.bridge.state_dict(), "directions": kept}
+        kept = {str(int(forward)): descent.state() for forward, descent in self.directions.items()}
+        fit = {"fit": self.fit, "losses": self._losses, "seconds": self.seconds}
+        return {**fit, "bridge": self.bridge.state_dict(), "directions": kept}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.bridge.load_state_dict(state["bridge"])
         for forward, descent in self.directions.items():
             kept = state["directions"][str(int(forward))]
-            descent.load_state(kept, kept["steps"])
+            steps = kept["step"] if "step" in kept else kept["steps"]  # as it was once called
+            descent.load_state(kept, steps, self.images_of(kept, steps, self.config.batch_size))
         self.fit, self.seconds = state["fit"], state["seconds"]
+        self._losses = list(state.get("losses", []))
 
     def is_kept(self, row: dict[str, Any]) -> bool:
-        return int(row["fit"]) < self.fit
+        fit = int(row["fit"])
+        return fit < self.fit or (fit == self.fit and int(row.get("step") or self.fit_step + 1) <= self.fit_step)
 
     def averaged(self) -> dict[str, Tensor]:
         """State dict of the bridge with averaged parameters."""
@@ -128,14 +146,13 @@ class BridgeTrainer(Loop):
         made.load_state_dict(self.averaged())
         return made.eval().requires_grad_(False).to(self.device)
 
-    def save(self) -> None:
+    def export(self) -> None:
         training = {
             "fits": self.fit, "minutes": round(self.seconds / 60, 1), "config": self.config.model_dump(mode="json")
         }  # fmt: skip
         save_bridge(self.folder, MODEL, self.bridge, self.averaged(), training)
         write_csv(self.folder, "log.csv", LOG, self.logs["log.csv"])
         write_csv(self.folder, "fits.csv", FITS, self.logs["fits.csv"])
-        self.folder.write_torch(CHECKPOINT, self.state())
 
     # --- pairs ---------------------------------------------------------------------------------------------------
 
@@ -188,7 +205,7 @@ class BridgeTrainer(Loop):
         """Take one optimizer step of the present fit on a batch of its pairs; returns loss and gradient norm."""
         if self._pairs is None:
             self._pairs = self.pairs(self.fit)
-            self._checks, self._losses = self.check_pairs(self.fit, *self._pairs), []
+            self._checks = self.check_pairs(self.fit, *self._pairs)
         x0, x1 = self._pairs
         draws, batch = generator(self.config.seed, Stream.BRIDGE_BATCH, self.fit, self.fit_step), self.config.batch_size
         chosen = torch.from_numpy(draws.integers(len(x0), size=batch)).to(self.device)
@@ -196,7 +213,8 @@ class BridgeTrainer(Loop):
         clock = (torch.arange(batch, device=self.device) + float(draws.random())) / batch
         z = host_noise(draws)(0, x0[:1].expand(batch, -1, -1, -1))
         loss = self.bridge.drift(self.forward).loss(x0[chosen], x1[chosen], time_of(clock), z).mean()
-        return self.directions[self.forward].step([loss])
+        descent = self.directions[self.forward]
+        return descent.step([loss], descent.steps / self.steps_of(self.forward))
 
     def is_logged(self) -> bool:
         return self.fit_step % self.config.log_every == 0 or self.fit_step == self.num_steps(self.fit)
@@ -212,7 +230,7 @@ class BridgeTrainer(Loop):
             return
         late = self._losses[len(self._losses) // 2 :]
         self._add("fits.csv", {**self._checks, "loss": sum(late) / len(late), "seconds": self.seconds})
-        self.fit, self._pairs = self.fit + 1, None
+        self.fit, self._pairs, self._losses = self.fit + 1, None, []
 
     def is_saved(self) -> bool:
         """A checkpoint is due after every fit."""

@@ -10,15 +10,16 @@ from randomwalk.config.bridge import BridgeConfig
 from randomwalk.config.files import dump
 from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.checkpoints import MODEL
+from randomwalk.runs.folder import RunFolder, write_csv
+from randomwalk.runs.session import only_process, session
 from randomwalk.studies.bridge import figures, gaussian, measures
 from randomwalk.studies.bridge.ends import exact_bridge
 from randomwalk.studies.bridge.gaussian import GaussianBridge
 from randomwalk.studies.bridge.measures import Row
 from randomwalk.studies.bridge.model import Bridge
 from randomwalk.studies.bridge.trainer import BridgeTrainer, build_bridge
-from randomwalk.training.loop import MODEL
-from randomwalk.training.session import only_process, session
+from randomwalk.training.foreseen import warn
 
 LABELS = {"normal": "Gaussian", "gaussian": "Gaussian"}
 NUM_SHOWN = 4000
@@ -42,10 +43,12 @@ def run(config: BridgeConfig, resume: str | None = None, dry_run: bool = False) 
         parameters = sum(p.numel() for p in bridge.parameters())
         print(f"# ok: {_names(bridge)}, {parameters:,} parameters in both directions")
         return 0
-    with session(config, context, RunFolder.resume(resume) if resume else None) as folder:
-        trainer = BridgeTrainer(config, context.device, folder)
+    with session("train", config.output, context, RunFolder.resume(resume) if resume else None) as held:
+        held.begin(config)
+        folder, trainer = held.folder, BridgeTrainer(config, context.device, held.folder)
         if resume:
             trainer.resume()
+        warn(trainer.warnings())
         start = f"from fit {trainer.fit}" if trainer.fit else "from the start"
         print(f"bridge between {_names(trainer.bridge)}, sigma {trainer.bridge.sigma:g}; {start}", flush=True)
         trainer.run()

@@ -13,7 +13,7 @@ from randomwalk.denoisers.checkpoints import read_config
 from randomwalk.denoisers.wrappers import Probe
 from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.results import ImageResults, Results
 from randomwalk.sampling.task import Task, Watch

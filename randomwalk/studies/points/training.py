@@ -28,23 +28,23 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False) -
 
 
 class PointExamples:
-    """Parts of the batches for this process, from a given step on.
+    """Parts of the batches for this process, from a given position on.
 
-    A batch of fresh points and their noise is a function of (seed, step). Every process draws the whole batch, which
-    costs less than a generator for every point, and takes its share.
+    A batch of fresh points and their noise is a function of (seed, position of its first point). Every process draws
+    the whole batch, which costs less than a generator for every point, and takes its share.
 
     Args:
         config: of the training.
         points: the set.
         rank, size: this process takes the ``rank``-th of ``size`` equal parts of every batch.
-        step: the first step.
+        first: position of the first point of all processes.
         micro_batch: examples in one part.
     """
 
     def __init__(
-        self, config: TrainConfig, points: datasets.PointSet, rank: int, size: int, step: int, micro_batch: int
+        self, config: TrainConfig, points: datasets.PointSet, rank: int, size: int, first: int, micro_batch: int
     ) -> None:
-        self.config, self.points, self.step, self.micro_batch = config, points, step, micro_batch
+        self.config, self.points, self.first, self.micro_batch = config, points, first, micro_batch
         share = config.batch_size // size
         self.share = slice(rank * share, (rank + 1) * share)
         self.offset = float(generator(config.seed, Stream.OFFSET).random())
@@ -53,16 +53,16 @@ class PointExamples:
     def next(self) -> tuple[Tensor, Tensor, Tensor]:
         """The next part: X ``[b, 2, 1, 1]``, u ``[b]``, N ``[b, 2, 1, 1]``."""
         if not self._parts:
-            batch = [tensor[self.share].split(self.micro_batch) for tensor in self.batch(self.step)]
-            self._parts, self.step = list(zip(*batch, strict=True))[::-1], self.step + 1
+            batch = [tensor[self.share].split(self.micro_batch) for tensor in self.batch(self.first)]
+            self._parts, self.first = list(zip(*batch, strict=True))[::-1], self.first + self.config.batch_size
         return self._parts.pop()
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw the batch of a step; the values of u are a low-discrepancy sequence, as for images."""
-        size, draws = self.config.batch_size, generator(self.config.seed, Stream.NOISE, step)
+    def batch(self, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw the batch from a position on; the values of u are a low-discrepancy sequence, as for images."""
+        size, draws = self.config.batch_size, generator(self.config.seed, Stream.NOISE, first)
         x = as_images(self.points.sample(size, draws))
         noise = torch.from_numpy(draws.standard_normal((size, 2), dtype=np.float32))[:, :, None, None]
-        u = (self.offset + np.arange(step * size, (step + 1) * size) * GOLDEN) % 1.0
+        u = (self.offset + np.arange(first, first + size) * GOLDEN) % 1.0
         return x, torch.from_numpy(u.astype(np.float32)), noise
 
 
@@ -93,9 +93,9 @@ class PointTrainingSet:
         """Find settings that are likely to spoil the training, one line each."""
         return warnings_of(self.config)
 
-    def examples(self, rank: int, size: int, step: int, micro_batch: int) -> PointExamples:
-        """Examples of a process from a step on."""
-        return PointExamples(self.config, self.points, rank, size, step, micro_batch)
+    def examples(self, rank: int, size: int, first: int, micro_batch: int) -> PointExamples:
+        """Examples of a process from a position on."""
+        return PointExamples(self.config, self.points, rank, size, first, micro_batch)
 
     def validate(self, denoiser: Denoiser) -> Validation:
         """Measure the Chamfer distance of samples, and the squared distance of denoised points, to fresh points."""

@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from randomwalk.config.score_embedding import DDPMMethod
 from randomwalk.images.sheets import Row, new_figure, overview, png, tidy
-from randomwalk.run_folder import RunFolder
+from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.score_embedding import report_data
 from randomwalk.studies.score_embedding.report_data import SHOWN, Embedded, Run, alpha_bar_end, mean_over
 

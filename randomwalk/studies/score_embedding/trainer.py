@@ -18,7 +18,8 @@ from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
 from randomwalk.errors import RunError
 from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator, seed_torch
-from randomwalk.run_folder import RunFolder, write_csv
+from randomwalk.runs.checkpoints import MODEL
+from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.studies.score_embedding import density, measures
 from randomwalk.studies.score_embedding.clock import COUNTED, Clock
 from randomwalk.studies.score_embedding.embedding import field_of, random_like
@@ -26,7 +27,7 @@ from randomwalk.studies.score_embedding.images import load_images
 from randomwalk.studies.score_embedding.methods import Made, denoiser_settings, make_method
 from randomwalk.studies.score_embedding.solution import Solution
 from randomwalk.studies.score_embedding.solvers import level_times, solve
-from randomwalk.training.loop import CHECKPOINT, MODEL, Loop
+from randomwalk.training.loop import Loop
 from randomwalk.training.optimizer import Descent
 from score_sde import sdes
 
@@ -55,10 +56,9 @@ class Trainer(Loop):
         if config.precision == "bf16":
             self.denoiser.autocast_dtype = torch.bfloat16
         self.descent = Descent(
-            self.denoiser.network, self.denoiser.parameters(), config.optimizer, config.ema, config.num_steps,
-            config.batch_size,
-        )  # fmt: skip
-        super().__init__(folder, device, [self.descent], config.num_steps)
+            self.denoiser.network, self.denoiser.parameters(), config.optimizer, config.ema, config.batch_size
+        )
+        super().__init__(folder, device, [self.descent])
         self.clock = Clock(device)
         self.logs = {"log.csv": [], "profile.csv": []}
 
@@ -116,14 +116,15 @@ class Trainer(Loop):
 
     def state(self) -> dict[str, Any]:
         network, seconds = self.denoiser.network.state_dict(), dict(self.clock.seconds)
-        return {"step": self.step, "seconds": seconds, "network": network, **self.descent.state()}
+        return {"seconds": seconds, "network": network, **self.descent.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.clock.seconds.update(state["seconds"])
         self.denoiser.network.load_state_dict(state["network"])
-        self.descent.load_state(state, state["step"])
+        steps = state["step"]
+        self.descent.load_state(state, steps, self.images_of(state, steps, self.config.batch_size))
 
-    def save(self) -> None:
+    def export(self) -> None:
         config = self.config
         training = {
             "steps": self.step, "minutes": round(self.clock.total / 60, 2), "config": config.model_dump(mode="json")
@@ -134,7 +135,6 @@ class Trainer(Loop):
         if self.config.profile.enabled:
             write_csv(self.folder, "profile.csv", PROFILE, self.logs["profile.csv"])
         self.save_timings()
-        self.folder.write_torch(CHECKPOINT, self.state())
 
     def save_timings(self) -> None:
         """Write timings.csv: the counted stages, their sum, and the others."""
@@ -157,9 +157,13 @@ class Trainer(Loop):
         with self.clock.stage("training"):
             seed_torch(self.device, self.config.seed, Stream.EMBEDDING_DROPOUT, self.step)
             draws = generator(self.config.seed, Stream.EMBEDDING_BATCH, self.step)
-            return self.descent.step([self.method.loss(self.denoiser, self.step, draws).mean()])
+            losses = [self.method.loss(self.denoiser, self.step, draws).mean()]
+            return self.descent.step(losses, self.step / self.config.num_steps)
 
     # --- the run -------------------------------------------------------------------------------------------------
+
+    def place(self) -> tuple[int, int]:
+        return self.step, self.config.num_steps
 
     def share_done(self) -> float:
         """Share of the training that is done, by steps or by time; 1 once the samples are good enough (`stop_at`)."""

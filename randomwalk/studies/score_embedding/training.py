@@ -8,15 +8,19 @@ import numpy as np
 import torch
 
 from randomwalk.config.files import dump, load_training
+from randomwalk.config.resumption import changes
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.errors import InputError
 from randomwalk.progress import bar
-from randomwalk.run_folder import RunFolder, differences, write_csv
+from randomwalk.runs.checkpoints import CHECKPOINT, MODEL
+from randomwalk.runs.folder import RunFolder, write_csv
+from randomwalk.runs.session import only_process, session
 from randomwalk.studies.score_embedding import measures, report
 from randomwalk.studies.score_embedding.trainer import Trainer
-from randomwalk.training.loop import CHECKPOINT, MODEL
-from randomwalk.training.session import only_process, session
+from randomwalk.training.foreseen import short_of_warmup, warn
 
+REMADE = ("sampling", "profile", "device")
+"""Settings that may change with ``--no-train``."""
 METRICS = ("image", "name", "sample", "mse", "psnr", "ssim", "evaluations")
 CROSSINGS = ("level", "kind", "image", "seconds", "step", "epoch", "mse")
 
@@ -43,10 +47,12 @@ def run(config: ScoreEmbeddingConfig, resume: str | None = None, dry_run: bool =
         print(f"# ok: {description(Trainer(config, context.device, RunFolder(config.output)))}")
         return 0
     earlier = finished(config, resume) if no_train else RunFolder.resume(resume) if resume else None
-    with session(config, context, earlier) as folder:
-        trainer = Trainer(config, context.device, folder)
+    with session("train", config.output, context, earlier) as held:
+        held.begin(config, may_change=REMADE if no_train else None)
+        folder, trainer = held.folder, Trainer(config, context.device, held.folder)
         if earlier is not None:
             trainer.resume()
+        warn(short_of_warmup(config.optimizer, config.num_steps * config.batch_size))
         start = f"from step {trainer.step}" if trainer.step else "from the start"
         print(f"{description(trainer)}; {start}", flush=True)
         trainer.prepare()
@@ -80,14 +86,10 @@ def finished(config: ScoreEmbeddingConfig, resume: str | None) -> RunFolder:
     folder = RunFolder(resume or config.output)
     if not (folder.has("config.yaml") and folder.has(CHECKPOINT)):
         raise InputError(f"--no-train: {folder.path} holds no finished run; train first, without --no-train")
-    kept = load_training(folder.file("config.yaml")).model_dump(mode="json")
-    ignored = ("device", "output", "sampling", "profile")
-    changed = [k for k in differences(kept, config.model_dump(mode="json")) if k.split(".")[0] not in ignored]
-    if changed:
-        raise InputError(
-            f"--no-train: the config differs from {folder.file('config.yaml')} in {', '.join(changed)}; only sampling "
-            "and device may"
-        )
+    began = load_training(folder.file("config.yaml"))
+    if not isinstance(began, ScoreEmbeddingConfig):
+        raise InputError(f"--no-train: {folder.path} is of another kind of training")
+    changes(began, config, f"--no-train: {folder.path}", REMADE)
     return folder
 
 

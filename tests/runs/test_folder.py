@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from randomwalk.errors import InputError
-from randomwalk.run_folder import RunFolder, command_line, differences, environment, write_csv
+from randomwalk.config.resumption import differences
+from randomwalk.errors import InputError, RunError
+from randomwalk.runs.environment import command_line, environment
+from randomwalk.runs.folder import RunFolder, write_csv
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
@@ -36,7 +38,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write(b"half")  # type: ignore[attr-defined]
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match=r"sub/a\.txt cannot be written: No space"):
         folder.write("sub/a.txt", broken)
     assert folder.file("sub/a.txt").read_text() == "before"
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.txt"]
@@ -86,8 +88,8 @@ def test_resume_wants_the_folder_of_a_run(tmp_path: Path) -> None:
 def test_differences_name_the_keys() -> None:
     a = {"seed": 1, "sampler": {"name": "ddim", "schedule": {"num_steps": 3}}, "x": None}
     b = {"seed": 1, "sampler": {"name": "ddim", "schedule": {"num_steps": 4}}}
-    assert differences(a, b) == ["sampler.schedule.num_steps"]
-    assert differences(a, a) == []
+    assert differences(a, b) == {"sampler.schedule.num_steps": [3, 4]}
+    assert differences(a, a) == {}
 
 
 def test_the_environment_is_described(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import itertools
 import json
 import os
-import platform
-import shlex
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +19,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-import randomwalk
-from randomwalk.errors import InputError
+from randomwalk.errors import InputError, RunError
 from randomwalk.lookup import expand, near
 
 try:
@@ -34,6 +30,13 @@ except ImportError:  # on Windows, where runs go without locks
 _counter = itertools.count()
 _BEFORE_RESULTS = {"config.yaml", "run.json", "schedule.png"}
 """Files that a run writes before its first result."""
+_ATTEMPTS = 1000
+"""Folders that are tried before giving up."""
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether it is a temporary file, as a process leaves behind that is killed while writing."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 class RunFolder:
@@ -43,38 +46,59 @@ class RunFolder:
     ``.tmp`` file behind, never a truncated file.
 
     Args:
-        path: an existing folder; see `create` and `resume`.
+        path: an existing folder; see `claim`, `create` and `resume`.
         made: folders that were made for this run, if the run is new.
     """
 
     def __init__(self, path: str | Path, made: Sequence[Path] | None = None) -> None:
         self.path = Path(path)
         self._made = made
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None
+
+    @classmethod
+    def claim(cls, output: str | Path) -> RunFolder:
+        """Make and `lock` a new folder at ``output`` or, if there are files in it, beside it with the date and time.
+
+        Nothing is written before the folder is locked. Of several processes that start at once, one gets it.
+
+        Raises:
+            InputError: no folder can be made there, or another process works in it.
+        """
+        wanted = candidate = Path(output)
+        absent = [folder for folder in (wanted, *wanted.absolute().parents) if not folder.exists()]
+        stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+        others = (wanted.with_name(f"{wanted.name}_{stamp}" + (f"_{n}" if n else "")) for n in itertools.count())
+        problem: OSError | None = None
+        for _ in range(_ATTEMPTS):
+            folder = cls(candidate, absent if candidate == wanted else [candidate, *absent])
+            try:
+                candidate.mkdir(parents=True, exist_ok=candidate == wanted)
+                folder.lock()
+            except FileNotFoundError as error:  # another process has removed it in the meantime
+                problem = error
+                continue
+            except FileExistsError as error:
+                problem = error
+            except OSError as error:
+                problem = error
+                break
+            except InputError:
+                if candidate == wanted:
+                    raise
+            else:
+                if all(_is_leftover(entry) for entry in candidate.iterdir()):
+                    return folder
+                folder.unlock()
+            candidate = next(others)
+        why = problem.strerror if problem is not None else "others are made all the time"
+        raise InputError(f"output: {candidate} cannot be made ({why}); choose another folder") from problem
 
     @classmethod
     def create(cls, output: str | Path) -> RunFolder:
-        """Make a new folder at ``output`` or, if that is in use, beside it with the date and time in its name.
-
-        Raises:
-            InputError: no folder can be made there.
-        """
-        wanted = candidate = Path(output)
-        parents = [parent for parent in wanted.absolute().parents if not parent.exists()]
-        stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
-        names = (f"{wanted.name}_{stamp}" + (f"_{n}" if n else "") for n in itertools.count())
-        try:
-            while True:
-                candidate.parent.mkdir(parents=True, exist_ok=True)
-                if candidate == wanted and candidate.is_dir() and not any(candidate.iterdir()):
-                    return cls(candidate, parents)
-                try:
-                    candidate.mkdir()
-                    return cls(candidate, [candidate, *parents])
-                except FileExistsError:
-                    candidate = wanted.with_name(next(names))
-        except OSError as error:
-            raise InputError(f"output: {candidate} cannot be made ({error.strerror}); choose another folder") from error
+        """Make a new folder as `claim` does, without keeping the lock."""
+        folder = cls.claim(output)
+        folder.unlock()
+        return folder
 
     @classmethod
     def resume(cls, path: str | Path) -> RunFolder:
@@ -100,15 +124,6 @@ class RunFolder:
             for path in self.path.rglob("*")
         )
 
-    @contextlib.contextmanager
-    def gone_if_it_fails(self) -> Iterator[RunFolder]:
-        """Run the block, and `discard` the folder if the block fails before the first result."""
-        try:
-            yield self
-        except Exception:
-            self.discard()
-            raise
-
     def keep(self) -> None:
         """Never discard the folder, since other processes write to it."""
         self._made = None
@@ -124,7 +139,6 @@ class RunFolder:
         """
         if self._made is None or (self.has_results and not with_results):
             return False
-        self.unlock()
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -134,6 +148,7 @@ class RunFolder:
             with contextlib.suppress(OSError):  # another run has begun in it
                 folder.rmdir()
         self._made = None
+        self.unlock()  # not before: another process would begin in a folder that is about to go
         return True
 
     def file(self, name: str) -> Path:
@@ -144,56 +159,80 @@ class RunFolder:
         """Whether the file exists (then it is complete)."""
         return self.file(name).is_file()
 
-    def lock(self, name: str = "config.yaml") -> None:
+    def lock(self) -> None:
         """Keep other processes from working in this folder until `unlock` or the end of this process.
 
         Raises:
+            FileNotFoundError: it is gone.
             InputError: another process works in it.
         """
         if fcntl is None:
             return
-        handle = self.file(name).open()
+        handle = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_gone = not os.path.samestat(os.fstat(handle), self.path.stat())
         except BlockingIOError as error:
-            handle.close()
-            raise InputError(f"{self.path}: another process is working in this folder; let it end first") from error
+            os.close(handle)
+            raise InputError(
+                f"{self.path}: another process is working in this folder; let it end first, or choose another output"
+            ) from error
+        except FileNotFoundError:
+            is_gone = True
         except OSError:  # a file system without locks
-            handle.close()
+            os.close(handle)
             return
+        if is_gone:  # the process that held the lock has removed it
+            os.close(handle)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
         self._lock = handle
 
     def unlock(self) -> None:
         """Let other processes work in this folder again."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def remove_leftovers(self) -> None:
         """Delete the temporary files of a process that was killed; only under `lock`."""
-        for path in self.path.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        for path in self.path.rglob(".*"):
+            if _is_leftover(path):
+                path.unlink(missing_ok=True)
 
-    def write(self, name: str, save: Callable[[IO[bytes]], object], sync: bool = False) -> Path:
+    def write(
+        self, name: str, save: Callable[[IO[bytes]], object], sync: bool = False, before: str | None = None
+    ) -> Path:
         """Write a file by ``save``, which gets the open binary file.
 
         Args:
             name: path in the folder.
             save: writes the contents.
             sync: wait for the disk, so that the file survives a power failure.
+            before: path in the folder under which the present file is kept, if there is one.
+
+        Raises:
+            RunError: the disk is full, or the folder is not writable.
         """
         path = self.file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{next(_counter)}.tmp")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 save(file)
                 if sync:
                     file.flush()
                     os.fsync(file.fileno())
+            if before is not None and path.exists():
+                path.replace(self.file(before))
             temporary.replace(path)
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__  # of the RuntimeError of torch.save
+            if not isinstance(cause, OSError):
+                raise
+            raise RunError(f"{path} cannot be written: {cause.strerror or cause}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         return path
 
     def write_bytes(self, name: str, data: bytes) -> Path:
@@ -220,11 +259,11 @@ class RunFolder:
         picture.save(buffer, format=kind, **options)
         return self.write_bytes(name, buffer.getvalue())
 
-    def write_torch(self, name: str, value: Any) -> Path:
-        """Write a checkpoint with ``torch.save`` so that it survives a power failure."""
+    def write_torch(self, name: str, value: Any, before: str | None = None) -> Path:
+        """Write a checkpoint with ``torch.save`` so that it survives a power failure; ``before`` as for `write`."""
         import torch
 
-        return self.write(name, lambda file: torch.save(value, file), sync=True)
+        return self.write(name, lambda file: torch.save(value, file), sync=True, before=before)
 
     def state_of(self, checkpoint: str) -> str:
         """Clause about the last checkpoint for the message of a failed run."""
@@ -232,28 +271,17 @@ class RunFolder:
             return f"the last checkpoint in {self.path} is from before"
         return f"there is no checkpoint in {self.path} yet"
 
-    def read_torch(self, name: str, device: Any, use: Callable[[Any], object]) -> None:
-        """Load a checkpoint to ``device`` and pass its contents to ``use``; do nothing if there is none yet.
-
-        Raises:
-            InputError: it is damaged, or ``use`` fails on it.
-        """
-        import torch
-
-        path = self.file(name)
-        if not path.is_file():
-            return
-        try:
-            use(torch.load(path, map_location=device, weights_only=True))
-        except Exception as error:  # a damaged pickle can raise anything
-            raise InputError(f"{path}: is not a checkpoint of this config ({error})") from error
-
     def read_csv(self, name: str) -> list[dict[str, Any]]:
         """Rows of a CSV file; none if it does not exist."""
         if not self.has(name):
             return []
         with self.file(name).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
+
+    def first_value(self, key: str, now: Any) -> Any:
+        """Value of a setting when the run began; ``now`` if it has not changed since."""
+        resumed = self.read_json("run.json").get("resumed", []) if self.has("run.json") else []
+        return next((one["changed"][key][0] for one in resumed if key in one.get("changed", {})), now)
 
     def read_json(self, name: str) -> Any:
         """Value of a JSON file.
@@ -265,64 +293,6 @@ class RunFolder:
             return json.loads(self.file(name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{self.file(name)}: cannot be read ({error})") from error
-
-
-def command_line() -> str:
-    """Command line of this process, quoted for a shell."""
-    return shlex.join([Path(sys.executable).name, *sys.argv])
-
-
-def git_commit() -> str | None:
-    """Commit of the source, with ``-dirty`` if it was changed; None outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def environment(device: str, world_size: int, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Contents of run.json about the command, versions and machine of a run."""
-    import torch
-
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
-    return {
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": command_line(),
-        "git_commit": git_commit(),
-        "versions": {
-            "randomwalk": randomwalk.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "platform": platform.platform(),
-        "device": device,
-        "device_name": name or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "world_size": world_size,
-        **(extra or {}),
-    }
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ between two nested mappings."""
-    found: list[str] = []
-    for key in sorted({*a, *b}):
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found += differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            found.append(f"{prefix}{key}")
-    return found
 
 
 def write_csv(folder: RunFolder, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:

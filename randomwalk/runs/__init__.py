@@ -1,0 +1,1 @@
+"""Runs of every program: folder, session, checkpoints, interruption."""
