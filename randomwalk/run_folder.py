@@ -184,7 +184,8 @@ class RunFolder:
         """
         path = self.file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{next(_counter)}.tmp")
+        # Without the file's own name, which may be as long as names can be.
+        temporary = path.with_name(f".{socket.gethostname()[:64]}-{os.getpid()}-{next(_counter)}.tmp")
         try:
             with temporary.open("wb") as file:
                 save(file)
@@ -263,6 +264,8 @@ class RunFolder:
         """
         try:
             return json.loads(self.file(name).read_text(encoding="utf-8"))
+        except RecursionError:
+            raise InputError(f"{self.file(name)}: is nested too deeply") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.file(name)}: cannot be read ({error})") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.files import dump, load_sampling
 from randomwalk.errors import InputError, RunError, Terminated
-from randomwalk.lookup import expand
+from randomwalk.lookup import expand, printable
 from randomwalk.progress import show_notes
 from randomwalk.run_folder import RunFolder, differences
 
@@ -118,6 +119,8 @@ def run(command: Callable[[], int]) -> int:
     Errors that the user can fix are printed as one message on the standard error, without a traceback.
     """
     previous = signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     start = distributed.Launch()
     try:
         start = distributed.launch()
@@ -138,8 +141,10 @@ def run(command: Callable[[], int]) -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-    who = f"[process {start.rank} of {start.size}] " if start.rank else ""
-    print(f"{who}{message}", file=sys.stderr, flush=True)
+    if not distributed.leaves_message(start, stopped=status >= 130):
+        who = f"[process {start.rank} of {start.size}] " if start.rank else ""
+        shown = "\n".join(map(printable, f"{who}{message}".splitlines()))
+        print(shown, file=sys.stderr, flush=True)
     distributed.abort(status)
     return status
 

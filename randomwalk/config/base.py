@@ -35,6 +35,10 @@ OutputPath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
 """A folder to write; `~` and `$VARIABLES` are expanded."""
 PathText = Annotated[OutputPath, AfterValidator(find_file)]
 """A file or folder to read: expanded, and if it does not exist, the bundled one of that name."""
+PATH_KEYS = frozenset({
+    "path", "output", "file", "points", "validation_path", "initial_weights", "alphas_cumprod", "betas"
+})  # fmt: skip
+"""Names of the settings whose text is a path."""
 Fit = Literal["resize", "crop", "pad"]
 SampleFit = Literal["resize", "crop", "pad", "keep"]
 Precision = Literal["fp32", "bf16"]

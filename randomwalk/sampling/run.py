@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import shlex
 import sys
@@ -25,6 +24,7 @@ from randomwalk.samplers.walk import PreconditionedStep
 from randomwalk.sampling import figures
 from randomwalk.sampling.batch import SampleId
 from randomwalk.sampling.foresight import image_notes, notes_of
+from randomwalk.sampling.inputs import check_unchanged, inputs_of, read_inputs
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.progress import Progress
 from randomwalk.sampling.results import ImageResults, Results
@@ -59,8 +59,8 @@ def run(
         if context.is_main and folder is None:
             folder = RunFolder.create(config.output)
         with contextlib.nullcontext() if folder is None else folder.gone_if_it_fails():
-            folder = _open_folder(task, folder, resumed, context)
-            _restore_inputs(task, folder.read_json("run.json")["inputs"])
+            folder = _open_folder(task, folder, resumed, context, results_for)
+            _restore_inputs(task, read_inputs(folder))
             if context.is_main:
                 show_notes(notes_of(task))
             with _resumable(folder):
@@ -68,7 +68,7 @@ def run(
                 _work(results, batches, context)
                 return results.finish(len(batches)) if context.is_main else 0
     except BaseException as error:
-        context.fail(str(error) or type(error).__name__)
+        context.fail(error)
         raise
     finally:
         distributed.cleanup(context)
@@ -126,7 +126,13 @@ def _restore_inputs(task: Task, inputs: Mapping[str, Any]) -> None:
 # --- the folder ----------------------------------------------------------------------------------------------
 
 
-def _open_folder(task: Task, folder: RunFolder | None, resumed: bool, context: Context) -> RunFolder:
+def _open_folder(
+    task: Task,
+    folder: RunFolder | None,
+    resumed: bool,
+    context: Context,
+    results_for: Callable[[RunFolder, Task], Results],
+) -> RunFolder:
     """Start or check the folder on rank 0; the other processes receive its path."""
     if folder is None or not context.is_main:
         return RunFolder(context.broadcast())
@@ -135,13 +141,17 @@ def _open_folder(task: Task, folder: RunFolder | None, resumed: bool, context: C
     folder.lock()
     if resumed:
         folder.remove_leftovers()
-        _check_unchanged(task, folder)
+        inputs = check_unchanged(task, folder, results_for(folder, task).skipped())
+    else:
+        inputs = inputs_of(task)
     facts = environment(str(context.device), context.size)
     if resumed:
-        begun = folder.read_json("run.json")
-        folder.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), facts]})
+        begun = folder.read_json("run.json") if folder.has("run.json") else {"seed": task.config.seed}
+        earlier = begun.get("resumed", [])
+        resumes = [*(earlier if isinstance(earlier, list) else []), facts]
+        folder.write_json("run.json", {**begun, "inputs": inputs, "resumed": resumes})
     else:
-        folder.write_json("run.json", {**facts, "seed": task.config.seed, "inputs": _inputs(task)})
+        folder.write_json("run.json", {**facts, "seed": task.config.seed, "inputs": inputs})
     if not folder.has("schedule.png"):
         plan, norm = task.plan(), None
         if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
@@ -156,47 +166,6 @@ def _open_folder(task: Task, folder: RunFolder | None, resumed: bool, context: C
 
 def _resume_command(folder: RunFolder) -> str:
     return f"python sample.py --resume {shlex.quote(str(folder.path))}"
-
-
-def _inputs(task: Task) -> dict[str, Any]:
-    """Everything besides the config on which the results depend."""
-    path, digest = Path(task.config.network.path), hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found: dict[str, Any] = {"weights": path.name, "weights_sha256": digest.hexdigest()}
-    found["images"] = task.names if task.source is not None else []
-    if task.budget is not None:
-        found["memory"] = task.budget.gib
-    if task.sizes is not None:
-        found |= {"sizes": [size and list(size) for size in task.sizes], "grey": task.greys}
-    return found
-
-
-def _check_unchanged(task: Task, folder: RunFolder) -> None:
-    """Raise InputError if the weights or images are not those with which the run began."""
-    now = _inputs(task)
-    if not folder.has("run.json"):
-        folder.write_json("run.json", {"seed": task.config.seed, "inputs": now})
-        return
-    then = folder.read_json("run.json")["inputs"]
-    data = task.config.data.path if task.config.data else ""
-    changed = ""
-    if then["weights_sha256"] != now["weights_sha256"]:
-        changed = f"{task.config.network.path}: is not the file with which {folder.path} began"
-    elif then["images"] != now["images"]:
-        names = sorted(set(then["images"]) ^ set(now["images"]))
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        changed = f"{data}: the images are not those with which {folder.path} began ({shown})"
-    else:
-        for name, old, new in zip(now["images"], then.get("sizes", []), now.get("sizes", []), strict=False):
-            if old and new and old != new:
-                was, has = "{}x{}".format(*old), "{}x{}".format(*new)
-                changed = changed or f"{name}: has {has} pixels, and had {was} when {folder.path} began"
-        if not changed and then.get("grey") != now.get("grey") and then.get("sizes") == now.get("sizes"):
-            changed = f"{data}: other images are grey than when {folder.path} began"
-    if changed:
-        raise InputError(f"{changed}; restore what was there, or start a new run")
 
 
 @contextlib.contextmanager
@@ -225,6 +194,8 @@ def _work(results: Results, batches: Sequence[Sequence[SampleId]], context: Cont
         results.folder.keep()
     # Rank 0 decides once which batches are done: results of other processes appear while this one works.
     left = context.broadcast([b for b in range(len(batches)) if not results.is_done(b)] if context.is_main else None)
+    if context.is_main:
+        show_notes(results.damage)
     if context.is_main and len(left) < len(batches):
         print(f"{len(batches) - len(left)} of {len(batches)} batches are already done")
     if task.source is not None and left:

@@ -59,7 +59,7 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False, o
                     f"figures: {folder.file('samples.png')}, {folder.file('curves.png')}"
                 )
     except BaseException as error:
-        context.fail(str(error) or type(error).__name__)
+        context.fail(error)
         raise
     finally:
         distributed.cleanup(context)
