@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from randomwalk.errors import InputError
 from randomwalk.lookup import expand, find_file
@@ -22,6 +30,14 @@ def _expanded(path: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def _any_text(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check a text that may hold bytes which are not UTF-8, as names of files can, and which pydantic refuses."""
+    if not isinstance(value, str):
+        return check(value)
+    check(value.encode(errors="replace").decode())
+    return value
+
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -31,7 +47,7 @@ TwoOrMore = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
 Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Pair = Field(min_length=2, max_length=2)
 Text = Annotated[str, Field(min_length=1)]
-OutputPath = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
+OutputPath = Annotated[str, Field(min_length=1), WrapValidator(_any_text), AfterValidator(_expanded)]
 """A folder to write; `~` and `$VARIABLES` are expanded."""
 PathText = Annotated[OutputPath, AfterValidator(find_file)]
 """A file or folder to read: expanded, and if it does not exist, the bundled one of that name."""

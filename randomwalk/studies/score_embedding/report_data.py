@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.config.validate import validate
@@ -132,7 +132,7 @@ def read(folder: RunFolder) -> Run:
     if folder.has("model.safetensors"):
         path = folder.file("model.safetensors")
         try:
-            with safe_open(path, framework="np") as file:
+            with open_safetensors(path, "np") as file:
                 parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
