@@ -53,7 +53,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     changes = [change.replace(" $", " $$") for change in changes]  # the variables are not set
     changes[0] = changes[0].replace("$$", "$")  # but a file of that very name is found
     done = subprocess.run(
-        [sys.executable, ROOT / "sample.py", f"--config={config}".replace("$", "$"), "--set", *changes],
+        [sys.executable, ROOT / "sample.py", f"--config={config}", "--set", *changes],
         cwd=folder, env={**os.environ, **environ}, capture_output=True,
     )  # fmt: skip
     return folder / "run $Y %d", done
@@ -247,10 +247,11 @@ def test_a_batch_with_a_damaged_record_or_result_is_done_again(
 ) -> None:
     before = files_of(run)
     damage(run)
+    gone = sum(path.is_file() for path in run.rglob("*")) < len(before)
     assert resume(run) == 0
     after = files_of(run)
     assert after == before
     said = capsys.readouterr()
     assert "1 of 2 batches are already done" in said.out
     noted = [line for line in said.err.splitlines() if line.startswith("note:") and "is done again" in line]
-    assert len(noted) == (0 if not noted else 1)
+    assert len(noted) == (0 if gone else 1)

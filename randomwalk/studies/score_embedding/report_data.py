@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import read_document
+from randomwalk.denoisers.weight_files import open_safetensors
 from randomwalk.errors import InputError
 from randomwalk.run_folder import RunFolder
 from randomwalk.studies.score_embedding.embedding import displacements, field_of, random_like
