@@ -32,6 +32,13 @@ LOST_AFTER = 120.0
 """Seconds without a sign of life after which a process counts as lost."""
 JOIN_WITHIN = 600.0
 """Seconds within which all processes must have started."""
+LINGER = 10.0
+"""Longest wait in seconds of a process that leaves the message to another one, which may end them all first."""
+
+_met = False
+"""Whether this process has met the others."""
+_told_elsewhere = False
+"""Whether another process has failed first, and gives the message."""
 
 
 @dataclass(frozen=True)
@@ -185,10 +192,12 @@ class Context:
         """Check that no other process has failed or was lost; cheap enough for every batch.
 
         Raises:
-            RunError: one has.
+            InputError: one has, for bad input.
+            RunError: one has, for another reason.
         """
         if failed := self._look_up("failed"):
-            raise RunError(f"another process failed: {failed}")
+            kind, message = json.loads(failed)
+            raise (InputError if kind == InputError.__name__ else RunError)(f"another process failed: {message}")
         now = time.monotonic()
         if now < self._next_check:
             return
@@ -227,10 +236,15 @@ class Context:
         self.barrier()
         return json.loads(self._ask("get", key))
 
-    def fail(self, message: str) -> None:
-        """Tell the other processes that this one ends with an error."""
+    def fail(self, error: BaseException) -> None:
+        """Tell the other processes that this one ends with an error; the first to do so is the one that prints it."""
+        global _told_elsewhere
+        message = f"process {self.rank} of {self.size}: {error or type(error).__name__}"
         with contextlib.suppress(RuntimeError):
-            self.store.set("failed", f"process {self.rank} of {self.size}: {message}")
+            if self.store.add("failures", 1) == 1:
+                self.store.set("failed", json.dumps([type(error).__name__, message]))
+            else:
+                _told_elsewhere = True
 
     def close(self) -> None:
         """Leave the other processes; rank 0, which may keep the store, leaves last unless one has failed."""
@@ -257,6 +271,7 @@ def connect(device: str = "auto", start: Launch | None = None) -> Context:
         InputError: the name of the device is unknown, or MPI cannot be used.
         RunError: the others are not found.
     """
+    global _met
     start = launch() if start is None else start
     chosen = choose_device(device, start.local_rank)
     if start.size == 1:
@@ -280,6 +295,7 @@ def connect(device: str = "auto", start: Launch | None = None) -> Context:
         store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_WITHIN)))
     except (RuntimeError, ValueError) as error:
         raise RunError(f"process {start.rank} of {start.size} does not find the others: {error}") from error
+    _met = True
     return Context(start, chosen, PrefixStore("randomwalk", store))
 
 
@@ -334,6 +350,25 @@ def cleanup(context: Context) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
     context.close()
+
+
+def leaves_message(start: Launch, stopped: bool) -> bool:
+    """Whether another process prints the message of the error with which this one ends.
+
+    Processes that have met know who failed first. Before they meet, all read the same config and files: the first
+    process on each machine speaks. A process that leaves the message to another one waits a while to be ended, since
+    torchrun and mpiexec end all processes with the first that fails, perhaps before it has spoken.
+
+    Args:
+        start: how this process was started.
+        stopped: whether a signal ends it, for which there is nothing to wait.
+    """
+    if not (_told_elsewhere if _met else start.local_rank > 0):
+        return False
+    if not stopped and (start.launcher == "torchrun" or (_met and start.launcher == "mpiexec")):
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(LINGER)
+    return True
 
 
 def abort(status: int) -> None:

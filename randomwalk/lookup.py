@@ -69,6 +69,18 @@ def near(path: Path) -> str:
     return f"; did you mean {folder / close[0]}?" if close else ""
 
 
+def printable(name: str) -> str:
+    """Show a file's name on one line: control characters and bytes that are not UTF-8 are written as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def shortened(name: str, most: int) -> str:
+    """Beginning of a file's name that takes at most ``most`` bytes."""
+    while len(name.encode(errors="replace")) > most:
+        name = name[:-1]
+    return name
+
+
 def find_file(path: str | Path) -> str:
     """Path of a file or folder: as given if it exists, else that of the bundled one with the same name.
 
@@ -109,11 +121,13 @@ def optional_library(module: str, extra: str, purpose: str) -> Any:
         ) from error
 
 
-_VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+_VARIABLE = re.compile(r"\$(?:\$|\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
 def expand(path: str | Path) -> str:
-    """Replace ``~``, ``~user``, ``$NAME`` and ``${NAME}`` in a path.
+    """Replace ``~``, ``~user``, ``$NAME`` and ``${NAME}`` in a path; ``$$`` stands for ``$``.
+
+    A file that exists under the very name with its ``$`` is meant as it is.
 
     Raises:
         InputError: there is no such variable or user.
@@ -121,12 +135,15 @@ def expand(path: str | Path) -> str:
     text = str(path)
 
     def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
         name = match[1] if match[2] is None else match[2]
         if not os.environ.get(name):
             raise InputError(f"found {text!r}, but the environment variable {name or '${}'} is not set")
         return os.environ[name]
 
-    replaced = _VARIABLE.sub(value, text)
+    named = "$" in text and not text.startswith("~") and os.path.lexists(text)
+    replaced = text if named else _VARIABLE.sub(value, text)
     if not replaced.startswith("~"):
         return replaced
     user, slash, rest = replaced.partition("/")

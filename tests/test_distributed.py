@@ -150,7 +150,7 @@ def together(size: int, work: Callable[[Context], object], lost_after: float = 3
             results[context.rank] = work(context)
         except RunError as error:
             results[context.rank] = error
-            context.fail(str(error))
+            context.fail(error)
         finally:
             context.close()
 
@@ -254,6 +254,22 @@ def test_two_processes_leave_the_files_of_one(
     found = files_of(tmp_path / "run")
     found["config.yaml"] = expected["config.yaml"]
     assert found == expected
+
+
+@pytest.mark.parametrize("met", [False, True])
+@pytest.mark.parametrize("launcher", launchers())
+def test_bad_input_is_one_message_of_one_process(
+    launcher: str, met: bool, alone: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """Before the processes meet, and after; torchrun adds its own report, and makes 1 of every status."""
+    path, _ = alone
+    change = ("sampler.schedule.sigma_max=1e6", "is outside the range") if met else ("seeed=1", "unknown key")
+    process = start(launcher, "sample.py", "--config", path, "--set", f"output={tmp_path / 'run'}", change[0])
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == (1 if launcher == "torchrun" else 2)
+    said = [line for line in err.splitlines() if "error: " in line and "ChildFailedError" not in line]
+    assert len(said) == 1 and said[0].count(change[1]) == 1 and "another process" not in err
+    assert not (tmp_path / "run").exists() and "options.py" not in err
 
 
 DYING = """

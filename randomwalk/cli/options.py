@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from randomwalk.config.files import dump, load_sampling, load_training
 from randomwalk.config.resumption import changes
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.errors import InputError, RunError, Terminated
-from randomwalk.lookup import expand
+from randomwalk.lookup import expand, printable
 from randomwalk.progress import show_notes
 from randomwalk.runs.folder import RunFolder
 
@@ -150,6 +151,8 @@ def run(command: Callable[[], int]) -> int:
     Errors that the user can fix are printed as one message on the standard error, without a traceback.
     """
     previous = signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     start = distributed.Launch()
     try:
         start = distributed.launch()
@@ -170,8 +173,10 @@ def run(command: Callable[[], int]) -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-    who = f"[process {start.rank} of {start.size}] " if start.rank else ""
-    print(f"{who}{message}", file=sys.stderr, flush=True)
+    if not distributed.leaves_message(start, stopped=status >= 130):
+        who = f"[process {start.rank} of {start.size}] " if start.rank else ""
+        shown = "\n".join(map(printable, f"{who}{message}".splitlines()))
+        print(shown, file=sys.stderr, flush=True)
     distributed.abort(status)
     return status
 

@@ -14,6 +14,7 @@ from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
 from randomwalk.config.operators import BlurSettings, InpaintingSettings
 from randomwalk.errors import InputError
+from randomwalk.lookup import expand, printable, shortened
 from randomwalk.runs.folder import RunFolder
 
 EXAMPLE = """\
@@ -38,14 +39,14 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("photo", type=Path, help="the photograph")
+    made.add_argument("photo", type=_path, help="the photograph")
     task = made.add_mutually_exclusive_group()
-    task.add_argument("--fill", type=Path, metavar="MASK", help="fill in the pixels that are black in this image")
+    task.add_argument("--fill", type=_path, metavar="MASK", help="fill in the pixels that are black in this image")
     task.add_argument("--enlarge", type=_factor, metavar="N", help="multiply width and height by N (2, 3, 4)")
     task.add_argument(
         "--deblur", metavar="KERNEL", help="sharpen: an image (or .npy file) of the blur kernel, or a width in pixels"
     )
-    made.add_argument("--output", type=Path, metavar="FILE", help="PNG file or folder for the result")
+    made.add_argument("--output", type=_path, metavar="FILE", help="PNG file or folder for the result")
     made.add_argument("--overwrite", action="store_true", help="replace the result if it exists")
     made.add_argument(
         "--noise", type=_positive, metavar="STD", help="standard deviation of the noise, of 255; estimated by default"
@@ -55,6 +56,13 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     made.add_argument("--max-memory", type=_positive, metavar="GIB", help="denoise in tiles to stay below this memory")
     made.add_argument("--dry-run", action="store_true", help="print the config and check the files, without starting")
     return made
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(expand(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _factor(text: str) -> int:
@@ -76,7 +84,7 @@ def _positive(text: str) -> float:
 def config_of(args: argparse.Namespace) -> SampleConfig:
     """Build the sampling task: that of configs/photo_*.yaml, changed as the options say.
 
-    Paths are set after loading: a shell has expanded them already.
+    Paths are set after loading, as they are.
     """
     changes = [f"seed={args.seed}", f"device={args.device}"]
     changes += [f"measurement.noise.std={args.noise}"] if args.noise is not None else []
@@ -97,14 +105,19 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     config = load_sample_config(f"configs/photo_{name}.yaml", changes)
     assert config.data is not None and config.measurement is not None
     config.data.path = str(args.photo)
-    config.output = str(args.photo.with_name(f"{args.photo.stem}_restored"))
+    config.output = str(args.photo.with_name(_result_stem(args.photo)))
     if args.fill is not None:
         config.measurement.operator = InpaintingSettings.model_construct(name="inpainting", mask="file")
         config.measurement.operator.file = str(args.fill)
     elif args.deblur is not None and blur_std is None:
         config.measurement.operator = BlurSettings.model_construct(name="blur", boundary="circular")
-        config.measurement.operator.file = args.deblur
+        config.measurement.operator.file = expand(args.deblur)
     return config
+
+
+def _result_stem(photo: Path) -> str:
+    """Name of the result without its suffix, which together have at most 255 bytes."""
+    return f"{shortened(photo.stem, 240)}_restored"
 
 
 def output_of(args: argparse.Namespace) -> Path:
@@ -113,7 +126,7 @@ def output_of(args: argparse.Namespace) -> Path:
     Raises:
         InputError: it exists already, is not a PNG file, or cannot be written.
     """
-    name = f"{args.photo.stem}_restored.png"
+    name = f"{_result_stem(args.photo)}.png"
     output: Path = args.photo.with_name(name) if args.output is None else args.output
     output = output / name if output.is_dir() else output
     if output.suffix.lower() != ".png":
@@ -176,7 +189,7 @@ def main(args: argparse.Namespace) -> int:
     RunFolder(output.parent).write_bytes(output.name, result)
     filled = f", {missing:.1%} filled in" if missing else ""
     height, width = batch.x.shape[-2:]
-    print(f"{output}   ({width} x {height} pixels{filled}, {time.perf_counter() - start:.0f} s)")
+    print(f"{printable(str(output))}   ({width} x {height} pixels{filled}, {time.perf_counter() - start:.0f} s)")
     return 0
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from randomwalk.errors import InputError
 from randomwalk.lookup import expand, find_file
@@ -20,6 +28,14 @@ def _expanded(path: str) -> str:
         return expand(path)
     except InputError as error:
         raise ValueError(str(error)) from error
+
+
+def _any_text(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check a text that may hold bytes which are not UTF-8, as names of files can, and which pydantic refuses."""
+    if not isinstance(value, str):
+        return check(value)
+    check(value.encode(errors="replace").decode())
+    return value
 
 
 def _not_tiny(value: float) -> float:
@@ -59,10 +75,14 @@ MOST_LEVELS = 16
 Levels = Field(min_length=1, max_length=MOST_LEVELS)
 """A list with an entry for each resolution level of a network."""
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
-OutputPath = Annotated[Text, AfterValidator(_expanded)]
+OutputPath = Annotated[Text, WrapValidator(_any_text), AfterValidator(_expanded)]
 """A folder to write; `~` and `$VARIABLES` are expanded."""
 PathText = Annotated[OutputPath, AfterValidator(find_file)]
 """A file or folder to read: expanded, and if it does not exist, the bundled one of that name."""
+PATH_KEYS = frozenset({
+    "path", "output", "file", "points", "validation_path", "initial_weights", "alphas_cumprod", "betas"
+})  # fmt: skip
+"""Names of the settings whose text is a path."""
 Fit = Literal["resize", "crop", "pad"]
 SampleFit = Literal["resize", "crop", "pad", "keep"]
 Precision = Literal["fp32", "bf16"]

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from randomwalk.config import SampleConfig, TrainConfig, legacy
-from randomwalk.config.base import Settings
+from randomwalk.config.base import PATH_KEYS, Settings
 from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.config.validate import validate
@@ -123,4 +123,13 @@ def _plain(section: Settings) -> dict[str, Any]:
         value = getattr(section, key)
         if value is not None or fields[key].default is not None:
             data[key] = _plain(value) if isinstance(value, Settings) else value
+            if key in PATH_KEYS:
+                data[key] = _as_written(value)
     return data
+
+
+def _as_written(path: Any) -> Any:
+    """A path, or a list of them, in which nothing is to be expanded when it is read again."""
+    if isinstance(path, list):
+        return [_as_written(one) for one in path]
+    return path.replace("$", "$$") if isinstance(path, str) else path

@@ -6,6 +6,7 @@ plain data: ``!!python/tuple`` is read as a list, every other Python tag is refu
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import reprlib
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 import yaml
 from yaml.constructor import ConstructorError
 
+from randomwalk.config.base import PATH_KEYS
 from randomwalk.errors import InputError
 from randomwalk.lookup import find_file
 
@@ -137,11 +139,24 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
         for known in [known for known in document.origins if known[: len(path)] == path]:
             del document.origins[known]
         if text.strip():
-            section[path[-1]], _ = _parse(text, f"--set {shown_key(dotted)}")
+            section[path[-1]] = _given(path[-1], text, f"--set {shown_key(dotted)}")
             document.origins[path] = "--set"
         else:
             section.pop(path[-1], None)
     return document
+
+
+def _given(key: str, text: str, where: str) -> Any:
+    """Value of an override: YAML, but a path is taken to the letter, unless YAML reads quoted text, a list or nothing.
+
+    So ``output=my #1`` needs no quotes, and a name may have characters that YAML does not know.
+    """
+    if key not in PATH_KEYS:
+        return _parse(text, where)[0]
+    if text.lstrip()[0] in "\"'[{" or text.strip() in ("null", "Null", "NULL"):
+        with contextlib.suppress(InputError):
+            return _parse(text, where)[0]
+    return text
 
 
 # --- parsing ---------------------------------------------------------------------------------------------------------

@@ -114,9 +114,17 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
 # --- safetensors -----------------------------------------------------------------------------------------------
 
 
+def open_safetensors(path: Path, framework: str = "pt") -> Any:
+    """Open a safetensors file, also one whose name is not UTF-8, which the library cannot take."""
+    if str(path) == str(path).encode(errors="replace").decode():
+        return safe_open(path, framework=framework)
+    with path.open("rb") as file:
+        return safe_open(f"/dev/fd/{file.fileno()}", framework=framework)
+
+
 def _opened(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt")
+        return open_safetensors(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged or incomplete ({error}); fetch it again") from error
 

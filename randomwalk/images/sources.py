@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import zipfile
@@ -21,6 +22,7 @@ from randomwalk.images import pictures
 from randomwalk.images.pictures import Header, Picture
 from randomwalk.images.standard_sets import Split, load_standard_set
 from randomwalk.images.tensors import Size, fit_to, to_tensor
+from randomwalk.lookup import printable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
@@ -33,13 +35,15 @@ class ImageSource:
     """Images in a fixed order, decoded one at a time.
 
     Args:
-        names: name of each image, for messages and result files.
+        names: name of each image, for messages and result files; as `printable` shows them.
         read: ``read(i)`` gives the bytes of file ``i``, or a uint8 array ``[H, W]`` or ``[H, W, C]``.
         where: name of the whole source in messages.
         labels: class index of each image; None if unknown.
         classes: names of the classes, if there are labels.
         open: ``open(i)`` opens file ``i``, so that `header` reads only its beginning; optional.
-        beside: ``beside(i, name)`` gives the bytes of the file ``name`` next to image ``i``, or None.
+        beside: ``beside(i, ending)`` gives the bytes of the file next to image ``i`` that is called like it but for
+            this ending (``_mask.png``), or None.
+        digest: ``digest(i)`` gives a text that differs if the bytes of file ``i`` do; by default that of `read`.
     """
 
     def __init__(
@@ -51,12 +55,14 @@ class ImageSource:
         classes: Sequence[str] = (),
         open: Callable[[int], IO[bytes]] | None = None,
         beside: Callable[[int, str], bytes | None] | None = None,
+        digest: Callable[[int], str] | None = None,
     ) -> None:
-        self.names = list(names)
-        self.where = where
+        self.names = [printable(name) for name in names]
+        self.where = printable(where)
         self.labels = None if labels is None else labels.astype(np.int64)
-        self.classes = list(classes)
+        self.classes = [printable(name) for name in classes]
         self._read, self._open, self._beside = read, open, beside
+        self._digest = digest or (lambda i: digest_of(read(i)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,6 +77,19 @@ class ImageSource:
         if isinstance(raw, np.ndarray):
             return Picture(raw[..., None] if raw.ndim == 2 else raw)
         return pictures.read(raw, f"{self.where}: {self.names[i]}")
+
+    def digest(self, i: int, with_mask: bool = False) -> str | None:
+        """Text that differs if the file of image ``i`` has other bytes; None if it cannot be read.
+
+        Args:
+            i: index of the image.
+            with_mask: include the bytes of the mask next to it.
+        """
+        try:
+            mask = self._mask_file(i)[1] if with_mask else None
+            return self._digest(i) + (f" {digest_of(mask)}" if mask is not None else "")
+        except InputError:
+            return None
 
     def header(self, i: int) -> Header:
         """Size and kind of image ``i``, without decoding it.
@@ -101,9 +120,8 @@ class ImageSource:
             InputError: there is none, it cannot be decoded, its size differs, or it keeps all pixels or none.
         """
         name = PurePath(self.names[i])
-        candidates = [f"{name.stem}{MASK}{case}" for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper())]
-        found = ((mask, self._beside(i, mask)) for mask in candidates if self._beside is not None)
-        mask, data = next(((mask, data) for mask, data in found if data is not None), (candidates[0], None))
+        ending, data = self._mask_file(i)
+        mask = f"{name.stem}{ending}"
         if data is None:
             raise InputError(f"{self.where}: there is no {mask} next to {name} (mask: beside)")
         grey = pictures.read(data, f"{self.where}: {name.with_name(mask)}").on_white(1)[..., 0]
@@ -118,6 +136,12 @@ class ImageSource:
             )
         return torch.from_numpy(known.astype(np.float32))
 
+    def _mask_file(self, i: int) -> tuple[str, bytes | None]:
+        """End of the name of the mask next to image ``i``, and its bytes; None without one."""
+        endings = [f"{MASK}{case}" for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper())]
+        found = ((ending, self._beside(i, ending)) for ending in endings if self._beside is not None)
+        return next(((ending, data) for ending, data in found if data is not None), (endings[0], None))
+
     def without_masks(self) -> ImageSource:
         """The source without the images that are masks of others."""
         stems = [str(PurePath(name).with_suffix("")) for name in self.names]
@@ -131,7 +155,8 @@ class ImageSource:
             None if self.labels is None else self.labels[kept],
             self.classes,
             None if opened is None else lambda i: opened(kept[i]),
-            None if beside is None else lambda i, name: beside(kept[i], name),
+            None if beside is None else lambda i, ending: beside(kept[i], ending),
+            lambda i: self._digest(kept[i]),
         )
 
     def pixels(self, i: int, channels: int) -> np.ndarray:
@@ -199,6 +224,11 @@ def open_images(path: str | Path) -> ImageSource:
     return source
 
 
+def digest_of(data: bytes | np.ndarray) -> str:
+    """SHA-256 of bytes, or of the values of an array."""
+    return hashlib.sha256(data.tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
+
+
 def _is_image(path: PurePath) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
@@ -235,8 +265,8 @@ def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageS
         with open_file(path) as file:
             return file.read()
 
-    def beside(i: int, name: str) -> bytes | None:
-        path = files[i].with_name(name)
+    def beside(i: int, ending: str) -> bytes | None:
+        path = files[i].with_name(f"{files[i].stem}{ending}")
         return read(path) if path.is_file() else None
 
     labels, classes = _classes_of(names)
@@ -245,7 +275,7 @@ def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageS
 
 def _of_zip(path: Path) -> ImageSource:
     with zipfile.ZipFile(path) as archive:
-        members = frozenset(archive.namelist())
+        members = {info.filename: f"zip {info.file_size} {info.CRC:08x}" for info in archive.infolist()}
     names = sorted(name for name in members if _is_image(PurePosixPath(name)))
 
     def read(name: str) -> bytes:
@@ -256,12 +286,15 @@ def _of_zip(path: Path) -> ImageSource:
         except UNREADABLE as error:
             raise InputError(f"{path}: {name} cannot be read ({error})") from error
 
-    def beside(i: int, name: str) -> bytes | None:
-        name = str(PurePosixPath(names[i]).with_name(name))
+    def beside(i: int, ending: str) -> bytes | None:
+        image = PurePosixPath(names[i])
+        name = str(image.with_name(f"{image.stem}{ending}"))
         return read(name) if name in members else None
 
     labels, classes = _classes_of(names)
-    return ImageSource(names, lambda i: read(names[i]), str(path), labels, classes, beside=beside)
+    return ImageSource(
+        names, lambda i: read(names[i]), str(path), labels, classes, None, beside, lambda i: members[names[i]]
+    )
 
 
 def _classes_of(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:

@@ -214,7 +214,8 @@ class RunFolder:
             RunError: the disk is full, or the folder is not writable.
         """
         path = self.file(name)
-        temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{next(_counter)}.tmp")
+        # Without the file's own name, which may be as long as names can be.
+        temporary = path.with_name(f".{socket.gethostname()[:64]}-{os.getpid()}-{next(_counter)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
@@ -280,8 +281,26 @@ class RunFolder:
 
     def first_value(self, key: str, now: Any) -> Any:
         """Value of a setting when the run began; ``now`` if it has not changed since."""
-        resumed = self.read_json("run.json").get("resumed", []) if self.has("run.json") else []
+        resumed = self.facts().get("resumed", [])
         return next((one["changed"][key][0] for one in resumed if key in one.get("changed", {})), now)
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of the run; nothing if it does not exist.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        found = self.read_json("run.json") if self.has("run.json") else {}
+        resumed = found.get("resumed", []) if isinstance(found, dict) else None
+        changes = [one.get("changed", {}) if isinstance(one, dict) else None for one in resumed or ()]
+        if not isinstance(resumed, list) or not all(
+            isinstance(change, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in change.values())
+            for change in changes
+        ):
+            raise InputError(
+                f"{self.file('run.json')}: is not what a run writes; remove it to go on without it, or start a new run"
+            )
+        return found
 
     def read_json(self, name: str) -> Any:
         """Value of a JSON file.
@@ -291,6 +310,8 @@ class RunFolder:
         """
         try:
             return json.loads(self.file(name).read_text(encoding="utf-8"))
+        except RecursionError:
+            raise InputError(f"{self.file(name)}: is nested too deeply") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.file(name)}: cannot be read ({error})") from error
 

@@ -94,8 +94,8 @@ class Session:
         changed = changes(began, config, f"--resume {self.folder.path}", may_change)
         now = {**self._environment(), **({"changed": changed} if changed else {})}
         if self.folder.has("run.json"):
-            before = self.folder.read_json("run.json")
-            self.folder.write_json("run.json", {**before, "resumed": [*before.get("resumed", []), now]})
+            before = self.folder.facts()
+            self.folder.write_json("run.json", {**before, **facts, "resumed": [*before.get("resumed", []), now]})
         else:  # killed before it was written
             self.folder.write_json("run.json", {**now, **facts})
         if changed:
@@ -161,7 +161,7 @@ def session(name: str, output: str, context: Context, earlier: RunFolder | None 
                 raise
             raise raised from (None if isinstance(error, KeyboardInterrupt | Terminated) else error)
     except BaseException as error:
-        context.fail(str(error) or type(error).__name__)
+        context.fail(error)
         raise
     finally:
         distributed.cleanup(context)

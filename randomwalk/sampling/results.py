@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics, pictures, sheets
 from randomwalk.images.tensors import to_bytes
+from randomwalk.lookup import shortened
 from randomwalk.rng import Stream, generator
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.sampling import calibration, figures
@@ -29,6 +32,7 @@ COLUMNS = [
     *metrics.QUALITIES, *(f"measurement_{quality}" for quality in metrics.QUALITIES),
     "residual", "noise_of_255", "evaluations", "vjps", "seconds",
 ]  # fmt: skip
+NUMBERS = [column for column in COLUMNS if column not in ("name", "class", "sample")]
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)", "residual": "residual / noise"}
 """Rows of the printed table."""
 MEAN = "mean"
@@ -37,41 +41,89 @@ ANIMATED_SIDE = 512
 """Longest side of images that are animated."""
 OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID, OVERVIEW_CLASSES = 8, 2, 64, 10
 MOST_REASONS = 5
+MOST_BYTES = 150
+"""Longest part of an image's name in the names of its files, which have at most 255 bytes with number and suffix."""
 
 
 class Results(ABC):
     """Writer of a run's results, which also knows which batches are done.
 
-    A batch is done when its record in ``state/`` exists. The record is written last and lists the other files.
+    A batch is done when its record in ``state/`` exists and the files that it lists are as they were written: of the
+    same size and CRC-32. The record is written last.
 
     Args:
         folder: of the run.
         task: the task that is sampled.
+
+    Attributes:
+        damage: why batches are done again, a line each.
     """
 
     def __init__(self, folder: RunFolder, task: Task) -> None:
         self.folder, self.task = folder, task
+        self.damage: list[str] = []
 
     def record(self, b: int) -> str:
         """Name of the record of batch ``b``."""
         return f"state/batch_{b:05d}.json"
+
+    def write_record(self, b: int, facts: Mapping[str, Any], files: Iterable[str]) -> None:
+        """Write the record of batch ``b``, whose files are written."""
+        found = {name: _size_and_crc(self.folder.file(name)) for name in dict.fromkeys(files)}
+        self.folder.write_json(self.record(b), {**facts, "files": found})
+
+    def read_record(self, b: int) -> dict[str, Any]:
+        """Read the record of batch ``b``.
+
+        Raises:
+            InputError: it is not what `write_record` writes.
+        """
+        record = self.folder.read_json(self.record(b))
+        if not (isinstance(record, dict) and isinstance(record.get("files"), dict) and self.fits(b, record)):
+            raise InputError(f"{self.folder.file(self.record(b))}: is not the record of a batch of this run")
+        return record
+
+    @abstractmethod
+    def fits(self, b: int, record: Mapping[str, Any]) -> bool:
+        """Whether a JSON object is the record of batch ``b``, by its keys and their types."""
 
     def records(self, num_batches: int) -> list[dict[str, Any]]:
         """Read the records of all batches.
 
         Raises:
             RunError: one is missing.
+            InputError: one is damaged.
         """
         for name in map(self.record, range(num_batches)):
             if not self.folder.has(name):
                 raise RunError(f"{self.folder.file(name)} is missing: the work is not complete")
-        return [self.folder.read_json(self.record(b)) for b in range(num_batches)]
+        return [self.read_record(b) for b in range(num_batches)]
+
+    def skipped(self) -> set[int]:
+        """Images that were skipped in the batches done so far; none of those of damaged records."""
+        found: set[int] = set()
+        numbers = (path.stem.rpartition("_")[2] for path in self.folder.path.glob("state/batch_*.json"))
+        for b in [int(number) for number in numbers if number.isdecimal()]:
+            with contextlib.suppress(InputError):
+                found |= {entry["image"] for entry in self.read_record(b).get("skipped", ())}
+        return found
 
     def is_done(self, b: int) -> bool:
-        """Whether batch ``b`` is complete; an image that was skipped and can be read by now must be done again."""
+        """Whether batch ``b`` is complete; an image that was skipped and can be read by now must be done again.
+
+        A damaged record or file is noted in `damage`.
+        """
         if not self.folder.has(self.record(b)):
             return False
-        record = self.folder.read_json(self.record(b))
+        try:
+            record = self.read_record(b)
+        except InputError as error:
+            self.damage.append(f"{error}; batch {b} is done again")
+            return False
+        for name, written in record["files"].items():
+            if (path := self.folder.file(name)).is_file() and _size_and_crc(path) != written:
+                self.damage.append(f"{path}: is damaged; batch {b} is done again")
+                return False
         return all(map(self.folder.has, record["files"])) and not any(
             self._can_be_read(skipped["image"]) for skipped in record.get("skipped", ())
         )
@@ -125,7 +177,7 @@ class ImageResults(Results):
         if not self.conditional:
             return number
         name = str(PurePosixPath(self.task.names[image]).with_suffix(""))
-        return f"{number}_{re.sub('[^A-Za-z0-9._-]+', '_', name)[:60]}"
+        return f"{number}_{shortened(plain_name(name), MOST_BYTES)}"
 
     def sample_name(self, image: int, sample: int | str) -> str:
         """Name of a sample's files, without folder and suffix."""
@@ -151,7 +203,24 @@ class ImageResults(Results):
             files += self._write_animations(batch)
         rows = [] if batch is None else self._rows(batch)
         reasons = [{"image": i, "name": self.task.names[i], "reason": why} for i, why in skipped.items()]
-        self.folder.write_json(self.record(b), {"rows": rows, "skipped": reasons, "files": files})
+        self.write_record(b, {"rows": rows, "skipped": reasons}, files)
+
+    def fits(self, b: int, record: Mapping[str, Any]) -> bool:
+        """Whether a JSON object is a record: a list of rows, and one of skipped images with the reasons."""
+        rows, skipped = record.get("rows"), record.get("skipped")
+        if not (isinstance(rows, list) and isinstance(skipped, list)):
+            return False
+        images = range(len(self.task.names))
+        return all(
+            isinstance(row, dict) and row.keys() <= set(COLUMNS) and type(row.get("sample")) is int
+            and all(row.get(key) is None or isinstance(row[key], int | float) for key in NUMBERS)
+            and {"image", "seconds", "evaluations"} <= row.keys() and row["image"] in images
+            for row in rows
+        ) and all(
+            isinstance(one, dict) and type(one.get("image")) is int and one["image"] in images
+            and isinstance(one.get("reason"), str)
+            for one in skipped
+        )  # fmt: skip
 
     def _about(self, image: int, sample: int | str) -> dict[str, Any]:
         """First columns of a row of metrics.csv."""
@@ -344,6 +413,17 @@ class ImageResults(Results):
         path = self.folder.file(f"images/{name}.png")
         picture = pictures.read(path.read_bytes(), str(path))
         return picture.on_white(1)[..., 0] if picture.grey else picture.on_white(3)
+
+
+def plain_name(name: str) -> str:
+    """Name with the letters, digits and symbols of all languages; ``_`` for what a shell or a system may not take."""
+    kept = (c if c in "._-" or (c.isalnum() if c.isascii() else c.isprintable()) else " " for c in name)
+    return re.sub(" +", "_", "".join(kept))
+
+
+def _size_and_crc(path: Path) -> list[int]:
+    data = path.read_bytes()
+    return [len(data), zlib.crc32(data)]
 
 
 def _decibel(value: float | None) -> str:

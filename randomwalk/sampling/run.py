@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from randomwalk.samplers.walk import PreconditionedStep
 from randomwalk.sampling import figures
 from randomwalk.sampling.batch import SampleId
 from randomwalk.sampling.foresight import image_notes, notes_of
+from randomwalk.sampling.inputs import check_unchanged, inputs_of, read_inputs
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.progress import Progress
 from randomwalk.sampling.results import ImageResults, Results
@@ -54,8 +53,8 @@ def run(
         if context.is_main:
             show_notes(config.notes)
         task = load_task(config, context.device)
-        _begin(task, held)
-        _restore_inputs(task, held.folder.read_json("run.json")["inputs"])
+        _begin(task, held, results_for)
+        _restore_inputs(task, read_inputs(held.folder))
         if context.is_main:
             show_notes(notes_of(task))
         results, batches = results_for(held.folder, task), task.batches()
@@ -113,60 +112,21 @@ def _restore_inputs(task: Task, inputs: Mapping[str, Any]) -> None:
 # --- the folder ----------------------------------------------------------------------------------------------
 
 
-def _begin(task: Task, held: Session) -> None:
+def _begin(task: Task, held: Session, results_for: Callable[[RunFolder, Task], Results]) -> None:
     """Describe the run, or check that a resumed one has the inputs with which it began."""
     facts: dict[str, Any] = {}
-    if held.context.is_main and held.is_resumed:
-        _check_unchanged(task, held.folder)
-    elif held.context.is_main:
-        facts = {"seed": task.config.seed, "inputs": _inputs(task)}
+    if held.context.is_main:
+        if held.is_resumed:
+            inputs = check_unchanged(task, held.folder, results_for(held.folder, task).skipped())
+        else:
+            inputs = inputs_of(task)
+        facts = {"seed": task.config.seed, "inputs": inputs}
     held.begin(task.config, facts)
     if held.context.is_main and not held.folder.has("schedule.png"):
         plan, norm = task.plan(), None
         if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
             norm = plan.step_sizes[0].operator.norm()
         held.folder.write_bytes("schedule.png", figures.schedule_figure(task.sigmas.tolist(), plan, norm))
-
-
-def _inputs(task: Task) -> dict[str, Any]:
-    """Everything besides the config on which the results depend."""
-    path, digest = Path(task.config.network.path), hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found: dict[str, Any] = {"weights": path.name, "weights_sha256": digest.hexdigest()}
-    found["images"] = task.names if task.source is not None else []
-    if task.budget is not None:
-        found["memory"] = task.budget.gib
-    if task.sizes is not None:
-        found |= {"sizes": [size and list(size) for size in task.sizes], "grey": task.greys}
-    return found
-
-
-def _check_unchanged(task: Task, folder: RunFolder) -> None:
-    """Raise InputError if the weights or images are not those with which the run began."""
-    now = _inputs(task)
-    if not folder.has("run.json"):
-        folder.write_json("run.json", {"seed": task.config.seed, "inputs": now})
-        return
-    then = folder.read_json("run.json")["inputs"]
-    data = task.config.data.path if task.config.data else ""
-    changed = ""
-    if then["weights_sha256"] != now["weights_sha256"]:
-        changed = f"{task.config.network.path}: is not the file with which {folder.path} began"
-    elif then["images"] != now["images"]:
-        names = sorted(set(then["images"]) ^ set(now["images"]))
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        changed = f"{data}: the images are not those with which {folder.path} began ({shown})"
-    else:
-        for name, old, new in zip(now["images"], then.get("sizes", []), now.get("sizes", []), strict=False):
-            if old and new and old != new:
-                was, has = "{}x{}".format(*old), "{}x{}".format(*new)
-                changed = changed or f"{name}: has {has} pixels, and had {was} when {folder.path} began"
-        if not changed and then.get("grey") != now.get("grey") and then.get("sizes") == now.get("sizes"):
-            changed = f"{data}: other images are grey than when {folder.path} began"
-    if changed:
-        raise InputError(f"{changed}; restore what was there, or start a new run")
 
 
 # --- the work ------------------------------------------------------------------------------------------------
@@ -179,6 +139,8 @@ def _work(results: Results, batches: Sequence[Sequence[SampleId]], context: Cont
         results.folder.keep()
     # Rank 0 decides once which batches are done: results of other processes appear while this one works.
     left = context.broadcast([b for b in range(len(batches)) if not results.is_done(b)] if context.is_main else None)
+    if context.is_main:
+        show_notes(results.damage)
     if context.is_main and len(left) < len(batches):
         print(f"{len(batches) - len(left)} of {len(batches)} batches are already done")
     if task.source is not None and left:

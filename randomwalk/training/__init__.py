@@ -63,11 +63,12 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False, o
 
 def check_same_classes(folder: RunFolder, classes: Sequence[str]) -> None:
     """Raise InputError if a run is resumed with other classes than it began with, or with them in another order."""
-    began = folder.read_json("run.json").get("classes")
-    if began is not None and list(classes) != began:
+    began = folder.facts().get("classes")
+    if isinstance(began, list) and list(classes) != began:
+        now, then = ", ".join(classes), ", ".join(map(str, began))
         raise InputError(
-            f"--resume {folder.path}: the classes are {', '.join(classes)}, and were {', '.join(began)} when it began; "
-            "put the folders back as they were, or start a new run"
+            f"--resume {folder.path}: the classes are {now}, and were {then} when it began; put the folders back as "
+            "they were, or start a new run"
         )
 
 

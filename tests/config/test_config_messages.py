@@ -111,7 +111,7 @@ SAMPLE_PROBLEMS = [
     ("compile=yes", ["compile", "'yes' (text)", "true or false"]),
     ("compile=1", ["compile", "found 1", "true or false"]),
     ("seed=-1", ["seed", "found -1", "at least 0"]),
-    ("output=7", ["output", "found 7", "text"]),
+    ("output=[7]", ["output", "found [7]", "text"]),
     ("data.fit=stretch", ["data.fit", "'stretch'", "resize, crop, pad"]),
     ("start=1", ["start", "found 1", "a section with the keys mean, std"]),
 ]

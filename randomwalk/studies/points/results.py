@@ -91,7 +91,11 @@ class PointResults(Results):
         for name, array in files.items():
             self.folder.write_array(name, array)
         facts = {"evaluations": batch.evaluations, "seconds": round(batch.seconds * len(batch.ids), 4)}
-        self.folder.write_json(self.record(b), {**facts, "files": list(files)})
+        self.write_record(b, facts, files)
+
+    def fits(self, b: int, record: Mapping[str, Any]) -> bool:
+        """Whether a JSON object is a record: the number of evaluations, and the seconds."""
+        return all(isinstance(record.get(key), int | float) for key in ("evaluations", "seconds"))
 
     # --- the end -------------------------------------------------------------------------------------------------
 

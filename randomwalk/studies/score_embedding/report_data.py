@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.config.validate import validate
 from randomwalk.config.yamltext import read_document
+from randomwalk.denoisers.weight_files import open_safetensors
 from randomwalk.errors import InputError
 from randomwalk.runs.folder import RunFolder
 from randomwalk.studies.score_embedding.embedding import displacements, field_of, random_like
@@ -125,14 +126,14 @@ def read(folder: RunFolder) -> Run:
         images = {row["image"] for row in rows} if name in ("profile", "metrics", "convergence") else set()
         if outside := images - {*range(len(truth))}:
             raise InputError(f"{path}: image {min(outside)} is not one of the {len(truth)} in images.npy")
-    environment = folder.read_json("run.json") if folder.has("run.json") else {}
+    environment = folder.facts()
     if not isinstance(environment, dict):
         raise InputError(f"{folder.file('run.json')}: holds no settings; {_REMEDY}")
     parameters = None
     if folder.has("model.safetensors"):
         path = folder.file("model.safetensors")
         try:
-            with safe_open(path, framework="np") as file:
+            with open_safetensors(path, "np") as file:
                 parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
