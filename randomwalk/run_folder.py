@@ -249,11 +249,18 @@ class RunFolder:
             raise InputError(f"{path}: is not a checkpoint of this config ({error})") from error
 
     def read_csv(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a CSV file; none if it does not exist."""
+        """Rows of a CSV file; none if it does not exist.
+
+        Raises:
+            InputError: it is damaged.
+        """
         if not self.has(name):
             return []
-        with self.file(name).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.file(name).open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise InputError(f"{self.file(name)}: cannot be read ({error})") from error
 
     def read_json(self, name: str) -> Any:
         """Value of a JSON file.

@@ -32,7 +32,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 import numpy as np
 import torch
-from file_damage import KINDS, Material, Trial
+from file_damage import KINDS, Material, Trial, nothing_drawn
 
 from randomwalk.errors import InputError, RunError
 
@@ -75,10 +75,13 @@ def run_case(material: Material, seed: int, number: int, kinds: Sequence[str], k
     draws = np.random.default_rng((seed, number))
     with tempfile.TemporaryDirectory(dir=material.folder) as name:
         folder = Path(name) if keep is None else keep
-        trial = KINDS[kind].make(draws, material, folder)
+        try:
+            trial = KINDS[kind].make(draws, material, folder)
+        except Exception:
+            return Outcome(number, kind, "not made", traceback.format_exc())
         out, before = io.StringIO(), _peak()
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), nothing_drawn():
                 status = trial.run()
             result, text = ("accepted" if status == 0 else "skipped"), out.getvalue()
             if status:
@@ -205,7 +208,7 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="fuzz_files_"))
     try:
         started = time.monotonic()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), nothing_drawn():
             material = Material(home)
         material.memory = _peak()
         print(f"material: {time.monotonic() - started:.1f} s", flush=True)

@@ -9,9 +9,10 @@ The format of `save_denoiser` is safetensors whose metadata describe the network
 
 from __future__ import annotations
 
+import contextlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from randomwalk.denoisers.ddpm_table import with_numbers
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import (
     NETWORKS,
+    blank_network,
     build_network,
     describe,
     differing_settings,
@@ -159,13 +161,11 @@ def load_denoiser(
     target = resolve_device(device)
     file = read_weights(path, weights)
     network, denoiser = _settings(file, network, denoiser)
-    try:
-        with torch.random.fork_rng(devices=[]):  # fresh weights, without a draw from the caller's random numbers
-            made = make_denoiser(network, denoiser)
-    except InputError as error:
-        named = network.get("name") in NETWORKS and file.config is None
-        hints = differing_settings(file.state, network) if named else []
-        raise InputError("\n  ".join([f"{file.path}: {error}", *hints])) from error
+    with _about(file, network):
+        blank = blank_network(network, file.state)
+    _check_fit(file, blank, network)
+    with _about(file, network), torch.random.fork_rng(devices=[]):  # no draw from the caller's random numbers
+        made = make_denoiser(network, denoiser)
     made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
     made.classes = tuple((file.config or {}).get("classes", ()))
     made.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
@@ -242,22 +242,49 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict to load: checked against the network, averaged parameters in place, finite."""
-    fresh = network.state_dict()
-    state = dict(file.state)
-    difference = _sigmas_difference(state, fresh)
+@contextlib.contextmanager
+def _about(file: WeightFile, network: Mapping[str, Any]) -> Iterator[None]:
+    """Add to the error of a network that cannot be built the file, and the settings that the file contradicts."""
+    try:
+        yield
+    except InputError as error:
+        named = network.get("name") in NETWORKS and file.config is None
+        hints = differing_settings(file.state, network) if named else []
+        raise InputError("\n  ".join([f"{file.path}: {error}", *hints])) from error
+
+
+def _check_fit(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Raise InputError unless the names and shapes of the tensors in the file are those of the network."""
+    if difference := first_difference(network, _with_sigmas(file, network, settings)):
+        raise _misfit(file, settings, difference)
+
+
+def _misfit(file: WeightFile, settings: Mapping[str, Any], difference: str) -> InputError:
+    if file.config is not None:
+        return InputError(f"{file.path} is damaged, it contradicts its own description: {difference}")
+    hints = differing_settings(file.state, settings)
+    unexplained = "No setting explains it: the file is incomplete, or of an unknown variant of the network"
+    advice = "\n  ".join(["Correct in the config:", *hints]) if hints else unexplained
+    return InputError(f"{file.path} does not fit the network in the config: {difference}. {advice}")
+
+
+def _with_sigmas(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the file, with the network's own table of noise levels where nothing is computed from it.
+
+    Its length is an arbitrary number of steps.
+    """
+    state, fresh = dict(file.state), network.state_dict()
     if settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh:
-        # Its length is an arbitrary number of steps, and nothing is computed from it.
         state["sigmas"] = fresh["sigmas"]
-    if difference := first_difference(network, state) or difference:
-        if file.config is not None:
-            raise InputError(f"{file.path} is damaged, it contradicts its own description: {difference}")
-        hints = differing_settings(file.state, settings)
-        unexplained = "No setting explains it: the file is incomplete, or of an unknown variant of the network"
-        advice = "\n  ".join(["Correct in the config:", *hints]) if hints else unexplained
-        raise InputError(f"{file.path} does not fit the network in the config: {difference}. {advice}")
-    state = with_averages(file, network, state)
+    return state
+
+
+def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict to load, whose shapes are those of the network: averaged parameters in place, finite."""
+    fresh = network.state_dict()
+    if difference := _sigmas_difference(file.state, fresh):
+        raise _misfit(file, settings, difference)
+    state = with_averages(file, network, _with_sigmas(file, network, settings))
     for key, value in state.items():
         if value.is_floating_point() != fresh[key].is_floating_point():
             raise InputError(f"{file.path}: {key} is of type {value.dtype}, expected {fresh[key].dtype}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import reprlib
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -28,6 +29,13 @@ _PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning
 _WRAPPERS = ("model", "state_dict")
 _AVERAGED = ("ema_model.", "model_ema.", "ema.")
 """Prefixes of an averaged set in one state dict with the other, as in Lightning's checkpoints."""
+_LARGEST_RATIO = 4
+"""Largest ratio of an archive's contents to its size; files of torch.save are not compressed, and a bomb is."""
+_LONGEST_NAME = 300
+_TYPES = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+}  # fmt: skip
 _COUNTERS = {"n_averaged", "num_updates", "decay", "initted", "step"}
 """Entries of averaging modules beside the averages."""
 
@@ -64,8 +72,12 @@ def read_weights(path: str | Path, weights: str = "ema") -> WeightFile:
     path = Path(find_file(path))
     kind = kind_of_weights(path)
     if kind == "safetensors":
-        return _read_safetensors(path, weights)
-    return _from_pickle(path, _load_pickle(path, zipped=kind == "zip"), weights)
+        file = _read_safetensors(path, weights)
+    else:
+        file = _from_pickle(path, _load_pickle(path, zipped=kind == "zip"), weights)
+    for name, value in [*file.state.items(), *(("ema.shadow_params", value) for value in file.shadow or ())]:
+        _check_tensor(path, name, value)
+    return file
 
 
 def read_config(path: str | Path) -> dict[str, Any] | None:
@@ -98,7 +110,7 @@ def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     try:
         config = json.loads(metadata["config"])
         names, classes = [config["network"]["name"], config["denoiser"]["name"]], config.get("classes", [])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: its description cannot be read ({error!r})") from error
     if not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} is damaged: its description does not name a network and a denoiser")
@@ -128,9 +140,15 @@ def _load_pickle(path: Path, zipped: bool) -> Any:
     if zipped:  # compare the checksums, which torch.load does not: an incomplete download has plausible tensors
         try:
             with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
+                unpacked = sum(info.file_size for info in archive.infolist())
+                broken = archive.testzip() if unpacked <= _LARGEST_RATIO * path.stat().st_size else None
         except Exception as error:  # a damaged archive can raise anything
             raise InputError(f"{path} is damaged or incomplete ({_reason(error)}); fetch it again") from error
+        if unpacked > _LARGEST_RATIO * path.stat().st_size:
+            raise InputError(
+                f"{path} is refused: it would unpack to {unpacked:,} bytes; torch.save, whose files are expected, does "
+                "not compress"
+            )
         if broken:
             raise InputError(f"{path} is damaged: {broken} in it does not have its checksum; fetch it again")
     try:
@@ -166,7 +184,7 @@ def _from_pickle(path: Path, content: Any, weights: str) -> WeightFile:
     if wrapper is None:
         found = type(content).__name__
         if isinstance(content, Mapping):
-            found = f"a dictionary with {', '.join(map(repr, list(content)[:8])) or 'nothing in it'}"
+            found = f"a dictionary with {', '.join(map(reprlib.repr, list(content)[:8])) or 'nothing in it'}"
         raise InputError(f"{path} holds {found}; expected a state dict (names and tensors), or one under 'model'")
     state, ema = content[wrapper], content.get("ema")
     if weights == "raw" or ema is None:
@@ -195,6 +213,21 @@ def _averaged(path: Path, raw: Mapping[str, Tensor], averages: Mapping[str, Tens
     state = _without_prefix(raw)
     averages = _without_prefix({key: value for key, value in averages.items() if key not in _COUNTERS})
     return WeightFile(path, {**state, **averages}, not_averaged=frozenset(state) - averages.keys())
+
+
+def _check_tensor(path: Path, name: str, value: Tensor) -> None:
+    """Raise InputError unless a tensor is an ordinary one: dense, with values, of a type that networks have."""
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"{path}: the name of a tensor has {len(name):,} characters ({reprlib.repr(name)})")
+    if value.is_nested or value.layout != torch.strided:
+        kind = "a nested or sparse tensor"
+    elif value.is_meta:
+        kind = "a tensor without values (on the device meta)"
+    elif value.dtype not in _TYPES:
+        kind = f"of type {value.dtype}"
+    else:
+        return
+    raise InputError(f"{path}: {name} is {kind}; expected plain numbers, such as float32, float16 or bfloat16")
 
 
 def _is_state(value: Any) -> bool:

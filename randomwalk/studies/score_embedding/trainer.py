@@ -77,7 +77,12 @@ class Trainer(Loop):
         if not isinstance(method, EmbeddingMethod) or method.embedding == "none":
             return None
         if self.step and self.folder.has("scores.npy"):
-            score = torch.from_numpy(np.load(self.folder.file("scores.npy"), allow_pickle=False)).to(self.device)
+            path = self.folder.file("scores.npy")
+            found = read_array(path, str(path))
+            count, levels = len(self.images), method.num_levels
+            if found.ndim != 5 or found.shape[0] != count or found.shape[2:] != self.images.shape[1:]:
+                raise InputError(f"{path}: has shape {found.shape}; expected {count} images at {levels} levels; remove it")
+            score = torch.from_numpy(found).float().to(self.device)
         else:
             solution = self._solve(method)
             score = solution.score.float()
