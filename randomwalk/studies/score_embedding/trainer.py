@@ -15,7 +15,8 @@ from torch import Tensor
 
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
-from randomwalk.errors import RunError
+from randomwalk.errors import InputError, RunError
+from randomwalk.images.arrays import read_array
 from randomwalk.progress import bar
 from randomwalk.rng import generator, seed_dropout
 from randomwalk.run_folder import RunFolder, write_csv
@@ -79,9 +80,12 @@ class Trainer(Loop):
         if self.step and self.folder.has("scores.npy"):
             path = self.folder.file("scores.npy")
             found = read_array(path, str(path))
-            count, levels = len(self.images), method.num_levels
-            if found.ndim != 5 or found.shape[0] != count or found.shape[2:] != self.images.shape[1:]:
-                raise InputError(f"{path}: has shape {found.shape}; expected {count} images at {levels} levels; remove it")
+            count, channels, height, width = self.images.shape
+            expected = (count, len(level_times(method.num_levels, method.eps)), channels, 2, height, width)
+            if found.shape != expected:
+                raise InputError(
+                    f"{path}: has shape {found.shape}; expected {expected}; it is made again if you remove it"
+                )
             score = torch.from_numpy(found).float().to(self.device)
         else:
             solution = self._solve(method)
