@@ -47,7 +47,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "tests" / "reference"
 SIZE = 8
 UNET: dict[str, Any] = {
-    "name": "unet", "image_size": SIZE, "in_channels": 1, "out_channels": 1, "model_channels": 8, "channel_mult": [1, 2],
+    "name": "unet", "image_size": SIZE, "in_channels": 1, "out_channels": 1, "model_channels": 8,
+    "channel_mult": [1, 2],
     "num_res_blocks": 1, "attention_resolutions": [2], "norm_groups": 4, "num_head_channels": 8,
 }  # fmt: skip
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -767,7 +768,7 @@ def npy(draws: Draws, good: np.ndarray, canary: Path) -> tuple[str, bytes]:
         data = data[128:]
     elif how == "text":
         data = pick(draws, (b"1 2 3", b"1,2\n3", b"a b", b"1e999 0", b"nan nan", b"\xff\xfe", b"", b"0.9\n0.5\n0.1",
-                            b"1 2\n3", b"9" * 10_000, b"# only a comment", b"0.5," * 30_000 + b"0.4", b"\0" * 50))  # fmt: skip
+                            b"1 2\n3", b"9" * 10_000, b"# only a comment", b"0.5," * 30_000 + b"0.4", b"\0" * 50))  # fmt: skip  # noqa: E501
     return f"{what}, {how}", data
 
 
@@ -905,7 +906,7 @@ def hostile_picture(draws: Draws) -> tuple[str, str, bytes]:
             return "text bomb", ".png", _png(1, 1, 8, 0, zlib.compress(b"\0\0"), 0, text)
         case "bmp":
             head = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 100, 0, 0, 54, 40, min(side, 2**31 - 1),
-                               -min(other, 2**31 - 1), 1, pick(draws, (0, 1, 8, 24, 32, 99)), 0, 0, 0, 0, 0, 0)  # fmt: skip
+                               -min(other, 2**31 - 1), 1, pick(draws, (0, 1, 8, 24, 32, 99)), 0, 0, 0, 0, 0, 0)  # fmt: skip  # noqa: E501
             return f"bmp {sizes}", ".bmp", head + bytes(50)
         case "gif":
             head = b"GIF89a" + struct.pack("<HHBBB", side & 0xFFFF, other & 0xFFFF, 0x80, 0, 0) + bytes(6)

@@ -30,11 +30,11 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-import numpy as np
-import torch
-from file_damage import KINDS, Material, Trial, nothing_drawn
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from file_damage import KINDS, Material, Trial, nothing_drawn  # noqa: E402
 
-from randomwalk.errors import InputError, RunError
+from randomwalk.errors import InputError, RunError  # noqa: E402
 
 SECONDS = 5.0
 """Processor time that a case may take."""
