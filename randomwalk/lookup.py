@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -35,7 +36,7 @@ def find(kind: str, table: Mapping[str, T], name: str) -> T:
         InputError: there is no such entry.
     """
     if name not in table:
-        raise InputError(f"{kind} {name!r}: unknown; expected one of {', '.join(table)}")
+        raise InputError(f"{kind} {reprlib.repr(name)}: unknown; expected one of {', '.join(table)}")
     return table[name]
 
 

@@ -65,6 +65,8 @@ def kind_of_weights(path: Path, key: str = "network.path") -> str:
         raise InputError(_missing(path, key))
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the file with the weights in it{_weights_in(path)}")
+    if not path.is_file():  # reading a pipe would wait for its writer
+        raise InputError(f"{path} is a device or a pipe; give a file with weights")
     _refuse_checkpoint(path)
     try:
         with path.open("rb") as file:
@@ -116,7 +118,7 @@ def _check_length(path: Path) -> None:
         entries = json.loads(header)
         ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
         whole = path.stat().st_size >= 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise InputError(f"{path} is damaged or incomplete (it is shorter than its header says); fetch it again")

@@ -9,9 +9,10 @@ The format of `save_denoiser` is safetensors whose metadata describe the network
 
 from __future__ import annotations
 
+import contextlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from randomwalk.denoisers.ddpm_table import with_numbers
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import (
     NETWORKS,
+    blank_network,
     build_network,
     describe,
     differing_settings,
@@ -160,13 +162,11 @@ def load_denoiser(
     target = resolve_device(device)
     file = read_weights(path, weights)
     network, denoiser = _settings(file, network, denoiser)
-    try:
-        with torch.random.fork_rng(devices=[]):  # fresh weights, without a draw from the caller's random numbers
-            made = make_denoiser(network, denoiser)
-    except InputError as error:
-        named = network.get("name") in NETWORKS and file.config is None
-        hints = differing_settings(file.example(), network) if named else []
-        raise InputError("\n  ".join([f"{file.path}: {error}", *hints])) from error
+    with _about(file, network):
+        blank = blank_network(network, file.tensors)
+    _check_fit(file, blank, network)
+    with _about(file, network), torch.random.fork_rng(devices=[]):  # no draw from the caller's random numbers
+        made = make_denoiser(network, denoiser)
     made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
     made.classes = tuple((file.config or {}).get("classes", ()))
     made.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
@@ -250,6 +250,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     return list(value) if isinstance(value, tuple) else value
+
+
+@contextlib.contextmanager
+def _about(file: WeightFile, network: Mapping[str, Any]) -> Iterator[None]:
+    """Add to the error of a network that cannot be built the file, and the settings that the file contradicts."""
+    try:
+        yield
+    except InputError as error:
+        named = network.get("name") in NETWORKS and file.config is None
+        hints = differing_settings(file.example(), network) if named else []
+        raise InputError("\n  ".join([f"{file.path}: {error}", *hints])) from error
+
+
+def _check_fit(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Raise InputError unless the names and shapes of the tensors in the file are those of the network."""
+    found, fresh = file.example(network), network.state_dict()
+    state = dict(found)
+    if settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh:
+        state["sigmas"] = fresh["sigmas"]
+    if difference := first_difference(network, state):
+        raise InputError(_misfit(file, found, difference, settings))
 
 
 def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,20 +8,19 @@ levels here, ``sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)``, ascending, ``[
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from randomwalk.config.networks import VP_TABLES
 from randomwalk.denoisers.state_dicts import flatten
 from randomwalk.errors import InputError
+from randomwalk.images.arrays import read_array
 
 Table = str | Mapping[str, Any]
 """The name of a table, or ``{"alphas_cumprod": numbers or file}``, or ``{"betas": numbers or file}``."""
@@ -94,7 +93,7 @@ def _only_entry(table: Mapping[str, Any]) -> tuple[str, Any]:
 
 def _given_sigmas(table: Mapping[str, Any]) -> Tensor:
     kind, values = _only_entry(table)
-    numbers, what = _numbers(kind, values), f"denoiser vp: table.{kind}"
+    numbers, what = _numbers(kind, values), _where(kind, values)
     if kind == "alphas_cumprod" and numbers[-1] == 0:
         raise InputError(
             f"{what}: ends with 0, a level of pure noise, at which the prediction of the noise does not determine the "
@@ -115,39 +114,44 @@ def _given_sigmas(table: Mapping[str, Any]) -> Tensor:
 
 def _numbers(kind: str, values: Any) -> Tensor:
     """Numbers of a list or a file, float64 ``[T]``."""
-    where = f"denoiser vp: table.{kind}"
+    where = _where(kind, values)
     if isinstance(values, str):
-        where, values = f"{where}: {values}", _entry(_read(where, Path(values)), kind, where, values)
+        values = _entry(_read(where, Path(values)), kind, where)
     try:
-        numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
+        numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu().to_dense()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{where}: is not a list of numbers ({error})") from error
     if numbers.ndim != 1 or len(numbers) < 2 or not numbers.isfinite().all():
         raise InputError(f"{where}: has shape {list(numbers.shape)}; expected a list of at least two finite numbers")
     return numbers
 
 
-def _entry(content: Any, kind: str, where: str, path: str) -> Any:
+def _entry(content: Any, kind: str, where: str) -> Any:
     """The table of that name in a training checkpoint, where the process keeps it as a buffer; or the content."""
     if not isinstance(content, Mapping):
         return content
     found = [value for name, value in flatten(content).items() if name.rpartition(".")[2] == kind]
     if not found or any(not torch.equal(found[0], other) for other in found):
-        raise InputError(f"{where}: {path} has {len(found) or 'no'} tables called {kind}; expected one")
+        raise InputError(f"{where} has {len(found) or 'no'} tables called {kind}; expected one")
     return found[0]
 
 
+def _where(kind: str, values: Any) -> str:
+    return f"denoiser vp: table.{kind}" + (f": {values}" if isinstance(values, str) else "")
+
+
 def _read(where: str, path: Path) -> Any:
+    if path.suffix == ".npy":
+        return read_array(path, where)
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
         if path.suffix in (".pt", ".pth", ".ckpt"):
             return torch.load(path, map_location="cpu", weights_only=True)
         if path.suffix == ".safetensors":
             return load_file(path)
         return np.loadtxt(path, delimiter="," if "," in path.read_text(encoding="utf-8") else None).reshape(-1)
-    except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise InputError(f"{where}: {path} cannot be read as numbers ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a damaged file can raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{where} cannot be read as numbers ({reason[:300]})") from error
 
 
 # --- times of a table ------------------------------------------------------------------------------------------------

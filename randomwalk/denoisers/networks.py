@@ -7,6 +7,7 @@ message of a missing or wrong description can name them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from guided_diffusion import PhotoUNet, UNet
 from randomwalk.config import validate
@@ -61,6 +63,34 @@ def scratch_network(settings: Mapping[str, Any]) -> nn.Module:
     """A network as of `build_network`, without a draw from the caller's random numbers."""
     with torch.random.fork_rng(devices=[]):
         return build_network(settings)
+
+
+def blank_network(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """A network whose weights take no memory (they are on the device meta), to compare with the tensors of a file.
+
+    A description is not to be trusted before it fits the file that it is for: it could ask for any size.
+
+    Args:
+        settings: as for `build_network`.
+        state: tensors of the file; building stops where the network has several times as many.
+
+    Raises:
+        InputError: as `build_network`, or the network has far more tensors than the file.
+    """
+    most, made = 4 * len(state) + 1000, itertools.count(1)
+
+    def count(*_: object) -> None:
+        if next(made) > most:
+            raise InputError(f"the network has more than {most:,} tensors, and the file {len(state):,}")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build_network(settings)
+    except (RuntimeError, OverflowError) as error:  # sizes that no tensor can have
+        raise InputError(f"the network cannot be built ({str(error).splitlines()[0]})") from error
+    finally:
+        hook.remove()
 
 
 def first_difference(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
@@ -278,7 +308,7 @@ def describe(state: Mapping[str, Tensor], architecture: bool, denoiser: bool) ->
         )
     name = settings["name"]
     trial = {"image_size": 2**16, **at_65536} | ({"num_scales": len(state["sigmas"])} if "sigmas" in state else {})
-    if difference := first_difference(scratch_network(trial), state):
+    if difference := first_difference(blank_network(trial, state), state):
         publisher = {"unet": "UNet of guided-diffusion", "ncsnpp": "NCSN++ of score_sde"}[name]
         raise InputError(
             f"it looks like a {publisher}, but is incomplete or of a variant that is not known here: {difference}"

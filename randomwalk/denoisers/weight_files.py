@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import reprlib
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,14 @@ from randomwalk.config.weights import kind_of_weights
 from randomwalk.denoisers import state_dicts
 from randomwalk.errors import InputError
 from randomwalk.lookup import find_file
+
+_LARGEST_RATIO = 4
+"""Largest ratio of an archive's contents to its size; files of torch.save are not compressed, and a bomb is."""
+_LONGEST_NAME, _MOST_TENSORS = 300, 100_000
+_TYPES = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+}  # fmt: skip
 
 
 @dataclass
@@ -86,15 +95,23 @@ def read_weights(path: str | Path, weights: str = "ema", setting: str = "network
     path = Path(find_file(path))
     kind = kind_of_weights(path)
     if kind == "safetensors":
-        return _read_safetensors(path, weights, setting)
-    content = _load_pickle(path, zipped=kind == "zip")
-    tensors = {} if isinstance(content, Tensor) else state_dicts.flatten(content)
-    if not tensors:
-        found = type(content).__name__
-        if isinstance(content, Mapping):
-            found = f"a dictionary with {', '.join(map(repr, list(content)[:8])) or 'nothing in it'}"
-        raise InputError(f"{path} holds {found}; expected a state dict (names and tensors), alone or in a checkpoint")
-    return WeightFile(path, tensors, weights, setting, empty=state_dicts.empty_averages(content))
+        file = _read_safetensors(path, weights, setting)
+    else:
+        content = _load_pickle(path, zipped=kind == "zip")
+        tensors = {} if isinstance(content, Tensor) else state_dicts.flatten(content)
+        if not tensors:
+            found = type(content).__name__
+            if isinstance(content, Mapping):
+                found = f"a dictionary with {', '.join(map(reprlib.repr, list(content)[:8])) or 'nothing in it'}"
+            raise InputError(
+                f"{path} holds {found}; expected a state dict (names and tensors), alone or in a checkpoint"
+            )
+        file = WeightFile(path, tensors, weights, setting, empty=state_dicts.empty_averages(content))
+    if len(file.tensors) > _MOST_TENSORS:
+        raise InputError(f"{path}: holds {len(file.tensors):,} tensors; expected at most {_MOST_TENSORS:,}")
+    for name, value in file.tensors.items():
+        _check_tensor(path, name, value)
+    return file
 
 
 def read_config(path: str | Path) -> dict[str, Any] | None:
@@ -135,7 +152,7 @@ def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     try:
         config = json.loads(metadata["config"])
         names, classes = [config["network"]["name"], config["denoiser"]["name"]], config.get("classes", [])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: its description cannot be read ({error!r})") from error
     if not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} is damaged: its description does not name a network and a denoiser")
@@ -165,9 +182,15 @@ def _load_pickle(path: Path, zipped: bool) -> Any:
     if zipped:  # compare the checksums, which torch.load does not: an incomplete download has plausible tensors
         try:
             with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
+                unpacked = sum(info.file_size for info in archive.infolist())
+                broken = archive.testzip() if unpacked <= _LARGEST_RATIO * path.stat().st_size else None
         except Exception as error:  # a damaged archive can raise anything
             raise InputError(f"{path} is damaged or incomplete ({_reason(error)}); fetch it again") from error
+        if unpacked > _LARGEST_RATIO * path.stat().st_size:
+            raise InputError(
+                f"{path} is refused: it would unpack to {unpacked:,} bytes; torch.save, whose files are expected, does "
+                "not compress"
+            )
         if broken:
             raise InputError(f"{path} is damaged: {broken} in it does not have its checksum; fetch it again")
     try:
@@ -204,3 +227,18 @@ def _averages_beside(path: Path) -> Path | None:
     folder = path.parent
     beside = (folder.with_name(name) / path.name for name in (f"{folder.name}_ema", f"ema_{folder.name}"))
     return next((file for file in beside if folder.name and file.is_file()), None)
+
+
+def _check_tensor(path: Path, name: str, value: Tensor) -> None:
+    """Raise InputError unless a tensor is an ordinary one: dense, with values, of a type that networks have."""
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"{path}: the name of a tensor has {len(name):,} characters ({reprlib.repr(name)})")
+    if value.is_nested or value.layout != torch.strided:
+        kind = "a nested or sparse tensor"
+    elif value.is_meta:
+        kind = "a tensor without values (on the device meta)"
+    elif value.dtype not in _TYPES:
+        kind = f"of type {value.dtype}"
+    else:
+        return
+    raise InputError(f"{path}: {name} is {kind}; expected plain numbers, such as float32, float16 or bfloat16")

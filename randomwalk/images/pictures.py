@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.images import png16
+from randomwalk.images import png16, tiff16
 from randomwalk.images.tensors import LUMA
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
@@ -97,8 +97,7 @@ def read(data: bytes, name: str) -> Picture:
     """Decode a picture file, of an animation the first frame.
 
     The picture is turned upright by its EXIF data. CMYK becomes sRGB by the file's profile, or by the plain formula if
-    there is none; palettes become colours, and 1-bit pictures grey. PNG files of 16 bits keep their precision, and so
-    do grey files of other formats.
+    there is none; palettes become colours, and 1-bit pictures grey. PNG and TIFF files of 16 bits keep their precision.
 
     Args:
         data: bytes of the file.
@@ -117,6 +116,8 @@ def read(data: bytes, name: str) -> Picture:
                 if key is not None and array.shape[2] in (1, 3):
                     opaque = (array != np.array(key)).any(axis=2, keepdims=True)
                     array = np.concatenate([array, opaque.astype(np.uint16) * 65535], axis=2)
+            elif tiff16.is_tiff16(data, image):
+                array, turn = tiff16.decode(data, image), tiff16.orientation(image)
             else:
                 image.load()
                 array = _to_array(image, profile)

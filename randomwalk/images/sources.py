@@ -213,7 +213,7 @@ def open_images(path: str | Path) -> ImageSource:
     if path.is_dir():
         files = sorted(file for file in _files_in(path) if _is_image(file) and file.is_file())
         source = _of_files(files, [str(file.relative_to(path)) for file in files], str(path))
-    elif zipfile.is_zipfile(path):
+    elif path.is_file() and zipfile.is_zipfile(path):
         source = _of_zip(path)
     elif path.is_file():
         source = _of_files([path], [path.name], str(path.parent))

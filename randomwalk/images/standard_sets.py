@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import http.client
 import io
+import math
 import shutil
 import socket
 import sys
@@ -29,6 +30,8 @@ FASHION_CLASSES = (
 CIFAR_FOLDER, CIFAR_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Folder of Debian's package dataset-fashion-mnist."""
+_MOST_BYTES = 1 << 29
+"""Largest array in a file of a set; the largest there is has 47 MB."""
 PATIENCE = 5.0
 """Seconds within which a server must answer before a run begins."""
 TIMEOUT = 30.0
@@ -150,17 +153,25 @@ def _read_idx(path: Path) -> np.ndarray:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            raw = file.read()
+            head = file.read(4)
+            ndim = head[3] if len(head) == 4 else 0
+            sizes = file.read(4 * ndim)
+            if head[:3] != b"\0\0\x08" or len(sizes) < 4 * ndim:
+                raise InputError(f"{path}: is not an IDX file of bytes")
+            shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
+            count = math.prod(shape)
+            if ndim not in (1, 3) or count > _MOST_BYTES:
+                raise InputError(f"{path}: is damaged: its header says {shape}, which is none of images or labels")
+            raw = file.read(count + 1)  # and no more, whatever it may unpack to
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    ndim = raw[3] if len(raw) > 3 else 0
-    if raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * ndim:
-        raise InputError(f"{path}: is not an IDX file of bytes")
-    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", ndim, 4))
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim)
-    if values.size != int(np.prod(shape)):
-        raise InputError(f"{path}: is cut short: its header says {shape}, but it holds {values.size} bytes")
-    return values.reshape(shape)
+    if len(raw) != count:
+        is_short = len(raw) < count
+        raise InputError(
+            f"{path}: is {'cut short' if is_short else 'damaged'}: its header says {shape}, but it holds "
+            f"{len(raw) if is_short else 'more'} bytes"
+        )
+    return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def _read_cifar10(folder: Path, split: Split) -> StandardSet:

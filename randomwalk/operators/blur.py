@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from randomwalk.config.operators import Boundary
 from randomwalk.errors import InputError
+from randomwalk.images.arrays import read_array
+from randomwalk.images.pictures import BROKEN
 from randomwalk.operators.dense import Dense
 from randomwalk.operators.operator import RCOND, Operator
 from randomwalk.operators.separable import Separable
@@ -201,15 +203,15 @@ def taper(y: Tensor, blur: Operator) -> Tensor:
 
 def read_kernel(file: str | Path) -> Tensor:
     """Kernel ``[k, l]`` from a NumPy file (.npy) or the grey values of an image, float64."""
-    try:
-        if Path(file).suffix == ".npy":
-            values = np.load(file, allow_pickle=False)
-        else:
+    if Path(file).suffix == ".npy":
+        kernel = torch.from_numpy(read_array(file, f"blur: the kernel {file}"))
+    else:
+        try:
             with Image.open(file) as image:
                 values = np.asarray(image.convert("L") if image.mode not in ("F", "I", "I;16") else image)
-        kernel = torch.from_numpy(np.array(values, dtype=np.float64))
-    except (OSError, UnidentifiedImageError, ValueError, TypeError) as error:
-        raise InputError(f"blur: the kernel {file} cannot be read as an image or a NumPy file: {error}") from error
+            kernel = torch.from_numpy(np.array(values, dtype=np.float64))
+        except BROKEN as error:
+            raise InputError(f"blur: the kernel {file} cannot be read as an image: {error}") from error
     if kernel.ndim != 2 or kernel.numel() == 0 or not kernel.isfinite().all():
         raise InputError(
             f"blur: the kernel {file} has shape {tuple(kernel.shape)}; expected rows and columns of numbers"

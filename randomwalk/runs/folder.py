@@ -273,11 +273,18 @@ class RunFolder:
         return f"there is no checkpoint in {self.path} yet"
 
     def read_csv(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a CSV file; none if it does not exist."""
+        """Rows of a CSV file; none if it does not exist.
+
+        Raises:
+            InputError: it is damaged.
+        """
         if not self.has(name):
             return []
-        with self.file(name).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.file(name).open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise InputError(f"{self.file(name)}: cannot be read ({error})") from error
 
     def first_value(self, key: str, now: Any) -> Any:
         """Value of a setting when the run began; ``now`` if it has not changed since."""

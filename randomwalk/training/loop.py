@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randomwalk.errors import RunError
+from randomwalk.errors import InputError, RunError
 from randomwalk.progress import bar
 from randomwalk.runs import checkpoints, interruption
 from randomwalk.runs.checkpoints import CHECKPOINT
@@ -134,7 +134,10 @@ class Loop:
         """
         checkpoints.read(self.folder, self.load_state, self.device)
         for name in self.logs:
-            self.logs[name] = [row for row in self.folder.read_csv(name) if self.is_kept(row)]
+            try:
+                self.logs[name] = [row for row in self.folder.read_csv(name) if self.is_kept(row)]
+            except (KeyError, ValueError, TypeError) as error:
+                raise InputError(f"{self.folder.file(name)}: is damaged ({error!r}); remove it to go on") from error
 
     def run(self) -> None:
         """Train to the end, from wherever the run is.

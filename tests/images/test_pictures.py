@@ -361,3 +361,48 @@ def test_sizes_are_known_without_decoding(tmp_path: Path) -> None:
         archive.write(tmp_path / "cut.png", "cut.png")
     for path in (tmp_path, tmp_path / "all.zip"):
         assert open_images(path).size(0) == (5, 7)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"byteorder": ">"},
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True, "rowsperstrip": 5},
+        {"compression": "zlib", "predictor": True, "tile": (16, 16), "byteorder": ">"},
+        {"tile": (16, 32)},
+        {"rowsperstrip": 3},
+    ],
+)
+def test_colour_tiff_files_of_16_bits_keep_them(options: dict[str, Any], alpha: bool) -> None:
+    """Files of another library, every bit of them."""
+    import tifffile
+
+    values = np.random.default_rng(3).integers(0, 65536, (21, 37, 3 + alpha), dtype=np.uint16)
+    file = io.BytesIO()
+    extra = {"extrasamples": ["unassalpha"]} if alpha else {}
+    tifffile.imwrite(file, values, photometric="rgb", **extra, **options)
+    found = pictures.read(file.getvalue(), "a.tif")
+    assert found.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(found.pixels, values[..., :3])
+    if alpha:
+        assert found.alpha is not None
+        np.testing.assert_array_equal(found.alpha, values[..., 3])
+    header = pictures.read_header(io.BytesIO(file.getvalue()), "a.tif")
+    assert (header.height, header.width, header.grey) == (21, 37, False)
+    with pytest.raises(InputError, match=r"a\.tif does not decode"):
+        pictures.read(file.getvalue()[: len(file.getvalue()) // 2], "a.tif")
+
+
+def test_a_colour_tiff_of_16_bits_is_turned_upright() -> None:
+    import tifffile
+
+    values = np.random.default_rng(4).integers(0, 65536, (5, 9, 3), dtype=np.uint16)
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="rgb", extratags=[(274, "H", 1, 6, True)])
+    found = pictures.read(file.getvalue(), "a.tif")
+    np.testing.assert_array_equal(found.pixels, np.rot90(values, -1))
+    header = pictures.read_header(io.BytesIO(file.getvalue()), "a.tif")
+    assert (header.height, header.width) == (9, 5)

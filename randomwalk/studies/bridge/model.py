@@ -7,6 +7,7 @@ names of its tensors begin with "ema." or "raw.", then "forward." or "backward."
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from randomwalk.denoisers.networks import build_network, first_difference
+from randomwalk.denoisers.networks import blank_network, build_network, first_difference
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.runs.folder import RunFolder
@@ -109,10 +110,19 @@ def load_bridge(path: str | Path, weights: str = "ema", device: str | torch.devi
     file = read_weights(path, weights, "bridge.weights")
     if file.config is None or file.config["denoiser"].get("name") != "bridge":
         raise InputError(f"{path}: is not a bridge; expected the model.safetensors of a training in configs/bridge")
-    with torch.random.fork_rng(devices=[]):
-        made = Bridge(file.config["network"], file.config["denoiser"])
     state = {key.replace(".", "_drift.network.", 1): value for key, value in file.tensors.items()}
+    try:
+        blank_network(file.config["network"], file.tensors)
+        with torch.random.fork_rng(devices=[]):
+            made = Bridge(file.config["network"], file.config["denoiser"])
+    except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: its description cannot be used: {error!r}") from error
     if difference := first_difference(made, state):
         raise InputError(f"{path} is damaged; it contradicts its own description: {difference}")
+    if not all(0 < float(made.settings[key]) < math.inf for key in ("sigma", "spread")):
+        raise InputError(f"{path} is damaged: sigma and spread in its description are not positive numbers")
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise InputError(f"{path}: {key} has values that are NaN or infinite; these weights cannot be used")
     made.load_state_dict(state)
     return made.eval().requires_grad_(False).to(device)

@@ -8,6 +8,7 @@ import torch
 from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.files import dump
 from randomwalk.errors import InputError, RunError
+from randomwalk.images.arrays import read_array
 from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator
 from randomwalk.runs.folder import RunFolder, write_csv
@@ -21,6 +22,7 @@ from randomwalk.studies.points import metrics
 
 NUM_POINTS = 10_000
 FLOOR_REPEATS = 10
+_FURTHEST = 1e6
 DIRECTIONS = {"both": (True, False), "forward": (True,), "backward": (False,)}
 
 
@@ -30,15 +32,11 @@ def read_points(path: str) -> np.ndarray:
     Raises:
         InputError: the file is missing, or holds something else.
     """
-    try:
-        points = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"points: {path} cannot be read as a .npy file ({error})") from error
-    if not isinstance(points, np.ndarray) or points.ndim != 2 or points.shape[1] != 2 or not len(points):
-        shape = getattr(points, "shape", None)
-        raise InputError(f"points: {path} has shape {shape}; expected [n, 2], points in the plane")
-    if points.dtype.kind not in "fiu" or not np.isfinite(points).all():
-        raise InputError(f"points: {path} has entries that are not finite numbers")
+    points = read_array(path, f"points: {path}")
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise InputError(f"points: {path} has shape {points.shape}; expected [n, 2], points in the plane")
+    if np.abs(points).max() > _FURTHEST:
+        raise InputError(f"points: {path} has entries beyond {_FURTHEST:g}, far from all that a bridge is trained on")
     return points.astype(np.float32)
 
 

@@ -36,9 +36,11 @@ def results_for(folder: RunFolder, task: Task) -> Results:
 
 def set_of(task: Task) -> datasets.PointSet | None:
     """The set that the weights were trained on, if they say so."""
-    said = read_config(task.config.network.path) or {}
-    data = said.get("training", {}).get("config", {}).get("data", {})
-    return datasets.make(data["set"]) if data.get("dataset") == "points" else None
+    said: Any = read_config(task.config.network.path)
+    for key in ("training", "config", "data"):  # which may be anything in the files of others
+        said = said.get(key) if isinstance(said, dict) else None
+    name = said.get("set") if isinstance(said, dict) and said.get("dataset") == "points" else None
+    return datasets.make(name) if name in datasets.SETS else None
 
 
 class Recorder:

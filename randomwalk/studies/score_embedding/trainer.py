@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
-from randomwalk.errors import RunError
+from randomwalk.errors import InputError, RunError
+from randomwalk.images.arrays import read_array
 from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator, seed_torch
 from randomwalk.runs.checkpoints import MODEL
@@ -75,7 +75,15 @@ class Trainer(Loop):
         if not isinstance(method, EmbeddingMethod) or method.embedding == "none":
             return None
         if self.step and self.folder.has("scores.npy"):
-            score = torch.from_numpy(np.load(self.folder.file("scores.npy"), allow_pickle=False)).to(self.device)
+            path = self.folder.file("scores.npy")
+            found = read_array(path, str(path))
+            count, channels, height, width = self.images.shape
+            expected = (count, len(level_times(method.num_levels, method.eps)), channels, 2, height, width)
+            if found.shape != expected:
+                raise InputError(
+                    f"{path}: has shape {found.shape}; expected {expected}; it is made again if you remove it"
+                )
+            score = torch.from_numpy(found).float().to(self.device)
         else:
             solution = self._solve(method)
             score = solution.score.float()
