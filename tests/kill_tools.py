@@ -21,7 +21,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 NEEDS_SPACE = ("write", "rename", "link", "mkdir", "sync")
-"""Changes that a full disk refuses."""
+"""Changes that a full disk can refuse."""
 TIMES = {"seconds", "images_per_second", "minutes", "started", "resumed"}
 """Columns and keys that depend on when a run was made."""
 
@@ -97,11 +96,11 @@ def watch(base: Path, fault: Fault) -> list[Change]:
         path = _resolved(arguments, event)
         if path is None or not path.startswith(within):
             return
-        if kind in ("remove", "rmdir") and not os.path.lexists(path) or kind == "mkdir" and os.path.lexists(path):
+        if (kind in ("remove", "rmdir") and not os.path.lexists(path)) or (kind == "mkdir" and os.path.lexists(path)):
             return  # nothing changes
         if kind == "rename":
             _measured(changes, path)
-        changed(kind, path, os.path.abspath(os.fsdecode(arguments[1])) if kind == "rename" else path)
+        changed(kind, path, str(Path(os.fsdecode(arguments[1])).absolute()) if kind == "rename" else path)
 
     def changed(kind: str, path: str, to: str) -> None:
         number = len(changes)
@@ -115,7 +114,7 @@ def watch(base: Path, fault: Fault) -> list[Change]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.half, resource.RLIM_INFINITY))
         elif fault.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif kind in NEEDS_SPACE:
+        elif number == fault.at or kind in ("write", "mkdir"):  # most file systems rename without more space
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     sync = os.fsync
@@ -123,7 +122,7 @@ def watch(base: Path, fault: Fault) -> list[Change]:
     def synced(file: int) -> None:
         path = ""
         with contextlib.suppress(OSError):
-            path = os.readlink(f"/proc/self/fd/{file}")
+            path = str(Path(f"/proc/self/fd/{file}").readlink())
         if path.startswith(within):
             changed("sync", path, path)
         sync(file)
@@ -140,46 +139,29 @@ def _resolved(arguments: tuple[Any, ...], event: str) -> str | None:
         return None
     text = os.fsdecode(path)
     folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
-    if isinstance(folder, int) and folder >= 0 and not os.path.isabs(text):
-        text = str(Path(os.readlink(f"/proc/self/fd/{folder}"), text))
-    return os.path.abspath(text)
+    if isinstance(folder, int) and folder >= 0 and not Path(text).is_absolute():
+        text = str(Path(f"/proc/self/fd/{folder}").readlink() / text)
+    return str(Path(text).absolute())
 
 
 def _measured(changes: list[Change], path: str) -> None:
     """Note the size of a file whose temporary name is about to go."""
     for change in reversed(changes):
-        if change.kind == "write" and change.path == path and os.path.exists(path):
-            change.size = os.path.getsize(path)
+        if change.kind == "write" and change.path == path and Path(path).exists():
+            change.size = Path(path).stat().st_size
             return
-
-
-def _main_of(words: list[str]) -> Callable[[], int]:
-    """Function behind a command line whose first word is the command."""
-    if words[0].endswith(".py"):
-        import runpy
-
-        def script() -> int:
-            sys.argv = words
-            try:
-                runpy.run_path(str(ROOT / words[0]), run_name="__main__")
-            except SystemExit as done:
-                return int(done.code or 0)
-            return 0
-
-        return script
-    from randomwalk.cli.main import main
-
-    return lambda: main(words)
 
 
 def _child(base: Path, words: list[str], fault: Fault, report: int) -> None:
     status = 70
     try:
         changes = watch(base, fault)
-        status = _main_of(words)()
+        from randomwalk.cli.main import main
+
+        status = main(words)
         for change in changes:
-            if change.kind == "write" and not change.size and os.path.exists(change.path):
-                change.size = os.path.getsize(change.path)
+            if change.kind == "write" and not change.size and Path(change.path).exists():
+                change.size = Path(change.path).stat().st_size
         os.write(report, json.dumps([asdict(change) for change in changes]).encode())
     except BaseException:
         import traceback
@@ -242,6 +224,8 @@ def serve(figures: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
+    from randomwalk.cli.main import main
+
     if not figures:
         _draw_nothing()
     answers = os.fdopen(os.dup(1), "w")
@@ -249,8 +233,8 @@ def serve(figures: bool) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if asked["warm"]:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-                _main_of(asked["words"])()
+            with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+                main(asked["words"])
             sys.stdout.flush()
             print("{}", file=answers, flush=True)
             continue
@@ -272,7 +256,12 @@ class Server:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "figures"[: 7 * self.figures]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True
+            [sys.executable, __file__, "figures"[: 7 * self.figures]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment,
+            text=True,
         )
         return self
 

@@ -280,20 +280,24 @@ def main() -> int:
     made.add_argument("programs", nargs="*", default=list(PROGRAMS), metavar="PROGRAM", help=", ".join(PROGRAMS))
     made.add_argument("--random", type=int, default=20, metavar="N", help="kills at random moments (20)")
     made.add_argument("--kinds", nargs="+", default=["kill", "full"], choices=["kill", "full", "none"])
+    made.add_argument("--one", action="store_true", help="one fault for each write, as in the test, and no random ones")
     made.add_argument("--figures", action="store_true", help="draw the figures, which takes ten times as long")
     chosen, failed = made.parse_args(), 0
     for name in chosen.programs:
         with tempfile.TemporaryDirectory() as base, Server(chosen.figures) as server:
             started = time.perf_counter()
             case = Case(name, Path(base).resolve(), server)
-            draws = np.random.default_rng(0)
-            shares = draws.uniform(0, 1, chosen.random)
-            faults = case.faults(chosen.kinds) + [Fault("kill", -1, None, s * case.whole.elapsed) for s in shares]
+            shares = np.random.default_rng(0).uniform(0, 1, chosen.random)
+            faults = case.faults(chosen.kinds) + [Fault("kill", after=s * case.whole.elapsed) for s in shares]
+            faults = case.one_for_each_write() if chosen.one else faults
             problems = [(case.place(fault), found) for fault in faults if (found := case.problem(fault))]
             writes = sum(change.kind == "write" for change in case.changes)
             seconds = time.perf_counter() - started
-            print(f"{name}: {writes} writes, {len(case.changes)} changes, {len(faults)} faults, {len(problems)} fail "
-                  f"({seconds:.0f} s)", flush=True)
+            print(
+                f"{name}: {writes} writes, {len(case.changes)} changes, {len(faults)} faults, {len(problems)} fail "
+                f"({seconds:.0f} s)",
+                flush=True,
+            )
             for place, found in problems:
                 print(f"  {place}: {found}", flush=True)
             failed += len(problems)
