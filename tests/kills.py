@@ -305,9 +305,8 @@ def main() -> int:
                 if found := case.problem(fault):
                     problems += 1
                     print(f"  {case.place(fault)}: {found}", flush=True)
-            print(
-                f"{name}: {problems} fail, {time.perf_counter() - started:.0f} s, {case.seconds:.0f} s of processor time"
-            )
+            seconds = f"{time.perf_counter() - started:.0f} s, {case.seconds:.0f} s of processor time"
+            print(f"{name}: {problems} fail; {seconds}", flush=True)
             failed += problems
     return 1 if failed else 0
 
