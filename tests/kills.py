@@ -132,6 +132,8 @@ PROGRAMS: dict[str, Callable[[Path], list[str]]] = {
     for make in (images, points, bridge_sampling, image_training, point_training, bridge_training, embedding, restoring)
 }
 """Programs by name: each writes what it needs into a folder, and returns the words after ``randomwalk``."""
+READ = {".yaml", ".json", ".npy", ".pt", ".safetensors"}
+"""Endings of the files that a resumed run reads."""
 
 
 # --- what a run leaves -----------------------------------------------------------------------------------------------
@@ -223,13 +225,20 @@ class Case:
                     found.append(Fault(kind, n, change.size // 2))
         return found
 
-    def one_for_each_write(self) -> list[Fault]:
-        """One fault for each file that is written: its kind and its moment change from one to the next."""
+    def one_for_each_write(self, every: int = 1) -> list[Fault]:
+        """One fault for each file that is written: its kind and its moment change from one to the next.
+
+        Args:
+            every: of the files that no resumed run reads (figures, tables), only each such one.
+        """
+        writes = [n for n, change in enumerate(self.changes) if change.kind == "write"]
+        read = {n for n in writes if Path(self._named(self.changes[n])).suffix in READ}
+        chosen = sorted(read | set([n for n in writes if n not in read][::every]))
         found = []
-        for turn, n in enumerate(n for n, change in enumerate(self.changes) if change.kind == "write"):
-            half = self.changes[n].size // 2
-            renamed = next(k for k in range(n, len(self.changes)) if self.changes[k].path == self.changes[n].path
-                           and self.changes[k].kind == "rename")  # fmt: skip
+        for turn, n in enumerate(chosen):
+            change, half = self.changes[n], self.changes[n].size // 2
+            after = (k for k in range(n, len(self.changes)) if self.changes[k].path == change.path)
+            renamed = next((k for k in after if self.changes[k].kind == "rename"), n)
             kinds = (Fault("kill", n, half), Fault("full", n, half), Fault("kill", n), Fault("kill", renamed))
             found.append(kinds[turn % len(kinds)])
         return found
