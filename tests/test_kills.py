@@ -1,7 +1,7 @@
 """Every write of a short run of every program, killed or with a full disk: the resumed run ends with the same bits.
 
-`python tests/kills.py` tries every moment of every write, and random ones. Here each file that a resumed run reads meets
-one fault in turn, and so does every second one of the others.
+`python tests/kills.py` tries every moment of every write, and random ones. Here each file that a resumed run reads
+meets one fault in turn, and so does every second one of the others.
 """
 
 from __future__ import annotations
