@@ -49,8 +49,9 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
 def write_prior(folder: Path, path: Path = PRIOR) -> None:
     """Compute the prior from the training images of Fashion-MNIST in ``folder``, and write it."""
     mean, covariance = moments(frechet.load_split(folder, "train")[0])
-    arrays = {"mean": mean.numpy(), "covariance": covariance.numpy()}
-    RunFolder(path.parent).write(path.name, lambda file: np.savez_compressed(file, **arrays))
+    RunFolder(path.parent).write(
+        path.name, lambda file: np.savez_compressed(file, mean=mean.numpy(), covariance=covariance.numpy())
+    )
 
 
 class GaussianPrior(Denoiser):
