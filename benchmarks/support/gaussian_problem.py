@@ -19,6 +19,7 @@ from randomwalk.operators import Operator
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator
 from support import frechet
+from support.common import RunFolder
 
 PRIOR = Path(__file__).parents[1] / "fashion_mnist_8x8.npz"
 SHAPE = (1, 8, 8)
@@ -48,7 +49,9 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
 def write_prior(folder: Path, path: Path = PRIOR) -> None:
     """Compute the prior from the training images of Fashion-MNIST in ``folder``, and write it."""
     mean, covariance = moments(frechet.load_split(folder, "train")[0])
-    np.savez_compressed(path, mean=mean.numpy(), covariance=covariance.numpy())
+    RunFolder(path.parent).write(
+        path.name, lambda file: np.savez_compressed(file, mean=mean.numpy(), covariance=covariance.numpy())
+    )
 
 
 class GaussianPrior(Denoiser):

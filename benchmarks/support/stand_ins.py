@@ -11,7 +11,7 @@ from PIL import Image
 
 from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.networks import build_network
-from support.common import ROOT
+from support.common import ROOT, RunFolder
 
 CLASSES = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 """Classes of Fashion-MNIST in the order of their labels, as in the file names of data/fashion_mnist."""
@@ -78,10 +78,10 @@ class StandIns:
         assert network.architecture is not None
         path = self.folder / f"{kind.name}.pt"
         if not path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                torch.save(build_network(network.architecture.model_dump()).state_dict(), path)
+                state = build_network(network.architecture.model_dump()).state_dict()
+                RunFolder(self.folder).write_torch(path.name, state)
         return [*changes, f"network.path={path}"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import time
 from collections.abc import Sequence
@@ -186,6 +187,8 @@ def main(args: argparse.Namespace) -> int:
     finally:
         progress.close()
     result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0))
+    for left in output.parent.glob(f".{glob.escape(output.name)}.*.tmp"):  # by a process that was killed
+        left.unlink(missing_ok=True)
     RunFolder(output.parent).write_bytes(output.name, result)
     filled = f", {missing:.1%} filled in" if missing else ""
     height, width = batch.x.shape[-2:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import http.client
 import io
@@ -20,7 +21,7 @@ from urllib.request import getproxies
 
 import numpy as np
 
-from randomwalk.errors import InputError
+from randomwalk.errors import InputError, RunError
 from randomwalk.runs.folder import alone_in
 
 Split = Literal["train", "test"]
@@ -38,6 +39,8 @@ TIMEOUT = 30.0
 """Seconds without an answer after which a download is given up."""
 FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
 """Errors of a download that breaks off."""
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of a disk that is full or may not be written to."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,10 @@ def _download(name: str, path: Path) -> None:
     """Download a set into ``path``, where its files appear complete, and only once all of them have arrived.
 
     Processes that need the same set wait for the one that downloads it.
+
+    Raises:
+        InputError: it cannot be downloaded.
+        RunError: the disk is full.
     """
     from torchvision import datasets
 
@@ -217,6 +224,8 @@ def _download(name: str, path: Path) -> None:
                 socket.setdefaulttimeout(timeout)
                 shutil.rmtree(partial, ignore_errors=True)
     except FAILURES as error:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            raise RunError(f"data.path: {name} cannot be written to {path}: {error.strerror}") from error
         raise _unobtainable(name, path, error) from error
 
 

@@ -39,6 +39,17 @@ def _is_leftover(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
+class _Writer:
+    """An open file that can only be written to, by Python.
+
+    Args:
+        file: the file.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.write = file.write
+
+
 class RunFolder:
     """A folder whose files are written under a temporary name and then renamed.
 
@@ -250,7 +261,8 @@ class RunFolder:
 
     def write_array(self, name: str, array: np.ndarray) -> Path:
         """Write a ``.npy`` file."""
-        return self.write(name, lambda file: np.save(file, array, allow_pickle=False))
+        # Given a file of Python's, NumPy writes by the C library and does not notice that the disk is full at the end.
+        return self.write(name, lambda file: np.save(_Writer(file), array, allow_pickle=False))
 
     def write_image(self, name: str, image: Any, **options: Any) -> Path:
         """Write an image: a uint8 array ``[H, W]`` or ``[H, W, 3]``, or a Pillow image (``options`` for its save)."""

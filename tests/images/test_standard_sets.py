@@ -21,7 +21,7 @@ from randomwalk.config import TrainConfig
 from randomwalk.config.files import load_train_config
 from randomwalk.config.score_embedding import EmbeddingData
 from randomwalk.config.training import TrainData
-from randomwalk.errors import InputError
+from randomwalk.errors import InputError, RunError
 from randomwalk.images import standard_sets
 from randomwalk.images.sources import open_dataset
 from randomwalk.images.standard_sets import find_standard_set, load_standard_set
@@ -209,6 +209,20 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, mirror: Serve
     assert list(tmp_path.iterdir()) == []
     mirror.breaks = ""
     assert len(open_dataset("mnist", tmp_path / "data")) == 20
+
+
+@pytest.mark.usefixtures("mirror")
+def test_a_download_onto_a_full_disk_is_a_failure_and_leaves_nothing(tmp_path: Path) -> None:
+    """A bound on the size of files stands in for a full disk."""
+    resource = pytest.importorskip("resource")
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, bounds[1]))
+    try:
+        with pytest.raises(RunError, match=f"mnist cannot be written to {tmp_path / 'data'}: File too large"):
+            open_dataset("mnist", tmp_path / "data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_has_left_is_not_taken(tmp_path: Path, mirror: Server) -> None:

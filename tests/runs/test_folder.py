@@ -59,6 +59,20 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     assert (tmp_path / "m.csv").read_text() == 'a,b\n1,\n"x,y",\n'
 
 
+@pytest.mark.parametrize("half", [144, 200])
+def test_an_array_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path, half: int) -> None:
+    """A bound on the size of files stands in for a full disk; the end of the array is what NumPy does not check."""
+    resource = pytest.importorskip("resource")
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (half, bounds[1]))
+    try:
+        with pytest.raises((OSError, RunError)):
+            RunFolder(tmp_path).write_array("a.npy", np.arange(40, dtype=np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_same_array_is_the_same_bytes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for name in ("a.npy", "b.npy"):
