@@ -168,7 +168,7 @@ def main(args: argparse.Namespace) -> int:
     progress = Progress(context, task.num_steps)
     try:
         [units] = task.batches()
-        batch = task.sample(units, torch.stack([measurement]).to(task.device), progress.watch, progress.tile)
+        batch = task.sample(units, measurement[None].contiguous().to(task.device), progress.watch, progress.tile)
         progress.finish()
     finally:
         progress.close()
