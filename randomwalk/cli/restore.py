@@ -137,8 +137,6 @@ def main(args: argparse.Namespace) -> int:
     config, output = config_of(args), output_of(args)
     check_files(config, new=False)
 
-    import torch  # not before the files are known to be there
-
     from randomwalk import distributed
     from randomwalk.images import pictures
     from randomwalk.operators.blur import taper
