@@ -151,8 +151,6 @@ def main(args: argparse.Namespace) -> int:
     config, output = config_of(args), output_of(args)
     check_files(config, new=False)
 
-    import torch  # not before the files are known to be there
-
     from randomwalk import distributed
     from randomwalk.images import pictures
     from randomwalk.operators.blur import taper
@@ -182,7 +180,7 @@ def main(args: argparse.Namespace) -> int:
     progress = Progress(context, task.num_steps)
     try:
         [units] = task.batches()
-        batch = task.sample(units, torch.stack([measurement]).to(task.device), progress.watch, progress.tile)
+        batch = task.sample(units, measurement[None].contiguous().to(task.device), progress.watch, progress.tile)
         progress.finish()
     finally:
         progress.close()

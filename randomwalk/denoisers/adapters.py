@@ -88,7 +88,7 @@ class SDEDenoiser(NetworkDenoiser):
         """Prediction of the network for ``x``, with as many channels as x."""
         self.check_sigma(sigma)
         levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(x.shape[0])
-        scale = (1 + broadcast_sigma(levels, x.double()) ** 2).rsqrt().to(x.dtype)
+        scale = (1 + levels.reshape(-1, *[1] * (x.ndim - 1)) ** 2).rsqrt().to(x.dtype)
         return self.call_network(scale * x, self.times.label(levels), label)[:, : x.shape[1]]
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:

@@ -64,16 +64,19 @@ class Probe(CountingDenoiser):
         self._denoised: Callable[[], Tensor] | None = None
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self._denoised = None  # frees it before the next one is made
         out = super().forward(x, sigma)
         self._denoised = lambda: out
         return out
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self._denoised = None
         score = super().score(x, sigma)
         self._denoised = lambda: x + broadcast_sigma(sigma, x) ** 2 * score
         return score
 
     def linearized(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        self._denoised = None
         out, product = super().linearized(x, sigma)
         self._denoised = lambda: out  # not the tensor that holds the graph
         return out, product

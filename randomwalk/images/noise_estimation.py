@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.images.tensors import LUMA
+from randomwalk.images.tensors import LUMA, strips
 
 ROUNDING = 2 / 255 / math.sqrt(12)
 """Standard deviation of rounding to 8 bits, in [-1, 1] units: the least noise that is estimated."""
@@ -80,7 +80,7 @@ def _patches(y: Tensor, side: int, known: Tensor | None) -> Tensor:
     patches = cut(y)
     if known is not None:
         patches = patches[cut(known[None]).amin(1) > 0]
-    if len(patches) == 0 or y.abs().max() > 1:
+    if len(patches) == 0 or max(map(abs, torch.stack(torch.aminmax(y)).tolist())) > 1:
         return patches
     clipped = (patches.abs() >= 1).sum(1)
     return patches[clipped <= np.quantile(clipped.numpy(), 0.25)]
@@ -104,7 +104,10 @@ def _level(variances: np.ndarray) -> float:
 def _variance_before_subsampling(y: Tensor, known: Tensor | None) -> float:
     """Noise variance of each channel before subsampling, estimated from the luma; 0 if there are too few patches."""
     weights = torch.tensor(LUMA)
-    patches = _patches((weights[:, None, None] * y).sum(0, keepdim=True), GREY_SIDE, known)
+    luma = torch.empty((1, *y.shape[1:]))
+    for rows in strips(y.shape[1], y[:, 0].numel()):
+        luma[:, rows] = (weights[:, None, None] * y[:, rows]).sum(0, keepdim=True)
+    patches = _patches(luma, GREY_SIDE, known)
     if len(patches) < FEWEST * GREY_SIDE**2:
         return 0.0
     return _variance_of_flat_patches(patches) / float(weights.square().sum())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.images import png16, tiff16
-from randomwalk.images.tensors import LUMA
+from randomwalk.images.tensors import LUMA, strips
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
 ORIENTATION = 0x0112
@@ -74,10 +74,14 @@ class Picture:
 
         Grey becomes equal channels; colours become their luma ``0.299 red + 0.587 green + 0.114 blue``.
         """
-        x = torch.from_numpy(self.pixels.astype(np.float32)).permute(2, 0, 1) / (self.white / 2) - 1
-        if channels == 1 and not self.grey:
-            x = torch.einsum("c,chw->hw", torch.tensor(LUMA), x)[None]
-        return x.expand(channels, -1, -1).contiguous()
+        height, width, own = self.pixels.shape
+        out = torch.empty((channels, height, width))
+        for rows in strips(height, own * width):
+            x = torch.from_numpy(self.pixels[rows].astype(np.float32)).permute(2, 0, 1) / (self.white / 2) - 1
+            if channels == 1 and not self.grey:
+                x = torch.einsum("c,chw->hw", torch.tensor(LUMA), x)[None]
+            out[:, rows] = x
+        return out
 
     def on_white(self, channels: int) -> np.ndarray:
         """Pixels as uint8 ``[H, W, channels]``, as a viewer shows them: 16 bits cut to 8, transparency over white."""
@@ -165,12 +169,15 @@ def encode(x: Tensor, like: Picture, coloured: bool = False) -> bytes:
         coloured: whether x has colours although ``like`` has none.
     """
     grey = (like.grey and not coloured) or x.shape[0] == 1
-    x = x.detach().float().cpu().mean(0, keepdim=True) if grey else x.detach().float().cpu()
-    x = x.double() if like.pixels.dtype == np.uint16 else x  # float32 would be off by a few of 65535
-    values = ((x.clamp(-1, 1) + 1) * (like.white / 2)).round().numpy()
-    array = values.transpose(1, 2, 0).astype(like.pixels.dtype)
+    channels, height, width = x.shape
+    array = np.empty((height, width, 1 if grey else channels), like.pixels.dtype)
+    for rows in strips(height, channels * width):
+        strip = x[:, rows].detach().float().cpu()
+        strip = strip.mean(0, keepdim=True) if grey else strip
+        strip = strip.double() if array.dtype == np.uint16 else strip  # float32 would be off by a few of 65535
+        values = ((strip.clamp(-1, 1) + 1) * (like.white / 2)).round().numpy()
+        array[rows] = values.transpose(1, 2, 0).astype(array.dtype)
     if like.alpha is not None:
-        height, width = array.shape[:2]
         alpha = like.alpha[:height, :width]
         if alpha.shape != (height, width):
             whole = Image.fromarray(like.alpha.astype(np.float32))

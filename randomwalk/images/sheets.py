@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -179,9 +180,15 @@ def tidy(axis: Any) -> None:
 
 
 def png(figure: Any) -> bytes:
-    """Encode a figure as a PNG."""
+    """Encode a figure as a PNG, and empty it.
+
+    Matplotlib's parser of labels leaves exceptions behind that refer to the frames of all its callers until Python's
+    next full collection of garbage, and so to the network of a run. In a thread of its own it has no callers.
+    """
     out = BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(figure.savefig, out, format="png", metadata={"Software": None}).result()
+    figure.clear()
     return out.getvalue()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,22 @@ from randomwalk.config.base import Fit
 
 Size = tuple[int, int]
 """Height and width."""
+STRIP = 2**22
+"""Values in a strip of rows of a large picture."""
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the luma of ITU-R BT.601, which JPEG files and Pillow use too."""
+
+
+def strips(height: int, row: int) -> Iterator[slice]:
+    """Rows of an image in strips of about `STRIP` values, so that what is computed from them takes little memory.
+
+    Args:
+        height: number of rows.
+        row: values in a row.
+    """
+    count = max(1, STRIP // max(row, 1))
+    for top in range(0, height, count):
+        yield slice(top, min(top + count, height))
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -24,8 +38,12 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 def to_bytes(x: Tensor) -> np.ndarray:
     """``[B, C, H, W]`` in [-1, 1] -> uint8 ``[B, H, W]`` or ``[B, H, W, 3]``: clipped and rounded, never stretched."""
-    pixels = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    batch, channels, height, width = x.shape
+    pixels = np.empty((batch, height, width, channels), np.uint8)
+    for rows in strips(height, batch * channels * width):
+        values = ((x[..., rows, :].detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        pixels[:, rows] = values.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels[..., 0] if channels == 1 else pixels
 
 
 def to_pixels(x: Tensor) -> np.ndarray:

@@ -19,7 +19,7 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.operators import Measurement, Operator
 from randomwalk.rng import Draws, TorchDraws
 from randomwalk.samplers import schedules
-from randomwalk.samplers.walk import Plan
+from randomwalk.samplers.walk import Plan, all_finite
 from score_sde.sdes import SDE
 
 Sigmas: TypeAlias = Sequence[float] | Tensor
@@ -53,7 +53,7 @@ class Problem:
         denoiser: the prior.
         levels: decreasing noise levels; after the last comes 0.
         draws: random numbers, a stream for each row.
-        blank: zeros of the shape, type and device of the state, ``[B, ...]``.
+        blank: zeros of the shape, type and device of the state, ``[B, ...]``; one zero in memory, not to be written to.
         given: the measurement of every row; None samples the prior.
         num_samples: consecutive rows that belong to one measurement.
     """
@@ -305,7 +305,7 @@ def _blank(
     num_samples: int,
     start: Tensor | None,
 ) -> Tensor:
-    """Zeros of the shape, type and device of the state."""
+    """Zeros of the shape, type and device of the state; all are one number in memory."""
     if measurement is None and num_samples != 1:
         raise InputError(f"sampler: num_samples={num_samples} is for measurements; without one, shape says how many")
     if start is not None:
@@ -322,11 +322,11 @@ def _blank(
         raise InputError(
             f"sampler: {shape[0]} rows for {len(measurement.y)} measurements; expected num_samples = {num_samples} each"
         )
-    return like.new_zeros(tuple(shape), dtype=torch.promote_types(like.dtype, torch.float32))
+    return like.new_zeros((), dtype=torch.promote_types(like.dtype, torch.float32)).expand(tuple(shape))
 
 
 def _check_finite(x: Tensor, when: str) -> None:
-    if not x.isfinite().all():
+    if not all_finite(x):
         raise RunError(
             f"the state is not finite {when}: check the network and the measurement, or take more levels, smaller "
             "steps or less guidance"

@@ -117,11 +117,13 @@ def walk(
             if measurement is not None:
                 drift = drift + measurement.score(x)
             x = x + (tau * drift if isinstance(tau, (int, float, Tensor)) else tau.apply(drift))
+            del drift  # large pictures: no tensor is kept longer than needed
             if temperature > 0:
                 n = torch.randn_like(x) if noise is None else noise(k, x)
-                moved = tau**0.5 * n if isinstance(tau, (int, float, Tensor)) else tau.sqrt(n)
-                x = x + math.sqrt(2 * temperature) * moved
-            finite_steps += x.isfinite().all()
+                n = tau**0.5 * n if isinstance(tau, (int, float, Tensor)) else tau.sqrt(n)
+                x = (math.sqrt(2 * temperature) * n).add_(x)
+                del n
+            finite_steps += all_finite(x)
             # Reading the count waits for a GPU, so there it is read once, at the end.
             if (x.device.type == "cpu" or k == len(steps) - 1) and finite_steps <= k:
                 bad = int(finite_steps)
@@ -132,6 +134,12 @@ def walk(
             if callback is not None:
                 callback(k, x, sigma)
     return x
+
+
+def all_finite(x: Tensor) -> Tensor:
+    """Whether all values are finite, a boolean scalar; without a tensor of the size of x."""
+    low, high = torch.aminmax(x)  # NaN if one value is
+    return low.isfinite() & high.isfinite()
 
 
 def _check(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from randomwalk.operators import Operator
@@ -48,6 +50,16 @@ class Batch:
     evaluations: int = 0
     vjps: int = 0
     seconds: float = 0.0
+
+
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Images as one tensor ``[B, ...]``, without a copy where there is a single one."""
+    return torch.stack(list(images)) if len(images) > 1 else images[0][None].contiguous()
+
+
+def repeated(rows: Tensor, count: int) -> Tensor:
+    """Each row ``count`` times in a row, without a copy where that is once."""
+    return rows.repeat_interleave(count, 0) if count > 1 else rows
 
 
 def visible_and_baseline(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None]:

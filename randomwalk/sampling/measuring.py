@@ -77,6 +77,7 @@ def residuals(operator: Operator, batch: Batch) -> list[float] | None:
         return None
     with torch.no_grad():
         error, known = batch.measurement - operator(batch.x), known_part(operator)
-    share = torch.ones_like(error[:1]) if known is None else known.to(error.device)
-    squares = (error * share).flatten(1).square().sum(1) / (share.flatten(1).mean(1) * error[0].numel())
+    share = torch.ones((1, 1)) if known is None else known  # in place, and no ones of the size of y: it may be large
+    squares = error.mul_(share.to(error)).square_().flatten(1).sum(1)
+    squares = squares / (share.to(error).flatten(1).mean(1) * error[0].numel())
     return [float(value) for value in squares.sqrt() / batch.noise_std]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,17 @@ SHARE = 0.6
 """Share of the free memory that a run takes if no bound is given."""
 PROGRAM = 1.1 * GIB
 """Memory of the program without images: PyTorch with its libraries, weights, workspaces of convolutions."""
-STATE = 30
-"""Number of float32 copies of the batch outside the network: state, draws, measurement, residual, ..."""
+STATE = 16
+"""Number of float32 copies of the batch outside the network: state, draws, measurement, residual, ...
+
+`python benchmarks/memory.py` measures the whole process."""
 LIBRARIES = 2.0
 """Memory of an evaluation in units of its tensors: convolution libraries copy them."""
+CPU_PIXELS = 2**20
+"""Most pixels that the network takes at once on a CPU, which larger tiles don't make faster: `BATCH_PIXELS` of a task.
+
+Processor seconds for a megapixel in tiles of 256, 512, 768, 1024 and 1536 pixels: 16, 9.1, 6.4, 5.3, 4.7.
+"""
 TRIAL_SIDE = 128
 """Side of the image on which the network's memory is measured."""
 LEAST_TILE, OVERLAP = 128, 64
@@ -101,11 +109,13 @@ class Budget:
         gib: bound on the whole process, in GiB.
         cause: origin of the bound, for messages.
         per_pixel: see `bytes_per_pixel`.
+        most_pixels: most pixels that the network takes at once, whatever the memory.
     """
 
     gib: float
     cause: str
     per_pixel: float
+    most_pixels: int = sys.maxsize
 
     def tiling(self, shape: Sequence[int], rows: int) -> Tiling | None:
         """Cut a batch of images into tiles, so that sampling stays within the bound.
@@ -122,7 +132,7 @@ class Budget:
         """
         channels, height, width = shape
         state = PROGRAM + STATE * 4 * channels * height * width * rows
-        pixels = int((self.gib * GIB - state) / self.per_pixel)
+        pixels = min(int((self.gib * GIB - state) / self.per_pixel), self.most_pixels)
         if pixels >= rows * height * width:
             return None
         high, wide = (ALIGNMENT * math.ceil(max(side, LEAST_TILE) / ALIGNMENT) for side in (height, width))
@@ -162,10 +172,11 @@ def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, 
             )
         return None
     per_pixel = bytes_per_pixel(denoiser, device, gradient)
+    most_pixels = CPU_PIXELS if device.type == "cpu" else sys.maxsize
     if config.max_memory is not None:
-        return Budget(config.max_memory, "max_memory", per_pixel)
+        return Budget(config.max_memory, "max_memory", per_pixel, most_pixels)
     free = free_memory(device, distributed.launch().local_size) / GIB
-    return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel)
+    return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel, most_pixels)
 
 
 # --- available memory -------------------------------------------------------------------------------------------

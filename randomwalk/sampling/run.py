@@ -20,7 +20,7 @@ from randomwalk.runs.folder import RunFolder
 from randomwalk.runs.session import Session, session
 from randomwalk.samplers.walk import PreconditionedStep
 from randomwalk.sampling import figures
-from randomwalk.sampling.batch import SampleId
+from randomwalk.sampling.batch import SampleId, stacked
 from randomwalk.sampling.foresight import image_notes, notes_of
 from randomwalk.sampling.inputs import check_unchanged, inputs_of, read_inputs
 from randomwalk.sampling.loading import load_task
@@ -172,9 +172,10 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
         results.write_batch(b, None, skipped)
         progress.skip(task.num_steps)
         return
-    stacked = torch.stack([loaded[one.image] for one in ids]).to(task.device) if loaded else None
+    together = stacked([loaded[one.image] for one in ids]).to(task.device) if loaded else None
+    loaded.clear()
     record = results.watch_batch(ids)
-    progress.start_batch(None if task.config.given else stacked)
+    progress.start_batch(None if task.config.given else together)
 
     def watch(k: int, x: torch.Tensor, sigma: float, probe: Any) -> None:
         record(k, x, sigma, probe)
@@ -188,7 +189,7 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
     estimated_later = task.config.measurement is not None and task.config.measurement.estimate_noise
     if not estimated_later:
         say_notes()
-    batch = task.sample(ids, stacked, watch, progress.tile)
+    batch = task.sample(ids, together, watch, progress.tile)
     if estimated_later:
         say_notes()
     results.write_batch(b, batch, skipped)

@@ -32,7 +32,7 @@ from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.operator import ImageShape
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
-from randomwalk.sampling.batch import Batch, SampleId, visible_and_baseline
+from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
 from randomwalk.sampling.memory import Budget
 from randomwalk.sampling.sizes import measured_size
 
@@ -110,7 +110,7 @@ class Task:
         if measurement is None or start != Start():
             shape = self.image_shape if measurement is None else measurement.operator.image_shape
             std = float(self.sigmas[0]) if start.std is None else start.std
-            x = start.mean + std * draws.normal(shape)
+            x = draws.normal(shape).mul_(std).add_(start.mean)
         return self.sampler.sample(
             probe, self.sigmas, measurement, num_samples=self.coupled_samples, start=x, draws=draws, callback=callback
         )
@@ -260,11 +260,9 @@ class Task:
                 y = noise.apply(operator(loaded[::count]), draws)
                 if grey and measuring.has_copies(y):  # the noise is grey too
                     y = y[:, :1].expand_as(y).contiguous()
-            visible, baseline = visible_and_baseline(operator, y)
         noise = self._noise_of(images[0], operator, y)
         batch.noise_std = noise.std if noise.name in ("gaussian", "laplace") else None
-        batch.measurement, batch.visible = y.repeat_interleave(count, 0), visible.repeat_interleave(count, 0)
-        batch.baseline = None if baseline is None else baseline.repeat_interleave(count, 0)
+        batch.measurement = repeated(y, count)
         copied = grey and measuring.has_copies(y)
         return Measurement(operator, noise.of_copies(measuring.COPIES) if copied else noise, y)
 
@@ -348,6 +346,10 @@ class Task:
                 if self.is_grey(images[0]):
                     batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
                 batch.residuals = measuring.residuals(measurement.operator.repeated(self.coupled_samples), batch)
+                with torch.no_grad():  # not before the walk, whose memory is the run's
+                    visible, baseline = visible_and_baseline(measurement.operator, measurement.y)
+                batch.visible = repeated(visible, self.coupled_samples)
+                batch.baseline = None if baseline is None else repeated(baseline, self.coupled_samples)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise RunError(

@@ -81,8 +81,10 @@ class DDNMPlus(Sampler, DDNMPlusSettings):
             return torch.where(replaced, remaining(t, p, eta), c * p)
 
         denoised = problem.denoiser(x, sigma)
-        move = keep / sigma * (x - denoised)
+        move = (x - denoised).mul_(keep / sigma)
+        del x
         if eta > 0:
             move = spectral(lambda t: (~measured(t)).to(t), move)
-        x = denoised + spectral(trust, z - denoised) + move
+        x = (denoised + spectral(trust, z - denoised)).add_(move)
+        del denoised, move
         return x + spectral(noise, problem.normal()) if p > 0 else x

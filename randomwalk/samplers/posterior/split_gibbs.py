@@ -40,4 +40,4 @@ class SplitGibbs(SplittingSampler, SplitGibbsSettings):
         return x
 
     def begin(self, problem: Problem) -> Tensor:
-        return problem.blank
+        return problem.blank.new_zeros(problem.blank.shape)

@@ -111,7 +111,7 @@ class TweedieSMC(Sampler, TweedieSMCSettings):
         return x, log_weights + problem.measurement.log_prob(x).double().reshape(log_weights.shape)
 
     def begin(self, problem: Problem) -> Tensor:
-        return problem.blank
+        return problem.blank.new_zeros(problem.blank.shape)
 
     def _explicit(self, entries: int) -> bool:
         return entries + self.probes <= self.max_rank

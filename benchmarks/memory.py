@@ -1,0 +1,96 @@
+"""Peak of the memory of `sample.py` restoring a photograph, against its megapixels, for 1 and 24 evaluations.
+
+Each case is a process of its own with the settings of configs/photo_NAME.yaml, but for the number of steps, and its
+figure is the system's: the largest resident memory of the process. The photograph is one of data/photographs, enlarged,
+with noise, and for inpainting with a painted line. On the CPU. Steps are long: 24 of 24 megapixels take hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from support.common import ROOT, Report, parser, start
+
+from randomwalk.errors import InputError, RunError
+
+SIZES = {3: (2000, 1500), 6: (3000, 2000), 12: (4000, 3000), 24: (6000, 4000)}
+"""Width and height by megapixels."""
+BOUNDS = {12: 4.0, 24: 6.0}
+"""Promised peak in GiB by megapixels."""
+CHILD = """
+import resource, sys
+from randomwalk.cli.main import main
+status = main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(status)
+"""
+
+
+def write_photograph(folder: Path, width: int, height: int) -> Path:
+    """Write a noisy photograph and its mask; returns the photograph."""
+    with Image.open(ROOT / "data" / "photographs" / "coffee.png") as image:
+        pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    draws, noisy = np.random.default_rng(0), np.empty_like(pixels)
+    for row, line in enumerate(pixels):
+        noisy[row] = (line + 10 * draws.standard_normal(line.shape)).clip(0, 255).round()
+    mask = np.full((height, width), 255, np.uint8)
+    mask[height // 3 : height // 3 + 20] = 0
+    Image.fromarray(mask).save(folder / "photo_mask.png")
+    Image.fromarray(noisy).save(folder / "photo.png")
+    return folder / "photo.png"
+
+
+def peak(task: str, width: int, height: int, evaluations: int) -> float:
+    """Peak in GiB of a run.
+
+    Raises:
+        RunError: it failed.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words = ["sample", "--config", str(ROOT / "configs" / f"photo_{task}.yaml"), "--set"]
+        words += [f"data.path={write_photograph(folder, width, height)}", f"output={folder / 'run'}", "device=cpu"]
+        words += [f"sampler.schedule.num_steps={evaluations}"]
+        done = subprocess.run([sys.executable, "-c", CHILD, *words], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f"photo_{task}, {width}x{height}: {done.stderr[-500:]}")
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return int(done.stdout.splitlines()[-1].removeprefix("peak ")) / unit
+
+
+def options() -> argparse.ArgumentParser:
+    """Options of this script."""
+    made = parser(__doc__ or "")
+    made.add_argument("--megapixels", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="3 6 12 24")
+    made.add_argument("--evaluations", type=int, nargs="+", default=[1, 24], metavar="N", help="1 24")
+    made.add_argument("--tasks", nargs="+", choices=("denoise", "inpainting"), default=["denoise", "inpainting"])
+    return made
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Print the table."""
+    if chosen.device not in ("auto", "cpu"):
+        raise InputError("--device: the resident memory of a process is that of the CPU; expected cpu")
+    if min(chosen.evaluations) < 1:
+        raise InputError("--evaluations: expected 1 or more")
+    sizes = {0.08: (320, 240)} if chosen.quick else {mp: SIZES[mp] for mp in chosen.megapixels}
+    report, rows = Report("memory", chosen, "cpu"), []
+    for task in chosen.tasks:
+        for megapixels, (width, height) in sizes.items():
+            for evaluations in [1] if chosen.quick else chosen.evaluations:
+                found, bound = peak(task, width, height, evaluations), BOUNDS.get(int(megapixels))
+                verdict = "-" if bound is None else f"{bound:g}: {'met' if found <= bound else 'MISSED'}"
+                rows.append([task, f"{megapixels:g}", str(evaluations), f"{found:.2f}", verdict])
+                report.add(f"{megapixels:g} MP, {evaluations} evaluations", task, "peak_memory", found, "GiB")
+    report.table("Peak memory of a restoration", ["task", "MP", "evaluations", "peak (GiB)", "bound (GiB)"], rows)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    start(main, options())
