@@ -231,3 +231,12 @@ def test_proximal_in_single_precision_at_a_high_noise_level() -> None:
     z, y = 80 * normal(1, 1, 16, 16), normal(1, 1, 4, 4, seed=1)
     exact = operator.proximal(z, y, 0.01, 80.0)
     close(operator.proximal(z.float(), y.float(), 0.01, 80.0).double(), exact, 1e-3)
+
+
+def test_each_matrix_of_a_batch_has_the_pseudo_inverse_of_its_own_size() -> None:
+    """A small matrix is not singular because there is a large one beside it."""
+    eye = torch.eye(2, dtype=torch.float64)
+    operator = Dense((1, 1, 2), torch.stack([eye, 1e-5 * eye]))
+    found = operator.pinv(torch.ones(2, 2, dtype=torch.float64))
+    close(found[0], torch.ones(1, 1, 2, dtype=torch.float64))
+    close(found[1], torch.full((1, 1, 2), 1e5, dtype=torch.float64))

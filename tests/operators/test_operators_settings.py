@@ -347,3 +347,16 @@ def test_bad_masks_are_refused() -> None:
         operators.Inpainting((1, 2, 2), torch.full((2, 2), 0.5))
     with pytest.raises(InputError, match="shape"):
         operators.Inpainting((1, 2, 2), torch.ones(3, 2))
+
+
+def test_lines_are_drawn_by_the_square_of_their_nearness_to_the_middle() -> None:
+    """One line beside the middle one, of width 8: with probability proportional to ``(1 - |k - 4| / 4.5)^2``."""
+    draws, count = generator(1), 4000
+    drawn = sum(line_mask(8, 4.0, 0.0, draws) for _ in range(count))
+    weights = (1 - (torch.arange(8) - 4).abs() / 4.5) ** 2
+    weights[4] = 0
+    assert drawn[4] == count  # type: ignore[index]
+    expected = count * weights / weights.sum()
+    others = expected > 0
+    chi_squared = ((drawn - expected) ** 2 / expected)[others].sum()
+    assert chi_squared < 22.5  # 6 degrees of freedom: P = 0.001

@@ -346,3 +346,13 @@ def test_labels_of_ve_count_the_other_way_than_in_score_sde() -> None:
 def test_an_impossible_table_is_refused(table: list[float]) -> None:
     with pytest.raises(ValueError, match="ascending"):
         DiscreteTime(torch.tensor(table))
+
+
+def test_the_table_of_vp_is_its_closed_form_at_both_ends() -> None:
+    """Index i is the time ``i / (N - 1)``, as in the published code, and ``beta`` there ``beta(t) / N``."""
+    vp, num = sdes.VP(0.1, 20.0), 50
+    levels = vp.levels(num)
+    close(levels.t, torch.arange(num, dtype=torch.float64) / (num - 1), FLOAT64)
+    beta = 1 - (levels.a / torch.cat([torch.ones(1, dtype=torch.float64), levels.a[:-1]])) ** 2
+    close(beta, (0.1 + 19.9 * levels.t) / num, FLOAT64)
+    close(levels.a**2 + levels.s**2, torch.ones(num, dtype=torch.float64), FLOAT64)

@@ -28,7 +28,7 @@ from posterior_tools import (
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from randomwalk import GaussianMixture, InputError, operators
+from randomwalk import Denoiser, GaussianMixture, InputError, operators
 from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
@@ -193,3 +193,40 @@ def test_refuses_many_numbers_without_spectral() -> None:
     with pytest.raises(InputError, match="3 entries of y and 3 probes are more than max_rank=5"):
         made.check(Measurement(Forward(normal(3, SIZE, seed=2)), GaussianNoise(0.1), torch.zeros(1, 3)))
     made.check(make_task("super_resolution").measurement)
+
+
+def test_evidence_and_weights_are_right_where_particles_are_resampled() -> None:
+    """At every step: the mean weight is p(y), without bias, and so are the shares of the modes."""
+    task, exact = mixture()
+    prior = task.denoiser
+    assert isinstance(prior, GaussianMixture)
+    A = task.matrix
+    spread = A @ prior.covariances() @ A.T + task.eta**2 * torch.eye(2, dtype=torch.float64)
+    evidence = MultivariateNormal(prior.means @ A.T, spread).log_prob(task.y)
+    log_p = torch.logsumexp(prior.log_weights + evidence, 0)
+    x, log_weights = weighted(sampler(levels(), probes=6, ess_threshold=1.0), task, 100, groups=60)
+    ratio = (log_weights.logsumexp(1) - math.log(100) - log_p).exp()
+    assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / math.sqrt(60) < 0.05
+    share = prior.responsibilities(x.reshape(-1, *SHAPE))[:, 0].reshape(60, 100)
+    check_weights((share * log_weights.softmax(1)).sum(1), exact)
+
+
+class Stretch(Denoiser):
+    """D(x) = factor x, whose Jacobian no covariance of a prior allows for a factor below 0 or above 1."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.factor * x
+
+
+@pytest.mark.parametrize(("factor", "share"), [(-1.0, 0.0), (0.3, 0.3), (2.0, 1.0)])
+def test_the_isotropic_rest_lies_between_nothing_and_the_noise(factor: float, share: float) -> None:
+    task = make_task("inpainting")._replace(denoiser=Stretch(factor))
+    given, sigma = problem(task, 3), 0.7
+    directions = measured_directions(given.operator, given.measurement.y)
+    found = moments(given, normal(3, *SHAPE, seed=4), sigma, directions, 1)
+    torch.testing.assert_close(found.rest, torch.full((3, 1), share * sigma**2, dtype=torch.float64))
+    assert found.basis.isfinite().all() and found.inner.isfinite().all()
