@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from pydantic import ValidationError
 from randomwalk.config import TrainConfig
 from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
-from randomwalk.images.sources import open_images
-from randomwalk.training import images
-from randomwalk.training.examples import split_images
+from randomwalk.images.sources import ImageSource, open_images
+from randomwalk.images.tensors import fit_to
+from randomwalk.training import images, streams
+from randomwalk.training.examples import _NoisyImages, split_images
 from randomwalk.training.images import TrainingImages, cached, joined, largest_side, rescaled_cut
 
 
