@@ -84,7 +84,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/samplers/ode.py": [
         ("return c * (self.denoise(z / c, sigma) - c * z)", "return c * (self.denoise(z / c, sigma) - z)"),
         ("x = z[-1] / _scale(sigma_next)", "x = z[-1] / _scale(sigma)"),
-        ("sigma = max(math.exp(-float(time)), self.lowest)", "sigma = math.exp(-float(time))"),
+        ("sigma = max(math.exp(-float(time)), self.lowest)", "sigma = math.exp(-float(time))",
+         "torchdiffeq asks for the rate just before the end of a step, which is above the lowest level"),
     ],
     "randomwalk/samplers/integrate.py": [
         ("error.flatten(1).square().mean(1).sqrt().max()", "error.square().mean().sqrt()"),
@@ -558,6 +559,23 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("_LOWEST_STD) / COARSE) ** 2", "_LOWEST_STD) / COARSE)"),
         ("127.5 * found.noise", "255 * found.noise"),
     ],
+    "randomwalk/sampling/task.py": [
+        ("x = start.mean + std * draws", "x = std * draws"),
+        ("one.image, 1 + one.sample)", "one.image, MEASUREMENT_STREAM)"),
+        ("one.image, 1 + one.sample)", "one.image, 1)"),
+        ("generator(self.config.seed, image, MEASUREMENT_STREAM)", "generator(self.config.seed, MEASUREMENT_STREAM)"),
+    ],
+    "randomwalk/sampling/figures.py": [
+        ("(1 / sigma**2 + eigenvalue / eta**2)", "(1 / sigma**2 + eigenvalue / eta)"),
+    ],
+    # --- config ------------------------------------------------------------------------------------------------------
+    "randomwalk/config/legacy.py": [
+        ('"sigma_min": 2 * model.sigma_min, "sigma_max": 2 * model.sigma_max}',
+         '"sigma_min": model.sigma_min, "sigma_max": model.sigma_max}'),
+        ('"start": {"mean": -1.0, "std": 2.0}', '"start": {"mean": 0.0, "std": 2.0}'),
+        ('"pixel_range": [0.0, 1.0],', '"pixel_range": [-1.0, 1.0],'),
+        ('"pixel_range": [-1.0, 1.0],', '"pixel_range": [0.0, 1.0],'),
+    ],
     # --- studies -----------------------------------------------------------------------------------------------------
     "randomwalk/studies/points/metrics.py": [
         ("squared.min(2).mean(1) + squared.min(1).mean(1)", "2 * squared.min(2).mean(1)"),
@@ -713,6 +731,22 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("2 * (level.a / below.a).to(size) ** 2 * (snr", "(level.a / below.a).to(size) ** 2 * (snr"),
         ("noise.flatten(1).norm(dim=1), score.flatten(1).norm(dim=1)", "noise.norm().expand(len(z)), score.norm().expand(len(z))"),
         ("2 * (level.a / below.a) ** 2 * (snr * level.s) ** 2", "2 * (level.a / below.a) * (snr * level.s) ** 2"),
+    ],
+    "score_sde/layers.py": [
+        ("[None, :] * 2 * math.pi", "[None, :] * math.pi"),
+        ("(-math.log(max_positions) / (half - 1))", "(-math.log(max_positions) / half)"),
+    ],
+    "score_sde/mlp.py": [
+        ("torch.cat([phase.sin(), phase.cos()], 1)", "torch.cat([phase.sin(), phase.sin()], 1)"),
+        ("* (1 + scale) + shift))", "* scale + shift))"),
+    ],
+    "score_sde/ncsnpp.py": [
+        ("image = x if s.centered else 2 * x - 1.0", "image = x"),
+        ("return h / sigma[:, None, None, None].to(x.dtype) if s.scale_by_sigma", "return h if s.scale_by_sigma"),
+    ],
+    "guided_diffusion/unet.py": [
+        ("return emb if y is None else emb + self.label_emb(y)", "return emb"),
+        ("torch.cat([h, skips.pop()], dim=1)", "torch.cat([skips.pop(), h], dim=1)"),
     ],
     "guided_diffusion/photo_unet.py": [
         ("self.code_size, 1000)", "self.code_size)"),

@@ -283,6 +283,19 @@ def test_the_even_density_gives_all_bits(levels: int) -> None:
     assert offset == pytest.approx(math.log2(127.5)) and abs(offset - 7) > 5e-3  # the 7 of another scaling is wrong
 
 
+@pytest.mark.parametrize("levels", [2, 256])
+def test_a_dequantised_pixel_lies_between_the_ends_of_its_cell(levels: int) -> None:
+    """Half the distance of two grey values to either side, for the smallest and the largest draws."""
+
+    class Ends:
+        def normal(self, shape: Any) -> Tensor:
+            return torch.tensor([[-9.0, 0.0, 9.0]], dtype=torch.float64)
+
+    found = dequantise(torch.zeros(1, 3, dtype=torch.float64), Ends(), levels)  # type: ignore[arg-type]
+    half = 1 / (levels - 1)
+    torch.testing.assert_close(found, torch.tensor([[-half, 0.0, half]], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_dequantised_images_fill_their_cells_evenly() -> None:
     x = grid()[None, None, None].expand(200, 1, 1, 256)
     found = dequantise(x, draws(200))

@@ -358,3 +358,12 @@ def test_levels_at_both_ends_of_the_churned_range_are_raised() -> None:
     assert heun.raised(10.0, 20) == pytest.approx(11.5) and heun.raised(0.5, 20) == pytest.approx(0.575)
     assert heun.raised(10.01, 20) == 10.01 and heun.raised(0.499, 20) == 0.499
     assert heun.raised(1.0, 2) == pytest.approx(math.sqrt(2))
+
+
+def test_a_level_that_is_raised_too_far_is_named_though_the_highest_is_not_raised() -> None:
+    network = AnyDenoiser()
+    network.sigma_max = 20.0
+    heun = samplers.make("heun", s_churn=100.0, s_max=19.5)
+    with pytest.raises(InputError, match=r"raises the level 19 too far"):
+        heun.check_levels(network, [20.0, 19.0, 1.0])
+    heun.check_levels(network, [20.0, 10.0, 1.0])
