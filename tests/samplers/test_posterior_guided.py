@@ -550,3 +550,10 @@ def test_small_singular_values_of_exact_measurements_count(name: str) -> None:
     draws = TorchDraws(1, torch.Generator().manual_seed(0), dtype=torch.float64)
     x = samplers.make(name).sample(prior, [10.0, 1.0, 0.1], Measurement(operator, NoNoise(), y), draws=draws)
     torch.testing.assert_close(operator(x), y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e2])
+def test_singular_values_count_by_their_share_of_the_largest(size: float) -> None:
+    matrix = size * torch.diag(torch.tensor([1.0, 2e-4, 5e-5, 0.0], dtype=torch.float64))
+    measured = steps.seen(operators.Dense((1, 1, 4), matrix))
+    assert measured(matrix.diagonal() ** 2).tolist() == [True, True, False, False]
