@@ -360,3 +360,10 @@ def test_lines_are_drawn_by_the_square_of_their_nearness_to_the_middle() -> None
     others = expected > 0
     chi_squared = ((drawn - expected) ** 2 / expected)[others].sum()
     assert chi_squared < 22.5  # 6 degrees of freedom: P = 0.001
+
+
+def test_a_mask_from_a_file_is_known_where_it_is_brighter_than_half(tmp_path: Path) -> None:
+    pixels = np.array([[0, 127, 128, 255]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    operator = operators.make("inpainting", image_shape=(1, 1, 4), mask="file", file=str(tmp_path / "mask.png"))
+    assert operator(torch.ones(1, 1, 1, 4)).flatten().tolist() == [0, 0, 1, 1]

@@ -503,11 +503,12 @@ def test_the_start_has_its_mean_and_spread_and_draws_of_its_own(
     for ids in task.batches():
         batch = task.sample(ids, torch.stack([task.load_image(one.image) for one in ids]))
         assert batch.measurement is not None and batch.truth is not None
-        noise.append((batch.measurement - batch.truth)[[one.sample == 0 for one in ids]] / 0.4)
+        noise.append((batch.measurement - batch.truth)[[one.sample == 0 for one in ids]] / 0.2)
     n = ((torch.cat(starts) - 3) / 2).flatten(1).double()
     assert n.shape == (6, SIZE * SIZE)
     assert abs(float(n.mean())) < 4.5 / n.numel() ** 0.5
     assert abs(float(n.square().mean()) - 1) < 4.5 * (2 / n.numel()) ** 0.5
     rows = torch.cat([n, torch.cat(noise).flatten(1).double()])
     products = (rows @ rows.T / SIZE**2).fill_diagonal_(0)
+    assert (rows.square().mean(1) - 1).abs().max() < 4.5 * (2 / SIZE**2) ** 0.5
     assert len(rows) == 9 and float(products.abs().max()) < 4.5 / SIZE
