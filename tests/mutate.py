@@ -35,7 +35,6 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-
 from mutations import EDITS, Edit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +53,7 @@ HEAVY = ("torch", "scipy.stats", "scipy.special", "pydantic", "torchmetrics.func
 
 @cache
 def modules() -> dict[str, str]:
-    """Files of the library, the helpers of tests and the benchmarks by the name under which they are imported."""
+    """Files of the library, the helpers of tests and the benchmarks by the names of their imports."""
     found = {}
     for folder in PACKAGES:
         for file in sorted((ROOT / folder).rglob("*.py")):

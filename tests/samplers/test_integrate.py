@@ -28,7 +28,7 @@ def test_the_rate_is_never_asked_for_beyond_the_last_time() -> None:
     start, times = torch.ones(2, 3, dtype=torch.float64), torch.tensor([0.0, 0.3], dtype=torch.float64)
     first = torch.tensor(0.2, dtype=torch.float64)
     end = integrate(rate, start, times, "test", method="dopri5", rtol=1e-3, atol=1e-3, first_step=first)[-1]
-    assert 0 <= min(seen) and max(seen) <= 0.3 * (1 + 1e-12)
+    assert min(seen) >= 0 and max(seen) <= 0.3 * (1 + 1e-12)
     torch.testing.assert_close(end, math.exp(-0.3) * start, rtol=0, atol=1e-3)
 
 

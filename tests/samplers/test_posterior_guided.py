@@ -46,7 +46,7 @@ from torch import Tensor
 
 from randomwalk import GaussianMixture, InputError, operators, samplers
 from randomwalk.operators import Measurement, Operator
-from randomwalk.operators.noise import GaussianNoise, NoNoise, Noise
+from randomwalk.operators.noise import GaussianNoise, Noise, NoNoise
 from randomwalk.rng import TorchDraws
 from randomwalk.samplers import schedules
 from randomwalk.samplers.posterior import ddnm_plus, ddrm, dps, steps

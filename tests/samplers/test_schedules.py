@@ -157,3 +157,11 @@ def test_a_schedule_may_not_leave_the_range_of_the_denoiser_at_either_end(sigma_
     with pytest.raises(InputError, match=r"sampler\.schedule: sigma = .* outside the range"):
         schedules.for_denoiser(network, 10, "karras", sigma_min=sigma_min, sigma_max=sigma_max)
     assert float(schedules.for_denoiser(network, 10, "karras")[-1]) == pytest.approx(0.002)
+
+
+def test_a_table_that_is_a_few_percent_off_is_another_one() -> None:
+    network = make_adapter("vp", torch.nn.Identity())
+    own = schedules.for_denoiser(network, 5, "pretrained")
+    torch.testing.assert_close(schedules.for_denoiser(network, 5, "pretrained", **DDPM), own)
+    with pytest.raises(InputError, match="not the noise table of this network"):
+        schedules.for_denoiser(network, 5, "pretrained", **(DDPM | {"beta_max": 0.0201}))

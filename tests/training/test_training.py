@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 import randomwalk
 from randomwalk.config import TrainConfig
 from randomwalk.config import files as configio
-from randomwalk.distributed import Context, Launch
 from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.sources import ImageSource, open_images
 from randomwalk.images.tensors import fit_to, to_pixels, to_tensor
