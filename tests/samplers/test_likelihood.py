@@ -368,3 +368,21 @@ def test_draws_are_asked_for_where_the_trace_is_estimated() -> None:
 def test_a_flow_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(RunError, match="likelihood: the solver gave up"):
         log_likelihood(Exploding(), normal(1, 2), sigma_min=0.1, sigma_max=1.0)
+
+
+def test_neither_pixels_nor_probes_hide_the_error_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is judged by the worst image, by its pixels and by its log density, whichever is worse."""
+    norms = []
+
+    def spy(*arguments: Any, norm: Any, **settings: Any) -> Tensor:
+        norms.append(norm)
+        return integrate(*arguments, norm=norm, **settings)
+
+    integrate = module.integrate
+    monkeypatch.setattr(module, "integrate", spy)
+    log_likelihood(mixture(1, (2, 2)), normal(2, 2, 2), sigma_min=0.1, sigma_max=1.0)
+    error = torch.zeros(2, 5, dtype=torch.float64)
+    error[1, 4] = 3
+    assert float(norms[0](error)) == 3
+    error[0, :4] = 5
+    assert float(norms[0](error)) == 5
