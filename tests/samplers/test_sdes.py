@@ -368,3 +368,7 @@ def test_the_quantiles_of_a_continuous_time_begin_and_end_at_its_range(name: str
 def test_a_level_outside_the_table_has_the_label_of_the_nearest_end() -> None:
     time = DiscreteTime(torch.tensor([0.1, 0.3, 1.0]))
     assert time.label(torch.tensor([0.01, 0.1, 0.2, 1.0, 5.0])).tolist() == pytest.approx([0, 0, 0.5, 2, 2], abs=1e-6)
+
+
+def test_a_chain_of_even_times_begins_above_the_data() -> None:
+    assert sdes.OU(10.0).levels(4).t.tolist() == [2.5, 5.0, 7.5, 10.0]

@@ -286,3 +286,8 @@ def test_an_isotropic_step_and_its_weight_are_those_of_the_dense_gaussians(opera
     exact = MultivariateNormal(other.flatten(1) @ A.T, spread).log_prob(y.flatten(1))
     log_evidence = found.log_evidence(eta)
     torch.testing.assert_close(log_evidence - log_evidence.mean(), exact - exact.mean(), rtol=1e-9, atol=1e-9)
+
+
+def test_as_many_directions_as_max_rank_are_allowed() -> None:
+    given = Measurement(Forward(normal(3, SIZE, seed=2)), GaussianNoise(0.1), torch.zeros(1, 3))
+    TweedieSMC(probes=3, max_rank=6).check(given)
