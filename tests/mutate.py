@@ -78,7 +78,7 @@ def imports_of(file: str) -> frozenset[str]:
 
 @cache
 def distances(test: str) -> dict[str, int]:
-    """Number of imports from a test to every file of the library that it reaches; helpers of tests count as the test."""
+    """Number of imports from a test to every file that it reaches; helpers of tests count as the test."""
     found = {test: 0}
     todo = [test]
     while todo:
@@ -266,7 +266,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="edits whose file or text contains this")
     parser.add_argument("--jobs", type=int, default=1, help="edits at a time")
-    parser.add_argument("--limit", type=float, default=600, help="CPU seconds of tests for an edit that nothing catches")
+    parser.add_argument(
+        "--limit", type=float, default=600, help="CPU seconds of tests for an edit that nothing catches"
+    )
     arguments = parser.parse_args()
     edits = [edit for edit in EDITS if arguments.only in str(edit)]
     record = recorded()
