@@ -10,6 +10,7 @@ import torch
 
 from randomwalk.denoisers.checkpoints import load_denoiser, make_denoiser, save_denoiser
 from randomwalk.denoisers.networks import NETWORKS
+from score_sde.mlp import ResidualBlock, positional_code
 
 # The settings of a small one: one line for each network.
 CASES: dict[str, dict[str, Any]] = {
@@ -44,3 +45,14 @@ def test_a_network_survives_a_file(name: str, tmp_path: Path) -> None:
     assert first.shape == x.shape
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
     assert (other - second).abs().max() > 1e-3  # it knows the noise level
+
+
+def test_the_code_and_the_block_of_the_mlp_are_their_formulas() -> None:
+    torch.manual_seed(0)
+    t = torch.tensor([0.0, 1.7, 300.0])
+    angles = t[:, None] * 10_000 ** (-torch.arange(4) / 4)
+    torch.testing.assert_close(positional_code(t, 8), torch.cat([angles.sin(), angles.cos()], 1), rtol=0, atol=1e-4)
+    block, h, code = ResidualBlock(6), torch.randn(3, 6), torch.randn(3, 6)
+    scale, shift = block.modulation(code).chunk(2, 1)
+    inner = block.first(block.norm(h)) * (1 + scale) + shift
+    torch.testing.assert_close(block(h, code), h + block.second(torch.nn.functional.silu(inner)))

@@ -109,3 +109,19 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         make_denoiser({"name": "photo_unet", **SMALL, "num_blocks": [1, 1]}, {"name": "edm"})
     with pytest.raises(InputError, match=r"code_size: found 15; .* divisible by 2"):
         make_denoiser({"name": "photo_unet", **SMALL, "code_size": 15}, {"name": "edm"})
+
+
+def test_the_code_of_the_noise_level_is_its_cosines_and_sines() -> None:
+    """At ``time_scale t 1000^(-k / half)``, k below half the length of the code."""
+    network = PhotoUNet(**SMALL, time_scale=40.0)
+    seen: list[torch.Tensor] = []
+
+    def note(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        seen.append(given[0])
+
+    network.embed.register_forward_pre_hook(note)
+    t = torch.tensor([-0.7, 1.3])
+    with torch.no_grad():
+        network(torch.zeros(2, 3, 8, 8), t)
+    angles = 40 * t[:, None] * 1000 ** (-torch.arange(8) / 8)
+    torch.testing.assert_close(seen[0], torch.cat([angles.cos(), angles.sin()], 1), rtol=0, atol=1e-5)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from randomwalk import GaussianMixture, InputError
+from randomwalk import GaussianMixture, InputError, load_denoiser
 from randomwalk.denoisers import adapters as denoisers
+from randomwalk.images.metrics import psnr
+from randomwalk.images.sources import open_images
 from score_sde import sdes
 from score_sde.sdes import SDE
 
+ROOT = Path(__file__).resolve().parents[2]
 ALL: dict[str, SDE] = {name: sdes.make(name) for name in sdes.SDES}
 EVERY = pytest.mark.parametrize("name", ALL)
 MIXTURES: dict[str, GaussianMixture] = {
@@ -164,3 +168,33 @@ def test_a_network_of_another_prediction_or_time_does_not() -> None:
 def test_impossible_settings_are_named(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         denoisers.make("sde", nn.Identity(), **settings)
+
+
+@pytest.mark.parametrize("name", ["edm", "sde"])
+def test_the_time_of_edm_is_a_quarter_of_the_logarithm(name: str) -> None:
+    """``c_noise = ln(sigma) / 4`` (Karras et al. 2022, table 1), and ``c_in`` makes the input of variance 1."""
+    seen = []
+
+    def network(z: Tensor, t: Tensor) -> Tensor:
+        seen.append((z, t))
+        return torch.zeros_like(z)
+
+    settings: dict[str, Any] = {"sigma_data": 0.5} if name == "edm" else {"sde": {"name": "vp"}, "time": "log_sigma"}
+    denoiser = denoisers.make(name, network, **settings)  # type: ignore[arg-type]
+    sigma, x = torch.tensor([0.05, 1.0, 9.0]), torch.ones(3, 1, 2, 2)
+    denoiser(x, sigma)
+    z, t = seen[0]
+    assert t.tolist() == pytest.approx([math.log(s) / 4 for s in (0.05, 1.0, 9.0)], rel=1e-5)
+    unit = 0.5 if name == "edm" else 1.0
+    assert z[:, 0, 0, 0].tolist() == pytest.approx([(s**2 + unit**2) ** -0.5 for s in (0.05, 1.0, 9.0)], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["photo_ve", "photo_vp"])
+def test_the_bundled_networks_of_photographs_remove_the_noise_of_the_level_that_they_are_told(name: str) -> None:
+    """A photograph with noise 25 of 255 (20.2 dB) is denoised to what its card says of such, about 31 dB."""
+    x = open_images(ROOT / "data/photographs/chelsea.png").load(0, 3, (128, 128), "crop")[None]
+    sigma = 2 * 25 / 255
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = load_denoiser(ROOT / f"pretrained_models/{name}.safetensors")(x + sigma * noise, sigma)
+    assert float(psnr(found, x)) > 30.0

@@ -120,3 +120,12 @@ def test_scattered_pixels_are_too_little() -> None:
     known = (torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) < 0.2).float()
     with pytest.raises(InputError, match="from 0 patches of 5x5 known pixels"):
         estimate_noise(noisy(scene(3, 64), 0.1), known)
+
+
+@pytest.mark.parametrize(("ratio", "subsampled"), [(3, False), (4, False), (6, True)])
+def test_the_luma_decides_where_its_noise_is_five_times_that_of_the_colours(ratio: float, subsampled: bool) -> None:
+    """Noise of b in each channel, and one common to all, with which the luma's is ``ratio`` times what b gives."""
+    b, weights = 0.02, (0.299**2 + 0.587**2 + 0.114**2)
+    a = b * (weights * (ratio**2 - 1)) ** 0.5
+    y = noisy(torch.zeros(3, 128, 128), b) + a * torch.randn((1, 128, 128), generator=torch.Generator().manual_seed(9))
+    assert estimate_noise(y) == pytest.approx(ratio * b if subsampled else b, rel=0.12)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from randomwalk import InputError, RunError, operators, samplers
 from randomwalk.operators import Dense, Measurement, Operator
-from randomwalk.operators.noise import GaussianNoise
+from randomwalk.operators.noise import GaussianNoise, PoissonNoise
 from randomwalk.operators.operator import RCOND
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 
@@ -231,3 +231,21 @@ def test_proximal_in_single_precision_at_a_high_noise_level() -> None:
     z, y = 80 * normal(1, 1, 16, 16), normal(1, 1, 4, 4, seed=1)
     exact = operator.proximal(z, y, 0.01, 80.0)
     close(operator.proximal(z.float(), y.float(), 0.01, 80.0).double(), exact, 1e-3)
+
+
+def test_each_matrix_of_a_batch_has_the_pseudo_inverse_of_its_own_size() -> None:
+    """A small matrix is not singular because there is a large one beside it."""
+    eye = torch.eye(2, dtype=torch.float64)
+    operator = Dense((1, 1, 2), torch.stack([eye, 1e-5 * eye]))
+    found = operator.pinv(torch.ones(2, 2, dtype=torch.float64))
+    close(found[0], torch.ones(1, 1, 2, dtype=torch.float64))
+    close(found[1], torch.full((1, 1, 2), 1e5, dtype=torch.float64))
+
+
+def test_the_walk_takes_steps_that_are_stable_for_photons() -> None:
+    """At most ``stable_std^2 = (2 lowest / peak)^2``, far shorter than the noise's typical ``std^2 = 2 / peak``."""
+    walk = samplers.make("random_walk", step_scale=0.5)
+    noise = PoissonNoise(50.0)
+    given = Measurement(operators.Identity((1, 2, 2)), noise, torch.zeros(1, 1, 2, 2))
+    steps = walk.plan([1.0, 0.01], given).step_sizes
+    assert steps == pytest.approx([(1 / 50) ** 2, 0.5 * 0.01**2], rel=1e-12)

@@ -16,7 +16,7 @@ from torch import Tensor
 from randomwalk import InputError, operators
 from randomwalk.config.operators import Boundary
 from randomwalk.operators import Measurement
-from randomwalk.operators.blur import motion_kernel
+from randomwalk.operators.blur import Blur, gaussian_kernel, motion_kernel
 from randomwalk.operators.fourier import line_mask
 from randomwalk.operators.inpainting import box_mask, random_mask
 from randomwalk.operators.noise import GaussianNoise
@@ -347,3 +347,40 @@ def test_bad_masks_are_refused() -> None:
         operators.Inpainting((1, 2, 2), torch.full((2, 2), 0.5))
     with pytest.raises(InputError, match="shape"):
         operators.Inpainting((1, 2, 2), torch.ones(3, 2))
+
+
+def test_lines_are_drawn_by_the_square_of_their_nearness_to_the_middle() -> None:
+    """One line beside the middle one, of width 8: with probability proportional to ``(1 - |k - 4| / 4.5)^2``."""
+    draws, count = generator(1), 4000
+    drawn = sum(line_mask(8, 4.0, 0.0, draws) for _ in range(count))
+    weights = (1 - (torch.arange(8) - 4).abs() / 4.5) ** 2
+    weights[4] = 0
+    assert drawn[4] == count  # type: ignore[index]
+    expected = count * weights / weights.sum()
+    others = expected > 0
+    chi_squared = ((drawn - expected) ** 2 / expected)[others].sum()
+    assert chi_squared < 22.5  # 6 degrees of freedom: P = 0.001
+
+
+def test_a_mask_from_a_file_is_known_where_it_is_brighter_than_half(tmp_path: Path) -> None:
+    pixels = np.array([[0, 127, 128, 255]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    operator = operators.make("inpainting", image_shape=(1, 1, 4), mask="file", file=str(tmp_path / "mask.png"))
+    assert operator(torch.ones(1, 1, 1, 4)).flatten().tolist() == [0, 0, 1, 1]
+
+
+def test_a_gaussian_kernel_is_a_gaussian_out_to_four_standard_deviations() -> None:
+    for std, radius in ((1.0, 4), (0.6, 2), (2.2, 9)):
+        place = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        weight = torch.exp(-(place**2) / (2 * std**2))
+        torch.testing.assert_close(gaussian_kernel(std, None), weight / weight.sum())
+    assert len(gaussian_kernel(2.2, 5)) == 5
+
+
+def test_a_weak_frequency_of_a_circular_blur_is_inverted() -> None:
+    """A thousandth of the strongest is; a ten-thousandth and less is not."""
+    for weakest, kept in ((1e-3, 1.0), (2e-5, 0.0)):
+        kernel = torch.tensor([[0.5 + weakest / 2, 0.5 - weakest / 2]], dtype=torch.float64)
+        blur = Blur((1, 1, 4), kernel, "circular")
+        fine = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).reshape(1, 1, 1, 4)
+        torch.testing.assert_close(blur.pinv(blur(fine)), kept * fine, rtol=0, atol=1e-9)

@@ -283,6 +283,19 @@ def test_the_even_density_gives_all_bits(levels: int) -> None:
     assert offset == pytest.approx(math.log2(127.5)) and abs(offset - 7) > 5e-3  # the 7 of another scaling is wrong
 
 
+@pytest.mark.parametrize("levels", [2, 256])
+def test_a_dequantised_pixel_lies_between_the_ends_of_its_cell(levels: int) -> None:
+    """Half the distance of two grey values to either side, for the smallest and the largest draws."""
+
+    class Ends:
+        def normal(self, shape: Any) -> Tensor:
+            return torch.tensor([[-9.0, 0.0, 9.0]], dtype=torch.float64)
+
+    found = dequantise(torch.zeros(1, 3, dtype=torch.float64), Ends(), levels)  # type: ignore[arg-type]
+    half = 1 / (levels - 1)
+    torch.testing.assert_close(found, torch.tensor([[-half, 0.0, half]], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_dequantised_images_fill_their_cells_evenly() -> None:
     x = grid()[None, None, None].expand(200, 1, 1, 256)
     found = dequantise(x, draws(200))
@@ -355,3 +368,21 @@ def test_draws_are_asked_for_where_the_trace_is_estimated() -> None:
 def test_a_flow_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(RunError, match="likelihood: the solver gave up"):
         log_likelihood(Exploding(), normal(1, 2), sigma_min=0.1, sigma_max=1.0)
+
+
+def test_neither_pixels_nor_probes_hide_the_error_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is judged by the worst image, by its pixels and by its log density, whichever is worse."""
+    norms = []
+
+    def spy(*arguments: Any, norm: Any, **settings: Any) -> Tensor:
+        norms.append(norm)
+        return integrate(*arguments, norm=norm, **settings)
+
+    integrate = module.integrate
+    monkeypatch.setattr(module, "integrate", spy)
+    log_likelihood(mixture(1, (2, 2)), normal(2, 2, 2), sigma_min=0.1, sigma_max=1.0)
+    error = torch.zeros(2, 5, dtype=torch.float64)
+    error[1, 4] = 3
+    assert float(norms[0](error)) == 3
+    error[0, :4] = 5
+    assert float(norms[0](error)) == 5

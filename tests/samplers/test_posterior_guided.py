@@ -44,9 +44,10 @@ from posterior_tools import (
 )
 from torch import Tensor
 
-from randomwalk import InputError
-from randomwalk.operators import Operator
-from randomwalk.operators.noise import GaussianNoise, Noise
+from randomwalk import GaussianMixture, InputError, operators, samplers
+from randomwalk.operators import Measurement, Operator
+from randomwalk.operators.noise import GaussianNoise, Noise, NoNoise
+from randomwalk.rng import TorchDraws
 from randomwalk.samplers import schedules
 from randomwalk.samplers.posterior import ddnm_plus, ddrm, dps, steps
 from randomwalk.samplers.posterior.ddnm_plus import DDNMPlus
@@ -537,3 +538,22 @@ def test_path_of_the_travel() -> None:
 def test_impossible_settings(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make(name, **settings)
+
+
+@pytest.mark.parametrize("name", ["ddrm", "ddnm_plus"])
+def test_small_singular_values_of_exact_measurements_count(name: str) -> None:
+    """A singular value of 3e-3 is seen, and A x = y in the end; a column of zeros is not."""
+    matrix = torch.diag(torch.tensor([1.0, 0.3, 3e-3, 0.0], dtype=torch.float64))[:3]
+    operator = operators.Dense((1, 1, 4), matrix)
+    y = torch.tensor([[0.5, -0.2, 4e-3]], dtype=torch.float64)
+    prior = GaussianMixture([1.0], torch.zeros(1, 1, 1, 4, dtype=torch.float64), 0.5)
+    draws = TorchDraws(1, torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = samplers.make(name).sample(prior, [10.0, 1.0, 0.1], Measurement(operator, NoNoise(), y), draws=draws)
+    torch.testing.assert_close(operator(x), y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e2])
+def test_singular_values_count_by_their_share_of_the_largest(size: float) -> None:
+    matrix = size * torch.diag(torch.tensor([1.0, 2e-4, 5e-5, 0.0], dtype=torch.float64))
+    measured = steps.seen(operators.Dense((1, 1, 4), matrix))
+    assert measured(matrix.diagonal() ** 2).tolist() == [True, True, False, False]

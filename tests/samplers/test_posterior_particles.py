@@ -363,3 +363,16 @@ def test_impossible_tasks_and_settings_are_refused() -> None:
     for setting, value in (("data_std", 0.0), ("ess_threshold", 1.1), ("ess_threshold", -0.1)):
         with pytest.raises(InputError, match=setting):
             sampler(**{setting: value})
+
+
+def test_the_pull_of_a_denoised_image_ends_at_the_measurement() -> None:
+    """A = I and a move of c times the score: ``min(1, (r^2 + eta^2) / (eta^2 + c))`` of the way."""
+    eta, variance = 0.5, 0.4
+    task = Task(*make_task("inpainting"))._replace(operator=Identity(SHAPE), noise=GaussianNoise(eta))
+    y = normal(1, *SHAPE, seed=3)
+    twist = tds.Twist(problem_of(task, y, TorchDraws(1)))
+    x = normal(1, *SHAPE, seed=4)
+    _, score = twist(x, variance)
+    for c in (0.1, 0.4, 2.0, 50.0):
+        expected = min(1.0, (variance + eta**2) / (eta**2 + c))
+        assert float(twist.reach(x, score, c * score)) == pytest.approx(expected, rel=1e-9)

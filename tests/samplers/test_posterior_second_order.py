@@ -184,6 +184,9 @@ def test_rows_do_not_touch_each_other() -> None:
     for row in range(4):
         alone = conjugate_gradients(apply(matrices[row : row + 1]), b[row : row + 1], 3)
         torch.testing.assert_close(alone[0], together[row])
+    b[1] *= 1e-20  # a row is solved to its own size, not to that of the largest
+    small = conjugate_gradients(apply(matrices), b, 6)[1]
+    torch.testing.assert_close(small, torch.linalg.solve(matrices[1], b[1]), rtol=1e-8, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

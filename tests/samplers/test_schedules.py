@@ -12,6 +12,7 @@ import torch
 
 from randomwalk import InputError
 from randomwalk.denoisers import ddpm_table
+from randomwalk.denoisers.adapters import make as make_adapter
 from randomwalk.samplers import schedules
 from score_sde import sdes
 
@@ -148,3 +149,19 @@ def test_bad_settings_are_named(name: str, settings: dict[str, Any], said: str) 
 def test_bad_number_of_steps_is_named(num_steps: Any) -> None:
     with pytest.raises(InputError, match="num_steps"):
         schedules.make("linear", num_steps, **RANGE)
+
+
+@pytest.mark.parametrize(("sigma_min", "sigma_max"), [(1e-4, 1.0), (0.01, 90.0)])
+def test_a_schedule_may_not_leave_the_range_of_the_denoiser_at_either_end(sigma_min: float, sigma_max: float) -> None:
+    network = make_adapter("edm", torch.nn.Identity(), sigma_min=0.002, sigma_max=80.0)
+    with pytest.raises(InputError, match=r"sampler\.schedule: sigma = .* outside the range"):
+        schedules.for_denoiser(network, 10, "karras", sigma_min=sigma_min, sigma_max=sigma_max)
+    assert float(schedules.for_denoiser(network, 10, "karras")[-1]) == pytest.approx(0.002)
+
+
+def test_a_table_that_is_a_few_percent_off_is_another_one() -> None:
+    network = make_adapter("vp", torch.nn.Identity())
+    own = schedules.for_denoiser(network, 5, "pretrained")
+    torch.testing.assert_close(schedules.for_denoiser(network, 5, "pretrained", **DDPM), own)
+    with pytest.raises(InputError, match="not the noise table of this network"):
+        schedules.for_denoiser(network, 5, "pretrained", **(DDPM | {"beta_max": 0.0201}))

@@ -346,3 +346,29 @@ def test_labels_of_ve_count_the_other_way_than_in_score_sde() -> None:
 def test_an_impossible_table_is_refused(table: list[float]) -> None:
     with pytest.raises(ValueError, match="ascending"):
         DiscreteTime(torch.tensor(table))
+
+
+def test_the_table_of_vp_is_its_closed_form_at_both_ends() -> None:
+    """Index i is the time ``i / (N - 1)``, as in the published code, and ``beta`` there ``beta(t) / N``."""
+    vp, num = sdes.VP(0.1, 20.0), 50
+    levels = vp.levels(num)
+    close(levels.t, torch.arange(num, dtype=torch.float64) / (num - 1), FLOAT64)
+    beta = 1 - (levels.a / torch.cat([torch.ones(1, dtype=torch.float64), levels.a[:-1]])) ** 2
+    close(beta, (0.1 + 19.9 * levels.t) / num, FLOAT64)
+    close(levels.a**2 + levels.s**2, torch.ones(num, dtype=torch.float64), FLOAT64)
+
+
+@EVERY
+def test_the_quantiles_of_a_continuous_time_begin_and_end_at_its_range(name: str) -> None:
+    time = ContinuousTime(ALL[name], start=0.01)
+    ends = time.levels(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert ends.tolist() == pytest.approx([time.sigma_min, time.sigma_max], rel=1e-12)
+
+
+def test_a_level_outside_the_table_has_the_label_of_the_nearest_end() -> None:
+    time = DiscreteTime(torch.tensor([0.1, 0.3, 1.0]))
+    assert time.label(torch.tensor([0.01, 0.1, 0.2, 1.0, 5.0])).tolist() == pytest.approx([0, 0, 0.5, 2, 2], abs=1e-6)
+
+
+def test_a_chain_of_even_times_begins_above_the_data() -> None:
+    assert sdes.OU(10.0).levels(4).t.tolist() == [2.5, 5.0, 7.5, 10.0]

@@ -29,6 +29,7 @@ from randomwalk.errors import RunError
 from randomwalk.rng import StepNoise
 from randomwalk.runs.folder import RunFolder
 from randomwalk.samplers import schedules
+from randomwalk.samplers.heun import Heun
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.foresight import notes_of
 from randomwalk.sampling.loading import load_task
@@ -348,3 +349,21 @@ def test_churn_beyond_the_network_is_refused_before_the_run(tmp_path: Path) -> N
     config = make_config(tmp_path, data=None, measurement=None, num_images=1, sampler=settings)
     with pytest.raises(InputError, match="set s_max below it"):
         load_task(config, torch.device("cpu"))
+
+
+def test_levels_at_both_ends_of_the_churned_range_are_raised() -> None:
+    """As in algorithm 2 of the paper, ``S_tmin <= t <= S_tmax``; by ``s_churn / N``, at most ``sqrt(2) - 1``."""
+    heun = samplers.make("heun", s_churn=3.0, s_min=0.5, s_max=10.0)
+    assert isinstance(heun, Heun)
+    assert heun.raised(10.0, 20) == pytest.approx(11.5) and heun.raised(0.5, 20) == pytest.approx(0.575)
+    assert heun.raised(10.01, 20) == 10.01 and heun.raised(0.499, 20) == 0.499
+    assert heun.raised(1.0, 2) == pytest.approx(math.sqrt(2))
+
+
+def test_a_level_that_is_raised_too_far_is_named_though_the_highest_is_not_raised() -> None:
+    network = AnyDenoiser()
+    network.sigma_max = 20.0
+    heun = samplers.make("heun", s_churn=100.0, s_max=19.5)
+    with pytest.raises(InputError, match=r"raises the level 19 too far"):
+        heun.check_levels(network, [20.0, 19.0, 1.0])
+    heun.check_levels(network, [20.0, 10.0, 1.0])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from posterior_tools import (
     EACH_OPERATOR,
+    ETA,
     SHAPE,
     SIZE,
     Forward,
@@ -28,12 +29,12 @@ from posterior_tools import (
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from randomwalk import GaussianMixture, InputError, operators
+from randomwalk import Denoiser, GaussianMixture, InputError, operators
 from randomwalk.operators import Measurement
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import TorchDraws
 from randomwalk.samplers import Problem, schedules
-from randomwalk.samplers.posterior.moments import Moments, measured_directions, moments
+from randomwalk.samplers.posterior.moments import ImplicitMoments, Moments, measured_directions, moments
 from randomwalk.samplers.posterior.tweedie_smc import TweedieSMC
 
 FEW = [1e4, 2.0, 0.3, 1e-5]
@@ -193,3 +194,100 @@ def test_refuses_many_numbers_without_spectral() -> None:
     with pytest.raises(InputError, match="3 entries of y and 3 probes are more than max_rank=5"):
         made.check(Measurement(Forward(normal(3, SIZE, seed=2)), GaussianNoise(0.1), torch.zeros(1, 3)))
     made.check(make_task("super_resolution").measurement)
+
+
+def test_evidence_and_weights_are_right_where_particles_are_resampled() -> None:
+    """At every step: the mean weight is p(y), without bias, and so are the shares of the modes."""
+    task, exact = mixture()
+    prior = task.denoiser
+    assert isinstance(prior, GaussianMixture)
+    A = task.matrix
+    spread = A @ prior.covariances() @ A.T + task.eta**2 * torch.eye(2, dtype=torch.float64)
+    evidence = MultivariateNormal(prior.means @ A.T, spread).log_prob(task.y)
+    log_p = torch.logsumexp(prior.log_weights + evidence, 0)
+    x, log_weights = weighted(sampler(levels(), probes=6, ess_threshold=1.0), task, 100, groups=60)
+    ratio = (log_weights.logsumexp(1) - math.log(100) - log_p).exp()
+    assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / math.sqrt(60) < 0.05
+    share = prior.responsibilities(x.reshape(-1, *SHAPE))[:, 0].reshape(60, 100)
+    check_weights((share * log_weights.softmax(1)).sum(1), exact)
+
+
+class Stretch(Denoiser):
+    """D(x) = factor x, whose Jacobian no covariance of a prior allows for a factor below 0 or above 1."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.factor * x
+
+
+@pytest.mark.parametrize(("factor", "share"), [(-1.0, 0.0), (0.3, 0.3), (2.0, 1.0)])
+def test_the_isotropic_rest_lies_between_nothing_and_the_noise(factor: float, share: float) -> None:
+    task = make_task("inpainting")._replace(denoiser=Stretch(factor))
+    given, sigma = problem(task, 3), 0.7
+    directions = measured_directions(given.operator, given.measurement.y)
+    found = moments(given, normal(3, *SHAPE, seed=4), sigma, directions, 1)
+    torch.testing.assert_close(found.rest, torch.full((3, 1), share * sigma**2, dtype=torch.float64))
+    assert found.basis.isfinite().all() and found.inner.isfinite().all()
+
+
+KEEP, FRESH = 0.3, 0.2  # p^2 / s^2, and the variance of the fresh noise, of a step
+
+
+def check_step(found: Any, eta: float, prior: MultivariateNormal, proposal: MultivariateNormal, constant: bool) -> None:
+    """Check that ``move`` draws from the proposal, and its log ratio of the two densities, up to a constant or not."""
+    zero = found.move(eta, KEEP, FRESH, torch.zeros(SIZE, SIZE, dtype=torch.float64))[0]
+    unit = found.move(eta, KEEP, FRESH, torch.eye(SIZE, dtype=torch.float64))[0] - zero
+    torch.testing.assert_close(zero, proposal.mean)
+    torch.testing.assert_close(unit.T @ unit, proposal.covariance_matrix[0], rtol=1e-9, atol=1e-9)
+    x, log_ratio = found.move(eta, KEEP, FRESH, normal(SIZE, SIZE, seed=5))
+    exact = prior.log_prob(x) - proposal.log_prob(x)
+    torch.testing.assert_close(log_ratio + (exact - log_ratio).mean() * constant, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+@EACH_OPERATOR
+def test_a_step_and_its_weight_are_those_of_the_dense_gaussians(operator: str, probes: int) -> None:
+    task, sigma = make_task(operator), 0.7
+    given = problem(task, SIZE)
+    x = (2 * normal(1, *SHAPE, seed=4)).expand(SIZE, *SHAPE)
+    found = moments(given, x, sigma, measured_directions(given.operator, given.measurement.y), probes)
+    found = found.take(torch.zeros(SIZE, dtype=torch.long))  # all rows with the probes of the first
+    eye, a = torch.eye(SIZE, dtype=torch.float64), 1 - KEEP
+    B = found.basis.mT @ found.inner
+    rest = found.rest[..., None] * (eye - found.basis.mT @ found.basis)
+    seen = task.matrix @ B
+    P = torch.linalg.inv(torch.eye(seen.shape[2], dtype=torch.float64) + seen.mT @ seen / task.eta**2)
+    shift = (B @ P @ seen.mT @ found.residual[..., None])[..., 0] / task.eta**2
+    here = KEEP * found.x + a * found.mean
+    prior = MultivariateNormal(here, FRESH * eye + a**2 * (B @ B.mT + rest))
+    proposal = MultivariateNormal(here + a * shift, FRESH * eye + a**2 * (B @ P @ B.mT + rest))
+    check_step(found, task.eta, prior, proposal, constant=False)
+
+
+@pytest.mark.parametrize("operator", ["super_resolution", "inpainting"])
+def test_an_isotropic_step_and_its_weight_are_those_of_the_dense_gaussians(operator: str) -> None:
+    """The number c in place of every covariance; evidence and ratio up to what is the same for all particles."""
+    task, c, eta = make_task(operator), 0.4, ETA
+    rows = [normal(1, *SHAPE, seed=k).expand(SIZE, *SHAPE) for k in (4, 5, 6)]
+    A, eye, a = task.matrix, torch.eye(SIZE, dtype=torch.float64), 1 - KEEP
+    y = task.y.expand(SIZE, *task.y.shape[1:])
+    found = ImplicitMoments(task.operator, c, *rows, y - task.operator(rows[1]))
+    x, mean, shift = (row.flatten(1) for row in rows)
+    here = KEEP * x + a * mean
+    prior = MultivariateNormal(here, (FRESH + a**2 * c) * eye)
+    narrow = a**2 * c * eta**2 * torch.linalg.inv(c * A.T @ A + eta**2 * eye)
+    check_step(found, eta, prior, MultivariateNormal(here + a * shift, FRESH * eye + narrow), constant=True)
+    other = normal(SIZE, *SHAPE, seed=7)
+    found = ImplicitMoments(task.operator, c, rows[0], other, rows[2], y - task.operator(other))
+    spread = c * A @ A.T + eta**2 * torch.eye(len(A), dtype=torch.float64)
+    exact = MultivariateNormal(other.flatten(1) @ A.T, spread).log_prob(y.flatten(1))
+    log_evidence = found.log_evidence(eta)
+    torch.testing.assert_close(log_evidence - log_evidence.mean(), exact - exact.mean(), rtol=1e-9, atol=1e-9)
+
+
+def test_as_many_directions_as_max_rank_are_allowed() -> None:
+    given = Measurement(Forward(normal(3, SIZE, seed=2)), GaussianNoise(0.1), torch.zeros(1, 3))
+    TweedieSMC(probes=3, max_rank=6).check(given)

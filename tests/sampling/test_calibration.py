@@ -153,3 +153,13 @@ def test_the_table() -> None:
     assert all(set(row) == set(calibration.COLUMNS) - {"pixels"} for row in rows)
     assert [row["expected"] for row in rows if row["quantity"] == "coverage"] == [0.5, 0.8, 0.9]
     assert sum(row["found"] for row in rows if row["quantity"] == "share_of_rank") == pytest.approx(1, abs=1e-4)
+
+
+def test_the_standard_error_of_three_images_is_its_formula() -> None:
+    """``sqrt(n / (n - 1) sum (part - ratio whole)^2) / sum whole``, here with 2, 4 and 7 of 10: 13 of 30."""
+    found = Calibration(np.array([[8, 2], [6, 4], [3, 7]])).mean_rank()
+    assert found.value == pytest.approx(13 / 30)
+    deviations = np.array([2, 4, 7]) - 10 * 13 / 30
+    assert found.error == pytest.approx(math.sqrt(3 / 2 * np.square(deviations).sum()) / 30)
+    assert found.error == pytest.approx(0.14530, abs=5e-6)
+    assert found.margin == pytest.approx(4.302653 * found.error, rel=1e-6)  # Student's t, 2 degrees of freedom, 97.5%

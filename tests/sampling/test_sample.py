@@ -483,3 +483,32 @@ def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(tmp_path: Path) -
     whole, killed = files_of(tmp_path / "run"), files_of(tmp_path / "killed")
     whole.pop("config.yaml"), killed.pop("config.yaml")
     assert whole == killed
+
+
+def test_the_start_has_its_mean_and_spread_and_draws_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``mean + std n``, with n independent of the measurement's noise, of the other samples and images."""
+    measurement = {"operator": {"name": "denoising"}, "noise": {"std": 0.2}}
+    config = make_config(tmp_path, 3, measurement=measurement, num_samples=2, start={"mean": 3.0, "std": 2.0})
+    task = load_task(config, torch.device("cpu"))
+    starts: list[torch.Tensor] = []
+
+    def sample(self: Any, denoiser: Any, sigmas: Any, measurement: Any, *, start: torch.Tensor, **rest: Any) -> Any:
+        starts.append(start)
+        return start
+
+    monkeypatch.setattr(type(task.sampler), "sample", sample)
+    noise = []
+    for ids in task.batches():
+        batch = task.sample(ids, torch.stack([task.load_image(one.image) for one in ids]))
+        assert batch.measurement is not None and batch.truth is not None
+        noise.append((batch.measurement - batch.truth)[[one.sample == 0 for one in ids]] / 0.2)
+    n = ((torch.cat(starts) - 3) / 2).flatten(1).double()
+    assert n.shape == (6, SIZE * SIZE)
+    assert abs(float(n.mean())) < 4.5 / n.numel() ** 0.5
+    assert abs(float(n.square().mean()) - 1) < 4.5 * (2 / n.numel()) ** 0.5
+    rows = torch.cat([n, torch.cat(noise).flatten(1).double()])
+    products = (rows @ rows.T / SIZE**2).fill_diagonal_(0)
+    assert (rows.square().mean(1) - 1).abs().max() < 4.5 * (2 / SIZE**2) ** 0.5
+    assert len(rows) == 9 and float(products.abs().max()) < 4.5 / SIZE

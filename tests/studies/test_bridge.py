@@ -643,3 +643,12 @@ def test_the_table_of_a_run_is_text_in_columns() -> None:
     assert second.split() == ["transport", "cost", "optimal", "11.92", "exact"]
     assert head.index("the ideal is") == first.index("two exact sets") == second.index("exact")
     assert first.index("0.500") + len("0.500") == head.index("ratio") + len("ratio")
+
+
+def test_a_mean_has_its_standard_error_and_the_entropic_plan_the_cost_of_the_bridge() -> None:
+    assert measures._mean(np.array([1.0, 2.0, 6.0])) == pytest.approx((3.0, math.sqrt(7 / 3)))
+    end = {"name": "normal", "mean": [0.0, 0.0], "covariance": [[1.0, 0.0], [0.0, 1.0]]}
+    points, sigma = make_end(end), 1.2
+    exact = gaussian.schroedinger_bridge(np.zeros(2), np.eye(2), np.zeros(2), np.eye(2), sigma).transport_cost()
+    found = measures.transport_costs(points, points, sigma, 150, 0)["entropic"]
+    assert abs(found.mean() - exact) < 5 * found.std(ddof=1) / math.sqrt(len(found))

@@ -438,3 +438,8 @@ def test_no_convergence_is_an_error() -> None:
 def test_bad_arguments(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         solve(**({"m0": torch.zeros(1, 1, 4, 4), "times": levels(3), "sde": PowerVE(2.0)} | change))
+
+
+def test_positions_are_about_the_middle_of_the_grid() -> None:
+    found = finite_difference._centred(2, 3, 0.5)
+    assert found[0].tolist() == [[-0.25] * 3, [0.25] * 3] and found[1].tolist() == [[-0.5, 0.0, 0.5]] * 2

@@ -366,3 +366,25 @@ MISTAKES = [
 def test_mistakes_are_found(mistake: Solver, check: Callable[[Solver], None]) -> None:
     with pytest.raises(AssertionError):
         check(mistake)
+
+
+@pytest.mark.parametrize("top", [-800.0, -2.0, 0.0, 3.0, 800.0])
+def test_logarithms_are_the_matrices_where_density_flows_in(top: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a density of 1 outside and any largest one inside: the slow way for a large range is the same."""
+    m0 = draws(1, 1, 6, 9)
+    m0 = m0 - m0.max() + top
+    plain = cole_hopf.solve(m0, TIMES, PowerVE(5.0), boundary="dirichlet").log_density
+    monkeypatch.setattr(cole_hopf, "TINY", math.inf)
+    slow = cole_hopf.solve(m0, TIMES, PowerVE(5.0), boundary="dirichlet").log_density
+    torch.testing.assert_close(slow, plain, rtol=ROUNDING, atol=ROUNDING)
+    assert plain.isfinite().all()
+
+
+@pytest.mark.parametrize("boundary", ["neumann", "periodic", "dirichlet"])
+def test_transforms_keep_to_the_maximum_principle(boundary: Any) -> None:
+    """Where the density is 1e-30 of the largest, rounding would leave a density below the smallest, or none at all."""
+    m0 = torch.full((1, 1, 16, 16), -70.0, dtype=torch.float64)
+    m0[..., 3, 4] = 0
+    times = torch.tensor([0.0, 1e-6, 1e-3], dtype=torch.float64)
+    found = cole_hopf.solve(m0, times, PowerVE(5.0), boundary=boundary, method="dct").log_density
+    assert found.isfinite().all() and (found >= -70).all() and (found[1:] <= 1e-12).all()

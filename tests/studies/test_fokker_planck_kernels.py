@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import special
+from scipy import integrate, special
 from torch import Tensor
 
 from randomwalk import InputError
@@ -196,3 +196,19 @@ def test_what_cannot_be_had() -> None:
     for bad in (m0[0], m0 * torch.nan, m0 - torch.inf):
         with pytest.raises(InputError, match="finite numbers"):
             cole_hopf.solve(bad, TIMES, PowerVE(2.0))
+
+
+@pytest.mark.parametrize("z", [0.5, 5.0, 299.0, 301.0, 1000.0])
+def test_the_integral_of_the_tail_is_right_far_out(z: float) -> None:
+    """``exp(z^2 / 2) H(z) sqrt(2 pi) = z^-2 int u exp(-u - u^2 / (2 z^2)) du``, also where a series takes over."""
+    exact = integrate.quad(lambda u: u * math.exp(-u - u**2 / (2 * z**2)), 0, 60, epsrel=1e-12, epsabs=0)[0] / z**2
+    at = torch.tensor([z], dtype=torch.float64)
+    assert float(kernels._tail_integral(at, at)) * math.sqrt(2 * math.pi) == pytest.approx(exact, rel=1e-9)
+
+
+def test_differences_at_the_border_are_those_of_what_lies_beyond() -> None:
+    m = torch.tensor([[1.0, 4.0, 9.0, 16.0]], dtype=torch.float64)
+    expected = {"neumann": [1.5, 4, 6, 3.5], "dirichlet": [2, 4, 6, -4.5], "periodic": [-6, 4, 6, -4]}
+    for boundary in BOUNDARIES:
+        found = gradient(m, 0.5, boundary)[1, 0]  # type: ignore[arg-type]
+        assert found.tolist() == pytest.approx([2 * value for value in expected[boundary]])

@@ -313,3 +313,24 @@ def test_training_and_sampling_find_the_score_of_a_mixture(tmp_path: Path) -> No
     truth, true = exact.sample(1000, np.random.default_rng(0)), scores.field_of(exact.mixture)
     broken = scores.relative_errors(lambda x, s: learned(x, 2 * s), true, truth, [0.5], np.random.default_rng(1))
     assert broken[0.5] > 0.4, (errors, broken)
+
+
+def test_the_error_of_a_score_is_relative_to_the_true_one_at_noisy_points() -> None:
+    seen: dict[float, np.ndarray] = {}
+
+    def true(x: np.ndarray, sigma: float) -> np.ndarray:
+        seen[sigma] = x
+        return -x / (1 + sigma**2)
+
+    truth = np.zeros((4000, 2))
+    found = scores.relative_errors(lambda x, s: 3 * true(x, s), true, truth, [0.5, 3.0], np.random.default_rng(0))
+    assert found == {0.5: pytest.approx(2), 3.0: pytest.approx(2)}
+    for sigma, x in seen.items():
+        assert abs(x.var() / sigma**2 - 1) < 4.5 * math.sqrt(2 / x.size)
+
+
+def test_simulated_paths_spread_as_the_sde_says() -> None:
+    """From 0, by 200 Euler steps, whose bias of the variance is half a step of the rate."""
+    num = 4000
+    _, states = simulation.euler_maruyama(sdes.OU(1.0), 0.0, num, 200, 200)
+    assert abs(states[-1].std() / math.sqrt(1 - math.exp(-1)) - 1) < 4.5 / math.sqrt(2 * num) + 1 / 400

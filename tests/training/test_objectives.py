@@ -321,3 +321,24 @@ def test_what_a_denoiser_does_not_have_is_refused() -> None:
         make_levels(objective(levels={"name": "log_uniform"}), Denoiser())
     with pytest.raises(InputError, match="each of the 50 values"):
         ImplicitScoreMatching(True)(Linear(torch.eye(50), torch.zeros(50)), *torch.zeros(2, 1, 2, 5, 5), torch.ones(1))
+
+
+WEIGHTS = {
+    "inverse_variance": lambda s: 1 / s**2,
+    "uniform": lambda s: 1.0,
+    "v": lambda s: 1 / s**2 + 1,
+    "edm": lambda s: (s**2 + 0.3**2) / (0.3 * s) ** 2,
+    "snr_clipped": lambda s: min(1 / s**2, 5.0),
+    "likelihood": lambda s: 2 * 1.2 / 0.3989422804 / s**2,  # d ln sigma^2 / du at the median of log-normal(std 1.2)
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_every_weight_is_its_formula(name: str) -> None:
+    """At three levels, for data of standard deviation 0.3."""
+    network = make_adapter("edm", torch.nn.Identity(), sigma_data=0.3)
+    weight = make_weight(objective(weight=name, **({"gamma": 5.0} if name == "snr_clipped" else {})), network,
+                         make_levels(Objective(), network))  # fmt: skip
+    sigma = torch.tensor([0.05, 0.8, 7.0], dtype=torch.float64)
+    found = weight(torch.full_like(sigma, 0.5), sigma)
+    assert found.tolist() == pytest.approx([WEIGHTS[name](s) for s in sigma.tolist()], rel=1e-6)

@@ -304,3 +304,14 @@ def test_probes_belong_to_the_place_in_the_batch(tmp_path: Path, process_group: 
         for ours, other in zip(runs[0].descent.parameters, run.descent.parameters, strict=True):
             assert ours.grad is not None and other.grad is not None
             torch.testing.assert_close(ours.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_probes_differ_from_step_to_step_and_from_row_to_row(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    first, again = run._normal(0, (50,)), run._normal(0, (50,))
+    run.descent.steps = 1
+    second = run._normal(0, (50,))
+    assert torch.equal(first, again)
+    rows = torch.cat([first, second]).double()
+    correlation = (rows @ rows.T / 50).fill_diagonal_(0)
+    assert float(correlation.abs().max()) < 5 / 50**0.5

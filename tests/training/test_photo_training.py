@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from pydantic import ValidationError
 from randomwalk.config import TrainConfig
 from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
-from randomwalk.images.sources import open_images
-from randomwalk.training import images
-from randomwalk.training.examples import split_images
+from randomwalk.images.sources import ImageSource, open_images
+from randomwalk.images.tensors import fit_to
+from randomwalk.training import images, streams
+from randomwalk.training.examples import _NoisyImages, split_images
 from randomwalk.training.images import TrainingImages, cached, joined, largest_side, rescaled_cut
 
 
@@ -169,3 +171,42 @@ def test_another_size_for_validation_needs_a_network_that_takes_it(folders) -> N
     wrong = good.model_dump() | {"network": {"name": "ncsnpp", "image_size": 16}, "denoiser": {"name": "ve"}}
     with pytest.raises(ValidationError, match=r"data\.validation_size: found 24; allowed: 16"):
         TrainConfig.model_validate(wrong)
+
+
+def uncorrelated(a: np.ndarray, b: np.ndarray) -> None:
+    """Check that columns ``[n, i]`` and ``[n, j]`` of independent rows have no correlation beyond chance."""
+    a, b = ((x - x.mean(0)) / x.std(0) for x in (a, b))
+    assert np.abs(a.T @ b / len(a)).max() * math.sqrt(len(a)) < 4.5  # of 100 numbers: P = 0.001
+
+
+def test_noise_levels_orientations_and_noise_do_not_know_each_other() -> None:
+    """Examples of one asymmetric image: its flip and turn, the level and the noise are drawn independently."""
+    half = np.zeros((4, 4, 1), np.uint8)
+    half[:2, :3] = 255
+    source = ImageSource(["a"], lambda i: half, "here")
+    data = TrainData(path="here", image_size=4, channels=1, fit="crop", flip=True, turn=True)
+    examples = _NoisyImages(TrainingImages(source, np.array([0]), data, seed=1), 1, None)
+    drawn = [examples[k] for k in range(1200)]
+    x, noise = (np.stack([one[k].flatten().double().numpy() for one in drawn]) for k in (0, 2))
+    level = np.array([[float(one[1])] for one in drawn])
+    uncorrelated(x[:, [0, 1, 3]], noise)
+    uncorrelated(x[:, [0, 1, 3]], noise**2)
+    uncorrelated(level, noise)
+    uncorrelated(x[1:, [0, 1, 3]], x[:-1, [0, 1, 3]])
+    uncorrelated(noise[1:], noise[:-1])
+    ways, counts = np.unique(x, axis=0, return_counts=True)
+    assert len(ways) == 8 and np.abs(counts - 150).max() < 4.5 * math.sqrt(1200 / 8)  # two flips, four turns
+
+
+def test_a_random_cut_begins_at_every_place() -> None:
+    pixels = np.arange(5 * 6, dtype=np.uint8).reshape(5, 6, 1)
+    draws = np.random.default_rng(0)
+    corners = [int(fit_to(pixels, (3, 3), "crop", draws)[0, 0, 0]) for _ in range(1200)]
+    places, counts = np.unique(corners, return_counts=True)
+    assert places.tolist() == [6 * row + column for row in range(3) for column in range(4)]
+    assert np.abs(counts - 100).max() < 4.5 * math.sqrt(100)
+
+
+def test_no_two_uses_of_random_numbers_share_a_stream() -> None:
+    numbers = {name: value for name, value in vars(streams).items() if name.isupper()}
+    assert len(numbers) > 5 and len(set(numbers.values())) == len(numbers)

@@ -23,14 +23,16 @@ from safetensors.torch import load_file
 import randomwalk
 from randomwalk.config import TrainConfig
 from randomwalk.config import files as configio
+from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.distributed import Context, Launch
 from randomwalk.errors import InputError, RunError
-from randomwalk.images.sources import open_images
+from randomwalk.images.sources import ImageSource, open_images
 from randomwalk.images.tensors import fit_to, to_pixels, to_tensor
 from randomwalk.runs.folder import RunFolder
 from randomwalk.training.ema import EMA
-from randomwalk.training.examples import Examples, split_images
+from randomwalk.training.examples import Examples, Split, split_images
 from randomwalk.training.trainer import Trainer
+from randomwalk.training.validation import denoising_psnr
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -316,3 +318,45 @@ def test_training_can_start_from_weights(images: Path, tmp_path: Path) -> None:
     other = config.model_copy(update={"network": type(config.network).model_validate(wider)})
     with pytest.raises(InputError, match=r"initial_weights: .* does not fit"):
         Trainer(other, first.context, first.folder)
+
+
+def test_the_psnr_of_a_validation_clips_and_averages_decibels(images: Path, tmp_path: Path) -> None:
+    """Of D = 3 and X = 0 it is ``10 log10(4 / 1)``, 6.02 dB; of two images it is the mean of theirs."""
+
+    class Constant(Denoiser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: torch.Tensor, sigma: Any) -> torch.Tensor:
+            return torch.full_like(x, 3.0)
+
+    config = TrainConfig.model_validate(settings(images, tmp_path / "run"))
+    pixels = np.array([[[0.0]], [[0.5]]]).repeat(8, 1).repeat(8, 2)
+    source = ImageSource(["a", "b"], lambda i: np.zeros((8, 8), np.uint8), "here")
+    source.load = lambda i, *rest: torch.from_numpy(pixels[i : i + 1]).float()  # type: ignore[method-assign]
+    nothing = np.array([], dtype=np.int64)
+    for chosen, expected in (([0], 6.0206), ([0, 1], (6.0206 + 12.0412) / 2)):
+        found = denoising_psnr(Constant(), Split(source, nothing, np.array(chosen), []), config)
+        assert found == {0.5: pytest.approx(expected, abs=1e-4)}
+
+
+def test_the_noise_of_a_validation_belongs_to_the_image(images: Path, tmp_path: Path) -> None:
+    seen = []
+
+    class Looks(Denoiser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: torch.Tensor, sigma: Any) -> torch.Tensor:
+            seen.append(x)
+            return x
+
+    config = TrainConfig.model_validate(settings(images, tmp_path / "run"))
+    split = split_images(config)
+    denoising_psnr(Looks(), split, config)
+    clean = torch.stack([split.source.load(i, 1, (8, 8), "crop") for i in split.validation.tolist()])
+    noise = ((torch.cat(seen) - clean) / 0.5).flatten(1).double()
+    products = (noise @ noise.T / noise.shape[1]).fill_diagonal_(0)
+    assert len(noise) == 4 and float(products.abs().max()) < 4.5 / noise.shape[1] ** 0.5

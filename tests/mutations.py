@@ -1,0 +1,608 @@
+"""Edits of the mathematics that the tests must notice, for `mutate.py`: a table that grows with the library.
+
+Each is a mistake that somebody might make: a dropped factor, the next level for this one, a sum for a mean, a sign, a
+bound that is open where it is closed, a clamp that is forgotten, a norm over the whole batch. Its text occurs once in
+its file, which `test_mutations.py` checks. An edit that changes nothing that matters has a note that says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replacement of a text in a file.
+
+    Attributes:
+        file: relative to the root of the project.
+        old, new: the texts.
+        note: why the edit changes nothing, if it does not.
+    """
+
+    file: str
+    old: str
+    new: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        old, new = (" ".join(text.split()) for text in (self.old, self.new))
+        return f"{self.file}: {old}  ->  {new or '(nothing)'}"
+
+
+_TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
+    # --- samplers -----------------------------------------------------------------------------------------------------
+    "randomwalk/samplers/walk.py": [
+        ("math.sqrt(2 * temperature)", "math.sqrt(temperature)"),
+        (
+            "return self.scale / (1 / self.sigma**2 + eigenvalues / self.eta**2)",
+            "return self.scale / (1 / self.sigma**2 + eigenvalues / self.eta)",
+        ),
+        ("self._gain(eigenvalues).sqrt()", "self._gain(eigenvalues)"),
+        ("drift = drift + measurement.score(x)", "drift = drift + 2 * measurement.score(x)"),
+        ("moved = tau**0.5 * n if", "moved = tau * n if"),
+        ("torch.promote_types(x.dtype, torch.float32)", "x.dtype"),
+    ],
+    "randomwalk/samplers/walks.py": [
+        ("temperatures[-1] = 0\n", "temperatures[0] = 0\n"),
+        (
+            "torch.linspace(self.initial_temperature, self.final_temperature,",
+            "torch.linspace(self.final_temperature, self.initial_temperature,",
+        ),
+        ("longest = measurement.noise.stable_std**2 /", "longest = measurement.noise.std**2 /"),
+        ("steps = [min(self.step_scale * sigma**2, longest)", "steps = [max(self.step_scale * sigma**2, longest)"),
+        ("steps = [min(self.step_scale * sigma**2, longest)", "steps = [min(self.step_scale * sigma, longest)"),
+        (
+            "return self.step_scale * sigma**2, torch.ones_like(sigma)",
+            "return 2 * self.step_scale * sigma**2, torch.ones_like(sigma)",
+        ),
+        ("torch.where(sigma_next > 0, 0.5, 0.0).to(sigma)", "torch.full_like(sigma, 0.5)"),
+        ("sigma_next**2 / (2 * sigma**2)", "sigma_next**2 / sigma**2"),
+        ("alpha = (1 + sigma_next**2) / (1 + sigma**2)", "alpha = sigma_next**2 / sigma**2"),
+        ("torch.where(sigma_next > 0, alpha / 2, 0.0)", "alpha / 2"),
+        ("variance = self.eta**2 * sigma_next**2 *", "variance = self.eta * sigma_next**2 *"),
+        ("sigma * (sigma_next**2 - variance).sqrt()", "sigma * sigma_next"),
+        ("return (sigma**2 - sigma_next**2) / 2, torch", "return sigma**2 - sigma_next**2, torch"),
+        ("squared if squared > 1.25 else 1.0", "1.0"),
+        ("squared = operator.norm() ** 2", "squared = operator.norm()"),
+    ],
+    "randomwalk/samplers/heun.py": [
+        ("churns = self.s_min <= sigma <= (", "churns = self.s_min <= sigma < ("),
+        ("churns = self.s_min <= sigma <= (", "churns = self.s_min < sigma <= ("),
+        ("math.sqrt(2) - 1)", "math.sqrt(2))"),
+        ("min(self.s_churn / num_levels,", "min(self.s_churn / (num_levels - 1),"),
+        ("math.sqrt(r**2 - sigma**2)", "(r - sigma)"),
+        ("self.s_noise * math", "math"),
+        ("(d + slope(e, sigma_next)) / 2", "slope(e, sigma_next)"),
+        ("return 2 * num_levels - 1", "return 2 * num_levels"),
+        ("highest = max(levels, key=lambda sigma: self.raised(sigma, len(levels)))", "highest = max(levels)"),
+    ],
+    "randomwalk/samplers/dpm_solver.py": [
+        ("(2 * math.log(sigma_prev / sigma))", "math.log(sigma_prev / sigma)"),
+        ("m = math.sqrt(sigma * sigma_next)", "m = (sigma + sigma_next) / 2"),
+        ("phi_3 = 1 - 2 * phi_2 / h", "phi_3 = 1 - phi_2 / h"),
+        ("phi_3 * half_second", "phi_3 * half_second / 2"),
+        ("(near + r_q * half_second)", "(near - r_q * half_second)"),
+        ("if previous is None or sigma_next == 0:", "if previous is None:"),
+        (
+            "older = [(sigma, D), *older[:1]]",
+            "older = [(sigma, D), *older]",
+            "only the first two are read: the others would only take memory",
+        ),
+    ],
+    "randomwalk/samplers/ode.py": [
+        ("return c * (self.denoise(z / c, sigma) - c * z)", "return c * (self.denoise(z / c, sigma) - z)"),
+        ("x = z[-1] / _scale(sigma_next)", "x = z[-1] / _scale(sigma)"),
+        (
+            "sigma = max(math.exp(-float(time)), self.lowest)",
+            "sigma = math.exp(-float(time))",
+            "torchdiffeq asks for the rate just before the end of a step, which is above the lowest level",
+        ),
+    ],
+    "randomwalk/samplers/integrate.py": [
+        ("error.flatten(1).square().mean(1).sqrt().max()", "error.square().mean().sqrt()"),
+        ('"step_t": times[-1:], ', ""),
+    ],
+    "randomwalk/samplers/predictor_corrector.py": [
+        ("return problem.denoiser.score(z / a, sigma) / a", "return problem.denoiser.score(z / a, sigma)"),
+        ("x = z / float(below.a)", "x = z / float(level.a)"),
+        ("z = float(table.a[0]) * x", "z = x"),
+        ("step.mean if last or not step.std", "step.mean if not step.std"),
+        ("below = Level.clean() if last else table[k + 1]", "below = Level.clean() if last else table[k]"),
+    ],
+    "randomwalk/samplers/schedules.py": [
+        ("for sigma in (float(sigmas[0]), float(sigmas[-1])):", "for sigma in (float(sigmas[0]),):"),
+        ("h = (end - torch.sigmoid(3 / t0 * u)) / (end - 0.5)", "h = (end - torch.sigmoid(u / t0)) / (end - 0.5)"),
+        ("(1 - u) * math.atan(sigma_max) + u * math.atan(sigma_min)", "(1 - u) * sigma_max + u * sigma_min"),
+        ("rho: float = 7.0", "rho: float = 5.0"),
+        ("return sigma_max * (sigma_min / sigma_max) ** u", "return sigma_max * (sigma_min / sigma_max) ** (u**2)"),
+        ("sigmas = interpolate(snap(sigmas, table), table)", "sigmas = sigmas.clone()"),
+        (".clamp(low, high)  # rounding", "  # rounding"),
+        ("return sde.sigma((1 - u) * start + u * end)", "return sde.std((1 - u) * start + u * end)"),
+        ("> _SAME_TABLE:", "> 1:"),
+    ],
+    "randomwalk/samplers/likelihood.py": [
+        ("(u - 0.5) * (2 / (levels - 1))", "(u - 0.5) * (2 / levels)"),
+        ("(u - 0.5) * (2 / (levels - 1))", "u * (2 / (levels - 1))"),
+        ("- math.log2(2 / (levels - 1))", "- math.log2(2 / levels)"),
+        ("- size * math.log(c_high)", ""),
+        ("size * (gains + math.log(c_high / c_low))", "size * (gains + math.log(high / low))"),
+        ("volumes.std(1) / math.sqrt(probes)", "volumes.std(1)"),
+        ("volumes.std(1) / math.sqrt(probes)", "volumes.std(1, correction=0) / math.sqrt(probes)"),
+        ("data_variance / c**2 * z -", "data_variance / c * z -"),
+        ("return torch.maximum(worst_rms(error[:, :size]), worst_rms(error[:, size:]))", "return worst_rms(error)"),
+        ("torch.where(v < 0, -1.0, 1.0).to(x) if kind", "torch.where(v < 0, 0.0, 1.0).to(x) if kind"),
+        ("latent=(mean + c_high * z)", "latent=(c_high * z)"),
+    ],
+    "randomwalk/samplers/remainder.py": [
+        ("** 2 + 2 * tau * temperature) ** 0.5", "** 2 + tau * temperature) ** 0.5"),
+        ("(1 - tau / (s**2 + w**2)) ** 2 * v", "(1 - tau / s**2) ** 2 * v"),
+        ("v = start_std**2 + w**2", "v = start_std**2 + 0 * w**2"),
+        ("s * min((r / s) ** response, MOST)", "s * (r / s) ** response"),
+        ("taken = r if r < s else", "taken = s if r < s else"),
+    ],
+    "randomwalk/samplers/sampler.py": [
+        ("return problem.levels[0] * problem.normal()", "return problem.normal()"),
+        (
+            "return list(zip(levels, [*levels[1:], 0.0], strict=True))",
+            "return list(zip(levels, [*levels[1:], levels[-1]], strict=True))",
+        ),
+        ("(s.diff() > 0).any()", "(s.diff() >= 0).any()"),
+        ("given = None if measurement is None else measurement.repeated(num_samples)", "given = measurement"),
+    ],
+    "randomwalk/samplers/posterior/daps.py": [
+        ("x = x + sigma_next * problem.normal()", "x = x + sigma * problem.normal()"),
+        ("sigma * c / (sigma**2 + c**2) ** 0.5", "sigma * c / (sigma + c)"),
+        (
+            "problem.levels[-1], self.ode_steps), stochasticity=0.0)",
+            "problem.levels[-1], self.ode_steps), stochasticity=1.0)",
+        ),
+    ],
+    "randomwalk/samplers/posterior/ddnm_plus.py": [
+        ("keep = p * math.sqrt(1 - c**2)", "keep = p * (1 - c)"),
+        ("return p * t.sqrt() >= eta", "return p * t >= eta"),
+        ("levels[j] ** 2 - levels[k + 1] ** 2", "levels[j] ** 2 - levels[k] ** 2"),
+        ("replaced = measured(t) & above(t) & (eta > 0)", "replaced = measured(t) & above(t)"),
+        ("range(0, num_levels - length, length)", "range(0, num_levels, length)"),
+        ("if eta > 0:\n            move", "if eta >= 0:\n            move"),
+        ("self.travel_repeats - 1 for t", "self.travel_repeats for t"),
+    ],
+    "randomwalk/samplers/posterior/ddrm.py": [
+        ("remaining(t, p, b * eta), c * p)", "remaining(t, p, eta), c * p)"),
+        ("keep * t.sqrt() / (eta or 1)", "keep * t / (eta or 1)"),
+        ("keep = p * math.sqrt(1 - c**2)", "keep = p * math.sqrt(1 - c)"),
+        ("return n + spectral(lambda t: known(t).to(t), z)", "return n"),
+        ("torch.where(known(t), remaining(t, sigma, eta), sigma)", "torch.full_like(t, sigma)"),
+        ("(sigma**2 - eta**2 / t).clamp_min(0).sqrt()", "(sigma**2 - eta**2 * t).clamp_min(0).sqrt()"),
+        ("keep / sigma * unmeasured", "keep * unmeasured"),
+    ],
+    "randomwalk/samplers/posterior/diffpir.py": [
+        ("sigma / math.sqrt(self.strength)", "sigma * math.sqrt(self.strength)"),
+        ("sigma_next * math.sqrt(1 - zeta) / sigma", "sigma_next * (1 - zeta) / sigma"),
+        ("sigma_next * math.sqrt(zeta) * problem", "sigma * math.sqrt(zeta) * problem"),
+    ],
+    "randomwalk/samplers/posterior/dps.py": [
+        (
+            "torch.linalg.vector_norm(problem.residual(clean).flatten(1), dim=1)",
+            "torch.linalg.vector_norm(problem.residual(clean))",
+        ),
+        ("math.sqrt((1 + sigma**2) * (1 + sigma_next**2))", "(1 + sigma**2)"),
+        ("slope = product(residual_slope(problem, denoised))", "slope = residual_slope(problem, denoised)"),
+    ],
+    "randomwalk/samplers/posterior/mmps.py": [
+        ("return sigma**2 * product(v)", "return sigma * product(v)"),
+        ("problem.eta**2 * v", "problem.eta * v"),
+        ("(10 * torch.finfo(b.dtype).eps) ** 2 * dot(b, b)", "(10 * torch.finfo(b.dtype).eps) ** 2 * dot(b, b).max()"),
+        ("restart=False", "restart=True"),
+    ],
+    "randomwalk/samplers/posterior/moments.py": [
+        (".clamp(0, sigma**2)", ""),
+        (
+            "values = values.clamp_min(variance)",
+            "values = values + 0",
+            "the clamp only takes back rounding errors of eigenvalues that are not below the variance",
+        ),
+        ("root.diagonal(dim1=1, dim2=2).log().sum(1)", "root.diagonal(dim1=1, dim2=2).log().sum(1) / 2"),
+        ("-white.square().sum(1) / 2 - root", "-white.square().sum(1) - root"),
+        ("(variance + a**2 * self.rest).sqrt() * outside", "(variance + self.rest).sqrt() * outside"),
+        ("values.log().sum(1) / 2 - wide", "values.log().sum(1) - wide"),
+        ("share / norm.clamp_min(1e-300)", "share / x[0].numel()"),
+        ("times_c = sigma**2 * _rows", "times_c = sigma * _rows"),
+        (
+            "(t > 0) / (c * t + eta**2), pulled)",
+            "1 / (c * t + eta**2), pulled)",
+            "A^T q is 0 where t = 0 up to rounding; the factor keeps that from being amplified",
+        ),
+        ("a**2 * c * eta**2 / (c * t + eta**2)", "a * c * eta**2 / (c * t + eta**2)"),
+        ("step.square() / (variance + a**2 * c)", "step.square() / (variance + c)"),
+    ],
+    "randomwalk/samplers/posterior/particles.py": [
+        ("- math.log(log_weights.shape[1])", ""),
+        ("return 1 / weights.square().sum(1)", "return 1 / weights.square().sum(1).sqrt()"),
+        ("+ u.double()[:, None]) / size", "+ u.double().mean()) / size"),
+        (
+            "torch.where(low, log_mean(log_weights)[:, None], log_weights.double())",
+            "torch.where(low, 0.0, log_weights.double())",
+        ),
+        ("right=True", "right=False"),
+    ],
+    "randomwalk/samplers/posterior/pigdm.py": [
+        ("r2 = sigma**2 * self.data_std**2 / (sigma**2 + self.data_std**2)", "r2 = sigma**2 + 0 * self.data_std"),
+        ("+ r2 * g", "+ sigma**2 * g"),
+        ("g = product(explained / r2)", "g = explained / r2"),
+    ],
+    "randomwalk/samplers/posterior/splitting.py": [
+        ("return r * eta * (eta**2 + r**2 * t).rsqrt()", "return r * eta * (eta**2 + r * t).rsqrt()"),
+        ("math.sqrt(2 * step_size)", "math.sqrt(step_size)"),
+        ("(z - x) / r**2", "(z - x) / r"),
+        (
+            "self.langevin_step / (1 / r**2 + norm**2 / problem.eta**2)",
+            "self.langevin_step / (1 / r**2 + norm / problem.eta**2)",
+        ),
+        ("torch.where(measured(t), 0 * t, r)", "torch.where(measured(t), r, r)"),
+        (
+            "return [sigma, *levels[1:-1], lowest]",
+            "return [sigma, *levels[1:]]",
+            "karras ends at the lowest level up to rounding",
+        ),
+    ],
+    "randomwalk/samplers/posterior/steps.py": [
+        ("max(RCOND**2, 10 * torch", "max(RCOND, 10 * torch"),
+        ("math.sqrt(sigma**2 - sigma_next**2) / sigma", "math.sqrt(sigma**2 - sigma_next**2)"),
+        ("math.sqrt(sigma_next**2 - v**2) / sigma", "sigma_next / sigma"),
+        ("largest = operator.norm() ** 2", "largest = operator.norm()"),
+    ],
+    "randomwalk/samplers/posterior/tds.py": [
+        ("slope / curvature, 0).clamp(0, 1)", "slope / curvature, 0).clamp(0)"),
+        ("+ _dot(seen, seen) / self.problem.eta**2", "+ _dot(seen, seen) / self.problem.eta"),
+        (
+            "(t > 0) / (variance * t + eta**2)",
+            "1 / (variance * t + eta**2)",
+            "A^T q is 0 where t = 0 up to rounding; the factor keeps that from being amplified",
+        ),
+    ],
+    "randomwalk/samplers/posterior/tweedie_smc.py": [
+        ("log_weights - log_evidence[rows].reshape", "log_weights - log_evidence.reshape"),
+        ("(levels[0], 0.0, levels[0] ** 2)", "(levels[0], 0.0, levels[0])"),
+        ("p**2 * (1 - p**2 / s**2)) for", "p**2) for"),
+        ("return entries + self.probes <= self.max_rank", "return entries + self.probes < self.max_rank"),
+        ("variance = self.data_std**2 * sigma**2 / (self.data_std**2 + sigma**2)", "variance = sigma**2"),
+    ],
+    # --- operators ----------------------------------------------------------------------------------------------------
+    "randomwalk/operators/fourier.py": [
+        ("weights = (1 - distance) ** 2 * (mask == 0)", "weights = (1 - distance) * (mask == 0)"),
+        ("/ (width // 2 + 0.5)", "/ (width // 2)"),
+        (".roll((1, 1), (-2, -1))", ""),
+        ("first = width // 2 - center // 2", "first = width // 2 - center"),
+        ("return (mask + mirrored) / 2", "return mask + 0 * mirrored"),
+        ("int(oversample / 8 * size)", "int(oversample / 4 * size)"),
+        ("torch.where(t > RCOND**2, 1 / t, 0.0)", "torch.where(t > RCOND**2, 1.0, 0.0)"),
+        ("torch.complex(real, imaginary)", "torch.complex(real, -imaginary)"),
+    ],
+    "randomwalk/operators/dense.py": [
+        ("reciprocal(self.singular_values, dim=1)", "reciprocal(self.singular_values)"),
+    ],
+    "randomwalk/operators/blur.py": [
+        ("weight = torch.exp(-(place**2) / (2 * std**2))", "weight = torch.exp(-(place**2) / std**2)"),
+        ("(torch.arange(taps) - taps // 2) % size", "(torch.arange(taps) - (taps - 1) // 2) % size"),
+        (
+            "extension(size, taps // 2, taps - 1 - taps // 2, boundary)\n            self",
+            "extension(size, taps - 1 - taps // 2, taps // 2, boundary)\n            self",
+        ),
+        ("return self._filter(x, self._transfer(x).conj())", "return self._filter(x, self._transfer(x))"),
+        ("squared > RCOND**2 * largest", "squared > RCOND * largest"),
+        ("transfer / squared, 0.0)", "1 / squared, 0.0)"),
+        ("period = max(2 * size - 2, 1)", "period = max(2 * size, 1)"),
+        ("radius = int(4 * std + 0.5)", "radius = int(4 * std - 0.5)"),
+        ("(size - 1) / 2 - path.mean(0)", "size / 2 - path.mean(0)"),
+    ],
+    "randomwalk/operators/inpainting.py": [
+        ("int(missing * mask.size)", "int(missing * mask.size) + 1"),
+        ("(grey > 127)", "(grey > 128)"),
+        ("draws.integers(low, high + 1, size=2)", "draws.integers(low, high, size=2)"),
+    ],
+    "randomwalk/operators/nonlinear.py": [
+        ("if quality < 50 else", "if quality <= 50 else", "both formulas give 100 at quality 50"),
+    ],
+    "randomwalk/operators/operator.py": [
+        ("damping = (eta / sigma) ** 2", "damping = eta / sigma"),
+        ("largest_eigenvalue(self._gram, start) ** 0.5", "largest_eigenvalue(self._gram, start)"),
+        ("return self.gain**0.5", "return self.gain"),
+        ("return self.adjoint(y) / self.gain", "return self.adjoint(y)"),
+        ("(at_gain - at_zero) / self.gain * self._gram(x)", "(at_gain - at_zero) * self._gram(x)"),
+        ("self.operator.adjoint(self.residual(x)) / self.std**2", "self.operator.adjoint(self.residual(x)) / self.std"),
+        ("self.y.repeat_interleave(num, 0))", "self.y.repeat(num, *[1] * (self.y.ndim - 1)))"),
+    ],
+    "randomwalk/operators/solve.py": [
+        ("** 2 * dot(b, b)\n", "** 2 * dot(b, b).max()\n"),
+        ("w = w - diagonal[-1] * v -", "w = w -"),
+        ("conjugate = residual + squared / before * direction", "conjugate = residual"),
+    ],
+    # --- denoisers ----------------------------------------------------------------------------------------------------
+    "randomwalk/denoisers/adapters.py": [
+        (".log() / 4).expand", ".log() / 2).expand"),
+    ],
+    # --- training -----------------------------------------------------------------------------------------------------
+    "randomwalk/training/examples.py": [
+        ("generator(self.seed, streams.NOISE, position)", "generator(self.seed, streams.AUGMENTATION, position)"),
+        ("generator(self.seed, streams.NOISE, position)", "generator(self.seed, streams.NOISE)"),
+    ],
+    "randomwalk/training/images.py": [
+        ("draws.random() < 0.5", "draws.random() < 0.9"),
+        ("int(draws.integers(4))", "int(draws.integers(3))"),
+        ("generator(self.seed, streams.AUGMENTATION, position)", "generator(self.seed, streams.AUGMENTATION)"),
+    ],
+    "randomwalk/training/losses.py": [
+        (
+            "return (_dot(r, r) + sigma**2 * (2 * trace + size)) / size",
+            "return (_dot(r, r) + sigma**2 * (trace + size)) / size",
+        ),
+        ("2 * sigma**2 * _dot(e, _product(r, noisy, e))", "2 * sigma * _dot(e, _product(r, noisy, e))"),
+        (".mean(0) / size + sigma**2", ".sum(0) / size + sigma**2"),
+    ],
+    "randomwalk/training/objectives.py": [
+        ("denoiser.sigma_data if isinstance(denoiser, EDMDenoiser) else 0.5", "0.5"),
+        (".clamp(max=objective.gamma)", ".clamp(min=objective.gamma)"),
+        ('"v": lambda u, sigma: sigma**-2 + 1,', '"v": lambda u, sigma: sigma**-2 + 0.5,'),
+        ("levels.rate(u) * sigma.double() ** -2", "levels.rate(u) * sigma.double() ** -1"),
+        ("(sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2", "(sigma**2 + sigma_data**2) / (sigma * sigma_data)"),
+        ('"x0": "uniform"', '"x0": "inverse_variance"'),
+        ('"inverse_variance": lambda u, sigma: sigma**-2', '"inverse_variance": lambda u, sigma: sigma**-1'),
+    ],
+    "randomwalk/training/optimizer.py": [
+        ("done = step / total_steps if", "done = (step + 1) / total_steps if"),
+        (
+            "(step + 1) * batch_size / max(settings.warmup_images, 1)",
+            "step * batch_size / max(settings.warmup_images, 1)",
+        ),
+        ("0.5 * (1 + math.cos(math.pi * done))", "math.cos(math.pi / 2 * done)"),
+        ("(1 - done) / settings.cooldown", "1 - done"),
+        ("self.settings.gradient_clip or math.inf", "math.inf"),
+    ],
+    "randomwalk/training/trainer.py": [
+        ("generator(self.config.seed, streams.PROBES, self.step)", "generator(self.config.seed, streams.PROBES)"),
+    ],
+    "randomwalk/training/validation.py": [
+        (".clamp(-1, 1) - x)", " - x)"),
+        ("torch.log10(4 / mse)", "torch.log10(1 / mse)"),
+        ("generator(config.seed, streams.VALIDATION, i)", "generator(config.seed, streams.VALIDATION)"),
+        (".square().flatten(1).mean(1)\n            sums", ".square().mean().expand(len(x))\n            sums"),
+    ],
+    # --- images -------------------------------------------------------------------------------------------------------
+    "randomwalk/images/metrics.py": [
+        ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x.clamp(-1, 1), truth, 1.0)"),
+        ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x, truth, 2.0)"),
+        ("/ (n - 1) / n)", "/ n / n)"),
+        ("reach = SSIM_SIDE // 2", "reach = SSIM_SIDE // 2 - 1"),
+        ("data_range=2.0", "data_range=1.0"),
+    ],
+    "randomwalk/images/noise_estimation.py": [
+        ("before > SUBSAMPLED**2 * variance", "before > SUBSAMPLED * variance"),
+    ],
+    "randomwalk/images/tensors.py": [
+        (").round().to(torch.uint8)", ").to(torch.uint8)"),
+        ("generator.integers(h - height + 1)", "generator.integers(max(h - height, 1))"),
+        ("generator.integers(w - width + 1)", "generator.integers(max(w - width, 1))"),
+    ],
+    "randomwalk/images/png16.py": [
+        ("lines[:, 1 + half :: 2]", "lines[:, 2 - half :: 2]"),
+        ('astype(">u2")', 'astype("<u2")'),
+        ("-(-(width - left) // across)", "(width - left) // across"),
+    ],
+    # --- sampling -----------------------------------------------------------------------------------------------------
+    "randomwalk/sampling/calibration.py": [
+        ("math.sqrt(images / (images - 1) * (", "math.sqrt(("),
+        ("draws.integers(0, equal + 1)", "draws.integers(0, np.maximum(equal, 1))"),
+        ("(places - 2 * j) / places)", "(places - j) / places)"),
+        ("self._share(slice(j, places - j)", "self._share(slice(j, places - j + 1)"),
+        ("stdtrit(self.images - 1,", "stdtrit(self.images,"),
+        ("(1 + CONFIDENCE) / 2", "CONFIDENCE"),
+    ],
+    "randomwalk/sampling/measuring.py": [
+        ("squares.sqrt() / batch.noise_std", "squares.sqrt() / batch.noise_std**2"),
+    ],
+    "randomwalk/sampling/task.py": [
+        ("x = start.mean + std * draws", "x = std * draws"),
+        ("one.image, 1 + one.sample)", "one.image, MEASUREMENT_STREAM)"),
+        ("one.image, 1 + one.sample)", "one.image, 1)"),
+        ("generator(self.config.seed, image, MEASUREMENT_STREAM)", "generator(self.config.seed, MEASUREMENT_STREAM)"),
+    ],
+    # --- config -------------------------------------------------------------------------------------------------------
+    "randomwalk/config/legacy.py": [
+        (
+            '"sigma_min": 2 * model.sigma_min, "sigma_max": 2 * model.sigma_max}',
+            '"sigma_min": model.sigma_min, "sigma_max": model.sigma_max}',
+        ),
+        ('"start": {"mean": -1.0, "std": 2.0}', '"start": {"mean": 0.0, "std": 2.0}'),
+        ('"pixel_range": [0.0, 1.0],', '"pixel_range": [-1.0, 1.0],'),
+        ('"pixel_range": [-1.0, 1.0],', '"pixel_range": [0.0, 1.0],'),
+    ],
+    # --- studies ------------------------------------------------------------------------------------------------------
+    "randomwalk/studies/points/metrics.py": [
+        ("squared.min(2).mean(1) + squared.min(1).mean(1)", "2 * squared.min(2).mean(1)"),
+        ("costs = np.sqrt(_squared(clouds(a), clouds(b)))", "costs = _squared(clouds(a), clouds(b))"),
+        ("values.std(ddof=1)", "values.std()"),
+        ("/ math.sqrt(len(values)) if", "/ len(values) if"),
+    ],
+    "randomwalk/studies/points/scores.py": [
+        ("np.square(exact).sum()", "np.square(learned(x, sigma)).sum()"),
+        ("x = truth + sigma * generator", "x = truth + sigma**2 * generator"),
+    ],
+    "randomwalk/studies/points/simulation.py": [
+        ("float(sde.diffusion(t)) * step**0.5", "float(sde.diffusion(t)) * step"),
+    ],
+    "randomwalk/studies/points/datasets.py": [
+        ("(raw(n, g) - mean) * (STD / std)", "(raw(n, g) - mean) * STD"),
+        ("2 * (square % 2) + (square // 2) % 2", "2 * (square % 2)"),
+    ],
+    "randomwalk/studies/bridge/gaussian.py": [
+        ("sigma**4 * one", "sigma**2 * one"),
+        ("- sigma**2 * one) / 2", "- sigma * one) / 2"),
+        ("(1 - t) * self.C.T - t * self.C", "(1 - t) * self.C - t * self.C.T"),
+        ("right = -right - self.sigma**2 * one", "right = -right"),
+        ("2 * d * math.log(self.sigma)", "d * math.log(self.sigma)"),
+    ],
+    "randomwalk/studies/bridge/matching.py": [
+        ("sigma * (s * (1 - s)).sqrt() * z", "sigma * (s * (1 - s)) * z"),
+        ("(self.spread**2 * r + self.sigma**2 * (1 - r)).sqrt()", "(self.spread**2 * r + self.sigma**2).sqrt()"),
+        ("self.size(r) / r.sqrt()", "self.size(r) / r"),
+        ("self.sigma * (1 - r).sqrt() * z", "self.sigma * (1 - r) * z"),
+        ("torch.sin(clock * (math.pi / 2)).square()", "torch.sin(clock * (math.pi / 2))"),
+    ],
+    "randomwalk/studies/bridge/measures.py": [
+        ("ot.sinkhorn(even, even, cost, 2 * sigma**2", "ot.sinkhorn(even, even, cost, sigma**2"),
+        ("values.std(ddof=1) / math.sqrt(len(values))", "values.std(ddof=1)"),
+    ],
+    "randomwalk/studies/bridge/simulation.py": [
+        ("sigma * math.sqrt(h) * noise(k, x)", "sigma * h * noise(k, x)"),
+        ("h / 4 * (forward(x, start)", "h / 2 * (forward(x, start)"),
+        ("v = (forward(half, middle) - backward(half, middle)) / 2", "v = forward(half, middle)"),
+        ("np.sin(np.pi / 2 * s) ** 2", "np.sin(np.pi / 2 * s)"),
+    ],
+    "randomwalk/studies/score_embedding/cole_hopf.py": [
+        ("p = p + (made.log_inflow[:, None] - top).exp()", "p = p + made.log_inflow[:, None].exp()"),
+        ("torch.logaddexp(m, made.log_inflow[level] - top)", "torch.logaddexp(m, made.log_inflow[level])"),
+        ("return torch.maximum(p.clamp(min=0).log(), ", "return torch.maximum(p.clamp(min=0).log(), -torch.inf + "),
+        ("top = top.clamp(min=0)", "top = top.clamp(max=0)"),
+        ("transition(sde.level(t1), sde.level(t0))[1] / 2", "transition(sde.level(t1), sde.level(t0))[1]"),
+    ],
+    "randomwalk/studies/score_embedding/finite_difference.py": [
+        ("advection = (half * score + 0.5 * self.b", "advection = (half * score + self.b"),
+        ("below + self.dt * self.b", "below"),
+        ("score, right = 2 * score, right - half * square", "score, right = 2 * score, right"),
+        ("Stencil(half / self.spacing**2,", "Stencil(half / self.spacing,"),
+        ("(size - 1) / 2) for size", "size / 2) for size"),
+    ],
+    "randomwalk/studies/score_embedding/kernels.py": [
+        ("x = 2 * tau\n", "x = tau\n"),
+        ('{"neumann": 2 * size, "dirichlet": 2 * size + 2,', '{"neumann": 2 * size, "dirichlet": 2 * size,'),
+        ('first = {"neumann": 1, "dirichlet": 2,', 'first = {"neumann": 0, "dirichlet": 2,'),
+        ("weight[size + 1 : -1], weight[[size, -1]] = 2, 1", "weight[size + 1 : -1], weight[[size, -1]] = 1, 1"),
+        ("series = inverse * (1 - 3 * inverse + 15 * inverse**2)", "series = inverse * (1 + 3 * inverse)"),
+    ],
+    "randomwalk/studies/score_embedding/linear.py": [
+        ("self.advection[:, n] * (plus - minus)", "self.advection[:, n] * (minus - plus)"),
+        (
+            "values.append((-self.diffusion - direction * a)[kept])",
+            "values.append((-self.diffusion + direction * a)[kept])",
+        ),
+        ("(1 + 4 * self.diffusion) * x", "(1 + 2 * self.diffusion) * x"),
+        (
+            "self.values = 1 + stencil.diffusion * (of_height[:, None] + of_width)",
+            "self.values = 1 + of_height[:, None] + of_width",
+            "a worse preconditioner: more iterations to the same solution",
+        ),
+    ],
+    "randomwalk/studies/score_embedding/density.py": [
+        ("num ** (-1 / 6)", "num ** (-1 / 5)"),
+        ("variance = (std**2 - width**2 / 3)", "variance = (std**2)"),
+        ("(field - field.T) / math.sqrt(2)", "field - field.T"),
+        (
+            "m0 = torch.empty_like(field)\n    m0[rows, columns] = upper\n    m0[columns, rows] = upper",
+            "m0 = torch.zeros_like(field)\n    m0[rows, columns] = upper\n    m0[rows, columns] = upper",
+        ),
+        ("scott(axis.numel())", "scott(len(axis))"),
+    ],
+    "randomwalk/studies/score_embedding/embedding.py": [
+        ("steps[0] = 0", "steps[-1] = 0"),
+        ("-0.5 / len(field)", "-1 / len(field)"),
+    ],
+    "randomwalk/studies/score_embedding/objective.py": [
+        ("/ (2 * sde.diffusion(times).to(score) ** 2)", "/ (2 * sde.diffusion(times).to(score))"),
+        ("+ (1 - eps) * (level + uniform) / num_levels", "+ (level + uniform) / num_levels"),
+        ("level * (1 - step / 2 - eps) / num_levels", "level * (1 - eps) / num_levels"),
+    ],
+    "randomwalk/studies/score_embedding/solution.py": [
+        ("/ (2 * spacing)", "/ spacing"),
+        ("first, last = last, first", "first, last = first, last"),
+    ],
+    "randomwalk/studies/score_embedding/measures.py": [
+        ("unbiased = WINDOW**2 / (WINDOW**2 - 1)", "unbiased = 1"),
+        ("above[k : k + hold]", "above[k : k + hold - 1]"),
+    ],
+    # --- networks and SDEs --------------------------------------------------------------------------------------------
+    "score_sde/sdes.py": [
+        (
+            "t = torch.linspace(0, self.T, num, dtype=torch.float64)\n",
+            "t = torch.linspace(self.T / num, self.T, num, dtype=torch.float64)\n",
+        ),
+        (
+            "t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)",
+            "t * (self.beta_min + t * (self.beta_max - self.beta_min))",
+        ),
+        (
+            "torch.linspace(self.beta_min / num, self.beta_max / num, num",
+            "torch.linspace(self.beta_min / num, self.beta_max / (num - 1), num",
+        ),
+        (
+            "(self.rate(t) * -torch.expm1(-2 * self.integral(t))).sqrt()",
+            "(self.rate(t) * -torch.expm1(-self.integral(t))).sqrt()",
+        ),
+        ("2 * torch.asinh(float64(sigma) / 2)", "torch.asinh(float64(sigma) / 2)"),
+    ],
+    "score_sde/sde.py": [
+        ("(level.s - ratio * below.s) * (level.s + ratio * below.s)", "(level.s - ratio * below.s) ** 2"),
+        ("broadcast(ratio - 1, z) * z", "broadcast(ratio, z) * z"),
+        ("0.5 * (1 + self.noise) * g2", "(1 + self.noise) * g2"),
+        ("z[0].numel() / 2 * math", "z.numel() / 2 * math"),
+        ("torch.linspace(self.T / num, self.T, num", "torch.linspace(0, self.T, num"),
+    ],
+    "score_sde/times.py": [
+        ("self.scale / self.sde.T * self.sde.time(sigma)", "self.scale * self.sde.time(sigma)"),
+        ("return sigma.log() / 4", "return sigma.log() / 2"),
+        ("self.start + u.double() * (1 - self.start)", "u.double()"),
+        (".clamp(0, 1)\n", "\n"),
+        ("(u * len(self.table)).long()", "(u * (len(self.table) - 1)).long()"),
+    ],
+    "score_sde/predictors.py": [
+        ("return 0.5 if flow else 1.0", "return 1.0"),
+        ("added * (below.s / level.s) ** 2", "added * (below.s / level.s)"),
+        (
+            "removed = level.s * (level.s - ratio * below.s) if flow",
+            "removed = (level.s - ratio * below.s) ** 2 if flow",
+        ),
+        ("z * broadcast(below.a / level.a, z)", "z"),
+        ("added.sqrt() * (not flow))\n\n\ndef reverse", "added.sqrt())\n\n\ndef reverse"),
+    ],
+    "score_sde/correctors.py": [
+        ("(2 * tau).sqrt()", "tau.sqrt()"),
+        ("2 * (level.a / below.a).to(size) ** 2 * (snr", "(level.a / below.a).to(size) ** 2 * (snr"),
+        (
+            "noise.flatten(1).norm(dim=1), score.flatten(1).norm(dim=1)",
+            "noise.norm().expand(len(z)), score.norm().expand(len(z))",
+        ),
+        ("2 * (level.a / below.a) ** 2 * (snr * level.s) ** 2", "2 * (level.a / below.a) * (snr * level.s) ** 2"),
+    ],
+    "score_sde/layers.py": [
+        ("[None, :] * 2 * math.pi", "[None, :] * math.pi"),
+        ("(-math.log(max_positions) / (half - 1))", "(-math.log(max_positions) / half)"),
+    ],
+    "score_sde/mlp.py": [
+        ("torch.cat([phase.sin(), phase.cos()], 1)", "torch.cat([phase.sin(), phase.sin()], 1)"),
+        ("* (1 + scale) + shift))", "* scale + shift))"),
+    ],
+    "score_sde/ncsnpp.py": [
+        ("image = x if s.centered else 2 * x - 1.0", "image = x"),
+        ("return h / sigma[:, None, None, None].to(x.dtype) if s.scale_by_sigma", "return h if s.scale_by_sigma"),
+    ],
+    "guided_diffusion/unet.py": [
+        ("return emb if y is None else emb + self.label_emb(y)", "return emb"),
+        ("torch.cat([h, skips.pop()], dim=1)", "torch.cat([skips.pop(), h], dim=1)"),
+    ],
+    "guided_diffusion/photo_unet.py": [
+        ("self.code_size, 1000)", "self.code_size)"),
+        ("self.time_scale * t,", "t,"),
+        ("* (1 + gain))", "* gain)"),
+        ("skips.append(h)\n            h = shrink(h)", "h = shrink(h)\n            skips.append(h)"),
+        ('mode="reflect" if fits else "replicate"', 'mode="replicate"'),
+    ],
+    "guided_diffusion/blocks.py": [
+        ("torch.cat([angles.cos(), angles.sin()], dim=1)", "torch.cat([angles.sin(), angles.cos()], dim=1)"),
+        ("-math.log(max_period) / half", "-math.log(max_period) / (half - 1)"),
+        ("torch.addcmul(shift, out_norm(h), 1 + scale)", "torch.addcmul(shift, out_norm(h), scale)"),
+        ("F.scaled_dot_product_attention(q, k, v)", "F.scaled_dot_product_attention(q, k, v, scale=1.0)"),
+        ("qkv.unflatten(2, (self.num_heads, 3, -1)).unbind(3)", "qkv.unflatten(2, (3, self.num_heads, -1)).unbind(2)"),
+    ],
+}
+
+EDITS = [Edit(file, *texts) for file, rows in _TABLE.items() for texts in rows]
