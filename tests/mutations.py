@@ -40,7 +40,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ),
         ("self._gain(eigenvalues).sqrt()", "self._gain(eigenvalues)"),
         ("drift = drift + measurement.score(x)", "drift = drift + 2 * measurement.score(x)"),
-        ("moved = tau**0.5 * n if", "moved = tau * n if"),
+        ("n = tau**0.5 * n if", "n = tau * n if"),
         ("torch.promote_types(x.dtype, torch.float32)", "x.dtype"),
     ],
     "randomwalk/samplers/walks.py": [
@@ -324,13 +324,13 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     # --- training -----------------------------------------------------------------------------------------------------
     "randomwalk/training/examples.py": [
-        ("generator(self.seed, streams.NOISE, position)", "generator(self.seed, streams.AUGMENTATION, position)"),
-        ("generator(self.seed, streams.NOISE, position)", "generator(self.seed, streams.NOISE)"),
+        ("generator(self.seed, Stream.NOISE, position)", "generator(self.seed, Stream.AUGMENTATION, position)"),
+        ("generator(self.seed, Stream.NOISE, position)", "generator(self.seed, Stream.NOISE)"),
     ],
     "randomwalk/training/images.py": [
         ("draws.random() < 0.5", "draws.random() < 0.9"),
         ("int(draws.integers(4))", "int(draws.integers(3))"),
-        ("generator(self.seed, streams.AUGMENTATION, position)", "generator(self.seed, streams.AUGMENTATION)"),
+        ("generator(self.seed, Stream.AUGMENTATION, position)", "generator(self.seed, Stream.AUGMENTATION)"),
     ],
     "randomwalk/training/losses.py": [
         (
@@ -350,22 +350,22 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ('"inverse_variance": lambda u, sigma: sigma**-2', '"inverse_variance": lambda u, sigma: sigma**-1'),
     ],
     "randomwalk/training/optimizer.py": [
-        ("done = step / total_steps if", "done = (step + 1) / total_steps if"),
+        ("math.cos(math.pi * done)", "math.cos(math.pi * (done + 0.01))"),
         (
-            "(step + 1) * batch_size / max(settings.warmup_images, 1)",
-            "step * batch_size / max(settings.warmup_images, 1)",
+            "(images + batch_size) / max(settings.warmup_images, 1)",
+            "images / max(settings.warmup_images, 1)",
         ),
         ("0.5 * (1 + math.cos(math.pi * done))", "math.cos(math.pi / 2 * done)"),
         ("(1 - done) / settings.cooldown", "1 - done"),
         ("self.settings.gradient_clip or math.inf", "math.inf"),
     ],
     "randomwalk/training/trainer.py": [
-        ("generator(self.config.seed, streams.PROBES, self.step)", "generator(self.config.seed, streams.PROBES)"),
+        ("generator(self.config.seed, Stream.PROBES, self.step)", "generator(self.config.seed, Stream.PROBES)"),
     ],
     "randomwalk/training/validation.py": [
         (".clamp(-1, 1) - x)", " - x)"),
         ("torch.log10(4 / mse)", "torch.log10(1 / mse)"),
-        ("generator(config.seed, streams.VALIDATION, i)", "generator(config.seed, streams.VALIDATION)"),
+        ("generator(config.seed, Stream.VALIDATION, i)", "generator(config.seed, Stream.VALIDATION)"),
         (".square().flatten(1).mean(1)\n            sums", ".square().mean().expand(len(x))\n            sums"),
     ],
     # --- images -------------------------------------------------------------------------------------------------------
@@ -402,10 +402,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("squares.sqrt() / batch.noise_std", "squares.sqrt() / batch.noise_std**2"),
     ],
     "randomwalk/sampling/task.py": [
-        ("x = start.mean + std * draws", "x = std * draws"),
-        ("one.image, 1 + one.sample)", "one.image, MEASUREMENT_STREAM)"),
-        ("one.image, 1 + one.sample)", "one.image, 1)"),
-        ("generator(self.config.seed, image, MEASUREMENT_STREAM)", "generator(self.config.seed, MEASUREMENT_STREAM)"),
+        ("mul_(std).add_(start.mean)", "mul_(std)"),
+        ("sample_stream(self.config.seed, one.image, one.sample)", "measurement_stream(self.config.seed, one.image)"),
+        ("sample_stream(self.config.seed, one.image, one.sample)", "sample_stream(self.config.seed, one.image, 0)"),
+        ("measurement_stream(self.config.seed, image)", "measurement_stream(self.config.seed, 0)"),
     ],
     # --- config -------------------------------------------------------------------------------------------------------
     "randomwalk/config/legacy.py": [

@@ -16,7 +16,7 @@ from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, open_images
 from randomwalk.images.tensors import fit_to
-from randomwalk.training import images, streams
+from randomwalk.training import images
 from randomwalk.training.examples import _NoisyImages, split_images
 from randomwalk.training.images import TrainingImages, cached, joined, largest_side, rescaled_cut
 
@@ -205,8 +205,3 @@ def test_a_random_cut_begins_at_every_place() -> None:
     places, counts = np.unique(corners, return_counts=True)
     assert places.tolist() == [6 * row + column for row in range(3) for column in range(4)]
     assert np.abs(counts - 100).max() < 4.5 * math.sqrt(100)
-
-
-def test_no_two_uses_of_random_numbers_share_a_stream() -> None:
-    numbers = {name: value for name, value in vars(streams).items() if name.isupper()}
-    assert len(numbers) > 5 and len(set(numbers.values())) == len(numbers)
