@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from randomwalk import distributed
 from randomwalk.config import TrainConfig
@@ -41,9 +42,10 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False, o
     earlier = RunFolder.resume(resume) if resume else None
     with session("train", config.output, context, earlier) as held:
         folder, data = held.folder, open_set(config, context.is_main)
-        if context.is_main and held.is_resumed and folder.has("run.json"):
-            check_same_classes(folder, data.classes)
-        held.begin(data.config, {"classes": data.classes} if data.classes else {})
+        facts = data.facts() if context.is_main else {}
+        if context.is_main and held.is_resumed:
+            check_same_data(folder, facts)
+        held.begin(data.config, facts)
         trainer = Trainer(config, context, folder, data)
         if held.is_resumed:
             trainer.resume()
@@ -61,15 +63,17 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False, o
     return 0
 
 
-def check_same_classes(folder: RunFolder, classes: Sequence[str]) -> None:
-    """Raise InputError if a run is resumed with other classes than it began with, or with them in another order."""
-    began = folder.facts().get("classes")
-    if isinstance(began, list) and list(classes) != began:
-        now, then = ", ".join(classes), ", ".join(map(str, began))
+def check_same_data(folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Raise InputError if a run is resumed with other images than it began with, or other or reordered classes."""
+    began, advice = folder.facts(), "put the folders back as they were, or start a new run"
+    if isinstance(then := began.get("classes"), list) and then != facts.get("classes", []):
+        now = ", ".join(facts.get("classes", []))
         raise InputError(
-            f"--resume {folder.path}: the classes are {now}, and were {then} when it began; put the folders back as "
-            "they were, or start a new run"
+            f"--resume {folder.path}: the classes are {now}, and were {', '.join(map(str, then))} when it began; "
+            f"{advice}"
         )
+    if began.get("images", facts.get("images")) != facts.get("images"):
+        raise InputError(f"--resume {folder.path}: data.path has other images than when it began; {advice}")
 
 
 def check(config: TrainConfig, open_set: OpenSet = ImageSet) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Split:
 
     Attributes:
         files: the training images as they are in their files.
+        own: the validation images, if they are in files of their own.
         damaged: indices of the images that were skipped, since they do not decode.
     """
 
@@ -37,7 +39,16 @@ class Split:
     training: np.ndarray
     validation: np.ndarray
     files: list[ImageSource]
+    own: ImageSource | None = None
     damaged: set[int] = field(default_factory=set, init=False)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the names, sizes and ends of all files, which tells whether they are the same as before."""
+        digest = hashlib.sha256()
+        for source in (*self.files, *([] if self.own is None else [self.own])):
+            for i, name in enumerate(source.names):
+                digest.update(f"{name} {source.stamp(i)}\n".encode())
+        return digest.hexdigest()
 
     def skip(self, image: int) -> None:
         """Report a damaged image, the first time."""
@@ -69,8 +80,8 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
     check_parts(config, sources)
     source = joined(sources, data.channels)
     order, held_out = generator(config.seed, Stream.SPLIT).permutation(len(source)), data.num_validation
-    if data.validation_path is not None:
-        own = open_images(data.validation_path)
+    own = None if data.validation_path is None else open_images(data.validation_path)
+    if own is not None:
         check_apart(sources, own)
         check_validation_classes(config, source, own)
         order = np.r_[len(source) + np.arange(len(own)), order]
@@ -80,7 +91,7 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
     check_classes(config, source)
     if data.cache:
         source = cached(source, data.channels, bar, largest_side(data))
-    split = Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]), sources)
+    split = Split(source, np.sort(order[held_out:]), np.sort(order[:held_out]), sources, own)
     check_some_decode(source, split.training.tolist(), "data.path")
     check_some_decode(source, split.validation.tolist(), "the validation images")
     return split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -51,6 +51,9 @@ class TrainingSet(Protocol):
     def classes(self) -> list[str]:
         """Names of the classes; empty for an unconditional network."""
 
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of the data, which must be the same when the training is resumed."""
+
     def check(self) -> list[str]:
         """Find problems in the data that do not stop a training, one line each."""
 
@@ -94,6 +97,10 @@ class ImageSet:
     def classes(self) -> list[str]:
         """Names of the classes: those of a standard set, or of the folders."""
         return [] if self.config.labels is None else self.split.source.classes
+
+    def facts(self) -> dict[str, Any]:
+        """The classes, if there are any, and the fingerprint of the files."""
+        return {**({"classes": self.classes} if self.classes else {}), "images": self.split.fingerprint()}
 
     def check(self) -> list[str]:
         """Decode the images, at most `CHECKED` of them, evenly chosen."""

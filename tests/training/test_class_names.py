@@ -168,6 +168,10 @@ def test_a_training_hands_its_names_on(tmp_path: Path, capsys: pytest.CaptureFix
     (data / "cat").rename(data / "zebra")
     with pytest.raises(InputError, match="the classes are dog, wild, zebra, and were cat, dog, wild when it began"):
         run(config, resume=str(tmp_path / "run"))
+    (data / "zebra").rename(data / "cat")
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(data / "cat" / "0.png")
+    with pytest.raises(InputError, match="data.path has other images than when it began"):
+        run(config, resume=str(tmp_path / "run"))
 
 
 @pytest.mark.usefixtures("no_curves")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -84,6 +86,10 @@ class PointTrainingSet:
     def classes(self) -> list[str]:
         """Points have no classes."""
         return []
+
+    def facts(self) -> dict[str, Any]:
+        """Points are drawn anew, as the config says."""
+        return {}
 
     def check(self) -> list[str]:
         """Points have no problems."""
