@@ -63,7 +63,7 @@ Images = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 Batch = Annotated[int, Field(ge=1, le=65_536), WHOLE]
 TableSize = Annotated[int, Field(ge=2, le=1_000_000), WHOLE]
 """Levels of a table of noise levels."""
-Side = Annotated[int, Field(ge=1, le=32_768), WHOLE]
+Side = Annotated[int, Field(ge=1, le=65_536), WHOLE]
 """Height or width in pixels."""
 Width = Annotated[int, Field(ge=1, le=16_384), WHOLE]
 """Channels in a network, of which `randomwalk.config.networks` bounds the parameters."""

@@ -164,7 +164,7 @@ def test_numbers_from_the_checkpoint_of_a_training(suffix: str, tmp_path: Path) 
         ({"table": {"betas": [0.9, 0.5, 0.1]}}, ["are these alphas_cumprod?"]),
         ({"table": {"betas": [0.1, 1.5]}}, ["outside 0 to 1", "1.5"]),
         ({"table": {"betas": [[0.1, 0.5]]}}, ["found a section (betas)", "keys alphas_cumprod, betas"]),
-        ({"table": {"betas": "nothing.npy"}}, ["nothing.npy", "cannot be read"]),
+        ({"table": {"betas": "nothing.npy"}}, ["nothing.npy", "is not a file"]),
         ({"table": {"betas": ["a", "b"]}}, ["found a section (betas)", "keys alphas_cumprod, betas"]),
         ({"table": "scaled_linear", "beta_min": 0.5}, ["beta_min: found 0.5", "beta_max, which is 0.012"]),
     ],
