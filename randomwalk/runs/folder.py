@@ -356,10 +356,11 @@ class RunFolder:
         """
         found = self.read_json("run.json") if self.has("run.json") else {}
         resumed = found.get("resumed", []) if isinstance(found, dict) else None
-        changes = [one.get("changed", {}) if isinstance(one, dict) else None for one in (resumed if isinstance(resumed, list) else ())]
         if not isinstance(resumed, list) or not all(
-            isinstance(change, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in change.values())
-            for change in changes
+            isinstance(one, dict)
+            and isinstance(change := one.get("changed", {}), dict)
+            and all(isinstance(pair, list) and len(pair) == 2 for pair in change.values())
+            for one in resumed
         ):
             raise InputError(
                 f"{self.file('run.json')}: is not what a run writes; remove it to go on without it, or start a new run"

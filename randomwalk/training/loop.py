@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randomwalk.errors import InputError, RunError
+from randomwalk.errors import RunError
 from randomwalk.progress import bar
 from randomwalk.runs import checkpoints, interruption
 from randomwalk.runs.checkpoints import CHECKPOINT
