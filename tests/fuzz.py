@@ -561,7 +561,7 @@ def cases(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Case:
         return Case(program, _dumped(data).encode(), (), sum(keys, ()) if all(keys) else ())
     if kind == "set":
         overrides = tuple(_override(draw, program) for _ in range(draw(st.integers(1, 3))))
-        return Case(program, text.encode(), overrides, tuple(o.partition("=")[0] for o in overrides))
+        return Case(program, text.encode(), overrides, tuple(o.partition("=")[0].strip() for o in overrides))
     if kind == "tags":
         return _with_tag(draw, program, text)
     if kind == "bombs":
@@ -738,7 +738,8 @@ def main(words: Sequence[str] | None = None) -> int:
     with contextlib.suppress(KeyboardInterrupt), multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         for made in pool.imap_unordered(_work, work):
             report.merge(made)
-            print(report.text().partition("\n")[0], file=sys.stderr, flush=True)
+            new = made.text().partition("\n")[2] if made.failures else ""
+            print(report.text().partition("\n")[0] + new, file=sys.stderr, flush=True)
     print(report.text())
     print(f"{time.monotonic() - begin:.0f} s, seed {options.seed}")
     chosen = random.Random(options.seed).sample(report.messages, min(options.show, len(report.messages)))
