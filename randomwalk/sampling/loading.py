@@ -46,7 +46,10 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
         compile=config.compile,
     )
     sampler = samplers.from_settings(config.sampler)
-    sigmas = sampler.levels(denoiser)
+    try:
+        sigmas = sampler.levels(denoiser)
+    except InputError as error:
+        raise InputError(f"{error} (network.path: {config.network.path})") from error
     if source is None or config.data is None:
         names = [""] * (config.num_images or 0)
     elif (config.data.num_images or 0) > len(source):
