@@ -62,6 +62,7 @@ from randomwalk.denoisers import adapters
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.networks import build_network
 from randomwalk.errors import InputError
+from randomwalk.lookup import printable
 from randomwalk.rng import generator
 
 SECONDS = 5.0
@@ -254,7 +255,9 @@ def run_case(case: Case, folder: Path) -> tuple[str, str]:
         dry_run(config)
 
     def wrong(message: str) -> str | None:
-        return unclear(message) or (None if loaded else unnamed(message, case, str(file)))
+        if loaded:  # about a file, whose name the command escapes when it shows the message
+            return unclear("\n".join(map(printable, message.split("\n"))))
+        return unclear(message) or unnamed(message, case, str(file))
 
     outcome, what = outcome_of(work, wrong)
     return ("unready" if loaded and outcome == "refused" else outcome), what
