@@ -414,7 +414,7 @@ def weights(draws: Draws, material: Material, folder: Path) -> Trial:
         return sample(material.prior, *changes, *(["network.weights=raw"] if use == "raw" else []))
 
     # A changed range of noise levels is good, but not for the schedule of this task, whose message names that.
-    return Trial(f"{name}, {use}, {path.name}: {what}", [path.name, "sampler.schedule"], run, canary)
+    return Trial(f"{name}, {use}, {path.name}: {what}", [path.name], run, canary)
 
 
 def _damaged_weights(draws: Draws, material: Material, path: Path, canary: Path, name: str) -> str:
@@ -810,7 +810,8 @@ def arrays(draws: Draws, material: Material, folder: Path) -> Trial:
             f"network.denoiser={{name: vp, table: {{{key}: {json.dumps(str(path))}}}}}",
         )  # fmt: skip
 
-    return Trial(f"{use}, {path.name}: {what}", [path.name], run, canary)
+    names = [path.name, "sampler.schedule: sigma = "] if use == "table" else [path.name]  # a good table of other levels
+    return Trial(f"{use}, {path.name}: {what}", names, run, canary)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ from randomwalk.config.training import EMASettings, Optimizer
 
 Grid = Literal["cosine", "uniform"]
 Points = Annotated[int, Field(ge=1, le=10_000_000), WHOLE]
+NUM_POINTS = 10_000
+"""Fresh starting points if the config says nothing."""
+MOST_POSITIONS = 100_000_000
+"""Most positions of points that are kept for each direction, 8 bytes each."""
 
 
 class SetEnd(Settings):
@@ -89,6 +93,15 @@ class BridgeSettings(Settings):
         return self
 
 
+def _check_positions(num_points: int, num_steps: int) -> None:
+    """Raise ValueError if the positions of all points after all steps do not fit into a usual memory."""
+    if num_points * num_steps > MOST_POSITIONS:
+        raise ValueError(
+            f"num_steps: found {num_steps} for {num_points} points, all of whose positions are kept; allowed: at most "
+            f"{MOST_POSITIONS:,} positions, the product of the two"
+        )
+
+
 class BridgeEvaluation(Settings):
     """Measurements and figures at the end of a training."""
 
@@ -102,6 +115,11 @@ class BridgeEvaluation(Settings):
     """Points of each set for the optimal transport with whose cost the bridge is compared."""
     animation_frames: Frames = 36
     """Frames of the animation of each direction; 0 writes none."""
+
+    @model_validator(mode="after")
+    def _is_kept(self) -> BridgeEvaluation:
+        _check_positions(self.num_points, self.num_steps)
+        return self
 
 
 class BridgeConfig(Settings):
@@ -171,4 +189,6 @@ class BridgeSampleConfig(Settings):
             raise ValueError("points: start one way only; set direction to forward or backward")
         if self.points is not None and self.num_points is not None:
             raise ValueError("num_points: is for fresh points; remove it, or points")
+        if self.points is None:
+            _check_positions(self.num_points or NUM_POINTS, self.num_steps)
         return self

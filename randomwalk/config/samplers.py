@@ -83,6 +83,8 @@ class SamplerBase(Settings):
     schedule: ScheduleSettings
 
 
+MOST_STEPS = 1_000_000
+"""Most steps of a sampler that plans all of them before the first."""
 Repeats = Annotated[int, Field(ge=1, le=1000), WHOLE]
 """Evaluations of the network at one level."""
 StepScale = Annotated[float, Field(gt=0, lt=2)]
@@ -275,6 +277,17 @@ class DDNMPlusSettings(SamplerBase):
     """Levels that time travel goes back."""
     travel_repeats: Repeats = 1
     """Passes over each stretch of levels; 1 does not travel back."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> DDNMPlusSettings:
+        stretches = len(range(0, self.schedule.num_steps - self.travel_length, self.travel_length))
+        steps = self.schedule.num_steps + stretches * self.travel_length * (self.travel_repeats - 1)
+        if steps > MOST_STEPS:
+            raise ValueError(
+                f"travel_repeats: found {self.travel_repeats}, which makes {steps:,} steps with schedule.num_steps "
+                f"{self.schedule.num_steps}; allowed: at most {MOST_STEPS:,} steps"
+            )
+        return self
 
 
 class DiffPIRSettings(SamplerBase):

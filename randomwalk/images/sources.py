@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from randomwalk.images.tensors import Size, fit_to, to_tensor
 from randomwalk.lookup import printable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
+UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, struct.error)
 """Errors of zips that are damaged, encrypted or compressed in a way that Python does not support."""
 STAMPED = 4096
 """Bytes at either end of a file that its stamp depends on."""
@@ -289,8 +290,15 @@ def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageS
     return ImageSource(names, lambda i: read(files[i]), where, labels, classes, lambda i: open_file(files[i]), beside)
 
 
+def _opened_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except UNREADABLE as error:
+        raise InputError(f"{path}: is a damaged zip ({error}); restore it, or unpack what can be saved") from error
+
+
 def _of_zip(path: Path) -> ImageSource:
-    with zipfile.ZipFile(path) as archive:
+    with _opened_zip(path) as archive:
         members = {info.filename: f"zip {info.file_size} {info.CRC:08x}" for info in archive.infolist()}
     names = sorted(name for name in members if _is_image(PurePosixPath(name)))
 

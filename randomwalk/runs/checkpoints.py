@@ -41,9 +41,11 @@ def _load(path: Path, device: Any) -> dict[str, Any]:
     """Check and load a checkpoint.
 
     Raises:
-        InputError: it cannot be read at all.
+        InputError: it is no file, or cannot be read at all.
         _DamageError: it is missing or damaged.
     """
+    if path.exists() and not path.is_file():  # a pipe would wait for its writer
+        raise InputError(f"{path}: is not a file; expected a checkpoint; move it away to go on without it")
     try:
         with zipfile.ZipFile(path) as file:
             if (record := file.testzip()) is not None:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from randomwalk.errors import InputError, RunError
-from randomwalk.lookup import expand, near
+from randomwalk.lookup import expand, near, printable
 
 try:
     import fcntl
@@ -30,6 +30,8 @@ except ImportError:  # on Windows, where runs go without locks
 _counter = itertools.count()
 _BEFORE_RESULTS = {"config.yaml", "run.json", "schedule.png"}
 """Files that a run writes before its first result."""
+LOGGED_WORDS, LOGGED_COUNTS = ("direction",), ("step", "images", "fit", "image", "sample")
+"""Columns of logs with words, and with whole numbers; all others have numbers."""
 _ATTEMPTS = 1000
 """Folders that are tried before giving up."""
 
@@ -168,7 +170,10 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether the file exists (then it is complete)."""
-        return self.file(name).is_file()
+        try:
+            return self.file(name).is_file()
+        except OSError:  # a name that no file can have, in a damaged record
+            return False
 
     def lock(self) -> None:
         """Keep other processes from working in this folder until `unlock` or the end of this process.
@@ -222,6 +227,7 @@ class RunFolder:
             before: path in the folder under which the present file is kept, if there is one.
 
         Raises:
+            InputError: a folder is in its place.
             RunError: the disk is full, or the folder is not writable.
         """
         path = self.file(name)
@@ -237,6 +243,8 @@ class RunFolder:
             if before is not None and path.exists():
                 path.replace(self.file(before))
             temporary.replace(path)
+        except IsADirectoryError as error:
+            raise InputError(f"{error.filename2}: is a folder where the run writes a file; move it away") from error
         except (OSError, RuntimeError) as error:
             cause = error if isinstance(error, OSError) else error.__context__  # of the RuntimeError of torch.save
             if not isinstance(cause, OSError):
@@ -298,6 +306,43 @@ class RunFolder:
         except (OSError, ValueError, csv.Error) as error:
             raise InputError(f"{self.file(name)}: cannot be read ({error})") from error
 
+    def read_log(
+        self, name: str, is_kept: Callable[[dict[str, Any]], bool], needed: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        """Rows of a CSV file of numbers that are kept; none if it does not exist.
+
+        Args:
+            name: of the file.
+            is_kept: whether a row is kept.
+            needed: columns that have a number in every row; other cells may be empty.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        rows = self.read_csv(name)
+        try:
+            for row in rows:
+                for column, cell in [*row.items(), *((column, row[column]) for column in needed)]:
+                    if column not in LOGGED_WORDS and (cell != "" or column in needed):
+                        (int if column in LOGGED_COUNTS else float)(cell)
+            return [row for row in rows if is_kept(row)]
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.file(name)}: is damaged ({printable(str(error))[:200]}); remove it to go on"
+            ) from error
+
+    def read_array(self, name: str) -> np.ndarray:
+        """Array of a ``.npy`` file.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        try:
+            array: np.ndarray = np.load(self.file(name), allow_pickle=False, mmap_mode="r")
+            return np.array(array)
+        except Exception as error:  # a damaged header can raise anything
+            raise InputError(f"{self.file(name)}: cannot be read ({printable(str(error))[:200]})") from error
+
     def first_value(self, key: str, now: Any) -> Any:
         """Value of a setting when the run began; ``now`` if it has not changed since."""
         resumed = self.facts().get("resumed", [])
@@ -311,10 +356,11 @@ class RunFolder:
         """
         found = self.read_json("run.json") if self.has("run.json") else {}
         resumed = found.get("resumed", []) if isinstance(found, dict) else None
-        changes = [one.get("changed", {}) if isinstance(one, dict) else None for one in resumed or ()]
         if not isinstance(resumed, list) or not all(
-            isinstance(change, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in change.values())
-            for change in changes
+            isinstance(one, dict)
+            and isinstance(change := one.get("changed", {}), dict)
+            and all(isinstance(pair, list) and len(pair) == 2 for pair in change.values())
+            for one in resumed
         ):
             raise InputError(
                 f"{self.file('run.json')}: is not what a run writes; remove it to go on without it, or start a new run"

@@ -32,14 +32,18 @@ def inputs_of(task: Task) -> dict[str, Any]:
     return found
 
 
-def read_inputs(folder: RunFolder) -> dict[str, Any]:
+def read_inputs(folder: RunFolder, has_sizes: bool) -> dict[str, Any]:
     """Read what `inputs_of` said when the run in the folder began.
+
+    Args:
+        folder: of the run.
+        has_sizes: whether images keep their own sizes, which are then among the inputs.
 
     Raises:
         InputError: run.json is not what a run writes.
     """
     inputs = folder.facts().get("inputs")
-    if not (isinstance(inputs, dict) and _is_whole(inputs)):
+    if not (isinstance(inputs, dict) and _is_whole(inputs) and (inputs.get("sizes") or not has_sizes)):
         raise InputError(
             f"{folder.file('run.json')}: does not say what the run began with; if weights and images are the same as "
             "then, remove this file to go on without it, else start a new run"
@@ -84,7 +88,7 @@ def check_unchanged(task: Task, folder: RunFolder, skipped: set[int]) -> dict[st
     now = inputs_of(task)
     if not folder.has("run.json"):
         return now
-    then = read_inputs(folder)
+    then = read_inputs(folder, task.sizes is not None)
     data = task.config.data.path if task.config.data else ""
     changed = ""
     if then["weights_sha256"] != now["weights_sha256"]:

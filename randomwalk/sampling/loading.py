@@ -16,6 +16,9 @@ from randomwalk.sampling.memory import make_budget
 from randomwalk.sampling.sizes import image_shape, own_sizes
 from randomwalk.sampling.task import Task
 
+MOST_SAMPLES = 1_000_000
+"""Most samples of a run, all of which are in the lists of its batches."""
+
 
 def load_task(config: SampleConfig, device: torch.device) -> Task:
     """Load and check everything that a config names.
@@ -43,13 +46,21 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
         compile=config.compile,
     )
     sampler = samplers.from_settings(config.sampler)
-    sigmas = sampler.levels(denoiser)
+    try:
+        sigmas = sampler.levels(denoiser)
+    except InputError as error:
+        raise InputError(f"{error} (network.path: {config.network.path})") from error
     if source is None or config.data is None:
         names = [""] * (config.num_images or 0)
     elif (config.data.num_images or 0) > len(source):
         raise InputError(f"data.num_images: {config.data.num_images} asked for, but {source.where} has {len(source)}")
     else:
         names = source.names[: config.data.num_images]
+    if len(names) * config.num_samples > MOST_SAMPLES:
+        raise InputError(
+            f"num_samples: {config.num_samples} of each of {len(names)} images are asked for; allowed: at most "
+            f"{MOST_SAMPLES:,} samples in a run"
+        )
     sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
     shape = image_shape(config, denoiser, sizes)
     task = Task(config, device, denoiser, sampler, sigmas, shape, source, names, sizes)

@@ -121,8 +121,8 @@ class Results(ABC):
             self.damage.append(f"{error}; batch {b} is done again")
             return False
         for name, written in record["files"].items():
-            if (path := self.folder.file(name)).is_file() and _size_and_crc(path) != written:
-                self.damage.append(f"{path}: is damaged; batch {b} is done again")
+            if self.folder.has(name) and _size_and_crc(self.folder.file(name)) != written:
+                self.damage.append(f"{self.folder.file(name)}: is damaged; batch {b} is done again")
                 return False
         return all(map(self.folder.has, record["files"])) and not any(
             self._can_be_read(skipped["image"]) for skipped in record.get("skipped", ())
@@ -213,8 +213,9 @@ class ImageResults(Results):
         images = range(len(self.task.names))
         return all(
             isinstance(row, dict) and row.keys() <= set(COLUMNS) and type(row.get("sample")) is int
-            and all(row.get(key) is None or isinstance(row[key], int | float) for key in NUMBERS)
-            and {"image", "seconds", "evaluations"} <= row.keys() and row["image"] in images
+            and all(row.get(key) is None or is_number(row[key]) for key in NUMBERS)
+            and is_number(row.get("seconds")) and is_number(row.get("evaluations"))
+            and type(row.get("image")) is int and row["image"] in images
             for row in rows
         ) and all(
             isinstance(one, dict) and type(one.get("image")) is int and one["image"] in images
@@ -356,7 +357,7 @@ class ImageResults(Results):
     def _samples(self, image: int) -> np.ndarray:
         """All samples of an image, ``[S, C, H, W]``."""
         names = [f"arrays/{self.sample_name(image, s)}.npy" for s in range(self.task.config.num_samples)]
-        return np.stack([np.load(self.folder.file(name), allow_pickle=False) for name in names])
+        return np.stack([self.folder.read_array(name) for name in names])
 
     def _write_mean(self, image: int) -> dict[str, Any]:
         """Write mean and standard deviation of an image's samples; the mean's row of metrics.csv."""
@@ -419,6 +420,11 @@ def plain_name(name: str) -> str:
     """Name with the letters, digits and symbols of all languages; ``_`` for what a shell or a system may not take."""
     kept = (c if c in "._-" or (c.isalnum() if c.isascii() else c.isprintable()) else " " for c in name)
     return re.sub(" +", "_", "".join(kept))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a record is a number, and none that is too large for a float."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def _size_and_crc(path: Path) -> list[int]:

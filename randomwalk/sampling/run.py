@@ -54,7 +54,7 @@ def run(
             show_notes(config.notes)
         task = load_task(config, context.device)
         _begin(task, held, results_for)
-        _restore_inputs(task, read_inputs(held.folder))
+        _restore_inputs(task, read_inputs(held.folder, task.sizes is not None))
         if context.is_main:
             show_notes(notes_of(task))
         results, batches = results_for(held.folder, task), task.batches()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randomwalk.errors import InputError, RunError
+from randomwalk.errors import RunError
 from randomwalk.progress import bar
 from randomwalk.runs import checkpoints, interruption
 from randomwalk.runs.checkpoints import CHECKPOINT
@@ -36,6 +36,7 @@ class Loop:
         seconds: of training, those before an interruption included.
         done: share of the training that is done.
         logs: rows of CSV files by name; a resumed run keeps those up to its checkpoint.
+        needed: columns of them that are read again.
         label, unit: of the progress bar.
     """
 
@@ -49,6 +50,7 @@ class Loop:
         self.is_main, self.is_shared = is_main, is_shared
         self.seconds = self.done = 0.0
         self.logs: dict[str, list[dict[str, Any]]] = {}
+        self.needed: dict[str, Sequence[str]] = {}
 
     @property
     def step(self) -> int:
@@ -134,10 +136,7 @@ class Loop:
         """
         checkpoints.read(self.folder, self.load_state, self.device)
         for name in self.logs:
-            try:
-                self.logs[name] = [row for row in self.folder.read_csv(name) if self.is_kept(row)]
-            except (KeyError, ValueError, TypeError) as error:
-                raise InputError(f"{self.folder.file(name)}: is damaged ({error!r}); remove it to go on") from error
+            self.logs[name] = self.folder.read_log(name, self.is_kept, self.needed.get(name, ()))
 
     def run(self) -> None:
         """Train to the end, from wherever the run is.

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from randomwalk.distributed import Context
+from randomwalk.errors import InputError
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.training.validation import Validation
 
@@ -32,7 +33,8 @@ class Progress:
         self._last = (images, seconds)
         for name in self.rows:
             if self.active:
-                self.rows[name] = [row for row in self.folder.read_csv(name) if int(row["step"]) <= step]
+                needed = ("images", "loss") if name == "log.csv" else ("images",)
+                self.rows[name] = self.folder.read_log(name, lambda row: int(row["step"]) <= step, needed)
 
     def log(self, step: int, images: int, loss: Tensor, norm: Tensor, rate: float, seconds: float) -> None:
         """Log the state of the training after ``step``."""
@@ -63,6 +65,8 @@ class Progress:
 
     def _add(self, name: str, step: int, values: dict[str, Any]) -> None:
         rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+        if any(row.get(key, "") == "" for row in self.rows[name] for key in rounded):
+            raise InputError(f"{self.folder.file(name)}: has not the columns of this run; remove it to go on")
         self.rows[name].append({"step": step, **rounded})
         write_csv(self.folder, name, list(self.rows[name][0]), self.rows[name])
         if self._board is not None:

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from randomwalk.config import legacy_layout, networks
-from randomwalk.config.files import load_training
+from randomwalk.config.files import load_sampling, load_training
 from randomwalk.config.generated import CONFIGS
 from randomwalk.config.networks import MOST_PARAMETERS
 from randomwalk.config.validate import complete, schema_of
@@ -135,3 +135,18 @@ def test_networks_that_no_machine_holds(override: str) -> None:
 def test_numbers_as_good_as_0(value: str) -> None:
     with pytest.raises(InputError, match=r"learning_rate.*as good as 0; allowed: a number of at least 1e-12"):
         load_training("configs/toy/moons_train.yaml", [f"optimizer.learning_rate={value}"])
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "found"),
+    [
+        ("vp_inpainting", "sampler={name: ddnm_plus, travel_repeats: 1000, schedule: {name: cosine, num_steps: 2000}}",
+         "sampler.travel_repeats.*: found 1000, which makes 1,999,001 steps"),
+        ("bridge/moons_to_swiss_roll_sample", "num_steps=20000", "num_steps.*: found 20000 for 10000 points"),
+        ("bridge/moons_to_swiss_roll", "evaluation.num_steps=20000", "evaluation.num_steps.*: found 20000 for 10000"),
+    ],
+)  # fmt: skip
+def test_products_that_no_machine_holds(file: str, override: str, found: str) -> None:
+    load = load_training if file.endswith("roll") else load_sampling
+    with pytest.raises(InputError, match=f"{file}.yaml: {found}.*allowed: at most"):
+        load(Path(f"configs/{file}.yaml"), [override])

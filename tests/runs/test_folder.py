@@ -94,6 +94,52 @@ def test_only_the_holder_of_the_lock_works_in_a_folder(tmp_path: Path) -> None:
     second.unlock()
 
 
+@pytest.mark.parametrize(
+    "text", ["step,loss\n1,x\n", "step,loss\n1e999,1\n", "stop,loss\n1,2\n", "step,loss\n1,2,3\n", "step,loss\n1\n",
+             "step,loss\n1,\n", "step,lass\n1,2\n", "step,loss\n1,%s\n" % ("é" * 1000)]
+)  # fmt: skip
+def test_a_damaged_log_is_refused(text: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_text("log.csv", text)
+    with pytest.raises(InputError, match=r"log\.csv: is damaged \(.{1,200}\); remove it to go on"):
+        folder.read_log("log.csv", lambda row: int(row["step"]) <= 3, ("loss",))
+
+
+def test_a_log_is_read_up_to_a_step(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_text("log.csv", "step,direction,loss,rate\n1,forward,2.5,\n2,backward,nan,1\n")
+    assert folder.read_log("log.csv", lambda row: int(row["step"]) <= 1, ("loss",)) == [
+        {"step": "1", "direction": "forward", "loss": "2.5", "rate": ""}
+    ]
+    assert folder.read_log("none.csv", lambda row: True) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"\x93NUMPY\x01\x00", b"PK\x03\x04"])
+def test_a_damaged_array_is_refused(data: bytes, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"a\.npy: cannot be read"):
+            folder.read_array("a.npy")
+        folder.write_bytes("a.npy", data)
+    folder.write_array("a.npy", np.arange(3))
+    np.testing.assert_array_equal(folder.read_array("a.npy"), np.arange(3))
+
+
+def test_a_folder_in_the_place_of_a_file_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "a.txt" / "b").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"a\.txt: is a folder where the run writes a file"):
+        RunFolder(tmp_path).write_text("a.txt", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("resumed", [5, None, [3], [{"changed": 1}], [{"changed": {"seed": 1}}]])
+def test_a_description_of_something_else_is_refused(resumed: object, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("run.json", {"resumed": resumed})
+    with pytest.raises(InputError, match=r"run\.json: is not what a run writes"):
+        folder.facts()
+
+
 def test_resume_wants_the_folder_of_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no config\.yaml"):
         RunFolder.resume(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     checkpoints.write(folder, state_of(4))  # keeps the good one, not the damaged one
     assert checkpoints.damage(folder.file("checkpoint_before.pt")) == ""
     assert checkpoints.settle(folder) and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_not_a_file_is_no_checkpoint(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / "checkpoint.pt")
+    checkpoints.write(RunFolder(tmp_path), {"step": 1}, "checkpoint_before.pt")
+    with pytest.raises(InputError, match=r"checkpoint\.pt: is not a file"):
+        checkpoints.settle(RunFolder(tmp_path))
 
 
 def test_two_damaged_checkpoints_are_one_message_and_none_is_a_start(tmp_path: Path) -> None:

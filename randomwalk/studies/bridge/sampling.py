@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from randomwalk.config.bridge import BridgeSampleConfig
+from randomwalk.config.bridge import MOST_POSITIONS, NUM_POINTS, BridgeSampleConfig
 from randomwalk.config.files import dump
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.arrays import read_array
@@ -20,7 +20,6 @@ from randomwalk.studies.bridge.simulation import time_grid
 from randomwalk.studies.bridge.training import exact_ends, table
 from randomwalk.studies.points import metrics
 
-NUM_POINTS = 10_000
 FLOOR_REPEATS = 10
 _FURTHEST = 1e6
 DIRECTIONS = {"both": (True, False), "forward": (True,), "backward": (False,)}
@@ -93,7 +92,15 @@ def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bo
 def _inputs(config: BridgeSampleConfig, device: torch.device) -> tuple[Bridge, np.ndarray | None]:
     """Bridge, and the starting points that are given, if any."""
     bridge = load_bridge(config.bridge.path, config.bridge.weights, device)
-    return bridge, read_points(config.points) if config.points is not None else None
+    if config.points is None:
+        return bridge, None
+    points = read_points(config.points)
+    if len(points) * config.num_steps > MOST_POSITIONS:
+        raise InputError(
+            f"points: {config.points} has {len(points)} points, for num_steps {config.num_steps}; allowed: at most "
+            f"{MOST_POSITIONS:,} positions, the product of the two"
+        )
+    return bridge, points
 
 
 def _write(folder: RunFolder, paths: dict[bool, Paths]) -> None:

@@ -75,6 +75,7 @@ class BridgeTrainer(Loop):
         self._losses: list[float] = []
         super().__init__(folder, device, list(self.directions.values()))
         self.logs = {"log.csv": [], "fits.csv": []}
+        self.needed = {"fits.csv": ("transport_cost",)}
 
     def num_steps(self, fit: int) -> int:
         """Optimizer steps of a fit."""
@@ -237,5 +238,5 @@ class BridgeTrainer(Loop):
         return self._pairs is None
 
     def _add(self, name: str, values: Mapping[str, float]) -> None:
-        rounded = {key: f"{value:.6g}" for key, value in values.items()}
+        rounded = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
         self.logs[name].append({"fit": self.fit, "direction": "forward" if self.forward else "backward", **rounded})

@@ -15,7 +15,7 @@ from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.sampling.batch import Batch, SampleId
-from randomwalk.sampling.results import ImageResults, Results
+from randomwalk.sampling.results import ImageResults, Results, is_number
 from randomwalk.sampling.task import Task, Watch
 from randomwalk.studies.points import datasets, figures, metrics, scores
 from randomwalk.studies.points.simulation import sde_curves, sde_of
@@ -97,14 +97,14 @@ class PointResults(Results):
 
     def fits(self, b: int, record: Mapping[str, Any]) -> bool:
         """Whether a JSON object is a record: the number of evaluations, and the seconds."""
-        return all(isinstance(record.get(key), int | float) for key in ("evaluations", "seconds"))
+        return all(is_number(record.get(key)) for key in ("evaluations", "seconds"))
 
     # --- the end -------------------------------------------------------------------------------------------------
 
     def finish(self, num_batches: int) -> int:
         """Write samples.npy, metrics.csv and the figures, and print the summary; see `Results.finish`."""
         records = self.records(num_batches)
-        points = np.concatenate([self._array(f"arrays/batch_{b:05d}.npy") for b in range(num_batches)])
+        points = np.concatenate([self.folder.read_array(f"arrays/batch_{b:05d}.npy") for b in range(num_batches)])
         self.folder.write_array("samples.npy", points)
         seconds = sum(record["seconds"] for record in records)
         work = f"{records[0]['evaluations']} network evaluations each, {seconds:.3g} s in all"
@@ -128,10 +128,6 @@ class PointResults(Results):
         print(f"pictures: {self.folder.file('samples.png')}, and others beside it")
         print(f"numbers:  {self.folder.file('metrics.csv')}, {self.folder.file('samples.npy')}")
         return 0
-
-    def _array(self, name: str) -> np.ndarray:
-        array: np.ndarray = np.load(self.folder.file(name), allow_pickle=False)
-        return array
 
     def _distances(self, points: np.ndarray, truth: np.ndarray | None) -> list[dict[str, Any]]:
         if self.set is None or truth is None or len(points) < metrics.CLOUD:
@@ -171,7 +167,9 @@ class PointResults(Results):
             self.folder.write_image("sde.png", figures.sde_figure([sde_curves(sde)]))
         if self.folder.has("arrays/walk.npy"):
             frames = figures.particles(
-                self._array("arrays/walk.npy"), self._array("arrays/walk_sigmas.npy").tolist(), truth
+                self.folder.read_array("arrays/walk.npy"),
+                self.folder.read_array("arrays/walk_sigmas.npy").tolist(),
+                truth,
             )
             self.folder.write_bytes("particles.gif", figures.animation(frames))
 

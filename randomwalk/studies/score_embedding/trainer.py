@@ -61,6 +61,7 @@ class Trainer(Loop):
         super().__init__(folder, device, [self.descent])
         self.clock = Clock(device)
         self.logs = {"log.csv": [], "profile.csv": []}
+        self.needed = {"profile.csv": PROFILE}
 
     # --- before the training -------------------------------------------------------------------------------------
 
