@@ -134,6 +134,8 @@ PROGRAMS: dict[str, Callable[[Path], list[str]]] = {
 """Programs by name: each writes what it needs into a folder, and returns the words after ``randomwalk``."""
 READ = {".yaml", ".json", ".npy", ".pt", ".safetensors"}
 """Endings of the files that a resumed run reads."""
+FALLBACK = "validated_before.pt"
+"""State to fall back on: a run killed between a validation and its checkpoint repeats the validation, and keeps both."""
 
 
 # --- what a run leaves -----------------------------------------------------------------------------------------------
@@ -174,8 +176,9 @@ def _content(path: Path) -> Any:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Content of every file below a folder, by its path."""
-    return {str(path.relative_to(folder)): _content(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Content of every file below a folder but `FALLBACK`, by its path."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != FALLBACK]
+    return {str(path.relative_to(folder)): _content(path) for path in paths}
 
 
 # --- a fault and what comes after it ---------------------------------------------------------------------------------
