@@ -135,7 +135,7 @@ PROGRAMS: dict[str, Callable[[Path], list[str]]] = {
 READ = {".yaml", ".json", ".npy", ".pt", ".safetensors"}
 """Endings of the files that a resumed run reads."""
 FALLBACK = "validated_before.pt"
-"""State to fall back on: a run killed between a validation and its checkpoint repeats the validation, and keeps both."""
+"""State to fall back on: a run killed between a validation and its checkpoint validates again, and keeps both."""
 
 
 # --- what a run leaves -----------------------------------------------------------------------------------------------
