@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 ROOT = Path(__file__).resolve().parents[1]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 NEEDS_SPACE = ("write", "rename", "link", "mkdir", "sync")
@@ -155,6 +157,8 @@ def _measured(changes: list[Change], path: str) -> None:
 def _child(base: Path, words: list[str], fault: Fault, report: int) -> None:
     status = 70
     try:
+        # The bars' own lock is shared by all forks, and stays locked where one is killed amid a line.
+        tqdm.set_lock(threading.RLock())
         changes = watch(base, fault)
         from randomwalk.cli.main import main
 
