@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 ROOT = Path(__file__).resolve().parents[1]
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 NEEDS_SPACE = ("write", "rename", "link", "mkdir", "sync")
@@ -155,6 +157,8 @@ def _measured(changes: list[Change], path: str) -> None:
 def _child(base: Path, words: list[str], fault: Fault, report: int) -> None:
     status = 70
     try:
+        # The bars' own lock is shared by all forks, and stays locked where one is killed amid a line.
+        tqdm.set_lock(threading.RLock())
         changes = watch(base, fault)
         from randomwalk.cli.main import main
 
@@ -209,14 +213,20 @@ def _fork(base: Path, words: list[str], fault: Fault) -> End:
 
 
 def _draw_nothing() -> None:
-    """Save every figure as the same few pixels: drawing takes nearly all of the time of such short runs."""
+    """Save every figure as the same few pixels, and make samples for one in two steps.
+
+    They take nearly all of the time of such short runs.
+    """
     from matplotlib.figure import Figure
     from PIL import Image
+
+    from randomwalk.training import validation
 
     def savefig(self: Figure, out: Any, **options: Any) -> None:
         Image.new("RGB", (8, 8)).save(out, options.get("format", "png"))
 
     Figure.savefig = savefig  # type: ignore[method-assign]
+    validation.GRID_STEPS = 2
 
 
 def serve(figures: bool) -> None:

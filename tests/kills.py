@@ -134,6 +134,8 @@ PROGRAMS: dict[str, Callable[[Path], list[str]]] = {
 """Programs by name: each writes what it needs into a folder, and returns the words after ``randomwalk``."""
 READ = {".yaml", ".json", ".npy", ".pt", ".safetensors"}
 """Endings of the files that a resumed run reads."""
+FALLBACK = "validated_before.pt"
+"""State to fall back on: a run killed between a validation and its checkpoint validates again, and keeps both."""
 
 
 # --- what a run leaves -----------------------------------------------------------------------------------------------
@@ -174,8 +176,9 @@ def _content(path: Path) -> Any:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Content of every file below a folder, by its path."""
-    return {str(path.relative_to(folder)): _content(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Content of every file below a folder but `FALLBACK`, by its path."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != FALLBACK]
+    return {str(path.relative_to(folder)): _content(path) for path in paths}
 
 
 # --- a fault and what comes after it ---------------------------------------------------------------------------------
@@ -263,7 +266,8 @@ class Case:
         if fault.kind == "full":
             change = self.changes[fault.at]
             # Another folder can be chosen for the output: a folder that cannot be made is bad input.
-            if wrong := self._unclear(end, Path(self._named(change)).name, (1, 2) if change.kind == "mkdir" else (1,)):
+            names = {Path(self._named(change)).name, Path(change.path).name}
+            if wrong := self._unclear(end, names, (1, 2) if change.kind == "mkdir" else (1,)):
                 return wrong
         if fault.kind == "kill" and end.status not in (-signal.SIGKILL, -signal.SIGXFSZ, 0 if fault.after else -9):
             return f"was not killed: status {end.status}; {end.err[-300:]}"
@@ -282,14 +286,15 @@ class Case:
         return f"other contents: {changed}" if changed else ""
 
     @staticmethod
-    def _unclear(end: End, name: str, allowed: Sequence[int]) -> str:
+    def _unclear(end: End, names: set[str], allowed: Sequence[int]) -> str:
         """What is wrong with the end of a run whose disk is full."""
         messages = [line for line in end.err.splitlines() if line.startswith("error:")]
         if "Traceback" in end.err:
             return f"traceback: {end.err.splitlines()[-1]}"
         if end.status not in allowed or len(messages) != 1:
             return f"ends with {end.status} and {len(messages)} messages: {end.err[-300:]}"
-        return "" if name in messages[0] else f"the message does not name {name}: {messages[0]}"
+        named = any(name in messages[0] for name in names)
+        return "" if named else f"the message names none of {sorted(names)}: {messages[0]}"
 
 
 def main() -> int:
@@ -310,10 +315,12 @@ def main() -> int:
             faults = case.one_for_each_write() if chosen.one else faults
             print(f"{name}: {len(case.changes)} changes, {len(faults)} faults", flush=True)
             problems = 0
-            for fault in faults:
+            for turn, fault in enumerate(faults, 1):
                 if found := case.problem(fault):
                     problems += 1
                     print(f"  {case.place(fault)}: {found}", flush=True)
+                if turn % 25 == 0:
+                    print(f"  {turn} tried", flush=True)
             seconds = f"{time.perf_counter() - started:.0f} s, {case.seconds:.0f} s of processor time"
             print(f"{name}: {problems} fail; {seconds}", flush=True)
             failed += problems

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import os
 import time
 from collections.abc import Sequence
@@ -185,9 +184,9 @@ def main(args: argparse.Namespace) -> int:
     finally:
         progress.close()
     result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0))
-    for left in output.parent.glob(f".{glob.escape(output.name)}.*.tmp"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    RunFolder(output.parent).write_bytes(output.name, result)
+    folder = RunFolder(output.parent)
+    folder.remove_leftovers_of(output.name)  # of a process that was killed
+    folder.write_bytes(output.name, result)
     filled = f", {missing:.1%} filled in" if missing else ""
     height, width = batch.x.shape[-2:]
     print(f"{printable(str(output))}   ({width} x {height} pixels{filled}, {time.perf_counter() - start:.0f} s)")

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +40,11 @@ _ATTEMPTS = 1000
 def _is_leftover(path: Path) -> bool:
     """Whether it is a temporary file, as a process leaves behind that is killed while writing."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _temporary(name: str) -> str:
+    """Beginning of the temporary names of a file: not its own name, which may be as long as names can be."""
+    return f".{zlib.crc32(os.fsencode(name)):08x}-"
 
 
 class _Writer:
@@ -215,6 +221,11 @@ class RunFolder:
             if _is_leftover(path):
                 path.unlink(missing_ok=True)
 
+    def remove_leftovers_of(self, name: str) -> None:
+        """Delete the temporary files of one file of the folder, which no other process may be writing."""
+        for path in self.path.glob(f"{_temporary(name)}*.tmp"):
+            path.unlink(missing_ok=True)
+
     def write(
         self, name: str, save: Callable[[IO[bytes]], object], sync: bool = False, before: str | None = None
     ) -> Path:
@@ -231,8 +242,8 @@ class RunFolder:
             RunError: the disk is full, or the folder is not writable.
         """
         path = self.file(name)
-        # Without the file's own name, which may be as long as names can be.
-        temporary = path.with_name(f".{socket.gethostname()[:64]}-{os.getpid()}-{next(_counter)}.tmp")
+        unique = f"{socket.gethostname()[:64]}-{os.getpid()}-{next(_counter)}"
+        temporary = path.with_name(f"{_temporary(path.name)}{unique}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:

@@ -79,7 +79,7 @@ class Trainer(Loop):
             path = self.folder.file("scores.npy")
             found = read_array(path, str(path))
             count, channels, height, width = self.images.shape
-            expected = (count, len(level_times(method.num_levels, method.eps)), channels, 2, height, width)
+            expected = (len(level_times(method.num_levels, method.eps)), count, channels, 2, height, width)
             if found.shape != expected:
                 raise InputError(
                     f"{path}: has shape {found.shape}; expected {expected}; it is made again if you remove it"
