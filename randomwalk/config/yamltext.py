@@ -27,7 +27,8 @@ KeyPath = tuple[str | int, ...]
 _MAX_BYTES = 1_000_000
 _MAX_VALUES = 20_000
 _MAX_DEPTH = 50
-_HALF = re.compile("[\ud800-\udfff]")  # UTF-16 writes some characters as two of these; one alone is no text
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Halves of characters in UTF-16; those in the gap stand for bytes of file names that are not UTF-8."""
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),

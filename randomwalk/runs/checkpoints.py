@@ -34,7 +34,7 @@ def write(folder: RunFolder, state: dict[str, Any], name: str = CHECKPOINT) -> N
 
 
 class _DamageError(Exception):
-    """What is wrong with a file."""
+    """A file is damaged; the message says how."""
 
 
 def _load(path: Path, device: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _load(path: Path, device: Any) -> dict[str, Any]:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with the file of a checkpoint; empty if nothing is.
+    """Find damage in the file of a checkpoint; empty if there is none.
 
     Raises:
         InputError: it cannot be read at all.

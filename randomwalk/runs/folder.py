@@ -360,7 +360,7 @@ class RunFolder:
         return next((one["changed"][key][0] for one in resumed if key in one.get("changed", {})), now)
 
     def facts(self) -> dict[str, Any]:
-        """What run.json says of the run; nothing if it does not exist.
+        """Read what run.json says of the run; nothing if it does not exist.
 
         Raises:
             InputError: it is damaged.

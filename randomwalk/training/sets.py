@@ -52,7 +52,7 @@ class TrainingSet(Protocol):
         """Names of the classes; empty for an unconditional network."""
 
     def facts(self) -> dict[str, Any]:
-        """What run.json says of the data, which must be the same when the training is resumed."""
+        """State what must be the same when the training is resumed, for run.json."""
 
     def check(self) -> list[str]:
         """Find problems in the data that do not stop a training, one line each."""

@@ -169,7 +169,8 @@ def test_all_problems_in_one_message(sample: Callable[..., SampleConfig]) -> Non
     lines = message_of(sample, text.replace("output: results/x\n", "")).split("\n")
     assert lines[0].endswith("task.yaml: 4 problems") and len(lines) == 5
     assert "  output: missing; expected text that is not empty" in lines
-    assert "  sampler.schedule.num_steps (line 11): found 0; allowed: a whole number of at least 1 and at most 100,000" in lines
+    allowed = "allowed: a whole number of at least 1 and at most 100,000"
+    assert f"  sampler.schedule.num_steps (line 11): found 0; {allowed}" in lines
     assert "  sampler.step_scale (line 6): missing; expected a number above 0 and below 2" in lines
     assert any(line.startswith("  sampler.step_size (line 8): unknown key; did you mean step_scale?") for line in lines)
 

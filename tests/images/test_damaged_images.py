@@ -187,10 +187,11 @@ def test_all_damaged_is_one_error_before_anything_starts(tmp_path: Path, cache: 
 
 
 def test_the_order_of_a_folder_without_damage_is_what_it_was(tmp_path: Path) -> None:
-    from randomwalk.rng import generator
+    from randomwalk.rng import Stream, generator
 
     config = config_of(folder_of(tmp_path / "data", False), tmp_path / "a")
     split = split_images(config)
     _, shown, _ = examples(config, 6)
-    names = [number(split.source.names[i]) for e in (0, 1) for i in generator(0, 1, e).permutation(split.training)]
+    orders = [generator(0, Stream.ORDER, epoch).permutation(split.training) for epoch in (0, 1)]
+    names = [number(split.source.names[i]) for order in orders for i in order]
     assert shown == names and np.bincount(shown).tolist() == [2] * COUNT

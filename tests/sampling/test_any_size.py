@@ -22,6 +22,7 @@ from randomwalk.images.sources import open_images
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.batch import Batch, SampleId
+from randomwalk.sampling.inputs import inputs_of
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.task import Task
 
@@ -252,4 +253,4 @@ def test_other_fits_know_no_sizes(tmp_path: Path) -> None:
     task = load_task(make_config(tmp_path), CPU)
     assert task.sizes is None and images_of(task) == [[0, 1], [2, 3], [4]]
     save_weights(tmp_path / "weights.safetensors")
-    assert "sizes" not in sampling._inputs(task)
+    assert "sizes" not in inputs_of(task)

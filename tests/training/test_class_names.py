@@ -166,11 +166,11 @@ def test_a_training_hands_its_names_on(tmp_path: Path, capsys: pytest.CaptureFix
     assert load_denoiser(weights).classes == ("cat", "dog", "wild")
     assert run(config, resume=str(tmp_path / "run")) == 0
     (data / "cat").rename(data / "zebra")
-    with pytest.raises(InputError, match="the classes are dog, wild, zebra, and were cat, dog, wild when it began"):
+    with pytest.raises(InputError, match=r"the classes are dog, wild, zebra, and were cat, dog, wild when it began"):
         run(config, resume=str(tmp_path / "run"))
     (data / "zebra").rename(data / "cat")
     Image.new("RGB", (1, 1), (1, 2, 3)).save(data / "cat" / "0.png")
-    with pytest.raises(InputError, match="data.path has other images than when it began"):
+    with pytest.raises(InputError, match=r"has other images than when it began"):
         run(config, resume=str(tmp_path / "run"))
 
 
