@@ -38,6 +38,8 @@ CPU_PIXELS = 2**20
 
 Processor seconds for a megapixel in tiles of 256, 512, 768, 1024 and 1536 pixels: 16, 9.1, 6.4, 5.3, 4.7.
 """
+FAST_ENOUGH = "which take less memory than larger ones and are about as fast on a CPU"
+"""End of the note on tiles that are small for `CPU_PIXELS`."""
 TRIAL_SIDE = 128
 """Side of the image on which the network's memory is measured."""
 LEAST_TILE, OVERLAP = 128, 64
@@ -130,16 +132,15 @@ class Budget:
         Raises:
             InputError: not even the smallest tile fits.
         """
-        channels, height, width = shape
-        state = PROGRAM + STATE * 4 * channels * height * width * rows
-        pixels = min(int((self.gib * GIB - state) / self.per_pixel), self.most_pixels)
+        _, height, width = shape
+        pixels = min(self._fitting(shape, rows), self.most_pixels)
         if pixels >= rows * height * width:
             return None
         high, wide = (ALIGNMENT * math.ceil(max(side, LEAST_TILE) / ALIGNMENT) for side in (height, width))
         if pixels >= height * width:
             return Tiling(high, wide, OVERLAP, pixels // (height * width))
         if pixels < LEAST_TILE**2:
-            least = math.ceil((state + LEAST_TILE**2 * self.per_pixel) / GIB * 10) / 10
+            least = math.ceil((_outside(shape, rows) + LEAST_TILE**2 * self.per_pixel) / GIB * 10) / 10
             batch = f" in batches of {rows}" if rows > 1 else ""
             raise InputError(
                 f"{self.cause} is {self.gib:.3g} GiB, but images of {height}x{width} pixels{batch} take {least:g}, "
@@ -152,6 +153,21 @@ class Budget:
         else:
             down, across = (pixels // wide, wide) if wide <= side else (side, side)
         return Tiling(down // ALIGNMENT * ALIGNMENT, across // ALIGNMENT * ALIGNMENT, OVERLAP)
+
+    def reason(self, shape: Sequence[int], rows: int) -> str:
+        """Why `tiling` cuts a batch into no larger tiles, as the end of a sentence."""
+        if self._fitting(shape, rows) < self.most_pixels:
+            return f"to stay below {self.gib:g} GiB ({self.cause})"
+        return FAST_ENOUGH
+
+    def _fitting(self, shape: Sequence[int], rows: int) -> int:
+        """Most pixels that the network may take at once within the bound."""
+        return int((self.gib * GIB - _outside(shape, rows)) / self.per_pixel)
+
+
+def _outside(shape: Sequence[int], rows: int) -> float:
+    """Bytes that sampling takes without the network."""
+    return PROGRAM + STATE * 4 * math.prod(shape) * rows
 
 
 def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, gradient: bool) -> Budget | None:

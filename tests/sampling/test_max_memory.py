@@ -112,6 +112,18 @@ def test_each_image_in_tiles_is_named_once(tmp_path: Path) -> None:
     assert tiling is not None and tiling.at_once == 1 and other_notes(together) == []
 
 
+def test_the_note_says_which_limit_made_the_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_photo_config(tmp_path, SIZES)
+    monkeypatch.setattr(memory, "CPU_PIXELS", 128**2)
+    by_speed = load_task(changed(config, max_memory=8.0), CPU)
+    assert by_speed.tiling_of(by_speed.batches()[0]) == Tiling(128, 128, 64)
+    (note,) = other_notes(by_speed)
+    assert note == TILED.removesuffix("to stay below") + memory.FAST_ENOUGH
+    monkeypatch.undo()
+    (note,) = other_notes(load_task(changed(config, max_memory=gib_for_a_tile(config)), CPU))
+    assert note.startswith(TILED) and note.endswith("GiB (max_memory)")
+
+
 # --- the bound -------------------------------------------------------------------------------------------------
 
 MEASURED = """
