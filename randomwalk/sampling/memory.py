@@ -154,7 +154,7 @@ class Budget:
         return Tiling(down // ALIGNMENT * ALIGNMENT, across // ALIGNMENT * ALIGNMENT, OVERLAP)
 
     def reason(self, shape: Sequence[int], rows: int) -> str:
-        """Why `tiling` cuts a batch into no larger tiles, as the end of a sentence."""
+        """State why `tiling` cuts a batch into no larger tiles, as the end of a sentence."""
         if self._fitting(shape, rows) < self.most_pixels:
             return f"to stay below {self.gib:g} GiB ({self.cause})"
         return FAST_ENOUGH
