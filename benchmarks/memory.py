@@ -87,6 +87,7 @@ def main(chosen: argparse.Namespace) -> int:
                 found, bound = peak(task, width, height, evaluations), BOUNDS.get(int(megapixels))
                 verdict = "-" if bound is None else f"{bound:g}: {'met' if found <= bound else 'MISSED'}"
                 rows.append([task, f"{megapixels:g}", str(evaluations), f"{found:.2f}", verdict])
+                print(" ".join(rows[-1]), file=sys.stderr, flush=True)
                 report.add(f"{megapixels:g} MP, {evaluations} evaluations", task, "peak_memory", found, "GiB")
     report.table("Peak memory of a restoration", ["task", "MP", "evaluations", "peak (GiB)", "bound (GiB)"], rows)
     return report.finish()

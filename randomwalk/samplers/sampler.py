@@ -36,6 +36,8 @@ class Needs:
         spectral: functions of ``A^T A``, see ``Operator.spectral``.
         gradient: products with the Jacobian of the denoiser (a backward pass through the network).
         noise: names of the kinds of noise whose likelihood it knows; empty if any differentiable one will do.
+        copies: most float32 copies of the images that a run holds outside the network: state, draws, measurement,
+            residual, ..., of which the sampler's own are about two thirds. It plans the memory; too few exceed a bound.
     """
 
     measurement: Literal["none", "optional", "required"] = "required"
@@ -43,6 +45,7 @@ class Needs:
     spectral: bool = False
     gradient: bool = False
     noise: tuple[str, ...] = ()
+    copies: int = 24
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Sampler(SamplerBase):
 
     model_config = ConfigDict(frozen=True)
 
-    needs: ClassVar[Needs] = Needs(measurement="none")
+    needs: ClassVar[Needs] = Needs(measurement="none", copies=16)
     repeats_levels: ClassVar[bool] = False
     """Whether the same noise level may come twice in succession."""
     order: ClassVar[int | None] = None

@@ -71,7 +71,7 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
     Source: Park et al. 2025, doi 10.1109/MSP.2025.3590608, and the code published with it.
     """
 
-    needs = Needs(measurement="optional")
+    needs = Needs(measurement="optional", copies=16)
 
     @property
     def uses_spectral(self) -> bool:

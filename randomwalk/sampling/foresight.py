@@ -70,17 +70,21 @@ def _crop_notes(task: Task) -> list[str]:
 
 def _tiling_notes(task: Task) -> list[str]:
     """One note if the network does not take all images whole."""
-    tiled: dict[str, Tiling] = {}
+    tiled: dict[str, tuple[Tiling, str]] = {}
     for ids in task.batches():
         tiling = task.tiling_of(ids)
-        if tiling is not None and not tiling.is_whole(*task.shape_of(ids[0].image)[1:]):
-            tiled |= {task.names[one.image] or f"image {one.image}": tiling for one in ids}
-    if task.budget is None or not tiled:
+        if task.budget is None or tiling is None:
+            continue
+        shape = task.shape_of(ids[0].image)
+        if not tiling.is_whole(*shape[1:]):
+            found = tiling, task.budget.reason(shape, len(ids))
+            tiled |= {task.names[one.image] or f"image {one.image}": found for one in ids}
+    if not tiled:
         return []
-    name, tiling = next(iter(tiled.items()))
+    name, (tiling, reason) = next(iter(tiled.items()))
     return [
         f"{name} is denoised in tiles of up to {tiling.height}x{tiling.width} pixels that overlap by {tiling.overlap}, "
-        f"to stay below {task.budget.gib:g} GiB ({task.budget.cause}){_and_others(len(tiled) - 1)}"
+        f"{reason}{_and_others(len(tiled) - 1)}"
     ]
 
 

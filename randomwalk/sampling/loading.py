@@ -66,7 +66,7 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     task = Task(config, device, denoiser, sampler, sigmas, shape, source, names, sizes)
     if sizes is not None and source is not None and denoiser.channels != 1:
         task.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
-    task.budget = make_budget(config, denoiser, device, sampler.needs.gradient)
+    task.budget = make_budget(config, denoiser, device, sampler.needs)
     check_task(task)
     return task
 

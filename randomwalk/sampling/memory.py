@@ -21,16 +21,13 @@ from randomwalk.config import SampleConfig
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.tiling import ALIGNMENT, Tiling
 from randomwalk.errors import InputError
+from randomwalk.samplers import Needs
 
 GIB = 2**30
 SHARE = 0.6
 """Share of the free memory that a run takes if no bound is given."""
 PROGRAM = 1.1 * GIB
 """Memory of the program without images: PyTorch with its libraries, weights, workspaces of convolutions."""
-STATE = 16
-"""Number of float32 copies of the batch outside the network: state, draws, measurement, residual, ...
-
-`python benchmarks/memory.py` measures the whole process."""
 LIBRARIES = 2.0
 """Memory of an evaluation in units of its tensors: convolution libraries copy them."""
 CPU_PIXELS = 2**20
@@ -38,6 +35,8 @@ CPU_PIXELS = 2**20
 
 Processor seconds for a megapixel in tiles of 256, 512, 768, 1024 and 1536 pixels: 16, 9.1, 6.4, 5.3, 4.7.
 """
+FAST_ENOUGH = "which take less memory than larger ones and are about as fast on a CPU"
+"""End of the note on tiles that are small for `CPU_PIXELS`."""
 TRIAL_SIDE = 128
 """Side of the image on which the network's memory is measured."""
 LEAST_TILE, OVERLAP = 128, 64
@@ -109,12 +108,14 @@ class Budget:
         gib: bound on the whole process, in GiB.
         cause: origin of the bound, for messages.
         per_pixel: see `bytes_per_pixel`.
+        copies: of the batch outside the network, see `Needs`; `python benchmarks/memory.py` measures the process.
         most_pixels: most pixels that the network takes at once, whatever the memory.
     """
 
     gib: float
     cause: str
     per_pixel: float
+    copies: int
     most_pixels: int = sys.maxsize
 
     def tiling(self, shape: Sequence[int], rows: int) -> Tiling | None:
@@ -130,16 +131,15 @@ class Budget:
         Raises:
             InputError: not even the smallest tile fits.
         """
-        channels, height, width = shape
-        state = PROGRAM + STATE * 4 * channels * height * width * rows
-        pixels = min(int((self.gib * GIB - state) / self.per_pixel), self.most_pixels)
+        _, height, width = shape
+        pixels = min(self._fitting(shape, rows), self.most_pixels)
         if pixels >= rows * height * width:
             return None
         high, wide = (ALIGNMENT * math.ceil(max(side, LEAST_TILE) / ALIGNMENT) for side in (height, width))
         if pixels >= height * width:
             return Tiling(high, wide, OVERLAP, pixels // (height * width))
         if pixels < LEAST_TILE**2:
-            least = math.ceil((state + LEAST_TILE**2 * self.per_pixel) / GIB * 10) / 10
+            least = math.ceil((self._outside(shape, rows) + LEAST_TILE**2 * self.per_pixel) / GIB * 10) / 10
             batch = f" in batches of {rows}" if rows > 1 else ""
             raise InputError(
                 f"{self.cause} is {self.gib:.3g} GiB, but images of {height}x{width} pixels{batch} take {least:g}, "
@@ -153,13 +153,28 @@ class Budget:
             down, across = (pixels // wide, wide) if wide <= side else (side, side)
         return Tiling(down // ALIGNMENT * ALIGNMENT, across // ALIGNMENT * ALIGNMENT, OVERLAP)
 
+    def reason(self, shape: Sequence[int], rows: int) -> str:
+        """State why `tiling` cuts a batch into no larger tiles, as the end of a sentence."""
+        if self._fitting(shape, rows) < self.most_pixels:
+            return f"to stay below {self.gib:g} GiB ({self.cause})"
+        return FAST_ENOUGH
 
-def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, gradient: bool) -> Budget | None:
+    def _fitting(self, shape: Sequence[int], rows: int) -> int:
+        """Most pixels that the network may take at once within the bound."""
+        return int((self.gib * GIB - self._outside(shape, rows)) / self.per_pixel)
+
+    def _outside(self, shape: Sequence[int], rows: int) -> float:
+        """Bytes that sampling takes without the network."""
+        return PROGRAM + self.copies * 4 * math.prod(shape) * rows
+
+
+def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, needs: Needs) -> Budget | None:
     """Budget that a config states, or a share of the free memory; None for a network that takes only one size.
 
     Args:
         config: of the run.
-        denoiser, device, gradient: see `bytes_per_pixel`.
+        denoiser, device: see `bytes_per_pixel`.
+        needs: of the sampler.
 
     Raises:
         InputError: the config bounds the memory of a network that takes only one size.
@@ -171,12 +186,12 @@ def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, 
                 f"{config.network.path} does not: lower batch_size instead"
             )
         return None
-    per_pixel = bytes_per_pixel(denoiser, device, gradient)
+    per_pixel = bytes_per_pixel(denoiser, device, needs.gradient)
     most_pixels = CPU_PIXELS if device.type == "cpu" else sys.maxsize
     if config.max_memory is not None:
-        return Budget(config.max_memory, "max_memory", per_pixel, most_pixels)
+        return Budget(config.max_memory, "max_memory", per_pixel, needs.copies, most_pixels)
     free = free_memory(device, distributed.launch().local_size) / GIB
-    return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel, most_pixels)
+    return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel, needs.copies, most_pixels)
 
 
 # --- available memory -------------------------------------------------------------------------------------------

@@ -226,13 +226,13 @@ def test_more_images_than_fit_go_through_in_turn(denoiser: Denoiser) -> None:
 
 def test_the_tiling_uses_the_bound_and_no_more() -> None:
     def choose(shape: tuple[int, int, int], gib: float, rows: int = 1) -> Tiling | None:
-        return Budget(gib, "max_memory", 1000.0).tiling(shape, rows)
+        return Budget(gib, "max_memory", 1000.0, 30).tiling(shape, rows)
 
     def taken(chosen: Tiling | None, shape: tuple[int, int, int], rows: int = 1) -> float:
         _, height, width = shape
         own = height * width * rows
         at_once = own if chosen is None else min(chosen.height, height) * min(chosen.width, width) * chosen.at_once
-        return (PROGRAM + memory.STATE * 12 * own + 1000 * at_once) / GIB
+        return (PROGRAM + 30 * 12 * own + 1000 * at_once) / GIB
 
     assert choose((3, 500, 500), 4) is None
     assert choose((3, 500, 500), 4, rows=10) == Tiling(512, 512, OVERLAP, 8)

@@ -46,7 +46,7 @@ def gib_for_a_tile(config: SampleConfig) -> float:
     budget = load_task(config, CPU).budget
     assert budget is not None
     pixels = SIZES[0][0] * SIZES[0][1]
-    return (memory.PROGRAM + memory.STATE * 12 * pixels + budget.per_pixel * 130**2) / GIB
+    return (memory.PROGRAM + budget.copies * 12 * pixels + budget.per_pixel * 130**2) / GIB
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +107,22 @@ def test_each_image_in_tiles_is_named_once(tmp_path: Path) -> None:
     together = load_task(changed(config, batch_size=2), CPU)
     assert together.budget is not None
     pixels = SIZES[0][0] * SIZES[0][1]
-    together.budget.gib = (memory.PROGRAM + memory.STATE * 24 * pixels + together.budget.per_pixel * pixels * 1.1) / GIB
+    budget = together.budget
+    budget.gib = (memory.PROGRAM + budget.copies * 24 * pixels + budget.per_pixel * pixels * 1.1) / GIB
     tiling = together.tiling_of(together.batches()[0])
     assert tiling is not None and tiling.at_once == 1 and other_notes(together) == []
+
+
+def test_the_note_says_which_limit_made_the_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_photo_config(tmp_path, SIZES)
+    monkeypatch.setattr(memory, "CPU_PIXELS", 128**2)
+    by_speed = load_task(changed(config, max_memory=8.0), CPU)
+    assert by_speed.tiling_of(by_speed.batches()[0]) == Tiling(128, 128, 64)
+    (note,) = other_notes(by_speed)
+    assert note == TILED.removesuffix("to stay below") + memory.FAST_ENOUGH
+    monkeypatch.undo()
+    (note,) = other_notes(load_task(changed(config, max_memory=gib_for_a_tile(config)), CPU))
+    assert note.startswith(TILED) and note.endswith("GiB (max_memory)")
 
 
 # --- the bound -------------------------------------------------------------------------------------------------

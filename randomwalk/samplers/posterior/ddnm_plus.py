@@ -37,7 +37,7 @@ class DDNMPlus(Sampler, DDNMPlusSettings):
     loses the spread of X given x; here, as in the paper's algorithm 2, it starts from x.
     """
 
-    needs = Needs(linear=True, spectral=True, noise=("gaussian", "none"))
+    needs = Needs(linear=True, spectral=True, noise=("gaussian", "none"), copies=16)
 
     def num_steps(self, num_levels: int) -> int:
         return len(self.path(num_levels))

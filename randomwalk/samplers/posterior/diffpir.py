@@ -28,7 +28,7 @@ class DiffPIR(Sampler, DiffPIRSettings):
     Source: Zhu et al. 2023, arXiv 2305.08995, algorithm 1 with ``rho = lambda eta^2 / s^2``, eq. 11 to 13.
     """
 
-    needs = Needs(linear=True, noise=("gaussian", "none"))
+    needs = Needs(linear=True, noise=("gaussian", "none"), copies=16)
 
     def step(self, problem: Problem, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
         zeta, y = self.stochasticity, problem.measurement.y
