@@ -280,6 +280,8 @@ class DDNMPlusSettings(SamplerBase):
 
     @model_validator(mode="after")
     def _ends(self) -> DDNMPlusSettings:
+        if self.schedule is None:  # made in Python, and given its levels later
+            return self
         stretches = len(range(0, self.schedule.num_steps - self.travel_length, self.travel_length))
         steps = self.schedule.num_steps + stretches * self.travel_length * (self.travel_repeats - 1)
         if steps > MOST_STEPS:
