@@ -265,12 +265,20 @@ def _about(file: WeightFile, network: Mapping[str, Any]) -> Iterator[None]:
 
 def _check_fit(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> None:
     """Raise InputError unless the names and shapes of the tensors in the file are those of the network."""
-    found, fresh = file.example(network), network.state_dict()
-    state = dict(found)
-    if settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh:
-        state["sigmas"] = fresh["sigmas"]
-    if difference := first_difference(network, state):
+    found = file.example(network)
+    if difference := first_difference(network, _with_sigmas(found, network.state_dict(), settings)):
         raise InputError(_misfit(file, found, difference, settings))
+
+
+def _with_sigmas(
+    state: Mapping[str, Tensor], fresh: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The state dict with the network's own table of noise levels where nothing is computed from it.
+
+    Its length is an arbitrary number of steps.
+    """
+    is_unused = settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh
+    return {**state, "sigmas": fresh["sigmas"]} if is_unused else dict(state)
 
 
 def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -279,18 +287,13 @@ def _fitted(file: WeightFile, network: nn.Module, settings: Mapping[str, Any]) -
     # A file of another network is told so first, by whichever of its sets is the fullest.
     for find in (file.example, file.state_for):
         found = find(network)
-        state = dict(found)
-        difference = _sigmas_difference(state, fresh)
-        if settings.get("embedding_type", "fourier") == "fourier" and "sigmas" in fresh:
-            # Its length is an arbitrary number of steps, and nothing is computed from it.
-            state["sigmas"] = fresh["sigmas"]
-        if difference := first_difference(network, state) or difference:
+        state = _with_sigmas(found, fresh, settings)
+        if difference := first_difference(network, state) or _sigmas_difference(found, fresh):
             raise InputError(_misfit(file, found, difference, settings))
     for key, value in state.items():
         if value.is_floating_point() != fresh[key].is_floating_point():
             raise InputError(f"{file.path}: {key} is of type {value.dtype}, expected {fresh[key].dtype}")
-        if not torch.isfinite(value).all():
-            raise InputError(f"{file.path}: {key} has values that are NaN or infinite; these weights cannot be used")
+        file.check_finite(key, value)
     return state
 
 

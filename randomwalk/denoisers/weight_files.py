@@ -80,6 +80,11 @@ class WeightFile:
             )
         return state
 
+    def check_finite(self, name: str, value: Tensor) -> None:
+        """Raise InputError if a tensor of the file has a value that is not finite."""
+        if not value.isfinite().all():
+            raise InputError(f"{self.path}: {name} has values that are NaN or infinite; these weights cannot be used")
+
 
 def read_weights(path: str | Path, weights: str = "ema", setting: str = "network.weights") -> WeightFile:
     """Read a file of any format; the suffix of its name does not matter.

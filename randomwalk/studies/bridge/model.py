@@ -122,7 +122,6 @@ def load_bridge(path: str | Path, weights: str = "ema", device: str | torch.devi
     if not all(0 < float(made.settings[key]) < math.inf for key in ("sigma", "spread")):
         raise InputError(f"{path} is damaged: sigma and spread in its description are not positive numbers")
     for key, value in state.items():
-        if not value.isfinite().all():
-            raise InputError(f"{path}: {key} has values that are NaN or infinite; these weights cannot be used")
+        file.check_finite(key, value)
     made.load_state_dict(state)
     return made.eval().requires_grad_(False).to(device)
