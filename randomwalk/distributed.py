@@ -247,15 +247,20 @@ class Context:
                 _told_elsewhere = True
 
     def close(self) -> None:
-        """Leave the other processes; rank 0, which may keep the store, leaves last unless one has failed."""
+        """Leave the other processes; rank 0, which may keep the store, leaves last.
+
+        If one has failed, the others leave last instead: rank 0 may have a folder to remove, and mpiexec ends all
+        processes with the first that leaves.
+        """
         if self._closed.is_set() or not self._heart.is_alive():
             return
         self._closed.set()
         self._heart.join(5 * BEAT)
         until = time.monotonic() + 5 * BEAT
         with contextlib.suppress(RunError):
-            while self.is_main and time.monotonic() < until and not self._look_up("failed"):
-                if all(self._look_up(f"alive/{rank}") == "done" for rank in range(1, self.size)):
+            while time.monotonic() < until and self.is_main != bool(self._look_up("failed")):
+                awaited = range(1, self.size) if self.is_main else [0]
+                if all(self._look_up(f"alive/{rank}") == "done" for rank in awaited):
                     return
                 time.sleep(0.05)
 
