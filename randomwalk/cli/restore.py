@@ -152,7 +152,6 @@ def main(args: argparse.Namespace) -> int:
 
     from randomwalk import distributed
     from randomwalk.images import pictures
-    from randomwalk.operators.blur import taper
     from randomwalk.sampling import measuring
     from randomwalk.sampling import run as sampling
     from randomwalk.sampling.foresight import image_notes, notes_of
@@ -174,8 +173,6 @@ def main(args: argparse.Namespace) -> int:
             f"--fill: {args.fill} has {'no' if missing == 0 else 'only'} dark pixels; dark pixels are filled"
         )
     options.show_notes(image_notes(task, 0))
-    if args.deblur is not None:
-        measurement = taper(measurement[None], task.make_operator([0])[0])[0]
     progress = Progress(context, task.num_steps)
     try:
         [units] = task.batches()

@@ -26,7 +26,15 @@ from torch import Tensor
 from randomwalk.config import validate
 from randomwalk.config.operators import OperatorSettings
 from randomwalk.errors import InputError
-from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, blur_with_kernel, make_blur, make_motion_blur
+from randomwalk.operators.blur import (
+    Blur,
+    GaussianBlur,
+    SeparableBlur,
+    blur_with_kernel,
+    make_blur,
+    make_defocus_blur,
+    make_motion_blur,
+)
 from randomwalk.operators.composition import Composition
 from randomwalk.operators.dense import Dense
 from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, make_fourier_subsampling
@@ -87,6 +95,7 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
     "inpainting": make_inpainting,
     "super_resolution": SuperResolution,
     "gaussian_blur": GaussianBlur,
+    "defocus_blur": make_defocus_blur,
     "motion_blur": make_motion_blur,
     "blur": make_blur,
     "colorization": Colorization,
