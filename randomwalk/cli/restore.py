@@ -8,11 +8,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from randomwalk.cli import options
 from randomwalk.cli.file_checks import check_files
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
-from randomwalk.config.operators import BlurSettings, InpaintingSettings
+from randomwalk.config.operators import (
+    AnyBlurSettings,
+    BlurSettings,
+    DefocusBlurSettings,
+    GaussianBlurSettings,
+    InpaintingSettings,
+    MotionBlurSettings,
+)
 from randomwalk.errors import InputError
 from randomwalk.lookup import expand, printable, shortened
 from randomwalk.runs.folder import RunFolder
@@ -24,10 +33,11 @@ examples:
   randomwalk restore photo.jpg --enlarge 2              twice the width and height
   randomwalk restore photo.jpg --deblur kernel.png      sharpen, with an image of the blurred point of light
   randomwalk restore photo.jpg --deblur 1.6             sharpen a Gaussian blur with a standard deviation of 1.6 pixels
+  randomwalk restore photo.jpg --deblur defocus:2.5     sharpen what is out of focus: points are discs of radius 2.5
+  randomwalk restore photo.jpg --deblur motion:21:30    sharpen a movement of 21 pixels, 30 degrees from the horizontal
 
 Each writes photo_restored.png beside the photograph. The settings are those of configs/photo_*.yaml; --dry-run prints
-them, to be saved, changed and run by: randomwalk sample --config FILE. With --deblur the border is tapered too, since
-a blurred photograph shows what lies outside of it.
+them, to be saved, changed and run by: randomwalk sample --config FILE.
 """
 
 
@@ -44,8 +54,13 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     task.add_argument("--fill", type=_path, metavar="MASK", help="fill in the pixels that are black in this image")
     task.add_argument("--enlarge", type=_factor, metavar="N", help="multiply width and height by N (2, 3, 4)")
     task.add_argument(
-        "--deblur", metavar="KERNEL", help="sharpen: an image (or .npy file) of the blur kernel, or a width in pixels"
+        "--deblur",
+        type=_blur,
+        metavar="KERNEL",
+        help="sharpen: an image (or .npy file) of a point of light as it looks in the photograph, a width in pixels, "
+        "defocus:RADIUS or motion:LENGTH:ANGLE",
     )
+    made.add_argument("--flip", action="store_true", help="turn the kernel of --deblur by 180 degrees")
     made.add_argument("--output", type=_path, metavar="FILE", help="PNG file or folder for the result")
     made.add_argument("--overwrite", action="store_true", help="replace the result if it exists")
     made.add_argument(
@@ -81,6 +96,37 @@ def _positive(text: str) -> float:
     return value
 
 
+def _blur(text: str) -> AnyBlurSettings:
+    """Blur of a width in pixels, of defocus:RADIUS or motion:LENGTH:ANGLE, or with the kernel of a file.
+
+    Paths are set as they are.
+    """
+    shape, *numbers = text.split(":")
+    values = [_number(number) for number in ([text] if not numbers else numbers)]
+    try:
+        if not numbers and values[0] is not None:
+            return GaussianBlurSettings(name="gaussian_blur", std=values[0], boundary="unknown")
+        if shape == "defocus" and len(values) == 1 and values[0] is not None:
+            return DefocusBlurSettings(name="defocus_blur", radius=values[0], boundary="unknown")
+        if shape == "motion" and 1 <= len(values) <= 2 and None not in values:
+            length, angle = (*values, 0.0)[:2]
+            return MotionBlurSettings(name="motion_blur", length=length, angle=angle or 0.0, boundary="unknown")
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"found {text}: {error.errors()[0]['msg']}") from error
+    if shape in ("defocus", "motion") and numbers:
+        raise argparse.ArgumentTypeError(f"found {text}; expected defocus:RADIUS or motion:LENGTH:ANGLE, numbers")
+    kernel = BlurSettings.model_construct(name="blur", boundary="unknown")
+    kernel.file = str(_path(text))
+    return kernel
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def config_of(args: argparse.Namespace) -> SampleConfig:
     """Build the sampling task: that of configs/photo_*.yaml, changed as the options say.
 
@@ -89,7 +135,7 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     changes = [f"seed={args.seed}", f"device={args.device}"]
     changes += [f"measurement.noise.std={args.noise}"] if args.noise is not None else []
     changes += [f"max_memory={args.max_memory}"] if args.max_memory is not None else []
-    name, blur_std = "denoise", None
+    name = "denoise"
     if args.fill is not None:
         name = "inpainting"
     elif args.enlarge is not None:
@@ -97,11 +143,6 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
         changes.append(f"measurement.operator.factor={args.enlarge}")
     elif args.deblur is not None:
         name = "deblur"
-        try:
-            blur_std = _positive(args.deblur)
-            changes += [f"measurement.operator.std={blur_std}", "measurement.operator.boundary=circular"]
-        except argparse.ArgumentTypeError:  # the path of a kernel
-            pass
     config = load_sample_config(f"configs/photo_{name}.yaml", changes)
     assert config.data is not None and config.measurement is not None
     config.data.path = str(args.photo)
@@ -109,9 +150,10 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     if args.fill is not None:
         config.measurement.operator = InpaintingSettings.model_construct(name="inpainting", mask="file")
         config.measurement.operator.file = str(args.fill)
-    elif args.deblur is not None and blur_std is None:
-        config.measurement.operator = BlurSettings.model_construct(name="blur", boundary="circular")
-        config.measurement.operator.file = expand(args.deblur)
+    elif args.deblur is not None:
+        config.measurement.operator = args.deblur
+        if isinstance(args.deblur, BlurSettings):
+            args.deblur.flip = args.flip
     return config
 
 
@@ -147,12 +189,14 @@ def main(args: argparse.Namespace) -> int:
             f"{args.photo}: is a folder; restore takes one photograph. For a folder: randomwalk sample --config "
             f"configs/photo_denoise.yaml --set data.path={args.photo}"
         )
+    if args.flip and not isinstance(args.deblur, BlurSettings):
+        raise InputError("--flip: turns the kernel of a file; give --deblur the path of one, or remove --flip")
     config, output = config_of(args), output_of(args)
     check_files(config, new=False)
 
     from randomwalk import distributed
     from randomwalk.images import pictures
-    from randomwalk.sampling import measuring
+    from randomwalk.sampling import doubts, measuring
     from randomwalk.sampling import run as sampling
     from randomwalk.sampling.foresight import image_notes, notes_of
     from randomwalk.sampling.loading import load_task
@@ -173,6 +217,8 @@ def main(args: argparse.Namespace) -> int:
             f"--fill: {args.fill} has {'no' if missing == 0 else 'only'} dark pixels; dark pixels are filled"
         )
     options.show_notes(image_notes(task, 0))
+    if args.deblur is not None:
+        options.show_notes(doubts.of_orientation(task, measurement[None].to(task.device)))
     progress = Progress(context, task.num_steps)
     try:
         [units] = task.batches()
@@ -180,6 +226,7 @@ def main(args: argparse.Namespace) -> int:
         progress.finish()
     finally:
         progress.close()
+    options.show_notes(doubts.of_batch(task, batch))
     result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0))
     folder = RunFolder(output.parent)
     folder.remove_leftovers_of(output.name)  # of a process that was killed

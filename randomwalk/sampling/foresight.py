@@ -23,7 +23,14 @@ _LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is 
 
 def notes_of(task: Task) -> list[str]:
     """Notes on a task before it starts, one line each."""
-    return [*_coupling_notes(task), *_crop_notes(task), *_tiling_notes(task), *schedule_notes(task)]
+    return [
+        *_operator_notes(task), *_coupling_notes(task), *_crop_notes(task), *_tiling_notes(task), *schedule_notes(task)
+    ]  # fmt: skip
+
+
+def _operator_notes(task: Task) -> list[str]:
+    """Notes on how the operator was made, such as on the file of a blur kernel."""
+    return [] if task.config.measurement is None else list(task.trial_operator().notes)
 
 
 def image_notes(task: Task, image: int) -> list[str]:

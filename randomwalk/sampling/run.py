@@ -22,7 +22,7 @@ from randomwalk.progress import show_notes
 from randomwalk.runs.folder import RunFolder
 from randomwalk.runs.session import Session, session
 from randomwalk.samplers.walk import PreconditionedStep
-from randomwalk.sampling import figures
+from randomwalk.sampling import doubts, figures
 from randomwalk.sampling.batch import SampleId, stacked
 from randomwalk.sampling.foresight import image_notes, notes_of
 from randomwalk.sampling.inputs import check_unchanged, inputs_of, read_inputs
@@ -199,4 +199,6 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
     batch = task.sample(ids, together, watch, progress.tile)
     if estimated_later:
         say_notes()
+    for line in doubts.of_batch(task, batch):
+        progress.say(f"warning: {line}")
     results.write_batch(b, batch, skipped)

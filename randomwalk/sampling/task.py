@@ -290,7 +290,9 @@ class Task:
             return self.noise
         if image not in self.noise_levels:
             channels = y[0, :1] if self.is_grey(image) else y[0]
-            self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
+            found = measuring.noise_level(operator, channels, self.names[image])
+            blurred = blurs_of(self.config.measurement.operator)
+            self.noise_levels[image] = found * (measuring.CAUTION if blurred else 1)
         return GaussianNoise(self.noise_levels[image])
 
     # --- the batches ---------------------------------------------------------------------------------------------
