@@ -195,12 +195,9 @@ def _light(data: bytes, where: str) -> tuple[np.ndarray, list[str]]:
 def _mended(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Kernel image without its frame and background, white on black."""
     notes = []
-    framed = values
-    while min(framed.shape) > 4 and _is_frame(framed):
-        framed = framed[1:-1, 1:-1]
-    if framed.shape != values.shape and _ring(values).max() > _ring(framed).min():
-        notes.append(f"has a frame of {(len(values) - len(framed)) // 2} pixels, which is cut off")
-    values = framed
+    if (width := _frame(values)) > 0:
+        values = values[width:-width, width:-width]
+        notes.append(f"has a frame of {width} pixel{'s' if width > 1 else ''}, which is cut off")
     span = np.ptp(values)
     corners = values[[0, 0, -1, -1], [0, -1, 0, -1]]
     if span > 0 and np.median(corners) > values.min() + 0.5 * span and np.sum(corners > values.min() + 0.5 * span) > 2:
@@ -220,14 +217,15 @@ def _mended(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return values, notes
 
 
-def _is_frame(values: np.ndarray) -> bool:
-    """Whether the outermost pixels have one value, and those inside of them another one, as background does."""
-    ring, inside = _ring(values), values[1:-1, 1:-1]
-    background = float(np.median(_ring(inside)))
-    flat = np.mean(np.abs(_ring(inside) - background) <= _DARK * np.ptp(values)) > 0.9
-    return bool(
-        np.ptp(ring) == 0 and np.ptp(inside) > 0 and flat and abs(ring[0] - background) > 0.25 * np.ptp(values)
-    )
+def _frame(values: np.ndarray) -> int:
+    """Width of the frame of one value around a background of another one; 0 without one."""
+    near, width, inside = _DARK * np.ptp(values), 0, values
+    while min(inside.shape) > 4 and np.abs(_ring(inside) - values[0, 0]).max() <= near:
+        width, inside = width + 1, inside[1:-1, 1:-1]
+    background = np.median(_ring(inside))
+    flat = np.mean(np.abs(_ring(inside) - background) <= near) > 0.75
+    differs = np.abs(background - values[0, 0]) > 0.25 * np.ptp(values)
+    return width if flat and differs and np.ptp(inside) > near else 0
 
 
 def _ring(values: np.ndarray) -> np.ndarray:
