@@ -132,6 +132,12 @@ def test_chamfer_distance_agrees_with_recorded_values(fact: str) -> None:
     assert abs(value - expected) < 4 * error * math.sqrt(1 + 1 / 4)
 
 
+def test_the_dark_squares_of_the_checkerboard_touch_at_their_corners() -> None:
+    points = datasets.make("checkerboard").sample(8000, np.random.default_rng(0))
+    squares = np.histogram2d(*points.T, bins=4, range=[(-points.max(), points.max())] * 2)[0] > 100
+    np.testing.assert_array_equal(squares, np.add.outer(np.arange(4), np.arange(4)) % 2 == 0)
+
+
 def test_the_floor_is_reproducible_and_has_an_error() -> None:
     roll = datasets.make("swiss_roll")
     first, second = (metrics.floor("chamfer", roll, 1000, repeats) for repeats in (3, 3))
