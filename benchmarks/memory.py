@@ -40,8 +40,9 @@ RUNS = {
         "validate_images=1024",
     ],
     "image training": [
-        "train", "--config", "configs/folder_train.yaml", "--set", "data.path=data/fashion_mnist", "data.image_size=32",
-        "data.num_validation=8", "batch_size=8", "num_images=32", "checkpoint_images=16", "validate_images=32",
+        "train", "--config", "configs/folder_train.yaml", "--set", "data.path=data/fashion_mnist",
+        "data.image_size=32", "network.image_size=32", "data.num_validation=8", "batch_size=8", "num_images=32",
+        "checkpoint_images=16", "validate_images=32",
     ],
 }  # fmt: skip
 """Small runs, which are repeated in one process."""
