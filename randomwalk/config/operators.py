@@ -124,8 +124,8 @@ class BlurSettings(Settings):
     """The kernel as a point of light looks in the photograph: an image, or a two-dimensional .npy file."""
     flip: bool = False
     """Turn the kernel by 180 degrees: for files that are made for a correlation."""
-    center: bool = True
-    """Move the kernel's centre of mass into its middle, so that the blur does not move the picture."""
+    center: bool | None = None
+    """Move the kernel's centre of mass into its middle; by default where the middle of the file is far from it."""
     normalize: bool = True
     """Scale the kernel to sum 1."""
     boundary: Boundary = "reflect"
