@@ -248,7 +248,9 @@ def _cut(values: np.ndarray, center: bool | None) -> tuple[np.ndarray, str]:
     if moves:
         middle = [int(np.ceil(m - 0.5 - 1e-6)) for m in mass]
     else:  # of an even number, the pixel on the side of the centre of mass
-        middle = [int(np.ceil(h) if center is False or o > -1e-6 else np.floor(h)) for h, o in zip(halves, off, strict=True)]
+        middle = [
+            int(np.ceil(h) if center is False or o > -1e-6 else np.floor(h)) for h, o in zip(halves, off, strict=True)
+        ]
     cut = values
     for axis, at in enumerate(middle):
         reach = max(at - used[axis][0], used[axis][-1] - at)
