@@ -137,8 +137,9 @@ def read(file: str | Path, *, flip: bool = False, center: bool | None = None) ->
     """Read a kernel from a NumPy file (.npy) or an image, which may be that of a photographed point of light.
 
     Of an image, a frame around it, a background that is not black, and white and black exchanged are mended, each with
-    a note. Both kinds are cut to what is not 0, around the middle of the file; where that is far from the kernel, around
-    its centre of mass rounded to a pixel, so that the blur does not move the picture. A note says by how much it does.
+    a note. Both kinds are cut to what is not 0, around the middle of the file; where that is far from the kernel,
+    around its centre of mass rounded to a pixel, so that the blur does not move the picture. A note says by how much
+    it does.
 
     Args:
         file: path.
@@ -205,7 +206,7 @@ def _mended(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
         notes.append("is dark on a bright background: black and white are exchanged")
     ring, largest = _ring(values), values.max()
     level, top = float(np.median(ring)), float(ring.max())
-    if 0 < top and np.ptp(ring) <= 2 * _DARK * largest and level < 0.5 * largest:
+    if top > 0 and np.ptp(ring) <= 2 * _DARK * largest and level < 0.5 * largest:
         without = np.where(values > top, values - level, 0.0)
         share = 1 - without.sum() / values.sum()
         if share > 0.01 and without.any():

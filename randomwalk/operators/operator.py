@@ -153,8 +153,8 @@ class Operator(nn.Module):
     ) -> Tensor:
         """``argmin_x ||A x - y||^2 / eta^2 + ||x - z||^2 / sigma^2``, the mean of x given y if x ~ N(z, sigma^2 I).
 
-        That is ``z + (A^T A + q)^-1 A^T (y - A z) = z + A^T (A A^T + q)^-1 (y - A z)``, ``q = (eta/sigma)^2``: the first
-        in closed form where there is a spectral decomposition, and otherwise the second by :meth:`solve`.
+        That is ``z + (A^T A + q)^-1 A^T (y - A z) = z + A^T (A A^T + q)^-1 (y - A z)``, ``q = (eta/sigma)^2``: the
+        first in closed form where there is a spectral decomposition, and otherwise the second by :meth:`solve`.
 
         Args:
             z: ``[B, C, H, W]``.

@@ -13,8 +13,8 @@ from torch import Tensor
 from randomwalk import operators
 from randomwalk.config.operators import Boundary
 from randomwalk.operators import Measurement
-from randomwalk.operators.kernels import gaussian_profile
 from randomwalk.operators.inpainting import random_mask
+from randomwalk.operators.kernels import gaussian_profile
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.operators.separable import downsampling_matrix
 

@@ -17,9 +17,9 @@ from randomwalk import InputError, operators
 from randomwalk.config.operators import Boundary
 from randomwalk.operators import Measurement
 from randomwalk.operators.blur import Blur
-from randomwalk.operators.kernels import gaussian_profile, random_motion
 from randomwalk.operators.fourier import line_mask
 from randomwalk.operators.inpainting import box_mask, random_mask
+from randomwalk.operators.kernels import gaussian_profile, random_motion
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator
 
