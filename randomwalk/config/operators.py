@@ -67,8 +67,8 @@ class GaussianBlurSettings(Settings):
     kernel_size: KernelSide | None = None
     """Side of the kernel in pixels, odd; it never extends beyond 4 standard deviations."""
     boundary: Boundary = "reflect"
-    """What lies beyond the border: unknown (restored too, and cut off at the end; the default where
-    `measurement.given`), or the image continued by this rule."""
+    """Surroundings of the image: unknown (restored too, and cut off at the end; the default where `measurement.given`),
+    or the image continued by this rule."""
 
     @model_validator(mode="after")
     def _odd(self) -> GaussianBlurSettings:
@@ -99,7 +99,7 @@ class MotionBlurSettings(Settings):
     kernel_size: KernelSide = 61
     """Side of the kernel of a path in pixels, odd; the path has between half and the whole length of it."""
     intensity: Fraction = 0.5
-    """Of a path: 0 is a straight line, 1 a tangled one."""
+    """Form of a path: 0 is a straight line, 1 a tangled one."""
     boundary: Boundary = "circular"
     """See gaussian_blur. Only circular has a spectral decomposition at any size, which some samplers need."""
     dense: bool = False
