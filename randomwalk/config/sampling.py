@@ -96,8 +96,18 @@ class SampleConfig(Settings):
     @property
     def masks_beside(self) -> bool:
         """Whether images come with masks next to them."""
+        return self.painted_mask is not None and self.painted_mask.mask == "beside"
+
+    @property
+    def painted_mask(self) -> InpaintingSettings | None:
+        """Part of the operator that has a painted mask for the images as they are; None if there is none.
+
+        In a composition, only masks beside images are for them, and a file has the size of what its part measures.
+        """
         parts = [] if self.measurement is None else parts_of(self.measurement.operator)
-        return any(isinstance(part, InpaintingSettings) and part.mask == "beside" for part in parts)
+        masked = [part for part in parts if isinstance(part, InpaintingSettings)]
+        kinds = ("file", "beside") if len(parts) == 1 else ("beside",)
+        return next((part for part in masked if part.mask in kinds), None)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -31,10 +31,7 @@ def image_notes(task: Task, image: int) -> list[str]:
     found = []
     if image in task.noise_levels:
         found.append(f"{task.names[image]}: noise estimated as {127.5 * task.noise_levels[image]:.1f} of 255")
-    if task.config.masks_beside and task.source is not None:
-        missing = 1 - float(task.source.mask(image).mean())
-        found.append(f"{task.names[image]}: {missing:.1%} of the pixels are missing, where the mask is dark")
-    return found
+    return [*found, *task.mask_notes.get(image, ())]
 
 
 def _coupling_notes(task: Task) -> list[str]:

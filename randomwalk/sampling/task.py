@@ -18,6 +18,7 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
+from randomwalk.config.operators import InpaintingSettings
 from randomwalk.config.sampling import Start
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
@@ -64,6 +65,7 @@ class Task:
         greys: whether each image is grey while the network takes colour; empty unless images keep their own size.
         budget: memory bound of a network that takes any size; None for other networks.
         noise_levels: estimated standard deviation of the noise by image.
+        mask_notes: how the mask of an image was understood, a line each.
     """
 
     config: SampleConfig
@@ -79,6 +81,7 @@ class Task:
     greys: list[bool] = field(default_factory=list)
     budget: Budget | None = None
     noise_levels: dict[int, float] = field(default_factory=dict, init=False)
+    mask_notes: dict[int, list[str]] = field(default_factory=dict, init=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -204,9 +207,8 @@ class Task:
         if self._measured is None or self._measured[0] != list(images):  # kept: a decomposition can take seconds
             generators = [measurement_stream(self.config.seed, image) for image in images]
             masks = None
-            if self.config.masks_beside:
-                assert self.source is not None
-                masks = [self.source.mask(image) for image in images]
+            if self.config.painted_mask is not None and self.sizes is not None:
+                masks = [self._read_mask(image, self.config.painted_mask) for image in images]
                 if not self.config.given:  # the true images may have been cropped
                     shapes = map(self.shape_of, images)
                     masks = [mask[:height, :width] for mask, (_, height, width) in zip(masks, shapes, strict=True)]
@@ -215,6 +217,15 @@ class Task:
             self._measured = (list(images), operator.to(self.device), generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
+
+    def _read_mask(self, image: int, settings: InpaintingSettings) -> Tensor:
+        """Mask ``[H, W]`` of an image, and what the user should know about it, each line once."""
+        assert self.source is not None
+        mask = self.source.mask(image, settings.grow, settings.invert, settings.file)
+        missing = f"{1 - float(mask.known.mean()):.1%} of the pixels are missing, where the mask is painted"
+        told = {line for other, lines in self.mask_notes.items() if other != image for line in lines}
+        self.mask_notes[image] = [line for line in [*mask.notes, f"{self.names[image]}: {missing}"] if line not in told]
+        return mask.known
 
     def trial_operator(self) -> Operator:
         """Operator of the largest image that has one, to check settings with.
@@ -346,6 +357,9 @@ class Task:
                 if self.is_grey(images[0]):
                     batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
                 batch.residuals = measuring.residuals(measurement.operator.repeated(self.coupled_samples), batch)
+                assert self.config.measurement is not None
+                if self.config.measurement.keeps_known:
+                    batch.x = measuring.with_known(batch.x, measurement, self.coupled_samples)
                 with torch.no_grad():  # not before the walk, whose memory is the run's
                     visible, baseline = visible_and_baseline(measurement.operator, measurement.y)
                 batch.visible = repeated(visible, self.coupled_samples)

@@ -49,7 +49,7 @@ def test_painted_pixels_are_missing_and_do_not_matter(tmp_path: Path, capfd: pyt
     known = save_masked(tmp_path / "in", "photo.png")
     config = config_for(tmp_path, tmp_path / "in", BESIDE)
     assert sampling.run(config) == 0
-    assert "note: photo.png: 30.0% of the pixels are missing, where the mask is dark" in capfd.readouterr().err
+    assert "note: photo.png: 30.0% of the pixels are missing, where the mask is painted" in capfd.readouterr().err
     first, [row] = arrays_of(Path(config.output)), read_metrics(Path(config.output))
     y, x = first["0000_photo_measurement"], first["0000_photo_sample0"]
     rms = math.sqrt((((y - x) * known) ** 2).sum() / (3 * known.sum()))
@@ -96,7 +96,7 @@ def test_a_mask_may_have_a_suffix_in_capitals(tmp_path: Path) -> None:
     (tmp_path / "in" / "photo_mask.png").rename(tmp_path / "in" / "photo_mask.PNG")
     source = open_images(tmp_path / "in").without_masks()
     assert source.names == ["photo.png"]
-    np.testing.assert_array_equal(source.mask(0).numpy(), known)
+    np.testing.assert_array_equal(source.mask(0).known.numpy(), known)
 
 
 def test_a_picture_without_its_mask_is_skipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
