@@ -65,6 +65,18 @@ class SuperResolutionSettings(Settings):
     box, the mean of the pixels (Pillow's BOX, OpenCV's INTER_AREA); nearest, the middle pixel, without a filter
     (Pillow's NEAREST); strided, the first pixel, x[::factor] (the nearest of OpenCV and PyTorch). bicubic_mirrored is
     bicubic with a mirrored border, as by MATLAB's imresize and in the paper."""
+    file: PathText | None = None
+    """Kernel of a blur before `downsampling: strided`, as a point of light looks: an image (its grey values) or a
+    two-dimensional .npy file; it is scaled to sum 1."""
+
+    @model_validator(mode="after")
+    def _strided_after_a_kernel(self) -> SuperResolutionSettings:
+        if self.file is not None and self.downsampling != "strided":
+            raise ValueError(
+                f"file: the kernel of a blur is for downsampling: strided, but downsampling is {self.downsampling}; "
+                "take strided, or remove it"
+            )
+        return self
 
 
 KernelSide = Annotated[int, Field(ge=1, le=2047), WHOLE]

@@ -138,15 +138,15 @@ def _unlike(
         return None
     shown = _bytes(photograph().pixels)
     difference = np.abs(pixels.astype(np.int16) - shown).max(2)
-    same = unknown & (difference == 0)
-    if same.sum() > unknown.sum() / 2 and _count_colours(pixels[same]) >= MANY_COLOURS:
-        return (difference > 0) | (alpha < 255)
-    if np.mean(difference[unknown] <= LOSSY) > 0.5:
+    near = unknown & (difference <= LOSSY)
+    if near.sum() < unknown.sum() / 2 or _count_colours(pixels[near]) < MANY_COLOURS:
+        return None
+    if np.mean(difference[near] == 0) < 0.5:
         raise InputError(
             f"{name} seems to be a copy of {whose} in a format that loses detail, so that what was painted cannot be "
             "told; save it as PNG, or paint on white"
         )
-    return None
+    return (difference > 0) | (alpha < 255)
 
 
 def _count_colours(pixels: np.ndarray) -> int:
