@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import PrivateAttr, model_validator
 
@@ -25,15 +25,15 @@ from randomwalk.config.base import (
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
-from randomwalk.config.operators import InpaintingSettings, parts_of
+from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
 
 class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
 
-    mean: Number = 0.0
-    """Mean of every pixel."""
+    mean: Number | Literal["measurement"] = 0.0
+    """Mean of every pixel; or measurement: the small image of super_resolution, enlarged by cubic interpolation."""
     std: Positive | None = None
     """Standard deviation; the highest sigma of the schedule by default."""
 
@@ -126,6 +126,9 @@ class SampleConfig(Settings):
             raise ValueError(
                 f"start: is for the sampler random_walk; {self.sampler.name} chooses its own start; remove it"
             )
+        small = self.measurement is not None and isinstance(self.measurement.operator, SuperResolutionSettings)
+        if self.start.mean == "measurement" and not small:
+            raise ValueError("start.mean: found measurement, which is for the operator super_resolution; remove it")
         return self
 
     @model_validator(mode="after")

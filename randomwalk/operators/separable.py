@@ -108,6 +108,30 @@ def check_factor(height: int, width: int, factor: int) -> None:
         )
 
 
+def enlarged(y: Tensor, factor: int, downsampling: Downsampling) -> Tensor:
+    """Cubic interpolation ``[B, C, factor h, factor w]`` of small images ``[B, C, h, w]``, each pixel in its place.
+
+    For bicubic and box this is Pillow's ``resize`` with ``BICUBIC``.
+    """
+    rows, columns = (_interpolation_matrix(size, factor, downsampling).to(y) for size in y.shape[-2:])
+    return _sandwich(rows, y, columns.T)
+
+
+def _interpolation_matrix(count: int, factor: int, downsampling: Downsampling) -> Tensor:
+    """Cubic interpolation along one axis, ``[factor count, count]`` float64; every row sums to 1."""
+    place = {"nearest": float(factor // 2), "strided": 0.0}.get(downsampling, (factor - 1) / 2)
+    distance = (torch.arange(factor * count, dtype=torch.float64)[:, None] - place) / factor - torch.arange(count)
+    weight = _cubic(distance.abs())
+    return weight / weight.sum(1, keepdim=True)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Cubic kernel of Keys 1981, "Cubic convolution interpolation", a = -1/2."""
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    return near * (distance <= 1) + far * ((distance > 1) & (distance <= 2))
+
+
 def downsampling_matrix(size: int, factor: int, downsampling: Downsampling = "bicubic") -> Tensor:
     """Reduction by an integer factor along one axis, ``[size / factor, size]`` float64; every row sums to 1.
 
@@ -122,8 +146,6 @@ def downsampling_matrix(size: int, factor: int, downsampling: Downsampling = "bi
     nearest                   input ``j factor + factor // 2``, as by Pillow's ``NEAREST``
     strided                   input ``j factor``, as ``x[::factor]`` and the nearest pixels of OpenCV and PyTorch
     ========================  =========================================================================================
-
-    Source: Keys 1981, "Cubic convolution interpolation", a = -1/2.
     """
     count = size // factor
     first = torch.arange(count)[:, None] * factor
@@ -137,10 +159,7 @@ def downsampling_matrix(size: int, factor: int, downsampling: Downsampling = "bi
     else:
         centre = first + (factor - 1) / 2
         taps = centre.floor().long() + torch.arange(-2 * factor, 2 * factor + 2)
-        distance = ((taps - centre.double()) / factor).abs()
-        near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-        far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-        weight = near * (distance <= 1) + far * ((distance > 1) & (distance <= 2))
+        weight = _cubic(((taps - centre.double()) / factor).abs())
         if downsampling == "bicubic":
             weight = weight * ((taps >= 0) & (taps < size))
     inside = taps % (2 * size)

@@ -30,7 +30,9 @@ def image_notes(task: Task, image: int) -> list[str]:
     """Notes on the measurement of an image, one line each."""
     found = []
     if image in task.noise_levels:
-        found.append(f"{task.names[image]}: noise estimated as {127.5 * task.noise_levels[image]:.1f} of 255")
+        stays = task.config.measurement is not None and task.config.measurement.keeps_known
+        kept = ", and left in the known pixels (keep_known)" if stays else ""
+        found.append(f"{task.names[image]}: noise estimated as {127.5 * task.noise_levels[image]:.1f} of 255{kept}")
     return [*found, *task.mask_notes.get(image, ())]
 
 

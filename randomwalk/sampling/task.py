@@ -18,7 +18,7 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
-from randomwalk.config.operators import InpaintingSettings
+from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings
 from randomwalk.config.sampling import Start
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
@@ -31,6 +31,7 @@ from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.operator import ImageShape
+from randomwalk.operators.separable import enlarged
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
@@ -39,6 +40,8 @@ from randomwalk.sampling.sizes import measured_size
 
 ASSUMED_STD = 2 * 10 / 255
 """Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
+FAINT_STD = 2 * 1 / 255
+"""Standard deviation for pictures whose noise stays as it is and cannot be estimated."""
 BATCH_PIXELS = 2**20
 """Most pixels in a batch of images that keep their own size: larger batches are not faster, and take memory."""
 
@@ -113,7 +116,15 @@ class Task:
         if measurement is None or start != Start():
             shape = self.image_shape if measurement is None else measurement.operator.image_shape
             std = float(self.sigmas[0]) if start.std is None else start.std
-            x = draws.normal(shape).mul_(std).add_(start.mean)
+            mean: float | Tensor
+            if start.mean == "measurement":
+                assert measurement is not None and self.config.measurement is not None
+                settings = self.config.measurement.operator
+                assert isinstance(settings, SuperResolutionSettings)
+                mean = repeated(enlarged(measurement.y, settings.factor, settings.downsampling), self.coupled_samples)
+            else:
+                mean = start.mean
+            x = draws.normal(shape).mul_(std).add_(mean)
         return self.sampler.sample(
             probe, self.sigmas, measurement, num_samples=self.coupled_samples, start=x, draws=draws, callback=callback
         )
@@ -284,7 +295,12 @@ class Task:
             return self.noise
         if image not in self.noise_levels:
             channels = y[0, :1] if self.is_grey(image) else y[0]
-            self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
+            try:
+                self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
+            except InputError:
+                if not self.config.measurement.keeps_known:
+                    raise
+                return GaussianNoise(FAINT_STD)  # the noise is not to be removed, and hardly matters
         return GaussianNoise(self.noise_levels[image])
 
     # --- the batches ---------------------------------------------------------------------------------------------
