@@ -30,8 +30,8 @@ class InpaintingSettings(Settings):
     file: PathText | None = None
     """Image whose white pixels are observed (mask: file)."""
     grow: Annotated[int, Field(ge=0, le=1024), WHOLE] | Literal["auto"] = "auto"
-    """Pixels by which the missing area of a painted mask is widened on all sides. auto: 1 for masks with the soft edge of
-    a brush, 0 for those with hard edges (mask: file or beside)."""
+    """Pixels by which the missing area of a painted mask is widened on all sides. auto: 1 for masks with the soft edge
+    of a brush, 0 for those with hard edges (mask: file or beside)."""
     invert: bool = False
     """Black is observed and white is missing, as other programs have it (mask: file or beside)."""
 

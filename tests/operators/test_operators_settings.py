@@ -89,6 +89,18 @@ def test_mask_from_a_file(tmp_path: Path) -> None:
         operators.make("inpainting", image_shape=(3, 6, 8), **settings)
 
 
+def test_holes_are_filled_in_smoothly() -> None:
+    """A ramp solves Laplace's equation; in a large hole of another picture the answer is near the exact one."""
+    known = torch.ones(1, 1, 40, 50)
+    known[..., 8:25, 12:30] = 0
+    known[..., 30:33, 20:45] = 0
+    ramp = torch.linspace(-1, 1, 50).expand(1, 2, 40, 50) + torch.linspace(0, 1, 40)[:, None]
+    made = operators.Inpainting((2, 40, 50), known).interpolated(ramp * known)
+    assert torch.equal(made * known, ramp * known)
+    assert (made - ramp).abs().max() < 0.1 * (17 * 1 / 39 + 18 * 2 / 49)  # of what the ramp rises in the first hole
+    assert torch.equal(operators.Inpainting((2, 40, 50), torch.ones(40, 50)).interpolated(ramp), ramp)
+
+
 # --- blurs -----------------------------------------------------------------------------------------------------------
 
 
