@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randomwalk.operators import Blur, Inpainting
+from randomwalk.operators import Blur, Inpainting, Operator
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, visible_and_baseline
 
@@ -31,3 +31,17 @@ def test_without_a_closed_form_the_measurement_itself_is_shown() -> None:
     y = torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     visible, baseline = visible_and_baseline(Blur((1, 6, 6), kernel, "reflect"), y)
     assert visible is y and baseline is y
+
+
+class EverySecondRow(Operator):
+    """An operator without a spectral decomposition, whose measurements are smaller than images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3 * x[..., ::2, :]
+
+
+def test_a_smaller_measurement_is_compared_with_its_adjoint() -> None:
+    y = torch.ones(1, 1, 3, 6)
+    visible, baseline = visible_and_baseline(EverySecondRow((1, 6, 6)), y)
+    assert visible is y and baseline is not None
+    torch.testing.assert_close(baseline, torch.tensor([3.0, 0, 3, 0, 3, 0])[:, None].expand(1, 1, 6, 6))
