@@ -27,7 +27,7 @@ LOSSY = 12
 
 @dataclass(frozen=True)
 class Mask:
-    """What is known of a picture.
+    """Known part of a picture.
 
     Attributes:
         known: ``[H, W]``, 1 where pixels are known, 0 where they are missing; some of both.
