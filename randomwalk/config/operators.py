@@ -48,7 +48,7 @@ class InpaintingSettings(Settings):
                 raise ValueError(f"{key}: is for mask: {mask}, but mask is {self.mask}; remove it")
         if self.mask not in ("file", "beside") and (self.invert or self.grow != "auto"):
             raise ValueError(
-                f"{'invert' if self.invert else 'grow'}: is for masks that are painted (mask: file or beside), but mask is "
+                f"{'invert' if self.invert else 'grow'}: is for painted masks (mask: file or beside), but mask is "
                 f"{self.mask}; remove it"
             )
         if isinstance(self.box_size, list) and self.box_size[0] > self.box_size[1]:

@@ -132,8 +132,7 @@ def test_an_interpolation_goes_through_the_pixels_in_their_place(settings: dict[
         kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = 1  # a point stays a point
         operator: Operator = downsample_with_kernel((2, 4 * factor, 6 * factor), factor, kernel)
     else:
-        operator = operators.make(
-            "super_resolution", image_shape=(2, 4 * factor, 6 * factor), factor=factor, **settings
-        )
+        shape = (2, 4 * factor, 6 * factor)
+        operator = operators.make("super_resolution", image_shape=shape, factor=factor, **settings)
     small = torch.from_numpy(np.random.default_rng(3).normal(size=(1, 2, 4, 6)))
     torch.testing.assert_close(operator(operator.interpolated(small)), small, rtol=1e-12, atol=1e-12)

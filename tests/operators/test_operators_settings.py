@@ -322,6 +322,8 @@ def test_composition() -> None:
         ("inpainting", {"mask": "box", "box_size": 7, "margin": 1}, "does not fit 8x8"),
         ("inpainting", {"mask": "box"}, "box_size: missing; mask: box needs the side"),
         ("inpainting", {"mask": "file"}, "file: missing; mask: file needs the path"),
+        ("inpainting", {"grow": 1}, "grow: is for painted masks"),
+        ("inpainting", {"invert": True}, "invert: is for painted masks"),
         ("gaussian_blur", {"std": 0.0}, "std: found 0.0; allowed: a number above 0"),
         ("gaussian_blur", {"kernel_size": 4}, "kernel_size: found 4; allowed: an odd number"),
         ("gaussian_blur", {"boundary": "mirror"}, "allowed: one of reflect, replicate, zero, circular"),
