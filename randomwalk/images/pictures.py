@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.images import png16, tiff16
+from randomwalk.images import kinds, png16, tiff16
 from randomwalk.images.tensors import LUMA, strips
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
@@ -111,7 +111,7 @@ def read(data: bytes, name: str) -> Picture:
         InputError: it is damaged, not a picture, or its values do not fit into 16 bits.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with kinds.open_picture(io.BytesIO(data), name) as image:
             turn = _orientation(image)
             profile = image.info.get("icc_profile") or None
             if png16.is_png16(data):
@@ -149,7 +149,7 @@ def read_header(file: IO[bytes], name: str) -> Header:
     try:
         beginning = file.read(26)
         file.seek(0)
-        with Image.open(file) as image:
+        with kinds.open_picture(file, name) as image:
             width, height = image.size if _orientation(image) < 5 else reversed(image.size)
             grey = png16.is_grey(beginning) if png16.is_png16(beginning) else image.mode in GREY_MODES
             return Header(height, width, grey)

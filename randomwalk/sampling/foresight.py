@@ -9,6 +9,7 @@ from randomwalk import samplers
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
+from randomwalk.images.kinds import left_out_notes
 from randomwalk.operators import Operator
 from randomwalk.rng import Stream, torch_generator
 from randomwalk.samplers.remainder import COARSE, NOISE_LIMIT, Remainder, noise_of_walk, remainder
@@ -23,7 +24,8 @@ _LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is 
 
 def notes_of(task: Task) -> list[str]:
     """Notes on a task before it starts, one line each."""
-    return [*_coupling_notes(task), *_crop_notes(task), *_tiling_notes(task), *schedule_notes(task)]
+    left_out = [] if task.source is None else left_out_notes(task.source.where, task.source.left_out)
+    return [*left_out, *_coupling_notes(task), *_crop_notes(task), *_tiling_notes(task), *schedule_notes(task)]
 
 
 def image_notes(task: Task, image: int) -> list[str]:
