@@ -76,7 +76,7 @@ FOREIGN = (
     RAW,
     Foreign("JPEG XL", "convert it: djxl FILE.jxl FILE.png", (".jxl",), (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
     Foreign(
-        "an array of numbers", "save it as a PNG or TIFF of 8 or 16 bits; in Python, operators and samplers take arrays",
+        "an array of numbers", "save it as a PNG or TIFF of 8 or 16 bits; in Python, samplers take arrays",
         (".npy", ".npz"), (b"\x93NUMPY",),
     ),
     Foreign(
@@ -141,7 +141,7 @@ def open_picture(file: IO[bytes], name: str, formats: Sequence[str] = FORMATS) -
     try:
         return Image.open(file, formats=["HEIF"] if is_heif else _supported(formats))
     except UnidentifiedImageError as error:  # its message has an address in memory
-        raise ValueError("its beginning is not that of a picture") from error
+        raise ValueError("it is no picture, or of a kind that is not decoded") from error
 
 
 def _supported(formats: Sequence[str]) -> list[str]:
@@ -153,6 +153,16 @@ def _supported(formats: Sequence[str]) -> list[str]:
 def has_picture_name(name: str) -> bool:
     """Whether a file counts as a picture by its suffix."""
     return PurePath(name).suffix.lower() in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """Suffix of a picture's name; empty if it is none of a picture, so that scan.2024 has none."""
+    return PurePath(name).suffix if has_picture_name(name) else ""
+
+
+def stem_of(name: str) -> str:
+    """Name of a picture, with its folders, without its suffix."""
+    return name.removesuffix(suffix_of(name)) if suffix_of(name) else name
 
 
 def is_hidden(name: str) -> bool:

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,9 @@ class ImageSource:
             this ending (``_mask.png``), or None.
         digest: ``digest(i)`` gives a text that differs if the bytes of file ``i`` do; by default that of `read`.
         left_out: names of the files among the images that are none.
+
+    Attributes:
+        pages: page of each image in its file, from 0.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class ImageSource:
         self.labels = None if labels is None else labels.astype(np.int64)
         self.classes = [printable(name) for name in classes]
         self.left_out = [printable(name) for name in left_out]
+        self.pages = [0] * len(self.names)
         self._read, self._open, self._beside = read, open, beside
         self._digest = digest or (lambda i: digest_of(read(i)))
 
@@ -83,7 +87,7 @@ class ImageSource:
         raw = self._read(i)
         if isinstance(raw, np.ndarray):
             return Picture(raw[..., None] if raw.ndim == 2 else raw)
-        return pictures.read(raw, f"{self.where}: {self.names[i]}")
+        return pictures.read(raw, f"{self.where}: {self.names[i]}", self.pages[i])
 
     def digest(self, i: int, with_mask: bool = False) -> str | None:
         """Text that differs if the file of image ``i`` has other bytes; None if it cannot be read.
@@ -121,11 +125,11 @@ class ImageSource:
         name = f"{self.where}: {self.names[i]}"
         if self._open is not None:
             with self._open(i) as file:
-                return pictures.read_header(file, name)
+                return pictures.read_header(file, name, self.pages[i])
         raw = self._read(i)
         if isinstance(raw, np.ndarray):
             return Header(raw.shape[0], raw.shape[1], raw.ndim == 2 or raw.shape[2] == 1)
-        return pictures.read_header(io.BytesIO(raw), name)
+        return pictures.read_header(io.BytesIO(raw), name, self.pages[i])
 
     def size(self, i: int) -> Size:
         """Height and width of image ``i``; see `header`."""
@@ -142,7 +146,7 @@ class ImageSource:
         """
         name = PurePath(self.names[i])
         ending, data = self._mask_file(i)
-        mask = f"{name.stem}{ending}"
+        mask = f"{kinds.stem_of(name.name)}{ending}"
         if data is None:
             raise InputError(f"{self.where}: there is no {mask} next to {name} (mask: beside)")
         grey = pictures.read(data, f"{self.where}: {name.with_name(mask)}").on_white(1)[..., 0]
@@ -165,21 +169,53 @@ class ImageSource:
 
     def without_masks(self) -> ImageSource:
         """The source without the images that are masks of others."""
-        stems = [str(PurePath(name).with_suffix("")) for name in self.names]
+        stems = [kinds.stem_of(name) for name in self.names]
         masks = {f"{stem}{MASK}" for stem in stems}
         kept = [i for i, stem in enumerate(stems) if stem not in masks]
+        return self._chosen(kept, [self.names[i] for i in kept])
+
+    def num_pages(self, i: int) -> int:
+        """Number of pages in file ``i``, such as those of a TIFF or the frames of a GIF; 1 if it cannot be read."""
+        try:
+            if self._open is not None:
+                with self._open(i) as file:
+                    return pictures.num_pages(file, self.names[i])
+            raw = self._read(i)
+            return 1 if isinstance(raw, np.ndarray) else pictures.num_pages(io.BytesIO(raw), self.names[i])
+        except InputError:
+            return 1
+
+    def of_page(self, page: int | Literal["all"]) -> ImageSource:
+        """The source with one page of each file, counted from 1, or with each page as an image."""
+        if page != "all":
+            return self._chosen(range(len(self)), self.names, [page - 1] * len(self))
+        counts = [self.num_pages(i) for i in range(len(self))]
+        places = [i for i, count in enumerate(counts) for _ in range(count)]
+        pages = [k for count in counts for k in range(count)]
+        names = [
+            self.names[i]
+            if counts[i] == 1
+            else f"{kinds.stem_of(self.names[i])}_page{k + 1}{kinds.suffix_of(self.names[i])}"
+            for i, k in zip(places, pages, strict=True)
+        ]
+        return self._chosen(places, names, pages)
+
+    def _chosen(self, places: Sequence[int], names: Sequence[str], pages: Sequence[int] | None = None) -> ImageSource:
+        """Some of the images, under these names, each of a page of its file; of the same page by default."""
         opened, beside = self._open, self._beside
-        return ImageSource(
-            [self.names[i] for i in kept],
-            lambda i: self._read(kept[i]),
+        found = ImageSource(
+            names,
+            lambda i: self._read(places[i]),
             self.where,
-            None if self.labels is None else self.labels[kept],
+            None if self.labels is None else self.labels[list(places)],
             self.classes,
-            None if opened is None else lambda i: opened(kept[i]),
-            None if beside is None else lambda i, ending: beside(kept[i], ending),
-            lambda i: self._digest(kept[i]),
+            None if opened is None else lambda i: opened(places[i]),
+            None if beside is None else lambda i, ending: beside(places[i], ending),
+            lambda i: self._digest(places[i]),
             self.left_out,
         )
+        found.pages = [self.pages[i] for i in places] if pages is None else list(pages)
+        return found
 
     def pixels(self, i: int, channels: int) -> np.ndarray:
         """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
@@ -192,15 +228,15 @@ class ImageSource:
             i: index of the image.
             channels: 1 or 3.
             size: height and width of the result.
-            fit: see `fit_to`. "keep" never scales, keeps 16 bits and the colours under transparent pixels, and crops
-                at the right and the bottom.
+            fit: see `fit_to`. "keep" never scales, keeps 16 bits, continues the picture where it is wholly transparent
+                (see `Picture.continued`), and crops at the right and the bottom.
 
         Raises:
             InputError: the image cannot be decoded, or with "keep" it is smaller than the size.
         """
         if fit != "keep":
             return to_tensor(fit_to(self.pixels(i, channels), size, fit))
-        x, (height, width) = self.picture(i).tensor(channels), size
+        x, (height, width) = self.picture(i).continued().tensor(channels), size
         if x.shape[1] < height or x.shape[2] < width:
             raise InputError(
                 f"{self.where}: {self.names[i]} does not decode as an image ({x.shape[1]}x{x.shape[2]} pixels, "
@@ -225,9 +261,9 @@ def open_dataset(dataset: str, path: str | Path, split: Split = "train") -> Imag
 def open_images(path: str | Path) -> ImageSource:
     """Open the pictures of a folder (with its subfolders), of a zip, or a single picture, in the order of their names.
 
-    A file is a picture by its suffix, or if it has none of the known ones by its content. The others, and broken links,
-    are in `ImageSource.left_out`. Hidden files are skipped, such as the ._photo.jpg that macOS puts next to photo.jpg in
-    its zips. Links are followed. If all pictures are in subfolders, the outermost subfolders are their classes, in the
+    A file is a picture by its suffix, or if it has none of those known by its content. Others, and broken links, are in
+    `ImageSource.left_out`. Hidden files are skipped, such as the ._photo.jpg that macOS puts next to photo.jpg in its
+    zips. Links are followed. If all pictures are in subfolders, the outermost subfolders are their classes, in the
     order of `in_order`.
 
     Raises:
@@ -312,7 +348,7 @@ def _of_files(files: Sequence[Path], names: Sequence[str], where: str, left_out:
             return file.read()
 
     def beside(i: int, ending: str) -> bytes | None:
-        path = files[i].with_name(f"{files[i].stem}{ending}")
+        path = files[i].with_name(f"{kinds.stem_of(files[i].name)}{ending}")
         return read(path) if path.is_file() else None
 
     labels, classes = _classes_of(names)
@@ -357,7 +393,7 @@ def _of_zip(path: Path) -> ImageSource:
 
     def beside(i: int, ending: str) -> bytes | None:
         image = PurePosixPath(names[i])
-        name = str(image.with_name(f"{image.stem}{ending}"))
+        name = str(image.with_name(f"{kinds.stem_of(image.name)}{ending}"))
         return read(name) if name in members else None
 
     labels, classes = _classes_of(names)
