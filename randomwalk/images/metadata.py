@@ -12,16 +12,18 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from randomwalk.images import exif, png16
 from randomwalk.images.png16 import Chunk
 
-COLOUR = (b"gAMA", b"sRGB", b"cHRM", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi")
-"""Chunks that say which colours and brightness the numbers mean."""
+RESOLUTION, EXIF, TEXT = b"pHYs", b"eXIf", (b"tEXt", b"zTXt", b"iTXt")
+LENGTHS = {
+    b"gAMA": 4, b"sRGB": 1, b"cHRM": 32, b"cICP": 4, b"mDCV": 24, b"mDCv": 24, b"cLLI": 8, b"cLLi": 8, RESOLUTION: 9,
+}  # fmt: skip
+"""Bytes of the chunks that say which colours and brightness the numbers mean, and how large the pixels are."""
 OF_COLOURS = (b"iCCP", b"cHRM", b"cICP")
 """Those that hold only for the channels of the file: not for grey if it has colours, nor the other way round."""
-RESOLUTION, EXIF, TEXT = b"pHYs", b"eXIf", (b"tEXt", b"zTXt", b"iTXt")
 XMP = b"XML:com.adobe.xmp"
 RAW_PROFILE = b"Raw profile type "
 """Beginning of the keywords under which some programs write EXIF data as text."""
@@ -29,8 +31,9 @@ INCH = 0.0254
 """Metres."""
 UNSPECIFIED, REC_709, SRGB_CURVE = 2, 1, 13
 """Primaries and transfer functions of ITU-T H.273."""
-MOST_TEXT = 2**24
-"""Most bytes of a compressed text that is changed."""
+MOST_TEXT = 2**23
+"""Most bytes of all texts, and of a profile, that are kept."""
+PngImagePlugin.MAX_TEXT_CHUNK = MOST_TEXT  # Pillow takes no profile of more than a megabyte otherwise
 
 
 def chunks_of(image: Image.Image, data: bytes, page: int, turned: bool) -> tuple[Chunk, ...]:
@@ -71,17 +74,26 @@ def written(chunks: Sequence[Chunk], width: int, height: int, same_channels: boo
     return out
 
 
-def profile_chunk(profile: bytes) -> Chunk:
-    """ICC profile as a chunk."""
-    return b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)
+def profile_chunks(profile: bytes | None) -> list[Chunk]:
+    """ICC profile as a chunk; none if it is too large."""
+    if profile is None or len(profile) > MOST_TEXT:
+        return []
+    return [(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))]
 
 
 def _of_png(image: Image.Image, data: bytes) -> Iterator[Chunk]:
     kept: list[Chunk] = []
+    behind, room = False, MOST_TEXT
     for kind, content in png16.chunks(data, sound=True):
-        once = kind in (*COLOUR, RESOLUTION, EXIF) and kind not in [one for one, _ in kept]
-        if once or (kind in TEXT and not content.startswith((RAW_PROFILE + b"exif\0", RAW_PROFILE + b"APP1\0"))):
-            kept.append((kind, content))
+        behind = behind or kind == b"IDAT"
+        if kind in (*LENGTHS, EXIF):
+            first = kind not in [one for one, _ in kept]
+            if first and (kind == EXIF or (not behind and len(content) == LENGTHS[kind])):
+                kept.append((kind, content))
+        elif kind in TEXT and not content.startswith((RAW_PROFILE + b"exif\0", RAW_PROFILE + b"APP1\0")):
+            room -= _length_of_text(kind, content)
+            if room >= 0:
+                kept.append((kind, content))
     if EXIF not in [kind for kind, _ in kept]:
         for key in ("exif", "APP1"):
             text = image.info.get(f"{RAW_PROFILE.decode()}{key}")
@@ -107,15 +119,29 @@ def _of_others(image: Image.Image, data: bytes, page: int) -> Iterator[Chunk]:
     if isinstance(block, bytes) and block:
         yield EXIF, block.removeprefix(exif.PREFIX)
     xmp = image.info.get("xmp")
-    if isinstance(xmp, bytes) and xmp:
+    if isinstance(xmp, bytes) and 0 < len(xmp) <= MOST_TEXT:
         yield b"iTXt", _itxt(XMP, xmp.rstrip(b"\0"))
     comment = image.info.get("comment")
-    if isinstance(comment, bytes) and comment.strip(b"\0"):
+    if isinstance(comment, bytes) and comment.strip(b"\0") and len(comment) <= MOST_TEXT:
         try:
             text = comment.decode()
         except UnicodeDecodeError:
             text = comment.decode("latin-1")
         yield b"iTXt", _itxt(b"Comment", text.replace("\0", "").encode())
+
+
+def _length_of_text(kind: bytes, content: bytes) -> int:
+    """Bytes of a text, decompressed; more than any that is kept if it is damaged or longer than `MOST_TEXT`."""
+    _, _, rest = content.partition(b"\0")
+    packed = rest[1:] if kind == b"zTXt" else b""
+    if kind == b"iTXt" and rest[:1] == b"\1":
+        packed = rest[2:].split(b"\0", 2)[-1]
+    if not packed:
+        return len(content)
+    try:
+        return len(zlib.decompressobj().decompress(packed, MOST_TEXT + 1))
+    except zlib.error:
+        return MOST_TEXT + 1
 
 
 def _itxt(keyword: bytes, text: bytes) -> bytes:

@@ -249,9 +249,8 @@ def encode(x: Tensor, like: Picture, coloured: bool = False, gps: bool = True) -
         out = io.BytesIO()
         Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(out, "PNG")
         data = out.getvalue()
-    profile = [metadata.profile_chunk(like.profile)] if like.profile is not None else []
-    chunks = metadata.written([*profile, *like.metadata], width, height, grey == like.grey, gps)
-    return png16.with_chunks(data, chunks)
+    about = [*metadata.profile_chunks(like.profile), *like.metadata]
+    return png16.with_chunks(data, metadata.written(about, width, height, grey == like.grey, gps))
 
 
 def _white_of_ppm(image: Image.Image) -> int:

@@ -30,7 +30,7 @@ UNKNOWN, PREMULTIPLIED, ALPHA = 0, 1, 2
 
 
 def is_tiff16(image: Image.Image) -> bool:
-    """Whether an opened picture is a TIFF of whole numbers with 16 bits: grey, or colours with up to one channel more."""
+    """Whether an opened picture is a TIFF of 16-bit whole numbers: grey, or colours with up to one channel more."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return False
     tags = image.tag_v2
