@@ -190,7 +190,7 @@ def num_pages(file: IO[bytes], name: str) -> int:
     try:
         with kinds.open_picture(file, name) as image:
             return _num_pages(image)
-    except BROKEN:
+    except Exception:  # of damaged pages further on, besides those of the first
         return 1
 
 
@@ -207,9 +207,14 @@ def _go_to(image: Image.Image, page: int) -> None:
     """
     if page == 0:
         return
-    if page >= (count := _num_pages(image)):
+    try:
+        count = _num_pages(image)
+        if page < count:
+            image.seek(page)
+    except Exception as error:
+        raise ValueError(f"page {page + 1} cannot be found: {error}") from error
+    if page >= count:
         raise ValueError(f"it has {count} page{'s' if count > 1 else ''}, and page {page + 1} is wanted")
-    image.seek(page)
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f"page {page + 1} has {image.width} x {image.height} pixels")
 

@@ -54,7 +54,7 @@ def _page_notes(task: Task) -> list[str]:
     several = [name for name, count in counts.items() if count > 1]
     if not several:
         return []
-    others = f"; so do {len(several) - 1} other files" if len(several) > 1 else ""
+    others = {1: "", 2: "; so does another file"}.get(len(several), f"; so do {len(several) - 1} other files")
     pages = f"{several[0]} has {counts[several[0]]} pages, of which the first is taken"
     return [f"{pages}{others}: data.page takes another, or all"]
 
