@@ -1,4 +1,4 @@
-"""What a picture's file says besides its pixels: colour space, resolution, EXIF, XMP and text, as chunks of a PNG file.
+"""Metadata of pictures, which are colour space, resolution, EXIF, XMP and text, as chunks of a PNG file.
 
 Results are PNG files, so what other formats say is translated, and what PNG files say is copied. ICC profiles are
 fields of a picture of their own.
@@ -23,7 +23,7 @@ LENGTHS = {
 }  # fmt: skip
 """Bytes of the chunks that say which colours and brightness the numbers mean, and how large the pixels are."""
 OF_COLOURS = (b"iCCP", b"cHRM", b"cICP")
-"""Those that hold only for the channels of the file: not for grey if it has colours, nor the other way round."""
+"""Chunks that hold only for the channels of the file: not for grey if it has colours, nor the other way round."""
 XMP = b"XML:com.adobe.xmp"
 RAW_PROFILE = b"Raw profile type "
 """Beginning of the keywords under which some programs write EXIF data as text."""
