@@ -51,6 +51,8 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     made.add_argument(
         "--noise", type=_positive, metavar="STD", help="standard deviation of the noise, of 255; estimated by default"
     )
+    made.add_argument("--page", type=_page, metavar="N", help="page of a TIFF, or frame of an animation (default: 1)")
+    made.add_argument("--no-gps", action="store_true", help="leave the coordinates out of the result's metadata")
     made.add_argument("--seed", type=int, default=0, help="seed of the random walk (default: 0)")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     made.add_argument("--max-memory", type=_positive, metavar="GIB", help="denoise in tiles to stay below this memory")
@@ -68,6 +70,12 @@ def _path(text: str) -> Path:
 def _factor(text: str) -> int:
     if not text.isdecimal() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"found {text}; expected a whole number from 2")
+    return int(text)
+
+
+def _page(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}; expected a whole number from 1")
     return int(text)
 
 
@@ -89,6 +97,8 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     changes = [f"seed={args.seed}", f"device={args.device}"]
     changes += [f"measurement.noise.std={args.noise}"] if args.noise is not None else []
     changes += [f"max_memory={args.max_memory}"] if args.max_memory is not None else []
+    changes += [f"data.page={args.page}"] if args.page is not None else []
+    changes += ["data.gps=false"] if args.no_gps else []
     name, blur_std = "denoise", None
     if args.fill is not None:
         name = "inpainting"
@@ -117,7 +127,9 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
 
 def _result_stem(photo: Path) -> str:
     """Name of the result without its suffix, which together have at most 255 bytes."""
-    return f"{shortened(photo.stem, 240)}_restored"
+    from randomwalk.images.kinds import stem_of  # imports Pillow: --help needs none
+
+    return f"{shortened(stem_of(photo.name), 240)}_restored"
 
 
 def output_of(args: argparse.Namespace) -> Path:
@@ -183,7 +195,7 @@ def main(args: argparse.Namespace) -> int:
         progress.finish()
     finally:
         progress.close()
-    result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0))
+    result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0), gps=not args.no_gps)
     folder = RunFolder(output.parent)
     folder.remove_leftovers_of(output.name)  # of a process that was killed
     folder.write_bytes(output.name, result)

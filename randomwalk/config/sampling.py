@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import PrivateAttr, model_validator
 
@@ -51,6 +51,11 @@ class SampleData(Settings):
     fit: SampleFit = "resize"
     """How images get the network's size: resize the short side and crop the centre, crop, or pad; or keep their own
     size, for networks of any size. Then only images of the same size share a batch."""
+    page: Images | Literal["all"] = 1
+    """Which page of a file with several (TIFF), or frame of an animation (GIF, WebP, PNG, AVIF): a number from 1, or
+    all, each of them an image."""
+    gps: bool = True
+    """Keep the coordinates at which a photograph was taken in its results, with the rest of its metadata."""
 
 
 class SampleConfig(Settings):
