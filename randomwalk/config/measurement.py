@@ -17,6 +17,9 @@ class Measurement(Settings):
     """Gaussian by default."""
     given: bool = False
     """The images in `data.path` are the measurements, as pictures; the true images are unknown."""
+    keep_known: bool | None = None
+    """With given pictures that have missing pixels: return the known pixels as they are, to the bit. By default so
+    unless the noise is given as a number, which is then removed from the known pixels too."""
     estimate_noise: bool = False
     """Add the noise of `noise`, but give the sampler a level estimated from each measurement: a test of `std: auto`."""
 
@@ -24,6 +27,25 @@ class Measurement(Settings):
     def noise_is_estimated(self) -> bool:
         """Whether the sampler gets an estimated noise level."""
         return self.estimate_noise or getattr(self.noise, "std", None) == "auto"
+
+    @property
+    def keeps_known(self) -> bool:
+        """Whether the known pixels of the result are those of the measurement."""
+        if self.keep_known is not None:
+            return self.keep_known
+        return self._has_known_pixels and (self.noise.name == "none" or self.noise_is_estimated)
+
+    @property
+    def _has_known_pixels(self) -> bool:
+        return self.given and isinstance(self.operator, InpaintingSettings)
+
+    @model_validator(mode="after")
+    def _pixels_can_be_kept(self) -> Measurement:
+        if self.keep_known is not None and not self._has_known_pixels:
+            raise ValueError(
+                "keep_known: is for the operator inpainting and measurements that are given (given: true); remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pictures_can_be_given(self) -> Measurement:

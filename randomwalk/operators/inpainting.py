@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.images import pictures
+from randomwalk.images.masks import Grow, read_mask, read_mask_file
 from randomwalk.operators.operator import Operator
 
 
@@ -86,21 +85,6 @@ def box_mask(height: int, width: int, box_size: int | Sequence[int], margin: int
     return mask
 
 
-def read_mask(path: str | Path, height: int, width: int) -> Tensor:
-    """Mask ``[H, W]`` from an image file: pixels brighter than half, and transparent ones, are observed."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"inpainting: the mask image {path} cannot be read: {error}") from error
-    grey = pictures.read(data, f"inpainting: the mask image {path}").on_white(1)[..., 0]
-    if grey.shape != (height, width):
-        raise InputError(
-            f"inpainting: the mask image {path} has {grey.shape[0]}x{grey.shape[1]} pixels, "
-            f"but the images have {height}x{width}"
-        )
-    return torch.from_numpy((grey > 127).astype(np.float32))
-
-
 def make_inpainting(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
@@ -110,14 +94,16 @@ def make_inpainting(
     box_size: int | Sequence[int] | None,
     margin: int,
     file: str | None,
+    grow: Grow,
+    invert: bool,
 ) -> Inpainting:
     """Inpainting, see :class:`randomwalk.config.operators.InpaintingSettings`.
 
     Args:
         image_shape: ``(C, H, W)``.
         generators: one for each image, for masks that are drawn.
-        masks: ``[H, W]`` of each image, for ``mask="beside"``.
-        mask, missing, box_size, margin, file: settings.
+        masks: ``[H, W]`` of each image, for ``mask="beside"``; for ``mask="file"`` they replace that of the file.
+        mask, missing, box_size, margin, file, grow, invert: settings.
     """
     _, height, width = image_shape
     if mask == "random":
@@ -125,9 +111,10 @@ def make_inpainting(
     elif mask == "box":
         assert box_size is not None
         found = [box_mask(height, width, box_size, margin, draws) for draws in generators]
-    elif mask == "file":
+    elif mask == "file" and masks is None:
         assert file is not None
-        found = [read_mask(file, height, width)]
+        read, name = read_mask_file(file)
+        found = [read_mask(read, name, (height, width), "the image", grow=grow, invert=invert).known]
     elif masks is None:
         raise InputError("inpainting: mask 'beside' needs images from files, with their masks next to them")
     else:

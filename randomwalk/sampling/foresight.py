@@ -39,11 +39,10 @@ def image_notes(task: Task, image: int) -> list[str]:
     """Notes on the measurement of an image, one line each."""
     found = []
     if image in task.noise_levels:
-        found.append(f"{task.names[image]}: noise estimated as {127.5 * task.noise_levels[image]:.1f} of 255")
-    if task.config.masks_beside and task.source is not None:
-        missing = 1 - float(task.source.mask(image).mean())
-        found.append(f"{task.names[image]}: {missing:.1%} of the pixels are missing, where the mask is dark")
-    return found
+        stays = task.config.measurement is not None and task.config.measurement.keeps_known
+        kept = ", and left in the known pixels (keep_known)" if stays else ""
+        found.append(f"{task.names[image]}: noise estimated as {127.5 * task.noise_levels[image]:.1f} of 255{kept}")
+    return [*found, *task.mask_notes.get(image, ())]
 
 
 def _page_notes(task: Task) -> list[str]:

@@ -10,8 +10,8 @@ from randomwalk.config.operators import parts_of
 from randomwalk.errors import InputError
 from randomwalk.images.noise_estimation import estimate_noise
 from randomwalk.images.sources import ImageSource
-from randomwalk.operators import Composition, Inpainting, Operator
-from randomwalk.sampling.batch import Batch
+from randomwalk.operators import Composition, Inpainting, Measurement, Operator
+from randomwalk.sampling.batch import Batch, repeated
 
 COPIES = 3
 """Number of equal channels in which a colour network receives a grey image."""
@@ -38,6 +38,20 @@ def known_part(operator: Operator) -> Tensor | None:
     if isinstance(operator, Composition):
         return known_part(operator.second)
     return operator.mask if isinstance(operator, Inpainting) else None
+
+
+def with_known(x: Tensor, measurement: Measurement, count: int) -> Tensor:
+    """Samples ``[B, C, H, W]`` with the known pixels of their measurement in place of their own.
+
+    Args:
+        x: the samples, ``count`` of each measurement in a row.
+        measurement: pictures with missing pixels.
+        count: number of samples of each.
+    """
+    known = known_part(measurement.operator)
+    assert known is not None
+    y = repeated(measurement.y, count)
+    return torch.where(repeated(known, count) > 0 if len(known) > 1 else known > 0, y, x)
 
 
 def has_copies(y: Tensor) -> bool:

@@ -15,7 +15,7 @@ from randomwalk.config.files import dump
 from randomwalk.distributed import Context
 from randomwalk.errors import InputError
 from randomwalk.images import metrics
-from randomwalk.progress import show_notes
+from randomwalk.progress import labelled, show_notes
 from randomwalk.runs.folder import RunFolder
 from randomwalk.runs.session import Session, session
 from randomwalk.samplers.walk import PreconditionedStep
@@ -184,7 +184,7 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
     def say_notes() -> None:
         for one in ids:
             for line in image_notes(task, one.image) if one.sample == 0 else ():
-                progress.say(f"note: {line}")
+                progress.say(labelled(line))
 
     estimated_later = task.config.measurement is not None and task.config.measurement.estimate_noise
     if not estimated_later:

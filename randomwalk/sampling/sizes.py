@@ -43,8 +43,8 @@ def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, cou
                     f"{source.names[i]}: is a measurement of {measured[0]}x{measured[1]} pixels, but the network of "
                     f"{config.network.path} takes {denoiser.image_size}x{denoiser.image_size} only"
                 )
-            if config.masks_beside:
-                source.mask(i)
+            if config.masks_beside and config.painted_mask is not None:
+                source.mask(i, config.painted_mask.grow, config.painted_mask.invert)
             sizes.append(size)
         except InputError as error:
             sizes.append(None)

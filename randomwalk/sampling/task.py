@@ -18,6 +18,7 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
+from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings
 from randomwalk.config.sampling import Start
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
@@ -30,6 +31,7 @@ from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.operator import ImageShape
+from randomwalk.operators.separable import enlarged
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
@@ -38,6 +40,8 @@ from randomwalk.sampling.sizes import measured_size
 
 ASSUMED_STD = 2 * 10 / 255
 """Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
+FAINT_STD = 2 * 1 / 255
+"""Standard deviation for pictures whose noise stays as it is and cannot be estimated."""
 BATCH_PIXELS = 2**20
 """Most pixels in a batch of images that keep their own size: larger batches are not faster, and take memory."""
 
@@ -64,6 +68,7 @@ class Task:
         greys: whether each image is grey while the network takes colour; empty unless images keep their own size.
         budget: memory bound of a network that takes any size; None for other networks.
         noise_levels: estimated standard deviation of the noise by image.
+        mask_notes: how the mask of an image was understood, a line each.
     """
 
     config: SampleConfig
@@ -79,6 +84,7 @@ class Task:
     greys: list[bool] = field(default_factory=list)
     budget: Budget | None = None
     noise_levels: dict[int, float] = field(default_factory=dict, init=False)
+    mask_notes: dict[int, list[str]] = field(default_factory=dict, init=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -110,7 +116,15 @@ class Task:
         if measurement is None or start != Start():
             shape = self.image_shape if measurement is None else measurement.operator.image_shape
             std = float(self.sigmas[0]) if start.std is None else start.std
-            x = draws.normal(shape).mul_(std).add_(start.mean)
+            mean: float | Tensor
+            if start.mean == "measurement":
+                assert measurement is not None and self.config.measurement is not None
+                settings = self.config.measurement.operator
+                assert isinstance(settings, SuperResolutionSettings)
+                mean = repeated(enlarged(measurement.y, settings.factor, settings.downsampling), self.coupled_samples)
+            else:
+                mean = start.mean
+            x = draws.normal(shape).mul_(std).add_(mean)
         return self.sampler.sample(
             probe, self.sigmas, measurement, num_samples=self.coupled_samples, start=x, draws=draws, callback=callback
         )
@@ -204,9 +218,8 @@ class Task:
         if self._measured is None or self._measured[0] != list(images):  # kept: a decomposition can take seconds
             generators = [measurement_stream(self.config.seed, image) for image in images]
             masks = None
-            if self.config.masks_beside:
-                assert self.source is not None
-                masks = [self.source.mask(image) for image in images]
+            if self.config.painted_mask is not None and self.sizes is not None:
+                masks = [self._read_mask(image, self.config.painted_mask) for image in images]
                 if not self.config.given:  # the true images may have been cropped
                     shapes = map(self.shape_of, images)
                     masks = [mask[:height, :width] for mask, (_, height, width) in zip(masks, shapes, strict=True)]
@@ -215,6 +228,15 @@ class Task:
             self._measured = (list(images), operator.to(self.device), generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
+
+    def _read_mask(self, image: int, settings: InpaintingSettings) -> Tensor:
+        """Mask ``[H, W]`` of an image, and what the user should know about it, each line once."""
+        assert self.source is not None
+        mask = self.source.mask(image, settings.grow, settings.invert, settings.file)
+        missing = f"{1 - float(mask.known.mean()):.1%} of the pixels are missing, where the mask is painted"
+        told = {line for other, lines in self.mask_notes.items() if other != image for line in lines}
+        self.mask_notes[image] = [line for line in [*mask.notes, f"{self.names[image]}: {missing}"] if line not in told]
+        return mask.known
 
     def trial_operator(self) -> Operator:
         """Operator of the largest image that has one, to check settings with.
@@ -273,7 +295,12 @@ class Task:
             return self.noise
         if image not in self.noise_levels:
             channels = y[0, :1] if self.is_grey(image) else y[0]
-            self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
+            try:
+                self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
+            except InputError:
+                if not self.config.measurement.keeps_known:
+                    raise
+                return GaussianNoise(FAINT_STD)  # the noise is not to be removed, and hardly matters
         return GaussianNoise(self.noise_levels[image])
 
     # --- the batches ---------------------------------------------------------------------------------------------
@@ -346,6 +373,9 @@ class Task:
                 if self.is_grey(images[0]):
                     batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
                 batch.residuals = measuring.residuals(measurement.operator.repeated(self.coupled_samples), batch)
+                assert self.config.measurement is not None
+                if self.config.measurement.keeps_known:
+                    batch.x = measuring.with_known(batch.x, measurement, self.coupled_samples)
                 with torch.no_grad():  # not before the walk, whose memory is the run's
                     visible, baseline = visible_and_baseline(measurement.operator, measurement.y)
                 batch.visible = repeated(visible, self.coupled_samples)

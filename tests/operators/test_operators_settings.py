@@ -82,7 +82,7 @@ def test_mask_from_a_file(tmp_path: Path) -> None:
     operator = operators.make("inpainting", image_shape=(3, 6, 8), **settings)
     x = normal(2, 3, 6, 8)
     torch.testing.assert_close(operator(x), x * (torch.from_numpy(pixels) > 0))
-    with pytest.raises(InputError, match=r"mask\.png has 6x8 pixels, but the images have 8x8"):
+    with pytest.raises(InputError, match=r"mask\.png has 6x8 pixels, but the image has 8x8"):
         operators.make("inpainting", image_shape=(3, 8, 8), **settings)
     (tmp_path / "mask.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"mask\.png does not decode"):
@@ -362,11 +362,11 @@ def test_lines_are_drawn_by_the_square_of_their_nearness_to_the_middle() -> None
     assert chi_squared < 22.5  # 6 degrees of freedom: P = 0.001
 
 
-def test_a_mask_from_a_file_is_known_where_it_is_brighter_than_half(tmp_path: Path) -> None:
-    pixels = np.array([[0, 127, 128, 255]], dtype=np.uint8)
+def test_a_mask_from_a_file_is_known_where_it_is_white(tmp_path: Path) -> None:
+    pixels = np.array([[0, 254, 254, 255]], dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    operator = operators.make("inpainting", image_shape=(1, 1, 4), mask="file", file=str(tmp_path / "mask.png"))
-    assert operator(torch.ones(1, 1, 1, 4)).flatten().tolist() == [0, 0, 1, 1]
+    operator = operators.make("inpainting", image_shape=(1, 1, 4), mask="file", file=str(tmp_path / "mask.png"), grow=0)
+    assert operator(torch.ones(1, 1, 1, 4)).flatten().tolist() == [0, 0, 0, 1]
 
 
 def test_a_gaussian_kernel_is_a_gaussian_out_to_four_standard_deviations() -> None:
