@@ -28,6 +28,12 @@ from randomwalk.config.networks import Weights
 from randomwalk.config.operators import InpaintingSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
+SAMPLING = (
+    "{name: random_walk, step_scale: 0.3, initial_temperature: 1, preconditioned: true, "
+    "schedule: {name: karras, num_steps: 400, sigma_min: 0.02, sigma_max: 3}}"
+)
+"""Settings that draw samples of the posterior."""
+
 
 class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
@@ -115,6 +121,11 @@ class SampleConfig(Settings):
         if measured and self.sampler.name != "random_walk" and self.start != Start():
             raise ValueError(
                 f"start: is for the sampler random_walk; {self.sampler.name} chooses its own start; remove it"
+            )
+        if self.sampler.name == "posterior_mean" and self.num_samples > 1:
+            raise ValueError(
+                f"num_samples: found {self.num_samples}, but posterior_mean makes one image, the mean; for samples "
+                f"take the sampler {SAMPLING}"
             )
         return self
 
