@@ -178,3 +178,27 @@ def test_a_run_takes_one_evaluation(tmp_path: Path, capfd: pytest.CaptureFixture
     assert row["evaluations"] == "1" and float(row["noise_of_255"]) == 25
     assert not (run / "schedule.png").exists()
     assert arrays_of(run)["0000_photo_sample0"].shape == (3, 20, 26)
+
+
+class Identical(Denoiser):
+    """One that is given flat areas as they are on average."""
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return x.mean(-1, keepdim=True).expand_as(x)
+
+
+def test_what_a_file_has_cut_off_is_put_back() -> None:
+    """Rows of one brightness each, with noise that is cut off at black and white: the mean of each is the brightness."""
+    std, number = 0.2, 40_000
+    x = torch.tensor([-1.0, -0.9, -0.7, 0.0, 0.8, 0.95, 1.0], dtype=torch.float64)[:, None].expand(1, 1, 7, number)
+    y = x + std * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cut = y.clamp(-1, 1)
+    found = posterior_mean(cut, GaussianNoise(std), Identical())
+    inverse = 2.6  # at most, the slope of what is solved, at white: 1 / (1 - Phi(0)), and half as much again
+    assert (found - x).abs().max() < 5 * inverse * std / number**0.5
+    assert (cut.mean(-1) - x[..., 0]).abs().max() > 0.3 * std
+    torch.testing.assert_close(posterior_mean(y, GaussianNoise(std), Identical()), Identical()(y, std))
+    photons = PoissonNoise(50)
+    y = photons.apply(x.float()[:, :, 4:])
+    found = posterior_mean(y.clamp(max=1), photons, Identical())
+    assert (found - x[:, :, 4:]).abs().max() < 0.01 < (y.clamp(max=1).mean(-1) - x[:, :, 4:, 0]).abs().max()

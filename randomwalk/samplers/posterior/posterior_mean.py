@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
+import numpy as np
 import torch
+from scipy.special import ndtr
 from torch import Tensor
 
 from randomwalk.config.samplers import PosteriorMeanSettings
@@ -30,6 +35,9 @@ class PosteriorMean(Sampler, PosteriorMeanSettings):
 
         z = 2 sqrt(k + 3/8 + r^2),   z0, z1 = z at black and at white,   f = 2 / (z1 - z0)
         d = D(f (z - z0) - 1, f),    x = the mean count whose z has the mean z0 + (d + 1) / f, times 2 / peak, minus 1
+
+    Where a file has cut off what was darker than black or brighter than white, the mean of such pixels is corrected for
+    it, see `unclipped`.
 
     Grey images in equal channels of a network for colours have the noise of one channel in three: eta is that of
     `Noise.of_copies` then. The result does not depend on the start, and there is one for each measurement.
@@ -62,8 +70,12 @@ class PosteriorMean(Sampler, PosteriorMeanSettings):
 
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
         noise, y = problem.measurement.noise, problem.measurement.y.to(problem.blank)
-        counts = isinstance(noise, PoissonNoise)
-        x = self._of_counts(problem.denoiser, y, noise) if counts else self._mean(problem.denoiser, y, noise.std)
+        if isinstance(noise, PoissonNoise):
+            x = self._of_counts(problem.denoiser, y, noise)
+        else:
+            x, std = self._mean(problem.denoiser, y, noise.std), noise.std / noise.copies**0.5
+            x = unclipped(x, std, y)
+            x = -unclipped(-x, std, -y)
         callback(0, x, noise.std)
         return x
 
@@ -72,8 +84,8 @@ class PosteriorMean(Sampler, PosteriorMeanSettings):
         peak, read_std = noise.photons, noise.read_photons
         black, white = stabilised(torch.tensor([0.0, peak], dtype=torch.float64), read_std).tolist()
         factor = 2 / (white - black)
-        z = stabilised((y + 1) * (peak / 2), read_std)
-        d = self._mean(denoiser, (z - black) * factor - 1, factor * noise.copies**0.5)
+        z = (stabilised((y + 1) * (peak / 2), read_std) - black) * factor - 1
+        d = unclipped(self._mean(denoiser, z, factor * noise.copies**0.5), factor, y)
         return unbiased_inverse((d + 1) / factor + black, read_std) * (2 / peak) - 1
 
     def _mean(self, denoiser: Denoiser, y: Tensor, eta: float) -> Tensor:
@@ -83,3 +95,33 @@ class PosteriorMean(Sampler, PosteriorMeanSettings):
         for quarter in range(1, self.turns):
             total = total + denoiser(y.rot90(quarter, (-2, -1)), sigma).rot90(-quarter, (-2, -1))
         return y + (total / self.turns - y) * (eta / sigma) ** 2
+
+
+def unclipped(d: Tensor, std: float, y: Tensor) -> Tensor:
+    """The means of values with noise whose means were d after all above white had been cut off, as picture files do.
+
+    ``E[min(x + std n, w)] = w + std g((x - w) / std)`` with ``g(u) = u - u Phi(u) - phi(u)``, solved for x. Rows of y
+    without a white pixel, and with one beyond, were not cut off, and stay.
+
+    Source: Foi 2009, "Clipped noisy images: Heteroskedastic modeling and practical denoising".
+
+    Args:
+        d: denoised images ``[B, ...]``, with white at 1.
+        std: of the noise.
+        y: the noisy ones, cut off at 1.
+    """
+    cut = (y.flatten(1).amax(1) == 1).reshape(-1, *[1] * (y.ndim - 1))
+    if not cut.any():
+        return d
+    u, g = _means_of_clipped()
+    v = ((d - 1) / std).double().cpu()
+    found = 1 + std * torch.from_numpy(np.interp(v.numpy(), g, u)).to(d)
+    return torch.where(cut & (v > g[0]).to(d.device), found.clamp(max=1), d)
+
+
+@cache
+def _means_of_clipped() -> tuple[np.ndarray, np.ndarray]:
+    """u, and the mean of ``min(u + n, 0)``."""
+    u = np.linspace(-6, 3, 3001)
+    phi = np.exp(-(u**2) / 2) / math.sqrt(2 * math.pi)
+    return u, u * ndtr(-u) - phi
