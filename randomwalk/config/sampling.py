@@ -28,6 +28,12 @@ from randomwalk.config.networks import Weights
 from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
+SAMPLING = (
+    "{name: random_walk, step_scale: 0.3, initial_temperature: 1, preconditioned: true, "
+    "schedule: {name: karras, num_steps: 400, sigma_min: 0.02, sigma_max: 3}}"
+)
+"""Settings that draw samples of the posterior."""
+
 
 class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
@@ -134,6 +140,11 @@ class SampleConfig(Settings):
         small = self.measurement is not None and isinstance(self.measurement.operator, SuperResolutionSettings)
         if self.start.mean == "measurement" and not small:
             raise ValueError("start.mean: found measurement, which is for the operator super_resolution; remove it")
+        if self.sampler.name == "posterior_mean" and self.num_samples > 1:
+            raise ValueError(
+                f"num_samples: found {self.num_samples}, but posterior_mean makes one image, the mean; for samples "
+                f"take the sampler {SAMPLING}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -78,12 +78,13 @@ def dry_run(config: SampleConfig) -> int:
     task = load_task(config, distributed.choose_device(config.device))
     show_notes(notes_of(task))
     shape, low, high = task.image_shape, float(task.sigmas[-1]), float(task.sigmas[0])
+    levels = f"sigma {high:.4g} to {low:.4g}" if config.sampler.schedule else "at the level of the noise"
     pixels = "{}x{}".format(*shape[1:])
     if task.sizes is not None:
         found = sorted({size for size in task.sizes if size is not None}, key=math.prod)
         pixels = " to ".join("{}x{}".format(*size) for size in dict.fromkeys((found[0], found[-1])))
     print(f"# weights: {config.network.path} fits its network ({shape[0]} channels, {pixels} pixels)")
-    print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, sigma {high:.4g} to {low:.4g}")
+    print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, {levels}")
     if task.budget is not None:
         print(f"# memory: at most {task.budget.gib:g} GiB ({task.budget.cause})")
     batches = task.batches()
@@ -122,7 +123,7 @@ def _begin(task: Task, held: Session, results_for: Callable[[RunFolder, Task], R
             inputs = inputs_of(task)
         facts = {"seed": task.config.seed, "inputs": inputs}
     held.begin(task.config, facts)
-    if held.context.is_main and not held.folder.has("schedule.png"):
+    if held.context.is_main and task.config.sampler.schedule and not held.folder.has("schedule.png"):
         plan, norm = task.plan(), None
         if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
             norm = plan.step_sizes[0].operator.norm()
