@@ -28,11 +28,17 @@ def notes_of(task: Task) -> list[str]:
     return [
         *left_out,
         *_page_notes(task),
+        *_operator_notes(task),
         *_coupling_notes(task),
         *_crop_notes(task),
         *_tiling_notes(task),
         *schedule_notes(task),
     ]
+
+
+def _operator_notes(task: Task) -> list[str]:
+    """Notes on how the operator was made, such as on the file of a blur kernel."""
+    return [] if task.config.measurement is None else list(task.trial_operator().notes)
 
 
 def image_notes(task: Task, image: int) -> list[str]:
