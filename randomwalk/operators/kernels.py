@@ -205,7 +205,7 @@ def _mended(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
         notes.append("is dark on a bright background: black and white are exchanged")
     ring, largest = _ring(values), values.max()
     level, top = float(np.median(ring)), float(ring.max())
-    if 0 < top and np.ptp(ring) <= 2 * _DARK * largest and level < 0.5 * largest:
+    if top > 0 and np.ptp(ring) <= 2 * _DARK * largest and level < 0.5 * largest:
         without = np.where(values > top, values - level, 0.0)
         share = 1 - without.sum() / values.sum()
         if share > 0.01 and without.any():

@@ -21,7 +21,6 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.operators import Measurement, Operator
 
-
 Draw: TypeAlias = Callable[[Tensor], Tensor]
 """``draw(like)``: Normal(0, I), of the shape of ``like``."""
 
@@ -132,9 +131,7 @@ class PreconditionedStep:
         del score
         if g > 0:
             target, y = target.add_(draw(x), alpha=g * r), y + g * self.eta * draw(y.expand(len(x), *y.shape[1:]))
-        target = self.operator.proximal(
-            target, y, self.eta, r, tolerance=tolerance, iterations=iterations
-        )
+        target = self.operator.proximal(target, y, self.eta, r, tolerance=tolerance, iterations=iterations)
         return target if self.scale == 1 else torch.lerp(x, target, self.scale)
 
     def _gain(self, eigenvalues: Tensor) -> Tensor:
@@ -181,6 +178,7 @@ def walk(
     finite_steps = torch.zeros((), dtype=torch.long, device=x.device)
     with torch.no_grad():
         for k, (sigma, tau, temperature) in enumerate(steps):
+
             def draw(like: Tensor, k: int = k) -> Tensor:
                 return torch.randn_like(like) if noise is None else noise(k, like)
 

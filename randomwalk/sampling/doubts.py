@@ -6,16 +6,8 @@ does not, since every blur can be fitted: it shows in the picture, by values tha
 
 from __future__ import annotations
 
-import copy
-
-import torch
 from torch import Tensor
 
-from randomwalk.config.operators import blurs_of
-from randomwalk.operators import Blur, Measurement, Operator
-from randomwalk.operators.blur import kernel_of
-from randomwalk.rng import ImageDraws, sample_stream
-from randomwalk.samplers import RandomWalk
 from randomwalk.sampling.batch import Batch
 from randomwalk.sampling.task import Task
 

@@ -14,9 +14,9 @@ from operator_cases import normal, random_kernel
 from PIL import Image
 
 from randomwalk import InputError, kernels, operators
+from randomwalk.config.operators import BlurSettings, DefocusBlurSettings, GaussianBlurSettings, MotionBlurSettings
 from randomwalk.operators import Blur, Composition, Dense, SeparableBlur, SuperResolution, blur_with_kernel
 from randomwalk.operators.blur import fast_size, size_of_kernel
-from randomwalk.config.operators import BlurSettings, DefocusBlurSettings, GaussianBlurSettings, MotionBlurSettings
 
 BOUNDARIES = ("unknown", "reflect", "replicate", "zero", "circular")
 

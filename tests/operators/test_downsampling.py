@@ -22,9 +22,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 def measured(x: np.ndarray, factor: int, downsampling: str) -> np.ndarray:
-    operator = operators.make(
-        "super_resolution", image_shape=(1, *x.shape), factor=factor, downsampling=downsampling
-    )
+    operator = operators.make("super_resolution", image_shape=(1, *x.shape), factor=factor, downsampling=downsampling)
     return operator(torch.from_numpy(x)[None, None])[0, 0].numpy()
 
 

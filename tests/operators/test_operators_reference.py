@@ -13,8 +13,8 @@ from torch import Tensor
 from randomwalk import operators
 from randomwalk.config.operators import Boundary
 from randomwalk.operators import Measurement
-from randomwalk.operators.kernels import gaussian_profile
 from randomwalk.operators.inpainting import random_mask
+from randomwalk.operators.kernels import gaussian_profile
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.operators.separable import downsampling_matrix
 
@@ -57,7 +57,9 @@ def test_super_resolution_matches_reference(case: str) -> None:
             for key in ("x", "y", "v", "adjoint_v", "cond_grad_at_x_given_v", "matrix_width")
         )
         factor = int(data[f"{case}_factor"])
-    operator = operators.make("super_resolution", image_shape=x.shape[1:], factor=factor, downsampling="bicubic_mirrored")
+    operator = operators.make(
+        "super_resolution", image_shape=x.shape[1:], factor=factor, downsampling="bicubic_mirrored"
+    )
     torch.testing.assert_close(operator(x), y, rtol=0, atol=1e-6)
     torch.testing.assert_close(operator.adjoint(v), adjoint_v, rtol=0, atol=1e-6)
     torch.testing.assert_close(-Measurement(operator, GaussianNoise(1.0), v).score(x), gradient, rtol=0, atol=1e-6)

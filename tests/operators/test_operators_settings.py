@@ -17,9 +17,9 @@ from randomwalk import InputError, operators
 from randomwalk.config.operators import Boundary
 from randomwalk.operators import Measurement
 from randomwalk.operators.blur import Blur
-from randomwalk.operators.kernels import gaussian_profile, random_motion
 from randomwalk.operators.fourier import line_mask
 from randomwalk.operators.inpainting import box_mask, random_mask
+from randomwalk.operators.kernels import gaussian_profile, random_motion
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator
 
@@ -154,7 +154,11 @@ def test_blur_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "zero.npy", np.array([[1.0, -1.0]]))
     with pytest.raises(InputError, match="sums to 0; use normalize: false"):
         operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / "zero.npy")
-    for file, said in (("kernel.png", "does not decode"), ("kernel.npy", "expected rows and columns"), ("no", "cannot")):
+    for file, said in (
+        ("kernel.png", "does not decode"),
+        ("kernel.npy", "expected rows and columns"),
+        ("no", "cannot"),
+    ):
         with pytest.raises(InputError, match=said):
             operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / file)
 

@@ -206,7 +206,9 @@ def test_half_quadratic_splitting_is_a_walk_without_noise() -> None:
         "random_walk", step_scale=1.0, preconditioned=True, prior_weight=0.23, kappa=0.0, last_denoised=True
     )
     seen: list[tuple[int, float]] = []
-    found = walk.sample(prior, levels, measurement, start=normal(1, *SHAPE), callback=lambda k, x, s: seen.append((k, s)))
+    found = walk.sample(
+        prior, levels, measurement, start=normal(1, *SHAPE), callback=lambda k, x, s: seen.append((k, s))
+    )
     x = normal(1, *SHAPE)
     for sigma in levels:
         x = operator.proximal(prior(x, sigma), measurement.y, ETA, sigma / 0.23**0.5)
@@ -272,7 +274,9 @@ def test_what_the_walk_refuses() -> None:
         with pytest.raises(InputError, match=said):
             samplers.make("random_walk", step_scale=1.0, **settings).plan([1.0, 0.5], given)
     with pytest.raises(InputError, match="linear operator and Gaussian noise; here are Blur and poisson"):
-        samplers.make("random_walk", step_scale=1.0, preconditioned=True).check(Measurement(blur, PoissonNoise(30.0), y))
+        samplers.make("random_walk", step_scale=1.0, preconditioned=True).check(
+            Measurement(blur, PoissonNoise(30.0), y)
+        )
     with pytest.raises(InputError, match="final_temperature: found beside kappa"):
         samplers.make("random_walk", step_scale=1.0, kappa=0.7, final_temperature=0.3)
     with pytest.raises(InputError, match=r"DDRM needs the spectral .* that needs none \(random_walk, diffpir, daps"):
