@@ -44,7 +44,7 @@ def random_kernel(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.rand((rows, columns), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-_BOUNDARIES = ("reflect", "replicate", "zero", "circular")
+_BOUNDARIES = ("reflect", "replicate", "zero", "circular", "unknown")
 
 LINEAR: list[Case] = [
     ("denoising", {}, (3, 4, 6)),
@@ -61,6 +61,9 @@ LINEAR: list[Case] = [
     ("super_resolution", {"factor": 2, "kernel": random_kernel(1, 3)}, (1, 6, 8)),  # separable
     *(("gaussian_blur", {"std": 0.6, "boundary": b}, (2, 6, 5)) for b in _BOUNDARIES),
     ("gaussian_blur", {"std": 1.0, "kernel_size": 15}, (1, 5, 3)),  # wider than the image
+    ("defocus_blur", {"radius": 1.6}, (1, 7, 6)),
+    ("defocus_blur", {"radius": 2.4, "boundary": "unknown"}, (1, 8, 6)),
+    ("motion_blur", {"length": 4.0, "angle": 60.0, "boundary": "unknown"}, (1, 8, 6)),
     ("gaussian_blur", {"std": 0.5}, (1, 1, 4)),
     *(("motion_blur", {"kernel_size": 5, "boundary": b}, (2, 7, 6)) for b in _BOUNDARIES),
     ("motion_blur", {"kernel_size": 13, "intensity": 1.0}, (1, 5, 4)),
@@ -84,6 +87,14 @@ LINEAR: list[Case] = [
         "composition",
         {"first": {"name": "inpainting", "missing": 0.3}, "second": {"name": "super_resolution", "factor": 2}},
         (1, 6, 4),
+    ),
+    (
+        "composition",
+        {
+            "first": {"name": "defocus_blur", "radius": 1.2, "boundary": "unknown"},
+            "second": {"name": "super_resolution", "factor": 2},
+        },
+        (1, 8, 6),
     ),
     ("user", {}, (2, 7, 6)),
     ("user", {"dense": True}, (2, 7, 6)),

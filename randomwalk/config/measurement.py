@@ -6,7 +6,15 @@ from pydantic import model_validator
 
 from randomwalk.config.base import Settings
 from randomwalk.config.noise import GaussianNoiseSettings, NoiseSettings
-from randomwalk.config.operators import PICTURES, CompositionSettings, InpaintingSettings, OperatorSettings, parts_of
+from randomwalk.config.operators import (
+    PICTURES,
+    CompositionSettings,
+    InpaintingSettings,
+    MotionBlurSettings,
+    OperatorSettings,
+    blurs_of,
+    parts_of,
+)
 
 
 class Measurement(Settings):
@@ -50,8 +58,11 @@ class Measurement(Settings):
     @model_validator(mode="after")
     def _pictures_can_be_given(self) -> Measurement:
         for operator in parts_of(self.operator) if self.given else ():
-            if operator.name == "motion_blur":
-                raise ValueError("given: motion_blur draws its kernel; use blur, with a file of the kernel")
+            if isinstance(operator, MotionBlurSettings) and operator.length is None:
+                raise ValueError(
+                    "given: motion_blur without length draws its kernel; give length and angle, or use blur, with a "
+                    "file of the kernel"
+                )
             if operator.name not in PICTURES:
                 raise ValueError(
                     f"given: {operator.name} does not measure pictures, which could be given; allowed: "
@@ -59,6 +70,13 @@ class Measurement(Settings):
                 )
             if isinstance(operator, InpaintingSettings) and operator.mask not in ("file", "beside"):
                 raise ValueError(f"given: found mask: {operator.mask}, which is drawn; allowed: file or beside")
+        return self
+
+    @model_validator(mode="after")
+    def _given_blurs_go_on_beyond_the_border(self) -> Measurement:
+        for blur in blurs_of(self.operator) if self.given else ():
+            if "boundary" not in blur.model_fields_set:
+                blur.boundary = "unknown"
         return self
 
     @model_validator(mode="after")
@@ -76,7 +94,7 @@ class Measurement(Settings):
         if self.noise.std != "auto" and self.given:
             raise ValueError(f"estimate_noise: noise.std is known, {self.noise.std:g}; remove it, or use std: auto")
         for operator in parts_of(self.operator):
-            if operator.name not in (*PICTURES, "motion_blur") or operator.name in ("hdr", "jpeg"):
+            if operator.name not in PICTURES or operator.name in ("hdr", "jpeg"):
                 raise ValueError(
                     f"{what} is for measurements that are pictures with independent noise, but the operator is "
                     f"{operator.name}; allowed with it: noise with a known std"

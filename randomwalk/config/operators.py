@@ -85,7 +85,7 @@ class SuperResolutionSettings(Settings):
 
 
 KernelSide = Annotated[int, Field(ge=1, le=2047), WHOLE]
-Boundary = Literal["reflect", "replicate", "zero", "circular"]
+Boundary = Literal["reflect", "replicate", "zero", "circular", "unknown"]
 
 
 class GaussianBlurSettings(Settings):
@@ -97,7 +97,8 @@ class GaussianBlurSettings(Settings):
     kernel_size: KernelSide | None = None
     """Side of the kernel in pixels, odd; it never extends beyond 4 standard deviations."""
     boundary: Boundary = "reflect"
-    """Extension of the image beyond its border."""
+    """What lies beyond the border: unknown (restored too, and cut off at the end; the default where
+    `measurement.given`), or the image continued by this rule."""
 
     @model_validator(mode="after")
     def _odd(self) -> GaussianBlurSettings:
@@ -105,39 +106,66 @@ class GaussianBlurSettings(Settings):
         return self
 
 
+class DefocusBlurSettings(Settings):
+    """A x = blur of a lens out of focus: with a disc."""
+
+    name: Literal["defocus_blur"]
+    radius: Annotated[float, Field(gt=0, le=1000)]
+    """Radius of the disc, in pixels."""
+    boundary: Boundary = "reflect"
+    """See gaussian_blur."""
+    dense: bool = False
+    """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
+
+
 class MotionBlurSettings(Settings):
-    """A x = blur with the path of a shaking camera, drawn for each image."""
+    """A x = blur of a camera that moves along a straight line (length), or along a path drawn for each image."""
 
     name: Literal["motion_blur"]
+    length: Annotated[float, Field(ge=1, le=2000)] | None = None
+    """Length of the straight line, in pixels. Without it the path is drawn."""
+    angle: Annotated[float, Field(ge=-360, le=360)] = 0.0
+    """Direction of the line in degrees, counter-clockwise from the horizontal."""
     kernel_size: KernelSide = 61
-    """Side of the kernel in pixels, odd; the path has between half and the whole length of it."""
+    """Side of the kernel of a path in pixels, odd; the path has between half and the whole length of it."""
     intensity: Fraction = 0.5
-    """0 is a straight line, 1 a tangled one."""
+    """Of a path: 0 is a straight line, 1 a tangled one."""
     boundary: Boundary = "circular"
-    """Extension of the image beyond its border. Only circular has a spectral decomposition at any size, which some
-    samplers need."""
+    """See gaussian_blur. Only circular has a spectral decomposition at any size, which some samplers need."""
     dense: bool = False
     """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
 
     @model_validator(mode="after")
-    def _odd(self) -> MotionBlurSettings:
+    def _line_or_path(self) -> MotionBlurSettings:
         _require_odd(self.kernel_size)
+        if self.length is None and self.angle != 0:
+            raise ValueError("angle: is for a straight line; add its length, or remove it")
+        for key, usual in (("kernel_size", 61), ("intensity", 0.5)):
+            if self.length is not None and getattr(self, key) != usual:
+                raise ValueError(f"{key}: is for a path that is drawn, but length gives a straight line; remove it")
         return self
 
 
 class BlurSettings(Settings):
-    """A x = correlation with a kernel from a file."""
+    """A x = blur with a kernel from a file."""
 
     name: Literal["blur"]
     file: PathText
-    """The kernel: an image (its grey values) or a two-dimensional .npy file."""
+    """The kernel as a point of light looks in the photograph: an image, or a two-dimensional .npy file."""
+    flip: bool = False
+    """Turn the kernel by 180 degrees: for files that are made for a correlation."""
+    center: bool = True
+    """Move the kernel's centre of mass into its middle, so that the blur does not move the picture."""
     normalize: bool = True
     """Scale the kernel to sum 1."""
     boundary: Boundary = "reflect"
-    """Extension of the image beyond its border. Kernels that are not the product of a row and a column have a spectral
-    decomposition, which some samplers need, only with circular or `dense`."""
+    """See gaussian_blur. Kernels that are not the product of a row and a column have a spectral decomposition, which
+    some samplers need, only with circular or `dense`."""
     dense: bool = False
     """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
+
+
+AnyBlurSettings = GaussianBlurSettings | DefocusBlurSettings | MotionBlurSettings | BlurSettings
 
 
 class ColorizationSettings(Settings):
@@ -199,6 +227,7 @@ _Simple = (
     | InpaintingSettings
     | SuperResolutionSettings
     | GaussianBlurSettings
+    | DefocusBlurSettings
     | MotionBlurSettings
     | BlurSettings
     | ColorizationSettings
@@ -227,8 +256,16 @@ class CompositionSettings(Settings):
 OperatorSettings = Annotated[_Simple | CompositionSettings, Field(discriminator="name")]
 
 
-PICTURES = ("denoising", "inpainting", "super_resolution", "gaussian_blur", "blur", "colorization", "hdr", "jpeg")
-"""Deterministic operators whose measurements are pictures."""
+PICTURES = (
+    "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
+    "colorization", "hdr", "jpeg",
+)  # fmt: skip
+"""Operators whose measurements are pictures; motion_blur is deterministic if it has a length."""
+
+
+def blurs_of(operator: OperatorSettings) -> list[AnyBlurSettings]:
+    """The parts of an operator that are blurs."""
+    return [part for part in parts_of(operator) if isinstance(part, AnyBlurSettings)]
 
 
 def parts_of(operator: OperatorSettings) -> list[SimpleOperatorSettings]:

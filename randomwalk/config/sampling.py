@@ -28,6 +28,12 @@ from randomwalk.config.networks import Weights
 from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
+SAMPLING = (
+    "{name: random_walk, step_scale: 0.3, initial_temperature: 1, preconditioned: true, "
+    "schedule: {name: karras, num_steps: 400, sigma_min: 0.02, sigma_max: 3}}"
+)
+"""Settings that draw samples of the posterior."""
+
 
 class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
@@ -52,6 +58,11 @@ class SampleData(Settings):
     fit: SampleFit = "resize"
     """How images get the network's size: resize the short side and crop the centre, crop, or pad; or keep their own
     size, for networks of any size. Then only images of the same size share a batch."""
+    page: Images | Literal["all"] = 1
+    """Which page of a file with several (TIFF), or frame of an animation (GIF, WebP, PNG, AVIF): a number from 1, or
+    all, each of them an image."""
+    gps: bool = True
+    """Keep the coordinates at which a photograph was taken in its results, with the rest of its metadata."""
 
 
 class SampleConfig(Settings):
@@ -133,6 +144,11 @@ class SampleConfig(Settings):
         if self.start.mean == "measurement" and not interpolated:
             raise ValueError(
                 "start.mean: found measurement, which is for the operators inpainting and super_resolution; remove it"
+            )
+        if self.sampler.name == "posterior_mean" and self.num_samples > 1:
+            raise ValueError(
+                f"num_samples: found {self.num_samples}, but posterior_mean makes one image, the mean; for samples "
+                f"take the sampler {SAMPLING}"
             )
         return self
 

@@ -26,7 +26,15 @@ from torch import Tensor
 from randomwalk.config import validate
 from randomwalk.config.operators import OperatorSettings
 from randomwalk.errors import InputError
-from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, blur_with_kernel, make_blur, make_motion_blur
+from randomwalk.operators.blur import (
+    Blur,
+    GaussianBlur,
+    SeparableBlur,
+    blur_with_kernel,
+    make_blur,
+    make_defocus_blur,
+    make_motion_blur,
+)
 from randomwalk.operators.composition import Composition
 from randomwalk.operators.decimation import BlurredDecimation, make_super_resolution
 from randomwalk.operators.dense import Dense
@@ -89,6 +97,7 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
     "inpainting": make_inpainting,
     "super_resolution": make_super_resolution,
     "gaussian_blur": GaussianBlur,
+    "defocus_blur": make_defocus_blur,
     "motion_blur": make_motion_blur,
     "blur": make_blur,
     "colorization": Colorization,

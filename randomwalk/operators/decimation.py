@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from randomwalk.config.operators import Downsampling
 from randomwalk.errors import InputError
-from randomwalk.operators.blur import read_kernel
+from randomwalk.operators import kernels
 from randomwalk.operators.operator import RCOND, Operator
 from randomwalk.operators.separable import Separable, SuperResolution, check_factor, enlarged
 
@@ -142,7 +142,10 @@ def make_super_resolution(
     """Super-resolution, see :class:`randomwalk.config.operators.SuperResolutionSettings`."""
     if file is None:
         return SuperResolution(image_shape, factor, downsampling)
-    kernel = read_kernel(file)
-    if not kernel.sum() > 0:
-        raise InputError(f"super_resolution: the kernel {file} sums to {kernel.sum():g}; expected a positive sum")
-    return downsample_with_kernel(image_shape, factor, kernel / kernel.sum())
+    found = kernels.read(file)
+    total = float(found.kernel.sum())
+    if not total > 0:
+        raise InputError(f"super_resolution: the kernel {file} sums to {total:g}; expected a positive sum")
+    operator = downsample_with_kernel(image_shape, factor, found.kernel / total)
+    operator.notes = tuple(found.notes)
+    return operator

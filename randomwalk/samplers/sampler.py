@@ -17,6 +17,7 @@ from randomwalk.config.yamltext import Document
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.operators import Measurement, Operator
+from randomwalk.operators.operator import WITHOUT_SPECTRAL
 from randomwalk.rng import Draws, TorchDraws
 from randomwalk.samplers import schedules
 from randomwalk.samplers.walk import Plan, all_finite
@@ -199,7 +200,7 @@ class Sampler(SamplerBase):
         if needs.spectral and not operator.has_spectral:
             raise InputError(
                 f"sampler {name} needs the spectral decomposition of the operator, which {type(operator).__name__} "
-                "does not have: define spectral(f, x), or use a sampler that does without"
+                f"does not have: define spectral(f, x), or use {WITHOUT_SPECTRAL}"
             )
         if needs.noise and noise.name not in needs.noise:
             raise InputError(f"sampler {name}: noise {noise.name!r}; it can do {', '.join(needs.noise)}")

@@ -9,6 +9,7 @@ from randomwalk import samplers
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
+from randomwalk.images.kinds import left_out_notes
 from randomwalk.operators import Operator
 from randomwalk.rng import Stream, torch_generator
 from randomwalk.samplers.remainder import COARSE, NOISE_LIMIT, Remainder, noise_of_walk, remainder
@@ -23,7 +24,21 @@ _LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is 
 
 def notes_of(task: Task) -> list[str]:
     """Notes on a task before it starts, one line each."""
-    return [*_coupling_notes(task), *_crop_notes(task), *_tiling_notes(task), *schedule_notes(task)]
+    left_out = [] if task.source is None else left_out_notes(task.source.where, task.source.left_out)
+    return [
+        *left_out,
+        *_page_notes(task),
+        *_operator_notes(task),
+        *_coupling_notes(task),
+        *_crop_notes(task),
+        *_tiling_notes(task),
+        *schedule_notes(task),
+    ]
+
+
+def _operator_notes(task: Task) -> list[str]:
+    """Notes on how the operator was made, such as on the file of a blur kernel."""
+    return [] if task.config.measurement is None else list(task.trial_operator().notes)
 
 
 def image_notes(task: Task, image: int) -> list[str]:
@@ -34,6 +49,19 @@ def image_notes(task: Task, image: int) -> list[str]:
         kept = ", and left in the known pixels (keep_known)" if stays else ""
         found.append(f"{task.names[image]}: noise estimated as {127.5 * task.noise_levels[image]:.1f} of 255{kept}")
     return [*found, *task.mask_notes.get(image, ())]
+
+
+def _page_notes(task: Task) -> list[str]:
+    """One note on files with several pages, if the config does not say which to take."""
+    if task.source is None or task.config.data is None or "page" in task.config.data.model_fields_set:
+        return []
+    counts = {name: task.source.num_pages(i) for i, name in enumerate(task.names)}
+    several = [name for name, count in counts.items() if count > 1]
+    if not several:
+        return []
+    others = {1: "", 2: "; so does another file"}.get(len(several), f"; so do {len(several) - 1} other files")
+    pages = f"{several[0]} has {counts[several[0]]} pages, of which the first is taken"
+    return [f"{pages}{others}: data.page takes another, or all"]
 
 
 def _coupling_notes(task: Task) -> list[str]:

@@ -16,6 +16,9 @@ from randomwalk.sampling.batch import Batch, repeated
 COPIES = 3
 """Number of equal channels in which a colour network receives a grey image."""
 
+CAUTION = 1.1
+"""Factor of the estimated noise of a blurred image: too little ruins a deblurring, a little too much does no harm."""
+
 
 def stays_grey(config: SampleConfig, source: ImageSource, image: int) -> bool:
     """Whether an image is grey and the task is not to colour it.

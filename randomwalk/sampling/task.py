@@ -18,7 +18,7 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
-from randomwalk.config.operators import InpaintingSettings
+from randomwalk.config.operators import InpaintingSettings, blurs_of
 from randomwalk.config.sampling import Start
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
@@ -30,7 +30,7 @@ from randomwalk.images.tensors import Size
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise
-from randomwalk.operators.operator import ImageShape
+from randomwalk.operators.operator import ImageShape, Margins, cut
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
@@ -59,7 +59,7 @@ class Task:
         denoiser: the network, not yet conditioned on a class.
         sampler: of the prior, or of the posterior if there is a measurement.
         sigmas: noise levels of the schedule, decreasing.
-        image_shape: ``(C, H, W)`` of the images; of the largest if they keep their own size.
+        image_shape: ``(C, H, W)`` of the images, with margins; of the largest if they keep their own size.
         source: the true or measured images; None in an unconditional run.
         names: name of each image, empty in an unconditional run.
         sizes: size of each image if they keep their own, None for one that cannot be read; None if all have one size.
@@ -186,6 +186,22 @@ class Task:
             channels, *size = self.make_operator([image])[0].measurement_shape
         return self.source.load(image, channels, size, self.config.data.fit)
 
+    @cached_property
+    def margins(self) -> Margins:
+        """Rows and columns around the measured part of an image: restored, if a blur reaches there, and cut off."""
+        measurement = self.config.measurement
+        if measurement is None or all(blur.boundary != "unknown" for blur in blurs_of(measurement.operator)):
+            return Operator.margins
+        return self.trial_operator().margins
+
+    def load_truth(self, image: int) -> Tensor:
+        """Load the part of a true image that is measured, ``[C, H, W]``: what a result is compared with.
+
+        Raises:
+            InputError: it does not decode.
+        """
+        return cut(self.load_image(image), self.margins)
+
     def load_measurable(self, image: int) -> Tensor:
         """`load_image`, and check that the image can be measured.
 
@@ -293,11 +309,13 @@ class Task:
         if image not in self.noise_levels:
             channels = y[0, :1] if self.is_grey(image) else y[0]
             try:
-                self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
+                found = measuring.noise_level(operator, channels, self.names[image])
             except InputError:
                 if not self.config.measurement.keeps_known:
                     raise
                 return GaussianNoise(FAINT_STD)  # the noise is not to be removed, and hardly matters
+            blurred = blurs_of(self.config.measurement.operator)
+            self.noise_levels[image] = found * (measuring.CAUTION if blurred else 1)
         return GaussianNoise(self.noise_levels[image])
 
     # --- the batches ---------------------------------------------------------------------------------------------
@@ -360,7 +378,8 @@ class Task:
         draws = ImageDraws([sample_stream(self.config.seed, one.image, one.sample) for one in ids], self.device)
         denoiser, tiling = self.denoiser_of(images), self.tiling_of(ids)
         probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
-        callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
+        probe.shown = lambda x: cut(x, self.margins)
+        callback = None if watch is None else lambda k, x, sigma: watch(k, cut(x, self.margins), sigma, probe)
         try:
             measurement = None if loaded is None else self._measure(batch, loaded)
             began = self._now()
@@ -373,6 +392,8 @@ class Task:
                 assert self.config.measurement is not None
                 if self.config.measurement.keeps_known:
                     batch.x = measuring.with_known(batch.x, measurement, self.coupled_samples)
+                batch.x = cut(batch.x, self.margins)
+                batch.truth = None if batch.truth is None else cut(batch.truth, self.margins)
                 with torch.no_grad():  # not before the walk, whose memory is the run's
                     visible, baseline = visible_and_baseline(measurement.operator, measurement.y)
                 batch.visible = repeated(visible, self.coupled_samples)

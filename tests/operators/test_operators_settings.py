@@ -16,9 +16,10 @@ from torch import Tensor
 from randomwalk import InputError, operators
 from randomwalk.config.operators import Boundary
 from randomwalk.operators import Measurement
-from randomwalk.operators.blur import Blur, gaussian_kernel, motion_kernel
+from randomwalk.operators.blur import Blur
 from randomwalk.operators.fourier import line_mask
 from randomwalk.operators.inpainting import box_mask, random_mask
+from randomwalk.operators.kernels import gaussian_profile, random_motion
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator
 
@@ -106,12 +107,12 @@ def test_holes_are_filled_in_smoothly() -> None:
 
 @pytest.mark.parametrize("boundary", ["reflect", "replicate", "zero", "circular"])
 @pytest.mark.parametrize("taps", [(3, 5), (4, 2), (11, 17)])
-def test_blur_is_a_correlation_with_a_continued_image(boundary: Boundary, taps: tuple[int, int]) -> None:
+def test_blur_is_a_convolution_of_a_continued_image(boundary: Boundary, taps: tuple[int, int]) -> None:
     kernel, x = random_kernel(*taps), normal(2, 3, 8, 9)
-    rows, columns = ((taps[0] // 2, taps[0] - 1 - taps[0] // 2), (taps[1] // 2, taps[1] - 1 - taps[1] // 2))
+    rows, columns = ((n - 1 - n // 2, n // 2) for n in taps)
     modes: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "zero": "constant", "circular": "wrap"}
     padded = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), rows, columns), modes[boundary]))
-    weight = kernel.expand(3, 1, *taps)
+    weight = kernel.flip(0, 1).expand(3, 1, *taps)  # conv2d correlates
     expected = torch.nn.functional.conv2d(padded, weight, groups=3)
     operator = operators.blur_with_kernel((3, 8, 9), kernel, boundary)
     torch.testing.assert_close(operator(x), expected, rtol=1e-12, atol=1e-12)
@@ -121,7 +122,7 @@ def test_blur_is_a_correlation_with_a_continued_image(boundary: Boundary, taps: 
 def test_motion_kernels(size: int, intensity: float) -> None:
     place = torch.arange(size, dtype=torch.float64) - size // 2
     for seed in range(30):
-        kernel = motion_kernel(size, intensity, generator(seed))
+        kernel = random_motion(size, intensity, generator(seed))
         assert kernel.shape == (size, size) and (kernel >= 0).all()
         assert kernel.sum().item() == pytest.approx(1)
         mean = torch.stack([(kernel.sum(1) * place).sum(), (kernel.sum(0) * place).sum()])
@@ -139,7 +140,7 @@ def test_motion_kernels_are_as_curved_as_intensity_says() -> None:
     def straightness(intensity: float) -> float:
         shares = []
         for seed in range(40):
-            kernel = motion_kernel(41, intensity, generator(seed))
+            kernel = random_motion(41, intensity, generator(seed))
             cross = (kernel * place[:, None] * place).sum()
             rows, columns = (kernel.sum(1) * place**2).sum(), (kernel.sum(0) * place**2).sum()
             low, high = torch.linalg.eigvalsh(torch.stack([rows, cross, cross, columns]).reshape(2, 2))
@@ -156,16 +157,20 @@ def test_blur_from_a_file(tmp_path: Path) -> None:
     expected = operators.Blur((1, 8, 8), kernel / kernel.sum(), "reflect")
     x = normal(1, 1, 8, 8)
     torch.testing.assert_close(operator(x), expected(x), rtol=1e-12, atol=1e-12)
-    grey = np.array([[0, 51, 255], [102, 0, 0]], dtype=np.uint8)
+    grey = np.array([[0, 51, 255], [102, 0, 0], [0, 0, 153]], dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "kernel.png")
-    operator = operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / "kernel.png")
+    operator = operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / "kernel.png", center=False)
     assert torch.equal(operator.get_buffer("kernel")[0, 0], torch.from_numpy(grey.astype(float)) / grey.sum())
     (tmp_path / "kernel.png").write_bytes(b"not an image")
     np.save(tmp_path / "kernel.npy", np.ones(3))
     np.save(tmp_path / "zero.npy", np.array([[1.0, -1.0]]))
     with pytest.raises(InputError, match="sums to 0; use normalize: false"):
         operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / "zero.npy")
-    for file, said in (("kernel.png", "cannot be read"), ("kernel.npy", "expected rows and columns"), ("no", "cannot")):
+    for file, said in (
+        ("kernel.png", "does not decode"),
+        ("kernel.npy", "expected rows and columns"),
+        ("no", "cannot"),
+    ):
         with pytest.raises(InputError, match=said):
             operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / file)
 
@@ -387,8 +392,8 @@ def test_a_gaussian_kernel_is_a_gaussian_out_to_four_standard_deviations() -> No
     for std, radius in ((1.0, 4), (0.6, 2), (2.2, 9)):
         place = torch.arange(-radius, radius + 1, dtype=torch.float64)
         weight = torch.exp(-(place**2) / (2 * std**2))
-        torch.testing.assert_close(gaussian_kernel(std, None), weight / weight.sum())
-    assert len(gaussian_kernel(2.2, 5)) == 5
+        torch.testing.assert_close(gaussian_profile(std, None), weight / weight.sum())
+    assert len(gaussian_profile(2.2, 5)) == 5
 
 
 def test_a_weak_frequency_of_a_circular_blur_is_inverted() -> None:
