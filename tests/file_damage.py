@@ -1021,7 +1021,8 @@ def images(draws: Draws, material: Material, folder: Path) -> Trial:
             what += f", zip {how}"
             given.write_bytes(broken)
     config = pick(draws, (material.images, material.photos))
-    fit, page = pick(draws, ("resize", "crop", "pad")), pick(draws, (1, 1, 2, "all"))
+    fit = pick(draws, ("resize", "crop", "pad"))
+    page = pick(draws, (1, 1, 2, "all")) if place == "alone" else pick(draws, (1, "all"))
 
     def run() -> int:
         if place == "training":
@@ -1032,8 +1033,9 @@ def images(draws: Draws, material: Material, folder: Path) -> Trial:
         source = open_images(given).of_page(page)
         for i in range(len(source)) if status == 0 else ():
             x = source.load(i, 3, source.size(i), "keep")
-            written = pictures.encode(x, source.picture(i), gps=page == 1)
-            assert pictures.read(written, "the result").pixels.shape[:2] == source.size(i)
+            if x.numel() < 2**16:  # not a bomb, whose result takes seconds
+                written = pictures.encode(x, source.picture(i), gps=page == 1)
+                assert pictures.read(written, "the result").pixels.shape[:2] == source.size(i)
             assert x.shape[1:] == source.size(i) and bool((x.abs() <= 1).all()), (x.shape, x.min(), x.max())
         return status
 
