@@ -260,14 +260,15 @@ def encode(x: Tensor, like: Picture, coloured: bool = False, gps: bool = True) -
 
 def _white_of_ppm(image: Image.Image) -> int:
     """Largest value in an opened PPM file."""
-    arguments = image.tile[0][3]
+    arguments = image.tile[0][3]  # type: ignore[attr-defined]
     found = arguments[-1] if isinstance(arguments, tuple) else arguments
     return found if isinstance(found, int) else 255
 
 
 def _ppm16(data: bytes, image: Image.Image, white: int) -> np.ndarray:
     """Decode a colour PPM of 16 bits, which Pillow cuts to 8, to uint16 ``[H, W, 3]``."""
-    found = np.frombuffer(data, ">u2", 3 * image.width * image.height, image.tile[0][2])
+    start = image.tile[0][2]  # type: ignore[attr-defined]
+    found = np.frombuffer(data, ">u2", 3 * image.width * image.height, start)
     values = found.astype(np.float64) * (65535 / white) if white < 65535 else found
     return values.round().clip(0, 65535).astype(np.uint16).reshape(image.height, image.width, 3)
 

@@ -61,7 +61,7 @@ def _page_notes(task: Task) -> list[str]:
         return []
     others = {1: "", 2: "; so does another file"}.get(len(several), f"; so do {len(several) - 1} other files")
     pages = f"{several[0]} has {counts[several[0]]} pages, of which the first is taken"
-    return [f"{pages}{others}: data.page takes another, or all"]
+    return [f"{pages}{others}: data.page (restore: --page) takes another, data.page: all takes each"]
 
 
 def _coupling_notes(task: Task) -> list[str]:
