@@ -72,8 +72,8 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     made.add_argument(
         "--downsampling",
         metavar="KIND",
-        help="with --enlarge: how the photograph was reduced, bicubic (default, or other smooth filters), box, nearest, "
-        "strided, or an image (or .npy file) of a blur kernel, whose result was strided",
+        help="with --enlarge: how the photograph was reduced, bicubic (default; like other smooth filters), box, "
+        "nearest, strided, or an image (or .npy file) of a blur kernel, whose result was strided",
     )
     made.add_argument("--flip", action="store_true", help="turn the kernel of --deblur by 180 degrees")
     made.add_argument("--output", type=_path, metavar="FILE", help="PNG file or folder for the result")

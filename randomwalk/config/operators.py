@@ -30,8 +30,8 @@ class InpaintingSettings(Settings):
     file: PathText | None = None
     """Image whose white pixels are observed (mask: file)."""
     grow: Annotated[int, Field(ge=0, le=1024), WHOLE] | Literal["auto"] = "auto"
-    """Pixels by which the missing area of a painted mask is widened on all sides. auto: 1 for masks with the soft edge of
-    a brush, 0 for those with hard edges (mask: file or beside)."""
+    """Pixels by which the missing area of a painted mask is widened on all sides. auto: 1 for masks with the soft edge
+    of a brush, 0 for those with hard edges (mask: file or beside)."""
     invert: bool = False
     """Black is observed and white is missing, as other programs have it (mask: file or beside)."""
 
@@ -46,6 +46,11 @@ class InpaintingSettings(Settings):
                 raise ValueError(f"{key}: missing; mask: {mask} needs {what}")
             if self.mask != mask and given:
                 raise ValueError(f"{key}: is for mask: {mask}, but mask is {self.mask}; remove it")
+        if self.mask not in ("file", "beside") and (self.invert or self.grow != "auto"):
+            raise ValueError(
+                f"{'invert' if self.invert else 'grow'}: is for painted masks (mask: file or beside), but mask is "
+                f"{self.mask}; remove it"
+            )
         if isinstance(self.box_size, list) and self.box_size[0] > self.box_size[1]:
             raise ValueError(f"box_size: found {self.box_size}; allowed: [smallest, largest]")
         return self

@@ -39,7 +39,8 @@ class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
 
     mean: Number | Literal["measurement"] = 0.0
-    """Mean of every pixel; or measurement: the small image of super_resolution, enlarged by cubic interpolation."""
+    """Mean of every pixel; or measurement: the small image of super_resolution enlarged by cubic interpolation, or that
+    of inpainting with its holes filled in smoothly."""
     std: Positive | None = None
     """Standard deviation; the highest sigma of the schedule by default."""
 
@@ -137,9 +138,13 @@ class SampleConfig(Settings):
             raise ValueError(
                 f"start: is for the sampler random_walk; {self.sampler.name} chooses its own start; remove it"
             )
-        small = self.measurement is not None and isinstance(self.measurement.operator, SuperResolutionSettings)
-        if self.start.mean == "measurement" and not small:
-            raise ValueError("start.mean: found measurement, which is for the operator super_resolution; remove it")
+        interpolated = self.measurement is not None and isinstance(
+            self.measurement.operator, InpaintingSettings | SuperResolutionSettings
+        )
+        if self.start.mean == "measurement" and not interpolated:
+            raise ValueError(
+                "start.mean: found measurement, which is for the operators inpainting and super_resolution; remove it"
+            )
         if self.sampler.name == "posterior_mean" and self.num_samples > 1:
             raise ValueError(
                 f"num_samples: found {self.num_samples}, but posterior_mean makes one image, the mean; for samples "

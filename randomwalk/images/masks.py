@@ -27,7 +27,7 @@ LOSSY = 12
 
 @dataclass(frozen=True)
 class Mask:
-    """What is known of a picture.
+    """Known part of a picture.
 
     Attributes:
         known: ``[H, W]``, 1 where pixels are known, 0 where they are missing; some of both.
@@ -70,7 +70,7 @@ def read_mask(
     if mask.pixels.shape[:2] != tuple(size):
         sizes = ["{}x{}".format(*shape) for shape in (mask.pixels.shape[:2], size)]
         raise InputError(f"{name} has {sizes[0]} pixels, but {whose} has {sizes[1]}; expected a mask of the same size")
-    ground, paint = (0, 255) if invert else (255, 0)
+    ground = 0 if invert else 255
     distance = np.abs(_bytes(mask.pixels).astype(np.int16) - ground).max(2)  # 0 is known
     alpha = np.full(distance.shape, 255, np.uint8) if mask.alpha is None else _bytes(mask.alpha)
     unknown = (distance > 0) & (alpha > 0)

@@ -12,11 +12,11 @@ from randomwalk.config.operators import Downsampling
 from randomwalk.errors import InputError
 from randomwalk.operators import kernels
 from randomwalk.operators.operator import RCOND, Operator
-from randomwalk.operators.separable import Separable, SuperResolution, check_factor
+from randomwalk.operators.separable import Separable, SuperResolution, check_factor, enlarged
 
 
 class BlurredDecimation(Operator):
-    """``(A x)[i, j] = sum_ab k[a, b] x[f i - a + h, f j - b + w]``: blur, then every f-th pixel, the first one included.
+    """``(A x)[i, j] = sum_ab k[a, b] x[f i - a + h, f j - b + w]``: blur, then every f-th pixel, the first included.
 
     ``(h, w)`` is the middle of the kernel, which is what a point of light becomes (convolution), and the image goes on
     at its opposite border. In Fourier space, ``A A^T`` of the small image is diagonal,
@@ -61,6 +61,9 @@ class BlurredDecimation(Operator):
         t = self._eigenvalues(y)
         return self.adjoint(_filter(y, torch.where(t > RCOND**2 * t.max(), 1 / t, 0.0)))
 
+    def interpolated(self, y: Tensor) -> Tensor:
+        return enlarged(y, self.factor, "strided")
+
     def norm(self) -> float:
         return float(self._eigenvalues(self.kernel).max().sqrt())
 
@@ -82,11 +85,25 @@ class BlurredDecimation(Operator):
         return aliases.mean((0, 2))[:, : width // 2 + 1]
 
 
+class SeparableDecimation(Separable):
+    """Blur along rows and columns, then every ``factor``-th pixel, the first one included.
+
+    Args:
+        image_shape: ``(C, H, W)``.
+        rows, columns: matrices ``[H / factor, H]`` and ``[W / factor, W]``, see :class:`Separable`.
+    """
+
+    def interpolated(self, y: Tensor) -> Tensor:
+        return enlarged(y, self.image_shape[1] // len(self.rows), "strided")
+
+
 def _filter(x: Tensor, transfer: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=x.shape[-2:])
 
 
-def downsample_with_kernel(image_shape: Sequence[int], factor: int, kernel: Tensor) -> BlurredDecimation | Separable:
+def downsample_with_kernel(
+    image_shape: Sequence[int], factor: int, kernel: Tensor
+) -> BlurredDecimation | SeparableDecimation:
     """Blur with a kernel, then every ``factor``-th pixel, the first one included.
 
     Kernels that are the product of a row and a column, such as a Gaussian, see only what is inside the border (their
@@ -103,7 +120,7 @@ def downsample_with_kernel(image_shape: Sequence[int], factor: int, kernel: Tens
     rows, columns = _decimation_matrix(height, factor, u[:, 0]), _decimation_matrix(width, factor, vt[0])
     if (len(s) > 1 and s[1] > 1e-12 * s[0]) or rows is None or columns is None:
         return BlurredDecimation(image_shape, factor, kernel)
-    return Separable(image_shape, rows * s[0], columns)
+    return SeparableDecimation(image_shape, rows * s[0], columns)
 
 
 def _decimation_matrix(size: int, factor: int, kernel: Tensor) -> Tensor | None:

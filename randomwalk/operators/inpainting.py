@@ -7,10 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from randomwalk.errors import InputError
 from randomwalk.images.masks import Grow, read_mask, read_mask_file
 from randomwalk.operators.operator import Operator
+
+_RELAXATIONS = 8
+"""Times that missing pixels move to the mean of their neighbours, on each scale."""
 
 
 class Inpainting(Operator):
@@ -51,11 +55,39 @@ class Inpainting(Operator):
     def pinv(self, y: Tensor) -> Tensor:
         return self.mask * y
 
+    def interpolated(self, y: Tensor) -> Tensor:
+        return filled(y, self.mask.to(y))
+
     def norm(self) -> float:
         return float(self.mask.max())
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return f(self.mask.to(x.dtype)) * x
+
+
+def filled(y: Tensor, known: Tensor) -> Tensor:
+    """Pictures whose missing pixels are smoothly interpolated: nearly the solution of Laplace's equation in each hole.
+
+    Averages of known pixels fill the holes from coarse to fine, and on each scale a missing pixel moves to the mean of
+    its neighbours a few times.
+
+    Args:
+        y: ``[B, C, H, W]``.
+        known: ``[B, 1, H, W]`` or ``[1, 1, H, W]``, 1 where y is known, 0 where it is not.
+    """
+    if known.all():
+        return y
+    if max(y.shape[-2:]) == 1:
+        return y * known
+    weight = avg_pool2d(known, 2, ceil_mode=True)
+    coarse = avg_pool2d(known * y, 2, ceil_mode=True) / weight.clamp_min(1e-9)
+    guess = interpolate(filled(coarse, (weight > 0).to(y)), size=y.shape[-2:], mode="bilinear", align_corners=False)
+    x = torch.where(known > 0, y, guess)
+    for _ in range(_RELAXATIONS):
+        around = pad(x, (1, 1, 1, 1), mode="replicate")
+        mean = around[..., 2:, 1:-1] + around[..., :-2, 1:-1] + around[..., 1:-1, 2:] + around[..., 1:-1, :-2]
+        x = torch.where(known > 0, y, mean / 4)
+    return x
 
 
 def random_mask(height: int, width: int, missing: float, draws: np.random.Generator) -> Tensor:

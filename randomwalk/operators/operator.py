@@ -106,6 +106,14 @@ class Operator(nn.Module):
             raise InputError(f"{type(self).__name__} is not linear and has no pseudo-inverse")
         return conjugate_gradients(self._gram, self.adjoint(y))
 
+    def interpolated(self, y: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` interpolated from measurements ``[B, *measurement_shape]``, to start a walk from.
+
+        Raises:
+            InputError: the operator defines no such image.
+        """
+        raise InputError(f"{type(self).__name__} does not interpolate an image from its measurements")
+
     def norm(self) -> float:
         """Largest singular value of A, or an upper bound of the Jacobian's if A is not linear.
 

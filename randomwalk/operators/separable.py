@@ -97,6 +97,10 @@ class SuperResolution(Separable):
             downsampling_matrix(height, factor, downsampling),
             downsampling_matrix(width, factor, downsampling),
         )
+        self.factor, self.downsampling = factor, downsampling
+
+    def interpolated(self, y: Tensor) -> Tensor:
+        return enlarged(y, self.factor, self.downsampling)
 
 
 def check_factor(height: int, width: int, factor: int) -> None:

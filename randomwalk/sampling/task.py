@@ -18,7 +18,7 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
-from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings, blurs_of
+from randomwalk.config.operators import InpaintingSettings, blurs_of
 from randomwalk.config.sampling import Start
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
@@ -31,7 +31,6 @@ from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.operator import ImageShape, Margins, cut
-from randomwalk.operators.separable import enlarged
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
@@ -118,10 +117,8 @@ class Task:
             std = float(self.sigmas[0]) if start.std is None else start.std
             mean: float | Tensor
             if start.mean == "measurement":
-                assert measurement is not None and self.config.measurement is not None
-                settings = self.config.measurement.operator
-                assert isinstance(settings, SuperResolutionSettings)
-                mean = repeated(enlarged(measurement.y, settings.factor, settings.downsampling), self.coupled_samples)
+                assert measurement is not None
+                mean = repeated(measurement.operator.interpolated(measurement.y), self.coupled_samples)
             else:
                 mean = start.mean
             x = draws.normal(shape).mul_(std).add_(mean)

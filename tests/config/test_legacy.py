@@ -125,6 +125,8 @@ def test_vp_numbers() -> None:
         "mask": "random",
         "missing": 0.92,
         "margin": 0,
+        "grow": "auto",
+        "invert": False,
     }
     assert (config.data.path, config.data.num_images, config.output) == ("./faces", None, "./out/vp_inpainting")
     assert (config.seed, config.device, config.network.weights) == (0, "auto", "ema")

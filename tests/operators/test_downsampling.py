@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from randomwalk import InputError, operators
+from randomwalk.operators import Operator
 from randomwalk.operators.decimation import BlurredDecimation, downsample_with_kernel
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "box": Image.Resampling.BOX, "nearest": Image.Resampling.NEAREST}
@@ -108,3 +110,29 @@ def test_a_kernel_off_the_image_at_the_border_wraps_around() -> None:
     x = picture(4, 8).astype(np.float64)
     expected = np.roll(x, -3, axis=1)[::2, ::2]
     np.testing.assert_allclose(operator(torch.from_numpy(x)[None, None])[0, 0].numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("downsampling", ["bicubic", "box"])
+def test_the_interpolation_of_a_small_picture_is_that_of_pillow(downsampling: str, factor: int) -> None:
+    operator = operators.make("super_resolution", image_shape=(1, 8 * factor, 6 * factor), factor=factor,
+                              downsampling=downsampling)  # fmt: skip
+    small = picture(8, 6)
+    large = Image.fromarray(small).resize((6 * factor, 8 * factor), Image.Resampling.BICUBIC)
+    found = operator.interpolated(torch.from_numpy(small)[None, None])[0, 0].numpy()
+    np.testing.assert_allclose(found, np.asarray(large), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"downsampling": "nearest"}, {"downsampling": "strided"}, {"kernel": (3, 4)},
+                                      {"kernel": (1, 5)}])  # fmt: skip
+@pytest.mark.parametrize("factor", [2, 3])
+def test_an_interpolation_goes_through_the_pixels_in_their_place(settings: dict[str, Any], factor: int) -> None:
+    if "kernel" in settings:
+        kernel = torch.zeros(settings["kernel"], dtype=torch.float64)
+        kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = 1  # a point stays a point
+        operator: Operator = downsample_with_kernel((2, 4 * factor, 6 * factor), factor, kernel)
+    else:
+        shape = (2, 4 * factor, 6 * factor)
+        operator = operators.make("super_resolution", image_shape=shape, factor=factor, **settings)
+    small = torch.from_numpy(np.random.default_rng(3).normal(size=(1, 2, 4, 6)))
+    torch.testing.assert_close(operator(operator.interpolated(small)), small, rtol=1e-12, atol=1e-12)

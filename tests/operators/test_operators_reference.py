@@ -57,9 +57,7 @@ def test_super_resolution_matches_reference(case: str) -> None:
             for key in ("x", "y", "v", "adjoint_v", "cond_grad_at_x_given_v", "matrix_width")
         )
         factor = int(data[f"{case}_factor"])
-    operator = operators.make(
-        "super_resolution", image_shape=x.shape[1:], factor=factor, downsampling="bicubic_mirrored"
-    )
+    operator = operators.SuperResolution(x.shape[1:], factor, "bicubic_mirrored")
     torch.testing.assert_close(operator(x), y, rtol=0, atol=1e-6)
     torch.testing.assert_close(operator.adjoint(v), adjoint_v, rtol=0, atol=1e-6)
     torch.testing.assert_close(-Measurement(operator, GaussianNoise(1.0), v).score(x), gradient, rtol=0, atol=1e-6)

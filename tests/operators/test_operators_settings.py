@@ -90,6 +90,18 @@ def test_mask_from_a_file(tmp_path: Path) -> None:
         operators.make("inpainting", image_shape=(3, 6, 8), **settings)
 
 
+def test_holes_are_filled_in_smoothly() -> None:
+    """A ramp solves Laplace's equation; in a large hole of another picture the answer is near the exact one."""
+    known = torch.ones(1, 1, 40, 50)
+    known[..., 8:25, 12:30] = 0
+    known[..., 30:33, 20:45] = 0
+    ramp = torch.linspace(-1, 1, 50).expand(1, 2, 40, 50) + torch.linspace(0, 1, 40)[:, None]
+    made = operators.Inpainting((2, 40, 50), known).interpolated(ramp * known)
+    assert torch.equal(made * known, ramp * known)
+    assert (made - ramp).abs().max() < 0.1 * (17 * 1 / 39 + 18 * 2 / 49)  # of what the ramp rises in the first hole
+    assert torch.equal(operators.Inpainting((2, 40, 50), torch.ones(40, 50)).interpolated(ramp), ramp)
+
+
 # --- blurs -----------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +327,8 @@ def test_composition() -> None:
         ("inpainting", {"mask": "box", "box_size": 7, "margin": 1}, "does not fit 8x8"),
         ("inpainting", {"mask": "box"}, "box_size: missing; mask: box needs the side"),
         ("inpainting", {"mask": "file"}, "file: missing; mask: file needs the path"),
+        ("inpainting", {"grow": 1}, "grow: is for painted masks"),
+        ("inpainting", {"invert": True}, "invert: is for painted masks"),
         ("gaussian_blur", {"std": 0.0}, "std: found 0.0; allowed: a number above 0"),
         ("gaussian_blur", {"kernel_size": 4}, "kernel_size: found 4; allowed: an odd number"),
         ("gaussian_blur", {"boundary": "mirror"}, "allowed: one of reflect, replicate, zero, circular"),
