@@ -20,6 +20,7 @@ from randomwalk.runs.folder import RunFolder
 EXAMPLE = """\
 examples:
   randomwalk restore photo.jpg                          denoise; the strength of the noise is estimated
+  randomwalk restore photo.jpg --photons auto           denoise; the noise is that of few photons
   randomwalk restore photo.jpg --fill mask.png          fill in what is black in mask.png
   randomwalk restore photo.jpg --enlarge 2              twice the width and height
   randomwalk restore photo.jpg --deblur kernel.png      sharpen, with an image of the blurred point of light
@@ -48,8 +49,15 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     )
     made.add_argument("--output", type=_path, metavar="FILE", help="PNG file or folder for the result")
     made.add_argument("--overwrite", action="store_true", help="replace the result if it exists")
-    made.add_argument(
+    noise = made.add_mutually_exclusive_group()
+    noise.add_argument(
         "--noise", type=_positive, metavar="STD", help="standard deviation of the noise, of 255; estimated by default"
+    )
+    noise.add_argument(
+        "--photons",
+        type=lambda text: text if text == "auto" else _positive(text),
+        metavar="N",
+        help="the noise is that of photons, N at white (or auto: estimated), as in dim or microscopic pictures",
     )
     made.add_argument("--seed", type=int, default=0, help="seed of the random walk (default: 0)")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
@@ -88,6 +96,7 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     """
     changes = [f"seed={args.seed}", f"device={args.device}"]
     changes += [f"measurement.noise.std={args.noise}"] if args.noise is not None else []
+    changes += [f"measurement.noise={{name: poisson, peak: {args.photons}}}"] if args.photons is not None else []
     changes += [f"max_memory={args.max_memory}"] if args.max_memory is not None else []
     name, blur_std = "denoise", None
     if args.fill is not None:
