@@ -1,8 +1,9 @@
-"""Peak of the memory of `sample.py` restoring a photograph, against its megapixels, for 1 and 24 evaluations.
+"""Memory: peak of a restoration against megapixels, for 1 and 24 evaluations, and what 50 runs in one process leave.
 
 Each case is a process of its own with the settings of configs/photo_NAME.yaml, but for the number of steps, and its
 figure is the system's: the largest resident memory of the process. The photograph is one of data/photographs, enlarged,
-with noise, and for inpainting with a painted line. On the CPU. Steps are long: 24 of 24 megapixels take hours.
+with noise, and for inpainting with a painted line. On the CPU. Steps are long: 24 of 24 megapixels take hours. The runs
+in one process are small ones; after each, free memory is given back to the system, as far as the C library can.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from support.common import ROOT, Report, parser, start
+from support.common import ROOT, Report, check_least, parser, start
 
 from randomwalk.errors import InputError, RunError
 
@@ -30,6 +31,38 @@ status = main(sys.argv[1:])
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 sys.exit(status)
 """
+
+RUNS = {
+    "denoise": ["sample", "--config", "configs/photo_denoise.yaml", "--set"],
+    "inpainting": ["sample", "--config", "configs/photo_inpainting.yaml", "--set", "sampler.schedule.num_steps=3"],
+    "points training": [
+        "train", "--config", "configs/toy/moons_train.yaml", "--set", "num_images=1024", "checkpoint_images=512",
+        "validate_images=1024",
+    ],
+    "image training": [
+        "train", "--config", "configs/folder_train.yaml", "--set", "data.path=data/fashion_mnist",
+        "data.image_size=32", "network.image_size=32", "data.num_validation=8", "batch_size=8", "num_images=32",
+        "checkpoint_images=16", "validate_images=32",
+    ],
+}  # fmt: skip
+"""Small runs, which are repeated in one process."""
+REPEATED = """
+import ctypes, gc, sys
+from pathlib import Path
+from randomwalk.cli.main import main
+folder, runs, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+for k in range(runs):
+    if main([*words, f"output={folder}/{k}"]):
+        sys.exit(1)
+    gc.collect()
+    if trim is not None:
+        trim(0)
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    print("resident", resident)
+"""
+SETTLED = 5
+"""Runs after which the memory should not grow."""
 
 
 def write_photograph(folder: Path, width: int, height: int) -> Path:
@@ -64,12 +97,43 @@ def peak(task: str, width: int, height: int, evaluations: int) -> float:
     return int(done.stdout.splitlines()[-1].removeprefix("peak ")) / unit
 
 
+def residents(words: list[str], runs: int) -> list[float]:
+    """Resident memory in MiB after each of some runs in one process.
+
+    Raises:
+        RunError: one failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", REPEATED, folder, str(runs), *words], cwd=ROOT, capture_output=True, text=True
+        )
+    if done.returncode:
+        raise RunError(f"{' '.join(words)}: {done.stderr[-500:]}")
+    return [int(line.split()[1]) / 2**20 for line in done.stdout.splitlines() if line.startswith("resident ")]
+
+
+def repeated(report: Report, runs: int) -> None:
+    """The table of runs in one process."""
+    rows = []
+    for name, words in RUNS.items() if Path("/proc/self/statm").is_file() else ():
+        found = residents(words, runs)
+        settled = found[min(SETTLED, len(found)) - 1]
+        rows.append([name, f"{found[0]:.0f}", f"{settled:.0f}", f"{found[-1]:.0f}", f"{found[-1] - settled:+.1f}"])
+        print(" ".join(rows[-1]), file=sys.stderr, flush=True)
+        report.add(f"{runs} runs", name, "growth", found[-1] - settled, "MiB")
+    head = ["run", "after 1 (MiB)", f"after {SETTLED}", f"after {runs}", "growth"]
+    report.table(f"Resident memory after {runs} runs in one process", head, rows)
+
+
 def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
-    made.add_argument("--megapixels", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="3 6 12 24")
+    made.add_argument(
+        "--megapixels", type=int, nargs="*", choices=SIZES, default=list(SIZES), help="3 6 12 24; none: no peaks"
+    )
     made.add_argument("--evaluations", type=int, nargs="+", default=[1, 24], metavar="N", help="1 24")
     made.add_argument("--tasks", nargs="+", choices=("denoise", "inpainting"), default=["denoise", "inpainting"])
+    made.add_argument("--runs", type=int, default=50, metavar="N", help="in one process; 0: none (50)")
     return made
 
 
@@ -79,6 +143,7 @@ def main(chosen: argparse.Namespace) -> int:
         raise InputError("--device: the resident memory of a process is that of the CPU; expected cpu")
     if min(chosen.evaluations) < 1:
         raise InputError("--evaluations: expected 1 or more")
+    check_least(chosen, runs=0)
     sizes = {0.08: (320, 240)} if chosen.quick else {mp: SIZES[mp] for mp in chosen.megapixels}
     report, rows = Report("memory", chosen, "cpu"), []
     for task in chosen.tasks:
@@ -90,6 +155,8 @@ def main(chosen: argparse.Namespace) -> int:
                 print(" ".join(rows[-1]), file=sys.stderr, flush=True)
                 report.add(f"{megapixels:g} MP, {evaluations} evaluations", task, "peak_memory", found, "GiB")
     report.table("Peak memory of a restoration", ["task", "MP", "evaluations", "peak (GiB)", "bound (GiB)"], rows)
+    if chosen.runs:
+        repeated(report, 6 if chosen.quick else chosen.runs)
     return report.finish()
 
 

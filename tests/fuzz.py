@@ -3,16 +3,13 @@
 
     python tests/fuzz.py --examples 20000 [--seed N] [--jobs 2]
 
-Every YAML file of configs/,
-and the paper's layout, is mutated: types, ranges, lists, keys, texts, encodings, YAML's own
-machinery (aliases, merge keys, tags), and changes by ``--set``. An accepted one goes on to what a dry run does as far
-as it is cheap: files are looked at, the config is written and read again, noise levels,
-operators and networks are made
-(networks without memory). Printed are the counts of what happened, and for each failure a case that shows it.
+Every YAML file of configs/, and the paper's layout, is mutated: types, ranges, lists, keys, texts, encodings, YAML's
+own machinery (aliases, merge keys, tags), and changes by ``--set``. An accepted one goes on to what a dry run does as
+far as it is cheap: files are looked at, the config is written and read again, noise levels, operators and networks are
+made (networks without memory). Printed are the counts of what happened, and for each failure a case that shows it.
 
-A failure is another exception than `InputError`, a message that names nothing or does not end,
-five seconds of processor
-time, or an attempt to write a file, make a folder or start a program.
+A failure is another exception than `InputError`, a message that names nothing or does not end, five seconds of
+processor time, or an attempt to write a file, make a folder or start a program.
 """
 
 from __future__ import annotations
@@ -299,9 +296,8 @@ def unnamed(message: str, case: Case, file: str) -> str | None:
 
 
 def _names(key: str) -> list[str]:
-    """The parts of a dotted key by which a message can name it, as they are shown."""
-    shown = [part if part.isidentifier() else repr(part)[1:-1] for part in key.split(".")]
-    return [part[:30] for part in shown if part]
+    """The parts of a dotted key by which a message can name it: as they are, or with escapes."""
+    return [shown[:30] for part in key.split(".") if part for shown in (part, repr(part)[1:-1])]
 
 
 # --- what a dry run does, as far as it is cheap ----------------------------------------------------------------------

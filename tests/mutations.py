@@ -397,9 +397,22 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("self._share(slice(j, places - j)", "self._share(slice(j, places - j + 1)"),
         ("stdtrit(self.images - 1,", "stdtrit(self.images,"),
         ("(1 + CONFIDENCE) / 2", "CONFIDENCE"),
+        ("pooled.std(0, ddof=1) > level", "pooled.std(0) > level"),
     ],
     "randomwalk/sampling/measuring.py": [
         ("squares.sqrt() / batch.noise_std", "squares.sqrt() / batch.noise_std**2"),
+        ("(share.to(error).flatten(1).mean(1) * error[0].numel())", "error[0].numel()"),
+    ],
+    "randomwalk/sampling/batch.py": [
+        ("visible = y if inverse is None else operator(inverse)", "visible = y"),
+        ("inverse = operator.adjoint(y)", "inverse = y"),
+    ],
+    "randomwalk/sampling/figures.py": [
+        ("s / (1 / sigma**2 + eigenvalue / eta**2)", "s / (1 / sigma**2 + eigenvalue / eta)"),
+        ("s * sigma**2 for s, sigma, _ in c", "s * sigma for s, sigma, _ in c"),
+    ],
+    "randomwalk/sampling/foresight.py": [
+        ("{127.5 * task.noise_levels[image]:.1f}", "{255 * task.noise_levels[image]:.1f}"),
     ],
     "randomwalk/sampling/task.py": [
         ("mul_(std).add_(start.mean)", "mul_(std)"),
@@ -434,6 +447,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/studies/points/datasets.py": [
         ("(raw(n, g) - mean) * (STD / std)", "(raw(n, g) - mean) * STD"),
         ("2 * (square % 2) + (square // 2) % 2", "2 * (square % 2)"),
+        ("t = np.pi * (1.5 + third + g.random(n))", "t = np.pi * (1.5 + g.random(n))"),
+        ("p=[3 / 8, 2 / 8, 3 / 8]", "p=[2 / 8, 4 / 8, 2 / 8]"),
     ],
     "randomwalk/studies/bridge/gaussian.py": [
         ("sigma**4 * one", "sigma**2 * one"),
@@ -452,6 +467,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/studies/bridge/measures.py": [
         ("ot.sinkhorn(even, even, cost, 2 * sigma**2", "ot.sinkhorn(even, even, cost, sigma**2"),
         ("values.std(ddof=1) / math.sqrt(len(values))", "values.std(ddof=1)"),
+        (
+            "(self.points[0], self.points[-1]) if self.times[0] == 0 else (self.points[-1], self.points[0])",
+            "(self.points[0], self.points[-1])",
+        ),
     ],
     "randomwalk/studies/bridge/simulation.py": [
         ("sigma * math.sqrt(h) * noise(k, x)", "sigma * h * noise(k, x)"),

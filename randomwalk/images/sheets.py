@@ -14,6 +14,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import uniform_filter
 
 INK, FAINT, PAPER, BAR = (35, 35, 40), (120, 120, 128), (255, 255, 255), (42, 111, 186)
 THUMBNAIL = 320
@@ -41,6 +42,27 @@ def enlarged_to(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Enlarge an image to ``height`` by ``width`` by repeating pixels, if these are multiples of its size."""
     rows, columns = height // pixels.shape[0], width // pixels.shape[1]
     return pixels.repeat(rows, axis=0).repeat(columns, axis=1) if min(rows, columns) > 1 else pixels
+
+
+def detail(before: np.ndarray, after: np.ndarray, least: int = 96) -> tuple[slice, slice] | None:
+    """Square of an image, a quarter of its short side, where its edges are strong and it differs most from ``before``.
+
+    The product of the mean absolute differences, from ``before`` and between neighbours, is largest there.
+
+    Args:
+        before, after: images ``[H, W]`` or ``[H, W, 3]`` of one size.
+        least: images whose short side is shorter have none: they are small enough to be seen whole.
+    """
+    height, width = after.shape[:2]
+    if before.shape[:2] != (height, width) or min(height, width) < least:
+        return None
+    side = min(height, width) // 4
+    old, new = (x.reshape(height, width, -1).mean(2, dtype=np.float32) for x in (before, after))
+    edges = np.abs(np.diff(new, axis=0, append=new[-1:])) + np.abs(np.diff(new, axis=1, append=new[:, -1:]))
+    score = uniform_filter(np.abs(new - old), side) * uniform_filter(edges, side)
+    inside = score[side // 2 : height - side // 2, side // 2 : width - side // 2]
+    top, left = np.unravel_index(int(inside.argmax()), inside.shape)
+    return slice(int(top), int(top) + side), slice(int(left), int(left) + side)
 
 
 def std_map(std: np.ndarray) -> np.ndarray:

@@ -24,8 +24,8 @@ from randomwalk.errors import InputError
 from randomwalk.samplers import Needs
 
 GIB = 2**30
-SHARE = 0.6
-"""Share of the free memory that a run takes if no bound is given."""
+SHARE, MOST = 0.6, 0.9
+"""Shares of the free memory: that by which tiles are chosen if no bound is given, and that with the smallest tiles."""
 PROGRAM = 1.1 * GIB
 """Memory of the program without images: PyTorch with its libraries, weights, workspaces of convolutions."""
 LIBRARIES = 2.0
@@ -110,6 +110,7 @@ class Budget:
         per_pixel: see `bytes_per_pixel`.
         copies: of the batch outside the network, see `Needs`; `python benchmarks/memory.py` measures the process.
         most_pixels: most pixels that the network takes at once, whatever the memory.
+        most_gib: bound with the smallest tiles, if it is not the same.
     """
 
     gib: float
@@ -117,6 +118,7 @@ class Budget:
     per_pixel: float
     copies: int
     most_pixels: int = sys.maxsize
+    most_gib: float | None = None
 
     def tiling(self, shape: Sequence[int], rows: int) -> Tiling | None:
         """Cut a batch of images into tiles, so that sampling stays within the bound.
@@ -139,13 +141,15 @@ class Budget:
         if pixels >= height * width:
             return Tiling(high, wide, OVERLAP, pixels // (height * width))
         if pixels < LEAST_TILE**2:
-            least = math.ceil((self._outside(shape, rows) + LEAST_TILE**2 * self.per_pixel) / GIB * 10) / 10
-            batch = f" in batches of {rows}" if rows > 1 else ""
-            raise InputError(
-                f"{self.cause} is {self.gib:.3g} GiB, but images of {height}x{width} pixels{batch} take {least:g}, "
-                f"even in tiles of {LEAST_TILE}x{LEAST_TILE} pixels: raise max_memory (--max-memory), or take smaller "
-                "images or batches"
-            )
+            least = (self._outside(shape, rows) + LEAST_TILE**2 * self.per_pixel) / GIB
+            if least > (self.most_gib or self.gib):
+                batch = f" in batches of {rows}" if rows > 1 else ""
+                raise InputError(
+                    f"{self.cause} is {self.gib:.3g} GiB, but images of {height}x{width} pixels{batch} take "
+                    f"{math.ceil(10 * least) / 10:g}, even in tiles of {LEAST_TILE}x{LEAST_TILE} pixels: raise "
+                    "max_memory (--max-memory), or take smaller images or batches"
+                )
+            pixels = LEAST_TILE**2
         side = math.isqrt(pixels)  # square tiles, or tiles across the whole image where it is narrower
         if high <= side:
             down, across = high, pixels // high
@@ -191,7 +195,8 @@ def make_budget(config: SampleConfig, denoiser: Denoiser, device: torch.device, 
     if config.max_memory is not None:
         return Budget(config.max_memory, "max_memory", per_pixel, needs.copies, most_pixels)
     free = free_memory(device, distributed.launch().local_size) / GIB
-    return Budget(math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory", per_pixel, needs.copies, most_pixels)
+    gib, cause = math.floor(100 * free) / 100, f"{SHARE:.0%} of the free memory"
+    return Budget(gib, cause, per_pixel, needs.copies, most_pixels, MOST / SHARE * gib)
 
 
 # --- available memory -------------------------------------------------------------------------------------------

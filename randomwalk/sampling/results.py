@@ -392,10 +392,31 @@ class ImageResults(Results):
             label = "restored" if count == 1 else f"mean of {count}" if kind == MEAN else f"sample {kind}"
             tiles = [self._picture(self.sample_name(i, kind)) for i in columns]
             shown.append(sheets.Row(label, tiles, [_decibel(psnr.get((i, kind))) for i in columns]))
+        shown += self._details(columns, kinds[-1])
         if count > 1:
             label = f"std (0 to {sheets.STD_WHITE:g})"
             shown.append(sheets.Row(label, [self._picture(f"{self.stem(i)}_std") for i in columns]))
         return sheets.overview(shown, [PurePosixPath(self.task.names[i]).stem for i in columns])
+
+    def _details(self, images: Sequence[int], kind: int | str) -> list[sheets.Row]:
+        """Rows of an enlarged detail of large images: of what was measured, restored, and of the truth."""
+        names = {"restored": [self.sample_name(i, kind) for i in images]}
+        for what in ("measurement", "truth"):
+            if all(self.folder.has(f"images/{self.stem(i)}_{what}.png") for i in images):
+                names[what] = [f"{self.stem(i)}_{what}" for i in images]
+        if "measurement" not in names:
+            return []
+        found: dict[str, list[np.ndarray | None]] = {what: [] for what in ("measurement", "restored", "truth")}
+        for k in range(len(images)):
+            pictures_ = {what: self._picture(of_all[k]) for what, of_all in names.items()}
+            where = sheets.detail(pictures_["measurement"], pictures_["restored"])
+            for what, picture in pictures_.items():
+                found[what].append(None if where is None else picture[where])
+        return [
+            sheets.Row(f"detail: {what}", tiles)
+            for what, tiles in found.items()
+            if any(tile is not None for tile in tiles)
+        ]
 
     def _sheet(self, images: Sequence[int]) -> Image.Image:
         """Overview of an unconditional run: a row for each class, or a square."""

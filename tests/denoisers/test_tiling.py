@@ -248,6 +248,10 @@ def test_the_tiling_uses_the_bound_and_no_more() -> None:
     assert choose((3, 2000, 3000), 3.2) is not None
     least = Tiling(LEAST_TILE, LEAST_TILE, OVERLAP)
     assert choose((3, 2000, 3000), taken(least, (3, 2000, 3000)) + 1e-6) == least
+    for most in (3.2, 3.3):  # no bound was given, and more is free than the share by which tiles are chosen
+        assert Budget(2, "60% of the free memory", 1000.0, 30, most_gib=most).tiling((3, 2000, 3000), 1) == least
+    with pytest.raises(InputError, match=r"60% of the free memory is 2 GiB, but"):
+        Budget(2, "60% of the free memory", 1000.0, 30, most_gib=3.0).tiling((3, 2000, 3000), 1)
 
 
 def test_what_a_container_leaves(tmp_path: Path) -> None:

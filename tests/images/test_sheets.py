@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import weakref
 
+import numpy as np
+
 from randomwalk.images import sheets
 
 
@@ -29,3 +31,21 @@ def test_a_figure_keeps_none_of_the_frames_of_its_callers() -> None:
         assert draw()() is None
     finally:
         gc.enable()
+
+
+def test_the_detail_is_where_edges_were_restored() -> None:
+    draws = np.random.default_rng(0)
+    after = np.full((120, 160, 3), 90, np.uint8)
+    after[70:100, 20:50] = draws.integers(0, 256, (30, 30, 3))  # edges that were damaged
+    after[10:40, 110:140] = draws.integers(0, 256, (30, 30, 3))  # edges that were not
+    before = after.copy()
+    before[70:100, 20:50] = 128
+    before[60:110, 100:150] = 128  # damage without edges
+    assert sheets.detail(before, after) == (slice(70, 100), slice(20, 50))
+    assert sheets.detail(before[..., 0], after[..., 0]) == (slice(70, 100), slice(20, 50))
+
+
+def test_small_images_and_other_sizes_have_no_detail() -> None:
+    after = np.zeros((95, 200), np.uint8)
+    assert sheets.detail(after, after) is None
+    assert sheets.detail(np.zeros((50, 100, 3), np.uint8), np.zeros((100, 200, 3), np.uint8)) is None

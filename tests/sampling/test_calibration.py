@@ -117,6 +117,9 @@ def test_the_choice_of_contested_pixels_leaves_the_levels_as_they_are() -> None:
 def test_samples_that_agree_on_something_wrong_are_contested() -> None:
     samples, truth = np.full((9, 2), 0.5), np.array([-0.5, 0.5])
     np.testing.assert_array_equal(calibration.contested(samples, truth), [True, False])
+    # Of 0, 0 and t the standard deviation is t / sqrt(3), by the formula without bias.
+    far, near = 0.051 * math.sqrt(3), 0.049 * math.sqrt(3)
+    np.testing.assert_array_equal(calibration.contested(np.zeros((2, 2)), np.array([far, near]), 0.05), [True, False])
 
 
 @pytest.mark.parametrize(

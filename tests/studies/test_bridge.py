@@ -417,6 +417,14 @@ def test_the_first_coupling_of_the_paper(tmp_path: Path) -> None:
 # --- measures --------------------------------------------------------------------------------------------------------
 
 
+def test_pairs_have_their_start_first_in_either_direction() -> None:
+    points = np.arange(12.0).reshape(3, 2, 2)
+    for times, first, last in (([0.0, 0.5, 1.0], 0, 2), ([1.0, 0.5, 0.0], 2, 0)):
+        x0, x1 = measures.Paths(np.array(times), points).pairs()
+        np.testing.assert_array_equal(x0, points[first])
+        np.testing.assert_array_equal(x1, points[last])
+
+
 def test_exact_drifts_pass_the_measures_and_a_wrong_one_does_not() -> None:
     exact, num, times = bridge(), 5000, time_grid(200)
     start = make_end({"name": "normal", "mean": M0.tolist(), "covariance": S0.tolist()}).sample(num, generator(0))

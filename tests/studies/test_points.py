@@ -132,6 +132,19 @@ def test_chamfer_distance_agrees_with_recorded_values(fact: str) -> None:
     assert abs(value - expected) < 4 * error * math.sqrt(1 + 1 / 4)
 
 
+def test_the_swiss_roll_runs_from_three_to_nine_quarter_turns_with_a_hole() -> None:
+    points = datasets._swiss_roll(40_000, np.random.default_rng(0))
+    t = np.hypot(*points.T) / np.pi
+    np.testing.assert_allclose(np.histogram(t, [1.5, 2.5, 3.5, 4.5])[0] / len(t), [3 / 8, 2 / 8, 3 / 8], atol=0.01)
+    np.testing.assert_allclose(points / t[:, None] / np.pi, np.stack([np.cos(np.pi * t), np.sin(np.pi * t)], 1))
+
+
+def test_the_dark_squares_of_the_checkerboard_touch_at_their_corners() -> None:
+    points = datasets.make("checkerboard").sample(8000, np.random.default_rng(0))
+    squares = np.histogram2d(*points.T, bins=4, range=[(-points.max(), points.max())] * 2)[0] > 100
+    np.testing.assert_array_equal(squares, np.add.outer(np.arange(4), np.arange(4)) % 2 == 0)
+
+
 def test_the_floor_is_reproducible_and_has_an_error() -> None:
     roll = datasets.make("swiss_roll")
     first, second = (metrics.floor("chamfer", roll, 1000, repeats) for repeats in (3, 3))

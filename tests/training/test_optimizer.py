@@ -10,7 +10,7 @@ from torch import nn
 
 from randomwalk.config.training import Optimizer
 from randomwalk.training.muon import Muon, MuonAndAdam, orthogonalized
-from randomwalk.training.optimizer import learning_rate, make_optimizer
+from randomwalk.training.optimizer import Descent, learning_rate, make_optimizer
 
 
 @pytest.mark.parametrize("shape", [(48, 432), (96, 32), (64, 64)])
@@ -96,3 +96,13 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert rates[80] == pytest.approx(0.8) and rates[100] == 0.0
     cosine = settings.model_copy(update={"decay": "cosine", "warmup_images": 0})
     assert [learning_rate(cosine, 8, 8, done) for done in (0, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(("clip", "kept"), [(0.5, 0.5), (10.0, 5.0), (None, 5.0)])
+def test_gradients_are_shortened_to_the_clip_and_their_own_norm_is_returned(clip: float | None, kept: float) -> None:
+    network = nn.Linear(2, 1, bias=False)
+    descent = Descent(network, network.parameters(), Optimizer(learning_rate=1e-3, gradient_clip=clip), None, 1)
+    _, norm = descent.step([network(torch.tensor([[3.0, 4.0]])).sum()], 0.0)
+    assert float(norm) == pytest.approx(5)
+    assert network.weight.grad is not None
+    torch.testing.assert_close(network.weight.grad, torch.tensor([[3.0, 4.0]]) * kept / 5)

@@ -1,0 +1,353 @@
+"""What the shipped tasks make of photographs that were damaged without the library.
+
+Blurs go on beyond the frame, kernels are pictures of a point of light, masks are painted, noise has been through a
+camera and JPEG: `support/strangers.py`. Each row is run by the file of configs/ for it, from files, as by sample.py.
+The figure is the PSNR of what comes out, in 8 bits, of the whole picture, its rim of 12 pixels, and the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from support import strangers
+from support.common import ROOT, Report, check_least, parser, resolve_precision, start
+from support.photographs import cut, load_model, spread
+from support.strangers import KERNELS, RIM, Stranger
+
+from randomwalk.config.files import load_sample_config
+from randomwalk.denoisers.checkpoints import resolve_device
+from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.errors import InputError, RunError
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_tensor
+from randomwalk.rng import generator
+from randomwalk.sampling import run as sampling
+
+Make = Callable[[np.ndarray, int, np.random.Generator], Stranger]
+"""Damages a photograph ``[H, W, 3]``: ``make(photo, side, draws)``, ``side`` that of the cut-out."""
+GRID = (0.65, 1.3, 2, 3, 4.5, 6.5, 9, 13, 18, 25, 36, 50, 65)
+"""Noise levels of 255 among which the best is looked for."""
+BEST = "best given"
+
+
+@dataclass(frozen=True)
+class Method:
+    """Settings of a task, in dotted keys, and how its pictures are made if not as the row says."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    make: Make | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kind of damage.
+
+    Attributes:
+        section: the table that it is in.
+        title: its name there.
+        task: of configs/photo_TASK.yaml.
+        make: damages a photograph.
+        methods: that restore it.
+    """
+
+    section: str
+    title: str
+    task: str
+    make: Make
+    methods: Sequence[Method]
+
+
+DEFAULTS = Method("defaults")
+
+
+# --- the rows --------------------------------------------------------------------------------------------------------
+
+
+def blur_rows() -> Iterator[Row]:
+    """Blurs with noise of 2 and 8."""
+    for noise in (2, 8):
+        for name in KERNELS:
+
+            def make(photo: np.ndarray, side: int, draws: np.random.Generator, name: str = name, noise: float = noise,
+                     **how: bool) -> Stranger:  # fmt: skip
+                return strangers.blurred_photograph(photo, KERNELS[name](), noise, side, draws, **how)
+
+            def known(p: np.ndarray, s: int, d: np.random.Generator, make: Any = make) -> Stranger:
+                return make(p, s, d, surroundings=True)
+
+            def tapered(p: np.ndarray, s: int, d: np.random.Generator, make: Any = make) -> Stranger:
+                return make(p, s, d, tapered=True)
+
+            given = {"measurement.noise.std": noise}
+            methods = [
+                DEFAULTS,
+                Method("noise given", given),
+                Method("surroundings known", given, known),
+                Method("edgetaper", given, tapered),
+            ]
+            yield Row("blur", f"{name}, noise {noise}", "deblur", make, methods)
+
+
+def mask_rows() -> Iterator[Row]:
+    """Painted strokes on clean and grainy photographs."""
+    for noise in (0, 5, 15):
+        yield Row(
+            "masks",
+            f"painted, grain {noise}",
+            "inpainting",
+            lambda p, s, d, noise=noise: strangers.painted_photograph(p, noise, s, d),
+            [DEFAULTS],
+        )
+
+
+def noise_rows() -> Iterator[Row]:
+    """Noise as it is found in files; clean photographs too."""
+    kinds = [(sigma, "white") for sigma in (2, 5, 10, 25, 50, 60)]
+    kinds += [(sigma, f"jpeg {quality}") for sigma in (10, 25) for quality in (95, 85, 60, 30)]
+    kinds += [(sigma, f"jpeg 85 {subsampling}") for sigma in (10, 25) for subsampling in ("4:4:4", "4:2:2")]
+    kinds += [(sigma, kind) for kind in ("resized", "demosaicked", "webp 80") for sigma in (10, 25)]
+    kinds += [(10, "grey"), (25, "grey"), (10, "16 bits"), (1, "16 bits"), (10, "dim"), (2, "dim")]
+    kinds += [(0, "white"), (0, "jpeg 85"), (0, "jpeg 60"), (0, "jpeg 30")]
+    for sigma, kind in kinds:
+        title = f"noise {sigma}, {kind}" if sigma else "clean" if kind == "white" else f"clean, {kind}"
+        yield Row(
+            "noise",
+            title,
+            "denoise",
+            lambda p, s, d, sigma=sigma, kind=kind: strangers.noisy_photograph(p, sigma, s, d, kind),
+            [DEFAULTS],
+        )
+    for photons, quality in ((4000, 95), (1000, 90), (300, 85)):
+        yield Row(
+            "noise",
+            f"camera, {photons} photons, JPEG {quality}",
+            "denoise",
+            lambda p, s, d, n=photons, q=quality: strangers.camera_photograph(p, n, 3, q, s, d),
+            [DEFAULTS],
+        )
+
+
+def photon_rows() -> Iterator[Row]:
+    """Photon counts: taken as Gaussian noise, and by name with the number given or estimated."""
+    for peak in (8, 30, 120):
+        yield Row(
+            "photons",
+            f"{peak} photons at white",
+            "denoise",
+            lambda p, s, d, peak=peak: strangers.photon_photograph(p, peak, s, d),
+            [
+                Method("as Gaussian"),
+                Method("poisson, given", {"measurement.noise": {"name": "poisson", "peak": peak}}),
+                Method("poisson, estimated", {"measurement.noise": {"name": "poisson", "peak": "auto"}}),
+            ],
+        )
+
+
+def enlargement_rows() -> Iterator[Row]:
+    """Small pictures, by the four ways to make them; the picture before is bicubic enlargement."""
+    for factor in (2, 4):
+        for how in ("bicubic", "box", "nearest", "strided"):
+            yield Row(
+                "enlargement",
+                f"x{factor}, {how}",
+                "super_resolution",
+                lambda p, s, d, factor=factor, how=how: strangers.small_photograph(p, factor, how, s),
+                [DEFAULTS],
+            )
+
+
+SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
+    "blur": blur_rows,
+    "masks": mask_rows,
+    "noise": noise_rows,
+    "photons": photon_rows,
+    "enlargement": enlargement_rows,
+}
+QUICK = (
+    "defocus 2.5, noise 2",
+    "painted, grain 5",
+    "noise 10, white",
+    "noise 25, jpeg 85",
+    "30 photons at white",
+    "x2, bicubic",
+)
+"""Rows of ``--quick``."""
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def restored(row: Row, method: Method, made: Sequence[Stranger], options: argparse.Namespace) -> list[np.ndarray]:
+    """Run the row's task on pictures in a folder, each ``[H, W, 3]`` on the scale of 0 to 255.
+
+    Raises:
+        InputError: a setting is refused.
+        RunError: a picture was not restored.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder, found = Path(name), []
+        for k, one in enumerate(made):
+            # One folder for each picture: kernels and masks belong to it.
+            own = folder / f"{k}"
+            own.mkdir()
+            for file, data in one.files.items():
+                (own / file).write_bytes(data)
+            changes = {**one.settings, **method.settings}
+            text = json.dumps(changes).replace("{folder}", str(own))
+            words = [f"{key}={json.dumps(value)}" for key, value in json.loads(text).items()]
+            words += [f"data.path={own / next(iter(one.files))}", f"output={own / 'run'}", f"seed={options.seed}"]
+            words += [f"precision={options.precision}", f"device={options.device}", "animation_frames=0"]
+            words += [f"network.path={options.network}"]
+            config = load_sample_config(ROOT / "configs" / f"photo_{row.task}.yaml", words)
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                status = sampling.run(config)
+            if status:
+                raise RunError(f"{row.title}, {method.name}: {said.getvalue()[-500:]}")
+            [array] = [path for path in (own / "run" / "arrays").iterdir() if path.name.endswith("_sample0.npy")]
+            x = strangers.inside(np.load(array).transpose(1, 2, 0), one.margin)
+            pixels = (((x + 1) / 2).clip(0, 1) * 255 * one.scale).clip(0, 255)
+            found.append(np.repeat(pixels, 3 // pixels.shape[2], 2).round())
+        return found
+
+
+def best_given(denoiser: Denoiser, made: Sequence[Stranger]) -> list[np.ndarray]:
+    """Denoise each picture once, told the level of `GRID` with the highest PSNR."""
+    found = []
+    for one in made:
+        y = torch.from_numpy(one.before / 127.5 - 1).permute(2, 0, 1)[None].float()
+        with torch.inference_mode():
+            tried = [denoiser(y, 2 * sigma / 255) for sigma in GRID]
+        pixels = [((x[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round() for x in tried]
+        found.append(max(pixels, key=lambda x: psnr(x, one.truth)))
+    return found
+
+
+def psnr(x: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> float:
+    """PSNR in dB, at most 60; of the pixels of ``where [H, W]`` alone, if given."""
+    error = (x - truth) ** 2 if where is None else ((x - truth) ** 2)[where]
+    return float(10 * np.log10(255**2 / max(error.mean(), 255**2 / 1e6)))
+
+
+def figures(x: np.ndarray, one: Stranger) -> dict[str, float]:
+    """PSNR of a picture: whole, rim, rest; and of the damaged pixels, if not all are."""
+    rim = np.ones(x.shape[:2], bool)
+    rim[RIM:-RIM, RIM:-RIM] = False
+    found = {"whole": psnr(x, one.truth), "rim": psnr(x, one.truth, rim), "rest": psnr(x, one.truth, ~rim)}
+    if one.known is not None:
+        found["hole"] = psnr(x, one.truth, ~one.known)
+        found["changed"] = float((x != one.before).any(2)[one.known].mean())
+    return found
+
+
+def measure(row: Row, photos: Sequence[np.ndarray], denoiser: Denoiser, options: argparse.Namespace) -> dict[str, Any]:
+    """Figures of each picture by method; "before" is the picture that the user has."""
+
+    def damaged(make: Make) -> list[Stranger]:
+        return [make(photo, options.crop, generator(options.seed, k)) for k, photo in enumerate(photos)]
+
+    made = damaged(row.make)
+    found = {"before": [figures(one.before, one) for one in made]}
+    for method in row.methods:
+        given = made if method.make is None else damaged(method.make)
+        found[method.name] = [
+            figures(x, one) for x, one in zip(restored(row, method, given, options), made, strict=True)
+        ]
+    if row.section == "noise":
+        found[BEST] = [figures(x, one) for x, one in zip(best_given(denoiser, made), made, strict=True)]
+    return found
+
+
+def write(report: Report, section: str, found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
+    """The table of a section, and its rows of results.csv."""
+    names = list(dict.fromkeys(name for methods in found.values() for name in methods))
+    table = []
+    for title, methods in found.items():
+        cells = []
+        for name in names:
+            shown = ""
+            if records := methods.get(name):
+                means = {key: statistics.fmean(record[key] for record in records) for key in records[0]}
+                shown = " / ".join(f"{means[key]:.2f}" for key in shown_keys(section))
+                for key, value in means.items():
+                    report.add(f"{section}: {title}", name, key, value, "1" if key == "changed" else "dB")
+            cells.append(shown)
+        if BEST in methods:
+            losses = [
+                best["whole"] - ours["whole"] for best, ours in zip(methods[BEST], methods["defaults"], strict=True)
+            ]
+            cells.append(f"{statistics.fmean(losses):.2f} ({max(losses):.2f})")
+            report.add(f"{section}: {title}", "defaults", "loss", statistics.fmean(losses), "dB")
+        table.append([title, *cells])
+    head = [section, *names, *(["loss (largest)"] if any(BEST in methods for methods in found.values()) else [])]
+    note = f"PSNR in dB, mean over the photographs: {' / '.join(shown_keys(section))}"
+    report.table(section, head, table, [note])
+
+
+def shown_keys(section: str) -> list[str]:
+    """Figures that the table of a section shows."""
+    return {"blur": ["whole", "rim"], "masks": ["whole", "hole", "changed"]}.get(section, ["whole"])
+
+
+# --- the script ------------------------------------------------------------------------------------------------------
+
+
+def options() -> argparse.ArgumentParser:
+    """Options of this script."""
+    made = parser(__doc__ or "")
+    made.add_argument("--data", type=Path, metavar="FOLDER", help="photographs; --quick takes those of this repository")
+    made.add_argument("--num-images", type=int, default=5, metavar="N", help="so many of them, evenly spaced (5)")
+    made.add_argument("--crop", type=int, default=192, metavar="N", help="side of the pictures (192)")
+    made.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="only these tables")
+    made.add_argument("--rows", metavar="TEXT", default="", help="only rows whose title contains it")
+    made.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the network (auto)")
+    made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
+    default = ROOT / "pretrained_models" / "photo_ve.safetensors"
+    made.add_argument("--network", type=Path, default=default, metavar="FILE", help="weights (photo_ve)")
+    return made
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Measure and print."""
+    check_least(chosen, num_images=1, crop=64, seed=0)
+    if chosen.data is None and not chosen.quick:
+        raise InputError("--data: is needed, a folder of photographs (--quick does without)")
+    device = resolve_device(chosen.device)
+    chosen.precision = resolve_precision(chosen.precision, device)
+    if chosen.quick:
+        chosen.num_images, chosen.crop = 1, 96
+    source = open_images(chosen.data or ROOT / "data" / "photographs")
+    photos = []
+    for k in spread(len(source), chosen.num_images):
+        pixels = (cut(to_tensor(source.pixels(k, 3)), 0).permute(1, 2, 0).double().numpy() + 1) * 127.5
+        if min(pixels.shape[:2]) < chosen.crop + 2 * strangers.SURROUNDINGS + 24:
+            raise InputError(
+                f"{source.names[k]}: is too small for pictures of {chosen.crop} pixels cut from a larger one"
+            )
+        photos.append(pixels)
+    denoiser = load_model(chosen.network, device, chosen.precision)
+    report = Report("real_photographs", chosen, str(device), ["scipy", "pillow"])
+    for section in chosen.sections:
+        found: dict[str, dict[str, list[dict[str, float]]]] = {}
+        for row in SECTIONS[section]():
+            if chosen.rows in row.title and (not chosen.quick or row.title in QUICK):
+                found[row.title] = measure(row, photos, denoiser, chosen)
+        if found:
+            write(report, section, found)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    start(main, options())

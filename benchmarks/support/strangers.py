@@ -1,0 +1,323 @@
+"""Damaged photographs as other people have them: made with NumPy, SciPy and Pillow, without an operator of the library.
+
+Photographs are arrays ``[H, W, 3]`` of float64 on the scale of 0 to 255, noise levels are of 255.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage, signal
+
+RIM = 12
+"""Width in pixels of the rim, which is measured apart."""
+SURROUNDINGS = 24
+"""Pixels on every side of a blurred picture that a picture with known surroundings has besides."""
+DIM = 40
+"""White of a dim picture is the range's white over this."""
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A damaged picture and what belongs to it.
+
+    Attributes:
+        files: contents by name; the first is the picture.
+        truth: the undamaged photograph, with ``scale`` taken out.
+        before: the picture that a user has without a restoration, like ``truth``.
+        settings: of the config, in dotted keys; ``{folder}`` stands for the folder of the files.
+        scale: the restoration is multiplied by it (about black) before it is compared.
+        margin: pixels that are cut off the restoration on every side.
+        known: ``[H, W]``, True where the picture was not damaged; None if it was everywhere.
+    """
+
+    files: dict[str, bytes]
+    truth: np.ndarray
+    before: np.ndarray
+    settings: dict[str, Any] = field(default_factory=dict)
+    scale: float = 1.0
+    margin: int = 0
+    known: np.ndarray | None = None
+
+
+# --- photographs and files -------------------------------------------------------------------------------------------
+
+
+def middle(photo: np.ndarray, side: int) -> np.ndarray:
+    """Cut the middle of a photograph, ``side`` pixels square."""
+    top, left = ((have - side) // 2 for have in photo.shape[:2])
+    return photo[top : top + side, left : left + side]
+
+
+def inside(pixels: np.ndarray, margin: int) -> np.ndarray:
+    """Cut ``margin`` pixels off every side."""
+    return pixels[margin : len(pixels) - margin, margin : pixels.shape[1] - margin]
+
+
+def in_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Round and clip to bytes."""
+    return pixels.clip(0, 255).round().astype(np.uint8)
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """Encode a picture in 8 bits, as ``kind`` with Pillow's options."""
+    out = io.BytesIO()
+    Image.fromarray(in_8_bits(pixels)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """Decode a picture of 8 bits, ``[H, W, 3]``."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"), np.float64)
+
+
+def encoded_in_16_bits(pixels: np.ndarray) -> bytes:
+    """Encode a picture as a PNG of 16 bits, grey if it has two dimensions; 255 becomes 65535."""
+    samples = (pixels * 257).clip(0, 65535).round().astype(">u2")
+    height, width, colour = *samples.shape[:2], 2 if samples.ndim == 3 else 0
+    rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    out = b"\x89PNG\r\n\x1a\n"
+    for name, data in (
+        (b"IHDR", struct.pack(">2I5B", width, height, 16, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ):
+        out += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return out
+
+
+# --- blur ------------------------------------------------------------------------------------------------------------
+
+
+def gaussian(std: float) -> np.ndarray:
+    """Sample a Gaussian to 4 standard deviations."""
+    place = np.arange(-math.ceil(4 * std), math.ceil(4 * std) + 1)
+    row = np.exp(-(place**2) / (2 * std**2))
+    return np.outer(row, row) / row.sum() ** 2
+
+
+def disc(radius: float) -> np.ndarray:
+    """Draw a disc, each pixel by the covered share of 16 x 16 points in it."""
+    half = math.ceil(radius)
+    place = (np.arange((2 * half + 1) * 16) + 0.5) / 16 - half - 0.5
+    inside_ = (place[:, None] ** 2 + place**2 <= radius**2).astype(float)
+    kernel = inside_.reshape(2 * half + 1, 16, 2 * half + 1, 16).mean((1, 3))
+    return kernel / kernel.sum()
+
+
+def streak(length: int, angle: float = 30.0, bend: float = 6.0) -> np.ndarray:
+    """Draw the bent path of a shaken camera: bright at one end, so that it is not its own mirror image."""
+    kernel, middle_ = np.zeros((length, length)), (length - 1) / 2
+    for t in np.linspace(-1, 1, 400):
+        along, across = t * (length - 3) / 2, bend * (t**2 - 0.4)
+        turn = math.radians(angle)
+        x = middle_ + along * math.cos(turn) - across * math.sin(turn)
+        y = middle_ + along * math.sin(turn) + across * math.cos(turn)
+        row, column = int(min(max(y, 0), length - 2)), int(min(max(x, 0), length - 2))
+        fy, fx, weight = y - row, x - column, 1.6 + t
+        kernel[row : row + 2, column : column + 2] += weight * np.outer([1 - fy, fy], [1 - fx, fx])
+    kernel = kernel.clip(0)
+    return kernel / kernel.sum()
+
+
+KERNELS: dict[str, Callable[[], np.ndarray]] = {
+    "Gaussian 1.6": lambda: gaussian(1.6),
+    "defocus 2.5": lambda: disc(2.5),
+    "defocus 6": lambda: disc(6),
+    "motion 21": lambda: streak(21),
+}
+
+
+def blurred(photo: np.ndarray, kernel: np.ndarray, noise: float, side: int, draws: np.random.Generator) -> np.ndarray:
+    """Blur a larger photograph by SciPy, cut out ``side`` pixels and `SURROUNDINGS` around them, add noise, in 8 bits.
+
+    The kernel is what a point of light becomes (convolution).
+    """
+    reach = side + 2 * SURROUNDINGS
+    larger = middle(photo, reach + len(kernel) - 1)
+    sharp = np.stack([signal.fftconvolve(larger[..., c], kernel, "valid") for c in range(3)], -1)
+    return in_8_bits(sharp + noise * draws.standard_normal(sharp.shape)).astype(float)
+
+
+def blurred_photograph(
+    photo: np.ndarray,
+    kernel: np.ndarray,
+    noise: float,
+    side: int,
+    draws: np.random.Generator,
+    tapered: bool = False,
+    surroundings: bool = False,
+) -> Stranger:
+    """Make a blurred photograph with its kernel as an image of 16 bits.
+
+    Args:
+        photo: the larger photograph.
+        kernel: see `KERNELS`.
+        noise: its standard deviation.
+        side: of the cut-out.
+        draws: random numbers.
+        tapered: the border is mixed with the picture blurred once more, for a circular blur (MATLAB's edgetaper).
+        surroundings: the picture has `SURROUNDINGS` more pixels on every side.
+    """
+    whole = blurred(photo, kernel, noise, side, draws)
+    y = inside(whole, SURROUNDINGS)
+    given = whole if surroundings else edgetaper(y, kernel) if tapered else y
+    files = {"photo.png": encoded(given), "kernel.png": encoded_in_16_bits(255 * kernel / kernel.max())}
+    settings: dict[str, Any] = {"measurement.operator": {"name": "blur", "file": "{folder}/kernel.png"}}
+    if tapered:
+        settings["measurement.operator"]["boundary"] = "circular"
+    return Stranger(files, middle(photo, side), y, settings, margin=SURROUNDINGS if surroundings else 0)
+
+
+def edgetaper(y: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Mix the border with the picture blurred circularly, by weights from the kernel's autocorrelation (MATLAB)."""
+    weights = []
+    for axis, size in enumerate(y.shape[:2]):
+        line = np.fft.fft(kernel.sum(1 - axis), size - 1)
+        auto = np.fft.ifft(np.abs(line) ** 2).real
+        weights.append(1 - np.append(auto, auto[0]) / auto.max())
+    keep = np.outer(*weights)[..., None]
+    around = np.stack([ndimage.convolve(y[..., c], kernel, mode="wrap") for c in range(3)], -1)
+    return keep * y + (1 - keep) * around
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def painted_photograph(photo: np.ndarray, noise: float, side: int, draws: np.random.Generator) -> Stranger:
+    """Paint white strokes over a photograph with grain; the mask is what was painted, with soft edges, in 8 bits."""
+    truth = in_8_bits(middle(photo, side) + noise * draws.standard_normal((side, side, 3))).astype(float)
+    large = Image.new("L", (4 * side, 4 * side), 255)
+    draw = ImageDraw.Draw(large)
+    for _ in range(9):
+        ends = draws.integers(0, 4 * side, 4).tolist()
+        draw.line(ends, fill=0, width=int(draws.integers(12, 33)))
+    draw.ellipse([side, side, side + 80, side + 64], fill=0)
+    mask = large.resize((side, side), Image.Resampling.BICUBIC)
+    share = np.asarray(mask, float)[..., None] / 255
+    y = in_8_bits(share * truth + (1 - share) * 255).astype(float)
+    out = io.BytesIO()
+    mask.save(out, "PNG")
+    settings = {"measurement.operator": {"name": "inpainting", "mask": "file", "file": "{folder}/mask.png"}}
+    known = ndimage.minimum_filter(np.asarray(mask), 3) == 255
+    return Stranger({"photo.png": encoded(y), "mask.png": out.getvalue()}, truth, y, settings, known=known)
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def noisy_photograph(photo: np.ndarray, noise: float, side: int, draws: np.random.Generator, kind: str) -> Stranger:
+    """Make a noisy photograph.
+
+    Args:
+        photo: the photograph.
+        noise: standard deviation of the white noise, before what ``kind`` says happens to it.
+        side: of the cut-out.
+        draws: random numbers.
+        kind: "white", "jpeg QUALITY [4:4:4|4:2:2|4:2:0]", "webp QUALITY", "resized", "demosaicked", "grey", "16 bits",
+            or "dim" (16 bits, white at 1 / `DIM` of the range).
+    """
+    name, *words = kind.split()
+    truth = middle(photo, side)
+    n = noise * draws.standard_normal(truth.shape)
+    if name in ("16", "dim"):
+        scale = DIM if name == "dim" else 1
+        y = (truth + n) / scale
+        return Stranger({"photo.png": encoded_in_16_bits(y)}, truth, (y * scale).clip(0), scale=scale)
+    if name == "grey":
+        truth = in_8_bits(truth @ [0.299, 0.587, 0.114]).astype(float)
+        y = truth + n[..., 0]
+        shown = in_8_bits(y).astype(float)
+        return Stranger({"photo.png": encoded(y)}, *(np.repeat(v[..., None], 3, 2) for v in (truth, shown)))
+    y = truth + n
+    if name == "resized":
+        larger = middle(photo, round(side / 0.7))
+        y = larger + noise * draws.standard_normal(larger.shape)
+        truth, y = (np.asarray(Image.fromarray(in_8_bits(v)).resize((side, side), Image.Resampling.BICUBIC), float)
+                    for v in (larger, y))  # fmt: skip
+    if name == "demosaicked":
+        y = demosaicked(y)
+    if name == "jpeg":
+        data = encoded(y, "JPEG", quality=int(words[0]), subsampling=words[1] if words[1:] else "4:2:0")
+        return Stranger({"photo.jpg": data}, truth, decoded(data))
+    if name == "webp":
+        data = encoded(y, "WEBP", quality=int(words[0]))
+        return Stranger({"photo.webp": data}, truth, decoded(data))
+    return Stranger({"photo.png": encoded(y)}, truth, in_8_bits(y).astype(float))
+
+
+def mosaic(pixels: np.ndarray) -> np.ndarray:
+    """Shares ``[H, W, 3]`` of the colours in the pixels of a Bayer sensor: red and green above green and blue."""
+    seen = np.zeros(pixels.shape)
+    seen[::2, ::2, 0] = seen[::2, 1::2, 1] = seen[1::2, ::2, 1] = seen[1::2, 1::2, 2] = 1
+    return seen
+
+
+def demosaicked(pixels: np.ndarray) -> np.ndarray:
+    """Keep what a Bayer sensor sees of a picture, and interpolate the rest linearly."""
+    seen, cross = mosaic(pixels), np.outer([1, 2, 1], [1, 2, 1]) / 4
+    sums, counts = (
+        np.stack([ndimage.convolve(v[..., c], cross, mode="mirror") for c in range(3)], -1)
+        for v in (seen * pixels, seen)
+    )
+    return np.where(seen > 0, pixels, sums / counts)
+
+
+def camera_photograph(
+    photo: np.ndarray, photons: float, read: float, quality: int, side: int, draws: np.random.Generator
+) -> Stranger:
+    """Photograph a picture: linear light, photons and read noise behind a Bayer filter, demosaicking, gamma, JPEG.
+
+    Args:
+        photo: the photograph.
+        photons: at white.
+        read: standard deviation of the read noise, in photons.
+        quality: of the JPEG file.
+        side: of the cut-out.
+        draws: random numbers.
+    """
+    truth = middle(photo, side)
+    light = (truth / 255) ** 2.2 * photons
+    raw = (draws.poisson(light) + read * draws.standard_normal(light.shape)) / photons
+    y = 255 * demosaicked(raw).clip(0, 1) ** (1 / 2.2)
+    data = encoded(y, "JPEG", quality=quality)
+    return Stranger({"photo.jpg": data}, truth, decoded(data))
+
+
+def photon_photograph(photo: np.ndarray, peak: float, side: int, draws: np.random.Generator) -> Stranger:
+    """Count photons, ``peak`` of them at white, in a file of 16 bits that is clipped at white."""
+    truth = middle(photo, side)
+    y = (draws.poisson(truth / 255 * peak) / peak * 255).clip(0, 255)
+    return Stranger({"photo.png": encoded_in_16_bits(y)}, truth, y)
+
+
+# --- enlargement -----------------------------------------------------------------------------------------------------
+
+
+def small_photograph(photo: np.ndarray, factor: int, how: str, side: int) -> Stranger:
+    """Shrink a photograph by Pillow, or by keeping a pixel of each square; enlarged by Pillow's bicubic before.
+
+    Args:
+        photo: the photograph.
+        factor: divides the sides.
+        how: bicubic, box, nearest, or strided, which keeps the first pixel of each square.
+        side: of the cut-out, a multiple of the factor.
+    """
+    truth = middle(photo, side)
+    image = Image.fromarray(in_8_bits(truth))
+    if how == "strided":
+        small = Image.fromarray(np.ascontiguousarray(in_8_bits(truth)[::factor, ::factor]))
+    else:
+        small = image.resize((side // factor, side // factor), Image.Resampling[how.upper()])
+    before = np.asarray(small.resize((side, side), Image.Resampling.BICUBIC), float)
+    settings = {"measurement.operator": {"name": "super_resolution", "factor": factor, "downsampling": how}}
+    return Stranger({"photo.png": encoded(np.asarray(small, float))}, truth, before, settings)
