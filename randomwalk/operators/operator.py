@@ -312,6 +312,14 @@ class Measurement:
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self.log_prob(x).sum(), x)[0]
 
+    def brightened(self, gain: float) -> Measurement:
+        """The measurement of ``gain (x + 1) - 1``, for operators that keep the brightness of even areas."""
+        if gain == 1:
+            return self
+        noise = self.noise.brightened(gain)
+        noise.copies = self.noise.copies
+        return Measurement(self.operator, noise, gain * (self.y + 1) - 1)
+
     def repeated(self, num: int) -> Measurement:
         """Each measurement ``num`` times in a row."""
         return Measurement(self.operator.repeated(num), self.noise, self.y.repeat_interleave(num, 0))
