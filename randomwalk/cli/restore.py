@@ -147,7 +147,7 @@ def _blur(text: str) -> AnyBlurSettings:
     Paths are set as they are.
     """
     shape, *numbers = text.split(":")
-    values = [_number(number) for number in ([text] if not numbers else numbers)]
+    values = [_number(number) for number in (numbers if numbers else [text])]
     try:
         if not numbers and values[0] is not None:
             return GaussianBlurSettings(name="gaussian_blur", std=values[0], boundary="unknown")

@@ -78,11 +78,12 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
 
         2 T c s^2 / lambda = kappa^2 p^2 - (1 - c)^2 s^2      (T = 0 where that is negative, and on the last step)
 
-    so that where nothing is measured, noise of standard deviation ``kappa p`` is left: of that in x, (1 - c) s, and what
-    is drawn. With ``last_denoised`` the last state x is replaced by ``D(x, s / 2)``, and with ``down_to_noise`` the
-    levels from the first to that of the noise are spaced as those of the schedule, on the logarithmic scale, if eta is
-    above the last of them. Known methods are members of the family: DPIR (Zhang et al. 2021) is c = 1, kappa = 0,
-    lambda = 0.23; without a measurement DDIM is ``c = 1 - p / s, kappa = 1``, and DDPM ``c = 1 - p^2 / s^2``.
+    so that where nothing is measured, noise of standard deviation ``kappa p`` is left: of that in x, (1 - c) s, and
+    what is drawn. With ``last_denoised`` the last state x is replaced by ``D(x, s / 2)``, and with ``down_to_noise``
+    the levels from the first to that of the noise are spaced as those of the schedule, on the logarithmic scale, if
+    eta is above the last of them. Known methods are members of the family: DPIR (Zhang et al. 2021) is c = 1,
+    kappa = 0, lambda = 0.23; without a measurement DDIM is ``c = 1 - p / s, kappa = 1``, and DDPM
+    ``c = 1 - p^2 / s^2``.
 
     Source: Park et al. 2025, doi 10.1109/MSP.2025.3590608, and the code published with it.
     """
