@@ -32,6 +32,7 @@ from randomwalk.runs.folder import RunFolder
 EXAMPLE = """\
 examples:
   randomwalk restore photo.jpg                          denoise; the strength of the noise is estimated
+  randomwalk restore photo.jpg --photons auto           denoise; the noise is that of few photons
   randomwalk restore photo.jpg --fill mask.png          fill in what is painted in mask.png, keep all else as it is
   randomwalk restore photo.jpg --fill mask.png --noise auto     fill in, and denoise all else
   randomwalk restore photo.jpg --enlarge 2              twice the width and height
@@ -78,12 +79,19 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     made.add_argument("--flip", action="store_true", help="turn the kernel of --deblur by 180 degrees")
     made.add_argument("--output", type=_path, metavar="FILE", help="PNG file or folder for the result")
     made.add_argument("--overwrite", action="store_true", help="replace the result if it exists")
-    made.add_argument(
+    noise = made.add_mutually_exclusive_group()
+    noise.add_argument(
         "--noise",
         type=_noise,
         metavar="STD",
         help="standard deviation of the noise, of 255, or auto: estimated, the default but for --enlarge (1) and for "
         "--fill, which removes no noise unless asked to",
+    )
+    noise.add_argument(
+        "--photons",
+        type=_noise,
+        metavar="N",
+        help="the noise is that of photons, N at white (or auto: estimated), as in dim or microscopic pictures",
     )
     made.add_argument("--page", type=_page, metavar="N", help="page of a TIFF, or frame of an animation (default: 1)")
     made.add_argument("--no-gps", action="store_true", help="leave the coordinates out of the result's metadata")
@@ -139,7 +147,7 @@ def _blur(text: str) -> AnyBlurSettings:
     Paths are set as they are.
     """
     shape, *numbers = text.split(":")
-    values = [_number(number) for number in ([text] if not numbers else numbers)]
+    values = [_number(number) for number in (numbers if numbers else [text])]
     try:
         if not numbers and values[0] is not None:
             return GaussianBlurSettings(name="gaussian_blur", std=values[0], boundary="unknown")
@@ -172,6 +180,7 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     changes = [f"seed={args.seed}", f"device={args.device}"]
     _check_belongs(args)
     changes += [f"measurement.noise.std={args.noise}"] if args.noise is not None else []
+    changes += [f"measurement.noise={{name: poisson, peak: {args.photons}}}"] if args.photons is not None else []
     changes += [f"max_memory={args.max_memory}"] if args.max_memory is not None else []
     changes += [f"data.page={args.page}"] if args.page is not None else []
     changes += ["data.gps=false"] if args.no_gps else []

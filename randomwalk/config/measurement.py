@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from randomwalk.config.base import Settings
-from randomwalk.config.noise import GaussianNoiseSettings, NoiseSettings
+from randomwalk.config.noise import GaussianNoiseSettings, NoiseSettings, PoissonNoiseSettings
 from randomwalk.config.operators import (
     PICTURES,
     CompositionSettings,
@@ -34,7 +34,7 @@ class Measurement(Settings):
     @property
     def noise_is_estimated(self) -> bool:
         """Whether the sampler gets an estimated noise level."""
-        return self.estimate_noise or getattr(self.noise, "std", None) == "auto"
+        return self.estimate_noise or "auto" in (getattr(self.noise, "std", None), getattr(self.noise, "peak", None))
 
     @property
     def keeps_known(self) -> bool:
@@ -83,21 +83,25 @@ class Measurement(Settings):
     def _noise_can_be_estimated(self) -> Measurement:
         if not self.noise_is_estimated:
             return self
-        what = "estimate_noise: this" if self.estimate_noise else "noise.std: found auto, which"
-        if not isinstance(self.noise, GaussianNoiseSettings):
+        photons = isinstance(self.noise, PoissonNoiseSettings)
+        key = "peak" if photons else "std"
+        value = getattr(self.noise, key, None)
+        what = "estimate_noise: this" if self.estimate_noise else f"noise.{key}: found auto, which"
+        if self.estimate_noise and not isinstance(self.noise, GaussianNoiseSettings):
             raise ValueError(f"{what} is for gaussian noise, but the noise is {self.noise.name}; remove it")
-        if self.noise.std == "auto" and not self.given:
+        if value == "auto" and not self.given:
+            also = "" if photons else ", with estimate_noise: true if the sampler must estimate it"
             raise ValueError(
-                "noise.std: found auto, which is for measurements that are given (given: true); allowed: how much "
-                "noise to add, with estimate_noise: true if the sampler must estimate it"
+                f"noise.{key}: found auto, which is for measurements that are given (given: true); allowed: how much "
+                f"noise to add{also}"
             )
-        if self.noise.std != "auto" and self.given:
+        if isinstance(self.noise, GaussianNoiseSettings) and self.noise.std != "auto" and self.given:
             raise ValueError(f"estimate_noise: noise.std is known, {self.noise.std:g}; remove it, or use std: auto")
         for operator in parts_of(self.operator):
             if operator.name not in PICTURES or operator.name in ("hdr", "jpeg"):
                 raise ValueError(
                     f"{what} is for measurements that are pictures with independent noise, but the operator is "
-                    f"{operator.name}; allowed with it: noise with a known std"
+                    f"{operator.name}; allowed with it: noise with a known {key}"
                 )
         return self
 

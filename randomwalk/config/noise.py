@@ -33,6 +33,9 @@ class GaussianNoiseSettings(_AdditiveNoise):
     std: Positive | Literal["auto"]  # type: ignore[assignment]
     """Standard deviation, in the units of `pixel_range`; auto estimates it from each given measurement
     (`measurement.given`)."""
+    white: bool = False
+    """With auto: take the noise for white. false also finds noise that has been through demosaicking, resizing or
+    compression, and counts the blocks and rings of JPEG files as noise; true leaves a clean JPEG file as it is."""
 
 
 class LaplaceNoiseSettings(_AdditiveNoise):

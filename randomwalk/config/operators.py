@@ -97,8 +97,8 @@ class GaussianBlurSettings(Settings):
     kernel_size: KernelSide | None = None
     """Side of the kernel in pixels, odd; it never extends beyond 4 standard deviations."""
     boundary: Boundary = "reflect"
-    """What lies beyond the border: unknown (restored too, and cut off at the end; the default where
-    `measurement.given`), or the image continued by this rule."""
+    """Surroundings of the image: unknown (restored too, and cut off at the end; the default where `measurement.given`),
+    or the image continued by this rule."""
 
     @model_validator(mode="after")
     def _odd(self) -> GaussianBlurSettings:
@@ -129,7 +129,7 @@ class MotionBlurSettings(Settings):
     kernel_size: KernelSide = 61
     """Side of the kernel of a path in pixels, odd; the path has between half and the whole length of it."""
     intensity: Fraction = 0.5
-    """Of a path: 0 is a straight line, 1 a tangled one."""
+    """Form of a path: 0 is a straight line, 1 a tangled one."""
     boundary: Boundary = "circular"
     """See gaussian_blur. Only circular has a spectral decomposition at any size, which some samplers need."""
     dense: bool = False
@@ -154,8 +154,8 @@ class BlurSettings(Settings):
     """The kernel as a point of light looks in the photograph: an image, or a two-dimensional .npy file."""
     flip: bool = False
     """Turn the kernel by 180 degrees: for files that are made for a correlation."""
-    center: bool = True
-    """Move the kernel's centre of mass into its middle, so that the blur does not move the picture."""
+    center: bool | None = None
+    """Move the kernel's centre of mass into its middle; by default where the middle of the file is far from it."""
     normalize: bool = True
     """Scale the kernel to sum 1."""
     boundary: Boundary = "reflect"

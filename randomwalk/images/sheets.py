@@ -46,6 +46,13 @@ def enlarged_to(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels.repeat(rows, axis=0).repeat(columns, axis=1) if min(rows, columns) > 1 else pixels
 
 
+def kernel_picture(kernel: np.ndarray) -> np.ndarray:
+    """Grey image of a blur kernel ``[k, l]``: 0 is black and its largest value white, each entry a square of pixels."""
+    shown = (255 * np.clip(kernel / max(kernel.max(), 1e-300), 0, 1)).round().astype(np.uint8)
+    factor = max(1, KERNEL_SIDE // max(shown.shape))
+    return shown.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def detail(before: np.ndarray, after: np.ndarray, least: int = 96) -> tuple[slice, slice] | None:
     """Square of an image, a quarter of its short side, where its edges are strong and it differs most from ``before``.
 
@@ -65,13 +72,6 @@ def detail(before: np.ndarray, after: np.ndarray, least: int = 96) -> tuple[slic
     inside = score[side // 2 : height - side // 2, side // 2 : width - side // 2]
     top, left = np.unravel_index(int(inside.argmax()), inside.shape)
     return slice(int(top), int(top) + side), slice(int(left), int(left) + side)
-
-
-def kernel_picture(kernel: np.ndarray) -> np.ndarray:
-    """Grey image of a blur kernel ``[k, l]``: 0 is black and its largest value white, each entry a square of pixels."""
-    shown = (255 * np.clip(kernel / max(kernel.max(), 1e-300), 0, 1)).round().astype(np.uint8)
-    factor = max(1, KERNEL_SIDE // max(shown.shape))
-    return shown.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def std_map(std: np.ndarray) -> np.ndarray:

@@ -132,6 +132,14 @@ class ImageSource:
             return Header(raw.shape[0], raw.shape[1], raw.ndim == 2 or raw.shape[2] == 1)
         return pictures.read_header(io.BytesIO(raw), name, self.pages[i])
 
+    def jpeg_steps(self, i: int) -> tuple[float, float]:
+        """See `pictures.jpeg_steps`; 0 for an array."""
+        if self._open is not None:
+            with self._open(i) as file:
+                return pictures.jpeg_steps(file)
+        raw = self._read(i)
+        return (0.0, 0.0) if isinstance(raw, np.ndarray) else pictures.jpeg_steps(io.BytesIO(raw))
+
     def size(self, i: int) -> Size:
         """Height and width of image ``i``; see `header`."""
         header = self.header(i)

@@ -98,7 +98,7 @@ def _as_grey(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2, channels:
     """The file with a directory of a grey picture at its end, which is the first one."""
     order, big = exif.ORDERS[data[:2]], exif.is_big(data)
     unit, count_unit, kind, start = ("Q", "Q", 16, 8) if big else ("I", "H", 4, 4)
-    values = {BITS: (16,), KIND: (BLACK_IS_ZERO,), SAMPLES: (1,)}
+    values: dict[int, tuple[int, ...]] = {BITS: (16,), KIND: (BLACK_IS_ZERO,), SAMPLES: (1,)}
     values |= {tag: _listed(tags[tag]) for tag in (HEIGHT, COMPRESSION, FILL_ORDER, ROWS, TILE_LENGTH) if tag in tags}
     values |= {tag: (tags[tag] * channels,) for tag in (WIDTH, TILE_WIDTH) if tag in tags}
     for tag in PIECES:
@@ -108,12 +108,8 @@ def _as_grey(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2, channels:
             values[tag] = pieces[part[0] * share : (part[0] + 1) * share]
     data += bytes(len(data) % 2)
     place = len(data)
-    end = (
-        place
-        + struct.calcsize(f"={count_unit}")
-        + len(values) * (4 + 2 * struct.calcsize(f"={unit}"))
-        + struct.calcsize(f"={unit}")
-    )
+    room = struct.calcsize(f"={unit}")
+    end = place + struct.calcsize(f"={count_unit}") + len(values) * (4 + 2 * room) + room
     entries, behind = [], b""
     for tag in sorted(values):
         content = struct.pack(f"{order}{len(values[tag])}{unit}", *values[tag])

@@ -297,7 +297,7 @@ def make_blur(
     image_shape: Sequence[int],
     file: str,
     flip: bool,
-    center: bool,
+    center: bool | None,
     normalize: bool,
     boundary: Boundary,
     dense: bool,

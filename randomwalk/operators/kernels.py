@@ -133,18 +133,19 @@ class KernelFile:
     notes: list[str] = field(default_factory=list)
 
 
-def read(file: str | Path, *, flip: bool = False, center: bool = True) -> KernelFile:
+def read(file: str | Path, *, flip: bool = False, center: bool | None = None) -> KernelFile:
     """Read a kernel from a NumPy file (.npy) or an image, which may be that of a photographed point of light.
 
     Of an image, a frame around it, a background that is not black, and white and black exchanged are mended, each with
-    a note. Both kinds are cut to what is not 0, around their centre of mass rounded to a pixel, so that the blur does
-    not move the picture.
+    a note. Both kinds are cut to what is not 0, around the middle of the file; where that is far from the kernel,
+    around its centre of mass rounded to a pixel, so that the blur does not move the picture. A note says by how much
+    it does.
 
     Args:
         file: path.
         flip: turn the kernel by 180 degrees.
-        center: put the centre of mass into the middle; otherwise the middle of the file (the pixel after it, where the
-            number is even).
+        center: whether to put the centre of mass into the middle, instead of the middle of the file (the pixel after
+            it, where the number is even); by default where the two are further apart than a quarter of the kernel.
 
     Raises:
         InputError: the file cannot be read, or holds no kernel.
@@ -235,37 +236,41 @@ def _ring(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
 
 
-def _cut(values: np.ndarray, center: bool) -> tuple[np.ndarray, str]:
-    """The part that is not 0, with the same reach on both sides of the middle, and a note if the middle moves."""
+def _cut(values: np.ndarray, center: bool | None) -> tuple[np.ndarray, str]:
+    """The part that is not 0, with the same reach on both sides of the middle, and a note if the picture moves."""
     weights = np.abs(values)
-    middle = [size // 2 for size in values.shape]
-    mass = [
-        float((weights.sum(1 - axis) * np.arange(size)).sum() / weights.sum()) for axis, size in enumerate(values.shape)
-    ]
-    off = [m - (size - 1) / 2 for m, size in zip(mass, values.shape, strict=True)]
-    if center:
+    profiles = [weights.sum(1 - axis) for axis in (0, 1)]
+    used = [np.flatnonzero(profile) for profile in profiles]
+    halves = [(size - 1) / 2 for size in values.shape]
+    mass = [float((p * np.arange(len(p))).sum() / p.sum()) for p in profiles]
+    far = any(abs((u[0] + u[-1]) / 2 - half) > (u[-1] - u[0] + 1) / 4 for u, half in zip(used, halves, strict=True))
+    off = [m - half for m, half in zip(mass, halves, strict=True)]
+    moves = (far if center is None else center) and max(map(abs, off)) > 0.5 + 1e-6
+    if moves:
         middle = [int(np.ceil(m - 0.5 - 1e-6)) for m in mass]
-    left = [m - at for m, at in zip(mass, middle, strict=True)]
+    else:  # of an even number, the pixel on the side of the centre of mass
+        middle = [
+            int(np.ceil(h) if center is False or o > -1e-6 else np.floor(h)) for h, o in zip(halves, off, strict=True)
+        ]
     cut = values
     for axis, at in enumerate(middle):
-        used = np.flatnonzero(weights.sum(1 - axis))
-        reach = max(at - used[0], used[-1] - at)
+        reach = max(at - used[axis][0], used[axis][-1] - at)
         before, after = max(reach - at, 0), max(at + reach + 1 - values.shape[axis], 0)
         pads = [(0, 0), (0, 0)]
         pads[axis] = (before, after)
         cut = np.pad(cut, pads).take(range(at - reach + before, at + reach + 1 + before), axis=axis)
-    note = ""
-    if center and max(map(abs, off)) > 0.5 + 1e-6:
-        note = f"has its centre of mass {_words(off)} of its middle, and is moved there (center: false keeps it)"
+    left = [m - at for m, at in zip(mass, middle, strict=True)]
+    if moves:
+        return cut, f"has its centre of mass {_words(off)} of its middle, and is moved there (center: false keeps it)"
     if max(map(abs, left)) > _FAR:
-        what = "still moves" if note else "moves"
-        note += (", which " if note else "") + f"{what} the picture by {_words(left)}"
-    return cut, note
+        remedy = "; center: true moves it there" if max(map(abs, left)) > 0.5 + 1e-6 else ""
+        return cut, f"moves the picture by {_words(left)}, where its centre of mass is{remedy}"
+    return cut, ""
 
 
 def _words(off: Sequence[float]) -> str:
     """Distance in words, such as "2.0 pixels down and 0.5 to the left"."""
     down, right = off
-    parts = [f"{abs(down):.1f} {'down' if down > 0 else 'up'}"] if abs(down) > 0.05 else []
-    parts += [f"{abs(right):.1f} to the {'right' if right > 0 else 'left'}"] if abs(right) > 0.05 else []
-    return " and ".join(parts) + " pixels" if parts else "0 pixels"
+    parts = [(abs(down), "down" if down > 0 else "up"), (abs(right), f"to the {'right' if right > 0 else 'left'}")]
+    shown = [(f"{much:.1f}", where) for much, where in parts if much > 0.05]
+    return " and ".join(f"{much}{'' if i else ' pixels'} {where}" for i, (much, where) in enumerate(shown))

@@ -43,6 +43,10 @@ class Noise:
         """
         raise NotImplementedError
 
+    def brightened(self, gain: float) -> Noise:
+        """Noise of ``gain (y + 1) - 1``, the measurement made brighter by a factor."""
+        raise NotImplementedError
+
     def of_copies(self, count: int) -> Noise:
         """Noise of each of ``count`` copies of one measurement, such that their log-likelihoods add up to its own.
 
@@ -76,6 +80,9 @@ class GaussianNoise(Noise):
     def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         return y + self.std * _normal(y, draws).to(y)
 
+    def brightened(self, gain: float) -> GaussianNoise:
+        return GaussianNoise(self.std * gain)
+
     def of_copies(self, count: int) -> GaussianNoise:
         noise = GaussianNoise(self.std * math.sqrt(count))
         noise.copies = count
@@ -106,6 +113,9 @@ class LaplaceNoise(Noise):
         n = _normal(y, draws).double()
         size = -(math.log(2) + torch.special.log_ndtr(-n.abs()))
         return y + (self.scale * n.sign() * size).to(y)
+
+    def brightened(self, gain: float) -> LaplaceNoise:
+        return LaplaceNoise(self.std * gain)
 
     def of_copies(self, count: int) -> LaplaceNoise:
         return LaplaceNoise(self.std * count)
@@ -184,6 +194,9 @@ class PoissonNoise(Noise):
         exact = torch.from_numpy(2 * counts / self.peak - 1).to(y)
         return exact if self.read_std == 0 else exact + self.read_std * _normal(y, draws).to(y)
 
+    def brightened(self, gain: float) -> PoissonNoise:
+        return PoissonNoise(self.peak / gain, self.read_std * gain)
+
     def of_copies(self, count: int) -> PoissonNoise:
         noise = PoissonNoise(self.peak / count, self.read_std * math.sqrt(count))
         noise.copies = count
@@ -208,6 +221,9 @@ class NoNoise(Noise):
 
     def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         return y
+
+    def brightened(self, gain: float) -> NoNoise:
+        return self
 
     def of_copies(self, count: int) -> NoNoise:
         return self
@@ -246,6 +262,7 @@ def make(name: str, **settings: Any) -> Noise:
         complete |= {key: complete[key] * 2 / (high - low) for key in ("std", "read_std") if key in complete}
         if gain := complete.pop("gain", None):
             complete["peak"] = (high - low) / gain
+    complete.pop("white", None)  # of estimates
     return NOISES[complete.pop("name")](**complete)
 
 

@@ -20,7 +20,7 @@ Margins = tuple[int, int, int, int]
 """Rows above and below, columns left and right."""
 
 WITHOUT_SPECTRAL = "a sampler that needs none (random_walk, diffpir, daps, split_gibbs, pigdm, mmps, dps)"
-"""What to take where an operator has no spectral decomposition, for messages."""
+"""Advice in messages where an operator has no spectral decomposition."""
 RCOND = 1e-4
 """Pseudo-inverses treat singular values below this share of the largest as 0."""
 
@@ -38,7 +38,7 @@ class Operator(nn.Module):
     margins: Margins = (0, 0, 0, 0)
     """Rows above and below and columns left and right of the part of an image that the measurement shows."""
     notes: tuple[str, ...] = ()
-    """What the user should know about how the operator was made, one line each."""
+    """Remarks for the user on how the operator was made, one line each."""
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
@@ -161,8 +161,8 @@ class Operator(nn.Module):
     ) -> Tensor:
         """``argmin_x ||A x - y||^2 / eta^2 + ||x - z||^2 / sigma^2``, the mean of x given y if x ~ N(z, sigma^2 I).
 
-        That is ``z + (A^T A + q)^-1 A^T (y - A z) = z + A^T (A A^T + q)^-1 (y - A z)``, ``q = (eta/sigma)^2``: the first
-        in closed form where there is a spectral decomposition, and otherwise the second by :meth:`solve`.
+        That is ``z + (A^T A + q)^-1 A^T (y - A z) = z + A^T (A A^T + q)^-1 (y - A z)``, ``q = (eta/sigma)^2``: the
+        first in closed form where there is a spectral decomposition, and otherwise the second by :meth:`solve`.
 
         Args:
             z: ``[B, C, H, W]``.
@@ -311,6 +311,14 @@ class Measurement:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self.log_prob(x).sum(), x)[0]
+
+    def brightened(self, gain: float) -> Measurement:
+        """The measurement of ``gain (x + 1) - 1``, for operators that keep the brightness of even areas."""
+        if gain == 1:
+            return self
+        noise = self.noise.brightened(gain)
+        noise.copies = self.noise.copies
+        return Measurement(self.operator, noise, gain * (self.y + 1) - 1)
 
     def repeated(self, num: int) -> Measurement:
         """Each measurement ``num`` times in a row."""

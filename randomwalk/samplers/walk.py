@@ -61,7 +61,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PreconditionedStep:
-    """``P = c H^-1, H = lambda I / s^2 + A^T A / eta^2``: long where the measurement says little, short where it says much.
+    """``P = c H^-1, H = lambda I / s^2 + A^T A / eta^2``: long where the measurement says little, short where much.
 
         x <- x + P (lambda score(x, s) + A^T (y - A x) / eta^2) + sqrt(2 T) P^(1/2) n
 

@@ -23,6 +23,7 @@ from randomwalk.config.samplers import (
 )
 from randomwalk.errors import InputError
 from randomwalk.operators import Measurement, Operator
+from randomwalk.operators.noise import Noise
 from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler, Sigmas, decreasing
 from randomwalk.samplers.walk import Plan, PreconditionedStep, StepSize, walk
 
@@ -77,11 +78,12 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
 
         2 T c s^2 / lambda = kappa^2 p^2 - (1 - c)^2 s^2      (T = 0 where that is negative, and on the last step)
 
-    so that where nothing is measured, noise of standard deviation ``kappa p`` is left: of that in x, (1 - c) s, and what
-    is drawn. With ``last_denoised`` the last state x is replaced by ``D(x, s / 2)``, and with ``down_to_noise`` the
-    levels from the first to that of the noise are spaced as those of the schedule, on the logarithmic scale, if eta is
-    above the last of them. Known methods are members of the family: DPIR (Zhang et al. 2021) is c = 1, kappa = 0,
-    lambda = 0.23; without a measurement DDIM is ``c = 1 - p / s, kappa = 1``, and DDPM ``c = 1 - p^2 / s^2``.
+    so that where nothing is measured, noise of standard deviation ``kappa p`` is left: of that in x, (1 - c) s, and
+    what is drawn. With ``last_denoised`` the last state x is replaced by ``D(x, s / 2)``, and with ``down_to_noise``
+    the levels from the first to that of the noise are spaced as those of the schedule, on the logarithmic scale, if
+    eta is above the last of them. Known methods are members of the family: DPIR (Zhang et al. 2021) is c = 1,
+    kappa = 0, lambda = 0.23; without a measurement DDIM is ``c = 1 - p / s, kappa = 1``, and DDPM
+    ``c = 1 - p^2 / s^2``.
 
     Source: Park et al. 2025, doi 10.1109/MSP.2025.3590608, and the code published with it.
     """
@@ -90,6 +92,9 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
 
     def num_steps(self, num_levels: int) -> int:
         return num_levels + self.last_denoised
+
+    def knows(self, noise: Noise) -> bool:
+        return not self.preconditioned or noise.name == "gaussian"
 
     def check(self, measurement: Measurement | None) -> None:
         super().check(measurement)

@@ -109,6 +109,9 @@ def test_vp_numbers() -> None:
         "initial_temperature": 0.0,
         "final_temperature": 1.0,
         "preconditioned": False,
+        "prior_weight": 1.0,
+        "down_to_noise": False,
+        "last_denoised": False,
         "schedule": {
             "name": "sigmoid",
             "num_steps": 750,

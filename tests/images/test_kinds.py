@@ -117,6 +117,12 @@ def test_links_are_followed_and_broken_ones_named(folder: Path) -> None:
     assert source.left_out == sorted([*MIXED, "gone.png (broken link)", "pipe.png (no file)"])
 
 
+def test_a_broken_link_alone_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(InputError, match=r"there is no such folder, zip or image; it is a link to nowhere\.png"):
+        _check_images("data.path", tmp_path / "gone.png")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -108,7 +108,8 @@ def test_the_first_page_is_taken_and_a_note_says_how_many_there_are(folder: Path
     task = task_for(tmp_path, folder, DENOISING)
     [note] = [line for line in notes_of(task) if "pages" in line]
     assert note == (
-        "a.tif has 3 pages, of which the first is taken; so does another file: data.page takes another, or all"
+        "a.tif has 3 pages, of which the first is taken; so does another file: data.page (restore: --page) "
+        "takes another, data.page: all takes each"
     )
     np.testing.assert_allclose(task.load_image(0)[:, 0, 0], FRAMES[0][0, 0] / 127.5 - 1, atol=1e-6)
     chosen = task_for(tmp_path / "2", folder, DENOISING, data={"path": str(folder / "a.tif"), "page": 2})

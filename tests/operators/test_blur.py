@@ -208,13 +208,17 @@ def test_a_kernel_off_the_centre_does_not_move_the_picture_or_a_note_says_by_how
     off = np.pad(disc, ((2, 12), (9, 3)))
     found = kernels.read(saved(tmp_path, off))
     assert np.array_equal(found.kernel, disc)
-    assert "centre of mass 5.0 up and 3.0 to the right pixels of its middle, and is moved there" in found.notes[0]
+    assert "centre of mass 5.0 pixels up and 3.0 to the right of its middle, and is moved there" in found.notes[0]
     kept = kernels.read(saved(tmp_path, off), center=False)
-    assert kept.kernel.shape == (15, 11) and "moves the picture by 5.0 up and 3.0 to the right" in kept.notes[0]
+    assert kept.kernel.shape == (15, 11) and "moves the picture by 5.0 pixels up and 3.0 to the right" in kept.notes[0]
     even = kernels.read(saved(tmp_path, np.full((4, 4), 255, np.uint8)))
-    assert even.kernel.shape == (5, 5) and "moves the picture by 0.5 down and 0.5 to the right" in even.notes[0]
+    assert even.kernel.shape == (5, 5) and "moves the picture by 0.5 pixels up and 0.5 to the left" in even.notes[0]
     odd_on_even = kernels.read(saved(tmp_path, np.pad(disc, ((3, 4), (4, 3)))))
     assert np.array_equal(odd_on_even.kernel, disc) and not odd_on_even.notes
+    near = kernels.read(saved(tmp_path, np.pad(disc, ((1, 3), (2, 2)))))  # perhaps meant: said, and left alone
+    assert near.kernel.shape == (7, 5)
+    assert "moves the picture by 1.0 pixels up, where its centre of mass is; center: true" in near.notes[0]
+    assert np.array_equal(kernels.read(saved(tmp_path, np.pad(disc, ((1, 3), (2, 2)))), center=True).kernel, disc)
 
 
 @pytest.mark.parametrize("suffix", ["png", "npy"])

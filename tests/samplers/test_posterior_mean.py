@@ -19,8 +19,8 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
+from randomwalk.images.anscombe import TABLE, stabilised, unbiased_inverse
 from randomwalk.operators import Identity, Measurement
-from randomwalk.operators.anscombe import TABLE, stabilised, unbiased_inverse
 from randomwalk.operators.noise import GaussianNoise, LaplaceNoise, Noise, PoissonNoise
 from randomwalk.sampling import run as sampling
 
@@ -188,7 +188,7 @@ class Identical(Denoiser):
 
 
 def test_what_a_file_has_cut_off_is_put_back() -> None:
-    """Rows of one brightness each, with noise that is cut off at black and white: the mean of each is the brightness."""
+    """Rows of one brightness each, whose noise is cut off at black and white: the mean of each is the brightness."""
     std, number = 0.2, 40_000
     x = torch.tensor([-1.0, -0.9, -0.7, 0.0, 0.8, 0.95, 1.0], dtype=torch.float64)[:, None].expand(1, 1, 7, number)
     y = x + std * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -13,8 +13,8 @@ from torch import Tensor
 from randomwalk.config.samplers import PosteriorMeanSettings
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
+from randomwalk.images.anscombe import stabilised, unbiased_inverse
 from randomwalk.operators import Identity, Measurement
-from randomwalk.operators.anscombe import stabilised, unbiased_inverse
 from randomwalk.operators.noise import PoissonNoise
 from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler, Sigmas
 
