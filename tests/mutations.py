@@ -314,8 +314,19 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     "randomwalk/operators/inpainting.py": [
         ("int(missing * mask.size)", "int(missing * mask.size) + 1"),
-        ("(grey > 127)", "(grey > 128)"),
         ("draws.integers(low, high + 1, size=2)", "draws.integers(low, high, size=2)"),
+        ("x = torch.where(known > 0, y, mean / 4)", "x = mean / 4"),
+        ("/ weight.clamp_min(1e-9)", ""),
+    ],
+    "randomwalk/operators/separable.py": [
+        ('"nearest": float(factor // 2), "strided"', '"nearest": 0.0, "strided"'),
+        ("first + factor // 2, torch.ones", "first + (factor - 1) // 2, torch.ones"),
+        ('if downsampling == "bicubic":', 'if downsampling == "box":'),
+    ],
+    "randomwalk/operators/decimation.py": [
+        ("aliases.mean((0, 2))", "aliases.sum((0, 2))"),
+        ("self._transfer(y).conj()", "self._transfer(y)"),
+        ("(f(t) - at_zero) / t", "f(t) / t"),
     ],
     "randomwalk/operators/nonlinear.py": [
         ("if quality < 50 else", "if quality <= 50 else", "both formulas give 100 at quality 50"),
@@ -386,6 +397,13 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         (".square().flatten(1).mean(1)\n            sums", ".square().mean().expand(len(x))\n            sums"),
     ],
     # --- images -------------------------------------------------------------------------------------------------------
+    "randomwalk/images/masks.py": [
+        ("(distance > 0) & (alpha > 0)", "(distance > 127) & (alpha > 0)"),
+        ("(distance > 0) & (alpha > 0)", "(distance > 0) & (alpha > 127)"),
+        ("astype(np.int16) - ground).max(2)", "astype(np.int16) - ground).min(2)"),
+        ("2 * pixels + 1, 1, pixels", "2 * pixels - 1, 1, pixels - 1"),
+        ("return (difference > 0) | (alpha < 255)", "return difference > 0"),
+    ],
     "randomwalk/images/metrics.py": [
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x.clamp(-1, 1), truth, 1.0)"),
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x, truth, 2.0)"),

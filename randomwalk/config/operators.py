@@ -28,7 +28,12 @@ class InpaintingSettings(Settings):
     margin: Annotated[int, Field(ge=0, le=32_768), WHOLE] = 0
     """Smallest distance of the box from the border, in pixels (mask: box)."""
     file: PathText | None = None
-    """Image whose bright pixels are observed (mask: file)."""
+    """Image whose white pixels are observed (mask: file)."""
+    grow: Annotated[int, Field(ge=0, le=1024), WHOLE] | Literal["auto"] = "auto"
+    """Pixels by which the missing area of a painted mask is widened on all sides. auto: 1 for masks with the soft edge
+    of a brush, 0 for those with hard edges (mask: file or beside)."""
+    invert: bool = False
+    """Black is observed and white is missing, as other programs have it (mask: file or beside)."""
 
     @model_validator(mode="after")
     def _has_what_its_mask_needs(self) -> InpaintingSettings:
@@ -41,17 +46,42 @@ class InpaintingSettings(Settings):
                 raise ValueError(f"{key}: missing; mask: {mask} needs {what}")
             if self.mask != mask and given:
                 raise ValueError(f"{key}: is for mask: {mask}, but mask is {self.mask}; remove it")
+        if self.mask not in ("file", "beside") and (self.invert or self.grow != "auto"):
+            raise ValueError(
+                f"{'invert' if self.invert else 'grow'}: is for painted masks (mask: file or beside), but mask is "
+                f"{self.mask}; remove it"
+            )
         if isinstance(self.box_size, list) and self.box_size[0] > self.box_size[1]:
             raise ValueError(f"box_size: found {self.box_size}; allowed: [smallest, largest]")
         return self
 
 
+Downsampling = Literal["bicubic", "box", "nearest", "strided", "bicubic_mirrored"]
+
+
 class SuperResolutionSettings(Settings):
-    """A x = antialiased bicubic downsampling."""
+    """A x = smaller image, by an integer factor."""
 
     name: Literal["super_resolution"]
     factor: Annotated[int, Field(ge=2, le=1024), WHOLE] = 4
     """Divides the height and the width of the images."""
+    downsampling: Downsampling = "bicubic"
+    """How the small image was made: bicubic, antialiased, as by Pillow's resize (other smooth filters are close to it);
+    box, the mean of the pixels (Pillow's BOX, OpenCV's INTER_AREA); nearest, the middle pixel, without a filter
+    (Pillow's NEAREST); strided, the first pixel, x[::factor] (the nearest of OpenCV and PyTorch). bicubic_mirrored is
+    bicubic with a mirrored border, as by MATLAB's imresize and in the paper."""
+    file: PathText | None = None
+    """Kernel of a blur before `downsampling: strided`, as a point of light looks: an image (its grey values) or a
+    two-dimensional .npy file; it is scaled to sum 1."""
+
+    @model_validator(mode="after")
+    def _strided_after_a_kernel(self) -> SuperResolutionSettings:
+        if self.file is not None and self.downsampling != "strided":
+            raise ValueError(
+                f"file: the kernel of a blur is for downsampling: strided, but downsampling is {self.downsampling}; "
+                "take strided, or remove it"
+            )
+        return self
 
 
 KernelSide = Annotated[int, Field(ge=1, le=2047), WHOLE]

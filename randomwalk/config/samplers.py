@@ -251,6 +251,23 @@ class DDIMSettings(SamplerBase):
 # Equations, sources and biases: randomwalk/samplers/posterior/NAME.py.
 
 
+class PosteriorMeanSettings(SamplerBase):
+    """Denoising by Tweedie's formula: the mean of the posterior, D(y, eta), by one evaluation of the network."""
+
+    name: Literal["posterior_mean"] = "posterior_mean"
+    schedule: None = None  # type: ignore[assignment]
+    """None: its one level is that of the noise."""
+    turns: Literal[1, 4] = 1
+    """Turns of the image whose results are averaged: 4 are all quarter turns, for about 0.1 dB more."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_schedule(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("schedule") is not None:
+            raise ValueError("schedule: posterior_mean has a single level, that of the noise; remove it")
+        return data
+
+
 class DPSSettings(SamplerBase):
     """DPS (Chung et al. 2023, arXiv 2209.14687): a DDIM step, then one down the gradient of the residual's norm."""
 
@@ -408,6 +425,7 @@ PriorSettings = (
 )
 PosteriorSettings = (
     RandomWalkSettings
+    | PosteriorMeanSettings
     | DPSSettings
     | PiGDMSettings
     | DDRMSettings

@@ -36,6 +36,7 @@ from randomwalk.operators.blur import (
     make_motion_blur,
 )
 from randomwalk.operators.composition import Composition
+from randomwalk.operators.decimation import BlurredDecimation, make_super_resolution
 from randomwalk.operators.dense import Dense
 from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, make_fourier_subsampling
 from randomwalk.operators.inpainting import Inpainting, make_inpainting
@@ -50,6 +51,7 @@ __all__ = [
     "JPEG",
     "OPERATORS",
     "Blur",
+    "BlurredDecimation",
     "Colorization",
     "Composition",
     "CompressedSensing",
@@ -93,7 +95,7 @@ def make_composition(
 OPERATORS: dict[str, Callable[..., Operator]] = {
     "denoising": Identity,
     "inpainting": make_inpainting,
-    "super_resolution": SuperResolution,
+    "super_resolution": make_super_resolution,
     "gaussian_blur": GaussianBlur,
     "defocus_blur": make_defocus_blur,
     "motion_blur": make_motion_blur,

@@ -106,6 +106,14 @@ class Operator(nn.Module):
             raise InputError(f"{type(self).__name__} is not linear and has no pseudo-inverse")
         return conjugate_gradients(self._gram, self.adjoint(y))
 
+    def interpolated(self, y: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` interpolated from measurements ``[B, *measurement_shape]``, to start a walk from.
+
+        Raises:
+            InputError: the operator defines no such image.
+        """
+        raise InputError(f"{type(self).__name__} does not interpolate an image from its measurements")
+
     def norm(self) -> float:
         """Largest singular value of A, or an upper bound of the Jacobian's if A is not linear.
 
@@ -303,6 +311,14 @@ class Measurement:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self.log_prob(x).sum(), x)[0]
+
+    def brightened(self, gain: float) -> Measurement:
+        """The measurement of ``gain (x + 1) - 1``, for operators that keep the brightness of even areas."""
+        if gain == 1:
+            return self
+        noise = self.noise.brightened(gain)
+        noise.copies = self.noise.copies
+        return Measurement(self.operator, noise, gain * (self.y + 1) - 1)
 
     def repeated(self, num: int) -> Measurement:
         """Each measurement ``num`` times in a row."""

@@ -23,6 +23,7 @@ from randomwalk.config.samplers import (
 )
 from randomwalk.errors import InputError
 from randomwalk.operators import Measurement, Operator
+from randomwalk.operators.noise import Noise
 from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler, Sigmas, decreasing
 from randomwalk.samplers.walk import Plan, PreconditionedStep, StepSize, walk
 
@@ -91,6 +92,9 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
 
     def num_steps(self, num_levels: int) -> int:
         return num_levels + self.last_denoised
+
+    def knows(self, noise: Noise) -> bool:
+        return not self.preconditioned or noise.name == "gaussian"
 
     def check(self, measurement: Measurement | None) -> None:
         super().check(measurement)

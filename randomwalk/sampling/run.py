@@ -18,7 +18,7 @@ from randomwalk.errors import InputError
 from randomwalk.images import metrics, sheets
 from randomwalk.operators.blur import kernel_of
 from randomwalk.operators.operator import cut
-from randomwalk.progress import show_notes
+from randomwalk.progress import labelled, show_notes
 from randomwalk.runs.folder import RunFolder
 from randomwalk.runs.session import Session, session
 from randomwalk.samplers.walk import PreconditionedStep
@@ -81,12 +81,13 @@ def dry_run(config: SampleConfig) -> int:
     task = load_task(config, distributed.choose_device(config.device))
     show_notes(notes_of(task))
     shape, low, high = task.image_shape, float(task.sigmas[-1]), float(task.sigmas[0])
+    levels = f"sigma {high:.4g} to {low:.4g}" if config.sampler.schedule else "at the level of the noise"
     pixels = "{}x{}".format(*shape[1:])
     if task.sizes is not None:
         found = sorted({size for size in task.sizes if size is not None}, key=math.prod)
         pixels = " to ".join("{}x{}".format(*size) for size in dict.fromkeys((found[0], found[-1])))
     print(f"# weights: {config.network.path} fits its network ({shape[0]} channels, {pixels} pixels)")
-    print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, sigma {high:.4g} to {low:.4g}")
+    print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, {levels}")
     if task.budget is not None:
         print(f"# memory: at most {task.budget.gib:g} GiB ({task.budget.cause})")
     batches = task.batches()
@@ -129,7 +130,7 @@ def _begin(task: Task, held: Session, results_for: Callable[[RunFolder, Task], R
         kernel = kernel_of(task.trial_operator())
         if kernel is not None:
             held.folder.write_image("kernel.png", sheets.kernel_picture(kernel.cpu().numpy()))
-    if held.context.is_main and not held.folder.has("schedule.png"):
+    if held.context.is_main and task.config.sampler.schedule and not held.folder.has("schedule.png"):
         plan, norm = task.plan(), None
         if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
             norm = plan.step_sizes[0].operator.norm()
@@ -191,7 +192,7 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
     def say_notes() -> None:
         for one in ids:
             for line in image_notes(task, one.image) if one.sample == 0 else ():
-                progress.say(f"note: {line}")
+                progress.say(labelled(line))
 
     estimated_later = task.config.measurement is not None and task.config.measurement.estimate_noise
     if not estimated_later:

@@ -45,8 +45,8 @@ def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, cou
                     f"{config.network.path} takes {denoiser.image_size}x{denoiser.image_size} only"
                     + (", and measurement.operator.boundary: unknown adds to the size" if measured != size else "")
                 )
-            if config.masks_beside:
-                source.mask(i)
+            if config.masks_beside and config.painted_mask is not None:
+                source.mask(i, config.painted_mask.grow, config.painted_mask.invert)
             sizes.append(size)
         except InputError as error:
             sizes.append(None)

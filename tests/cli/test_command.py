@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.signal
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from sampling_tools import ROOT
 
 from randomwalk.cli.main import COMMANDS, main
@@ -81,6 +81,46 @@ def test_restore_gives_the_pixels_of_the_config(
     assert np.array_equal(np.asarray(Image.open(tmp_path / f"{name}_restored.png")), expected)
 
 
+def test_restore_keeps_what_is_not_painted_unless_noise_is_to_be_removed(tmp_path: Path) -> None:
+    """A grainy photograph with a soft red stroke; the mask is the stroke's layer of a painting program."""
+    before = np.asarray(Image.open(cut("noisy", tmp_path)))
+    stroke = Image.new("L", (4 * SIDE, 4 * SIDE))
+    ImageDraw.Draw(stroke).line([(20, 60), (230, 180)], fill=255, width=16)
+    cover = stroke.resize((SIDE, SIDE), Image.Resampling.BOX)
+    layer = Image.new("RGB", (SIDE, SIDE), (200, 20, 30))
+    layer.putalpha(cover)
+    layer.save(tmp_path / "layer.png")
+    painted = Image.open(tmp_path / "noisy.png")
+    painted.paste((200, 20, 30), mask=cover)
+    painted.save(tmp_path / "noisy.png")
+    words = ["restore", str(tmp_path / "noisy.png"), "--fill", str(tmp_path / "layer.png"), "--device", "cpu"]
+    untouched = np.asarray(cover) == 0
+    for more, kept in (([], True), (["--noise", "auto"], False), (["--noise", "25"], False)):
+        assert main([*words, *more, "--output", str(tmp_path / "filled.png"), "--overwrite"]) == 0
+        after = np.asarray(Image.open(tmp_path / "filled.png"))
+        near = np.asarray(cover.filter(ImageFilter.MaxFilter(3))) > 0
+        assert (after[~near] == before[~near]).all() == kept
+        assert (after[untouched & near] != before[untouched & near]).any()  # grown by a pixel
+        red = np.abs(after[~untouched].astype(float) - (200, 20, 30)).max(1)
+        assert (red > 20).mean() > 0.9
+
+
+def test_restore_enlarges_what_was_reduced_without_a_filter(tmp_path: Path) -> None:
+    with Image.open(ROOT / "data" / "photographs" / "astronaut.png") as image:
+        truth = np.asarray(image.convert("RGB").crop((60, 20, 188, 148)))
+    small = Image.fromarray(truth[::2, ::2].copy())
+    small.save(tmp_path / "small.png")
+    words = ["restore", str(tmp_path / "small.png"), "--enlarge", "2", "--device", "cpu", "--overwrite"]
+    psnr = {}
+    for kind in ("strided", "bicubic"):
+        assert main([*words, "--downsampling", kind, "--output", str(tmp_path / "large.png")]) == 0
+        error = np.asarray(Image.open(tmp_path / "large.png")).astype(float) - truth
+        psnr[kind] = 10 * np.log10(255**2 / np.mean(error**2))
+    pillow = np.asarray(small.resize((128, 128), Image.Resampling.BICUBIC)).astype(float) - truth
+    assert psnr["strided"] > 10 * np.log10(255**2 / np.mean(pillow**2)) + 0.5
+    assert psnr["strided"] > psnr["bicubic"] + 0.5
+
+
 def shaken(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Blur a photograph by SciPy, cut a part out, add noise and save it with the kernel; the truth and the picture."""
     sharp = np.asarray(Image.open(ROOT / "data" / "photographs" / "coffee.png").convert("RGB"), np.float64)[
@@ -145,7 +185,7 @@ def test_restore_refuses_what_it_cannot_use(tmp_path: Path, capsys: pytest.Captu
         ([str(photo), "--output", str(tmp_path / "x.jpg")], "ends in .png"),
         ([str(photo), "--output", str(tmp_path / "none" / "x.png")], "there is no folder"),
         ([str(photo), "--fill", str(tmp_path / "none.png")], "none.png does not exist"),
-        ([str(photo), "--fill", str(tmp_path / "white.png")], "no dark pixels"),
+        ([str(photo), "--fill", str(tmp_path / "white.png")], "keeps all pixels"),
         ([str(photo), "--fill", str(tmp_path / "small.png")], "8x8 pixels"),
         ([str(photo), "--deblur", "none.png"], "none.png does not exist"),
         ([str(photo), "--deblur", "defocus:wide"], "expected defocus:RADIUS or motion:LENGTH:ANGLE"),
@@ -153,6 +193,11 @@ def test_restore_refuses_what_it_cannot_use(tmp_path: Path, capsys: pytest.Captu
         ([str(photo), "--deblur", "1.5", "--flip"], "turns the kernel of a file"),
         ([str(photo), "--enlarge", "1"], "whole number from 2"),
         ([str(photo), "--noise", "-3"], "positive number"),
+        ([str(photo), "--grow", "2"], "--grow: is for --fill"),
+        ([str(photo), "--fill", str(tmp_path / "small.png"), "--grow", "1.5"], "number of pixels"),
+        ([str(photo), "--enlarge", "2", "--invert"], "--invert: is for --fill"),
+        ([str(photo), "--downsampling", "box"], "--downsampling: is for --enlarge"),
+        ([str(photo), "--enlarge", "2", "--downsampling", "boxes"], "boxes does not exist"),
         ([str(photo), "--device", "gpu"], "device"),
         ([str(photo), "--enlarge", "2", "--deblur", "1"], "not allowed with"),
     ]

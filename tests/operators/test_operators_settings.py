@@ -83,11 +83,23 @@ def test_mask_from_a_file(tmp_path: Path) -> None:
     operator = operators.make("inpainting", image_shape=(3, 6, 8), **settings)
     x = normal(2, 3, 6, 8)
     torch.testing.assert_close(operator(x), x * (torch.from_numpy(pixels) > 0))
-    with pytest.raises(InputError, match=r"mask\.png has 6x8 pixels, but the images have 8x8"):
+    with pytest.raises(InputError, match=r"mask\.png has 6x8 pixels, but the image has 8x8"):
         operators.make("inpainting", image_shape=(3, 8, 8), **settings)
     (tmp_path / "mask.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"mask\.png does not decode"):
         operators.make("inpainting", image_shape=(3, 6, 8), **settings)
+
+
+def test_holes_are_filled_in_smoothly() -> None:
+    """A ramp solves Laplace's equation; in a large hole of another picture the answer is near the exact one."""
+    known = torch.ones(1, 1, 40, 50)
+    known[..., 8:25, 12:30] = 0
+    known[..., 30:33, 20:45] = 0
+    ramp = torch.linspace(-1, 1, 50).expand(1, 2, 40, 50) + torch.linspace(0, 1, 40)[:, None]
+    made = operators.Inpainting((2, 40, 50), known).interpolated(ramp * known)
+    assert torch.equal(made * known, ramp * known)
+    assert (made - ramp).abs().max() < 0.1 * (17 * 1 / 39 + 18 * 2 / 49)  # of what the ramp rises in the first hole
+    assert torch.equal(operators.Inpainting((2, 40, 50), torch.ones(40, 50)).interpolated(ramp), ramp)
 
 
 # --- blurs -----------------------------------------------------------------------------------------------------------
@@ -315,6 +327,8 @@ def test_composition() -> None:
         ("inpainting", {"mask": "box", "box_size": 7, "margin": 1}, "does not fit 8x8"),
         ("inpainting", {"mask": "box"}, "box_size: missing; mask: box needs the side"),
         ("inpainting", {"mask": "file"}, "file: missing; mask: file needs the path"),
+        ("inpainting", {"grow": 1}, "grow: is for painted masks"),
+        ("inpainting", {"invert": True}, "invert: is for painted masks"),
         ("gaussian_blur", {"std": 0.0}, "std: found 0.0; allowed: a number above 0"),
         ("gaussian_blur", {"kernel_size": 4}, "kernel_size: found 4; allowed: an odd number"),
         ("gaussian_blur", {"boundary": "mirror"}, "allowed: one of reflect, replicate, zero, circular"),
@@ -367,11 +381,11 @@ def test_lines_are_drawn_by_the_square_of_their_nearness_to_the_middle() -> None
     assert chi_squared < 22.5  # 6 degrees of freedom: P = 0.001
 
 
-def test_a_mask_from_a_file_is_known_where_it_is_brighter_than_half(tmp_path: Path) -> None:
-    pixels = np.array([[0, 127, 128, 255]], dtype=np.uint8)
+def test_a_mask_from_a_file_is_known_where_it_is_white(tmp_path: Path) -> None:
+    pixels = np.array([[0, 254, 254, 255]], dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    operator = operators.make("inpainting", image_shape=(1, 1, 4), mask="file", file=str(tmp_path / "mask.png"))
-    assert operator(torch.ones(1, 1, 1, 4)).flatten().tolist() == [0, 0, 1, 1]
+    operator = operators.make("inpainting", image_shape=(1, 1, 4), mask="file", file=str(tmp_path / "mask.png"), grow=0)
+    assert operator(torch.ones(1, 1, 1, 4)).flatten().tolist() == [0, 0, 0, 1]
 
 
 def test_a_gaussian_kernel_is_a_gaussian_out_to_four_standard_deviations() -> None:

@@ -155,7 +155,7 @@ def test_the_estimate_leaves_painted_pixels_out(tmp_path: Path) -> None:
     Image.fromarray(mask).save(tmp_path / "in" / "a_mask.png")
     task = task_for(tmp_path, tmp_path / "in", {**AUTO, "operator": {"name": "inpainting", "mask": "beside"}})
     task.load_measurable(0)
-    assert task.noise_levels[0] == pytest.approx(16 / 255, rel=0.06)
+    assert task.estimated_noise[0].std == pytest.approx(16 / 255, rel=0.06)
 
 
 def test_a_test_with_the_truth_can_hide_the_noise_from_the_sampler(
