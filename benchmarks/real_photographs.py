@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from support import strangers
 from support.common import ROOT, Report, check_least, parser, resolve_precision, start
 from support.photographs import cut, load_model, spread
@@ -29,6 +30,7 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.images import sheets
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_tensor
 from randomwalk.rng import generator
@@ -175,15 +177,15 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     "photons": photon_rows,
     "enlargement": enlargement_rows,
 }
-QUICK = (
-    "defocus 2.5, noise 2",
-    "painted, grain 5",
-    "noise 10, white",
-    "noise 25, jpeg 85",
-    "30 photons at white",
-    "x2, bicubic",
-)
-"""Rows of ``--quick``."""
+SHOWN = {
+    "motion 21, noise 2": "shaken",
+    "defocus 2.5, noise 2": "out of focus",
+    "painted, grain 5": "painted",
+    "noise 25, jpeg 85": "noise and JPEG",
+    "30 photons at white": "few photons",
+    "x2, bicubic": "small",
+}
+"""Rows of ``--quick``, of which real_photographs.png shows the first photograph, and what it calls them."""
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -252,8 +254,18 @@ def figures(x: np.ndarray, one: Stranger) -> dict[str, float]:
     return found
 
 
-def measure(row: Row, photos: Sequence[np.ndarray], denoiser: Denoiser, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of each picture by method; "before" is the picture that the user has."""
+def measure(
+    row: Row,
+    photos: Sequence[np.ndarray],
+    denoiser: Denoiser,
+    options: argparse.Namespace,
+    shown: dict[str, list[np.ndarray]],
+) -> dict[str, Any]:
+    """Figures of each picture by method; "before" is the picture that the user has.
+
+    The first picture, what became of it by the last of the methods that know no more than a user, and the truth are put
+    into ``shown`` if the row is one of `SHOWN`.
+    """
 
     def damaged(make: Make) -> list[Stranger]:
         return [make(photo, options.crop, generator(options.seed, k)) for k, photo in enumerate(photos)]
@@ -262,9 +274,10 @@ def measure(row: Row, photos: Sequence[np.ndarray], denoiser: Denoiser, options:
     found = {"before": [figures(one.before, one) for one in made]}
     for method in row.methods:
         given = made if method.make is None else damaged(method.make)
-        found[method.name] = [
-            figures(x, one) for x, one in zip(restored(row, method, given, options), made, strict=True)
-        ]
+        pictures = restored(row, method, given, options)
+        if row.title in SHOWN and method.make is None:
+            shown[row.title] = [made[0].before, pictures[0], made[0].truth]
+        found[method.name] = [figures(x, one) for x, one in zip(pictures, made, strict=True)]
     if row.section == "noise":
         found[BEST] = [figures(x, one) for x, one in zip(best_given(denoiser, made), made, strict=True)]
     return found
@@ -294,6 +307,20 @@ def write(report: Report, section: str, found: dict[str, dict[str, list[dict[str
     head = [section, *names, *(["loss (largest)"] if any(BEST in methods for methods in found.values()) else [])]
     note = f"PSNR in dB, mean over the photographs: {' / '.join(shown_keys(section))}"
     report.table(section, head, table, [note])
+
+
+def draw(shown: dict[str, list[np.ndarray]]) -> Image.Image:
+    """The first photograph of some rows: damaged, restored, a detail of both, and the truth."""
+    tiles: dict[str, list[np.ndarray | None]] = {}
+    for before, after, truth in shown.values():
+        pictures = {"before": before, "after": after, "truth": truth}
+        pictures = {name: strangers.in_8_bits(pixels) for name, pixels in pictures.items()}
+        where = sheets.detail(pictures["before"], pictures["after"], least=64)
+        for name, pixels in pictures.items():
+            tiles.setdefault(name, []).append(pixels)
+            tiles.setdefault(f"detail: {name}", []).append(None if where is None else pixels[where])
+    names = ["before", "after", "detail: before", "detail: after", "detail: truth"]
+    return sheets.overview([sheets.Row(name, tiles[name]) for name in names], [SHOWN[title] for title in shown])
 
 
 def shown_keys(section: str) -> list[str]:
@@ -327,7 +354,7 @@ def main(chosen: argparse.Namespace) -> int:
     device = resolve_device(chosen.device)
     chosen.precision = resolve_precision(chosen.precision, device)
     if chosen.quick:
-        chosen.num_images, chosen.crop = 1, 96
+        chosen.num_images, chosen.crop = 1, min(chosen.crop, 160)
     source = open_images(chosen.data or ROOT / "data" / "photographs")
     photos = []
     for k in spread(len(source), chosen.num_images):
@@ -339,13 +366,18 @@ def main(chosen: argparse.Namespace) -> int:
         photos.append(pixels)
     denoiser = load_model(chosen.network, device, chosen.precision)
     report = Report("real_photographs", chosen, str(device), ["scipy", "pillow"])
+    shown: dict[str, list[np.ndarray]] = {}
     for section in chosen.sections:
         found: dict[str, dict[str, list[dict[str, float]]]] = {}
         for row in SECTIONS[section]():
-            if chosen.rows in row.title and (not chosen.quick or row.title in QUICK):
-                found[row.title] = measure(row, photos, denoiser, chosen)
+            if chosen.rows in row.title and (not chosen.quick or row.title in SHOWN):
+                found[row.title] = measure(row, photos, denoiser, chosen, shown)
         if found:
             write(report, section, found)
+    if shown:
+        out = io.BytesIO()
+        draw(shown).save(out, "PNG")
+        report.folder.write_bytes("real_photographs.png", out.getvalue())
     return report.finish()
 
 
