@@ -12,7 +12,7 @@ from pathlib import Path
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings
-from randomwalk.config.operators import BlurSettings, InpaintingSettings, parts_of
+from randomwalk.config.operators import BlurSettings, InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.sampling import SampleConfig
 from randomwalk.config.score_embedding import EmbeddingData, ScoreEmbeddingConfig
 from randomwalk.config.training import PointData, TrainConfig, TrainData
@@ -60,8 +60,8 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
             if config.masks_beside:
                 yield partial(_check_masks_beside, Path(config.data.path))
         for part in [] if config.measurement is None else parts_of(config.measurement.operator):
-            if isinstance(part, InpaintingSettings | BlurSettings) and part.file is not None:
-                what = "the kernel" if isinstance(part, BlurSettings) else "the mask"
+            if isinstance(part, InpaintingSettings | BlurSettings | SuperResolutionSettings) and part.file is not None:
+                what = "the mask" if isinstance(part, InpaintingSettings) else "the kernel"
                 yield partial(_check_image, "measurement.operator.file", Path(part.file), what)
     elif isinstance(config, TrainConfig):
         if not isinstance(config.data, PointData):

@@ -6,21 +6,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from randomwalk.config.base import Number, Pair, Positive, Settings
+from randomwalk.config.base import NonNegative, Number, Pair, Positive, Settings
 
 
-class _AdditiveNoise(Settings):
-    std: Positive
-    """Standard deviation, in the units of `pixel_range`."""
+class _InUnits(Settings):
     pixel_range: Annotated[list[Number], Pair] = Field(default=[-1.0, 1.0])
-    """Black and white in the units of `std`: 0.2 on [0, 1] is 0.4 on [-1, 1]."""
+    """Black and white in the units of the noise: 0.2 on [0, 1] is 0.4 on [-1, 1]."""
 
     @model_validator(mode="after")
-    def _range(self) -> _AdditiveNoise:
+    def _range(self) -> _InUnits:
         low, high = self.pixel_range
         if not low < high:
             raise ValueError(f"pixel_range: found {self.pixel_range}; allowed: [black, white], as in [-1, 1]")
         return self
+
+
+class _AdditiveNoise(_InUnits):
+    std: Positive
+    """Standard deviation, in the units of `pixel_range`."""
 
 
 class GaussianNoiseSettings(_AdditiveNoise):
@@ -30,6 +33,9 @@ class GaussianNoiseSettings(_AdditiveNoise):
     std: Positive | Literal["auto"]  # type: ignore[assignment]
     """Standard deviation, in the units of `pixel_range`; auto estimates it from each given measurement
     (`measurement.given`)."""
+    white: bool = False
+    """With auto: take the noise for white. false also finds noise that has been through demosaicking, resizing or
+    compression, and counts the blocks and rings of JPEG files as noise; true leaves a clean JPEG file as it is."""
 
 
 class LaplaceNoiseSettings(_AdditiveNoise):
@@ -38,12 +44,27 @@ class LaplaceNoiseSettings(_AdditiveNoise):
     name: Literal["laplace"]
 
 
-class PoissonNoiseSettings(Settings):
-    """Photon counts, for measurements that are pixels."""
+class PoissonNoiseSettings(_InUnits):
+    """Counts of photons, and read noise, for measurements that are pixels."""
 
     name: Literal["poisson"]
-    peak: Positive
-    """Mean number of photons at white; black gives none. A rate of 1 for pixels in [0, 255] is 255."""
+    peak: Positive | Literal["auto"] | None = None
+    """Mean number of photons at white; black gives none. A rate of 1 for pixels in [0, 255] is 255. auto estimates it,
+    and the read noise, from each given picture."""
+    gain: Positive | None = None
+    """Instead of `peak`: what one photon adds to a pixel, in the units of `pixel_range`."""
+    read_std: NonNegative = 0.0
+    """Standard deviation of Gaussian noise that is added to the photons, in the units of `pixel_range`."""
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> PoissonNoiseSettings:
+        if self.peak is None and self.gain is None:
+            raise ValueError("peak: missing; expected the photons at white, or auto, or the gain in its place")
+        if self.peak is not None and self.gain is not None:
+            raise ValueError(f"gain: found beside peak: {self.peak}; allowed: one of them")
+        if self.peak == "auto" and self.read_std > 0:
+            raise ValueError(f"read_std: found {self.read_std} beside peak: auto, which estimates it too; remove it")
+        return self
 
 
 class NoNoiseSettings(Settings):

@@ -25,15 +25,22 @@ from randomwalk.config.base import (
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
-from randomwalk.config.operators import InpaintingSettings, parts_of
+from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
+
+SAMPLING = (
+    "{name: random_walk, step_scale: 0.3, initial_temperature: 1, preconditioned: true, "
+    "schedule: {name: karras, num_steps: 400, sigma_min: 0.02, sigma_max: 3}}"
+)
+"""Settings that draw samples of the posterior."""
 
 
 class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
 
-    mean: Number = 0.0
-    """Mean of every pixel."""
+    mean: Number | Literal["measurement"] = 0.0
+    """Mean of every pixel; or measurement: the small image of super_resolution enlarged by cubic interpolation, or that
+    of inpainting with its holes filled in smoothly."""
     std: Positive | None = None
     """Standard deviation; the highest sigma of the schedule by default."""
 
@@ -101,8 +108,18 @@ class SampleConfig(Settings):
     @property
     def masks_beside(self) -> bool:
         """Whether images come with masks next to them."""
+        return self.painted_mask is not None and self.painted_mask.mask == "beside"
+
+    @property
+    def painted_mask(self) -> InpaintingSettings | None:
+        """Part of the operator that has a painted mask for the images as they are; None if there is none.
+
+        In a composition, only masks beside images are for them, and a file has the size of what its part measures.
+        """
         parts = [] if self.measurement is None else parts_of(self.measurement.operator)
-        return any(isinstance(part, InpaintingSettings) and part.mask == "beside" for part in parts)
+        masked = [part for part in parts if isinstance(part, InpaintingSettings)]
+        kinds = ("file", "beside") if len(parts) == 1 else ("beside",)
+        return next((part for part in masked if part.mask in kinds), None)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -120,6 +137,18 @@ class SampleConfig(Settings):
         if measured and self.sampler.name != "random_walk" and self.start != Start():
             raise ValueError(
                 f"start: is for the sampler random_walk; {self.sampler.name} chooses its own start; remove it"
+            )
+        interpolated = self.measurement is not None and isinstance(
+            self.measurement.operator, InpaintingSettings | SuperResolutionSettings
+        )
+        if self.start.mean == "measurement" and not interpolated:
+            raise ValueError(
+                "start.mean: found measurement, which is for the operators inpainting and super_resolution; remove it"
+            )
+        if self.sampler.name == "posterior_mean" and self.num_samples > 1:
+            raise ValueError(
+                f"num_samples: found {self.num_samples}, but posterior_mean makes one image, the mean; for samples "
+                f"take the sampler {SAMPLING}"
             )
         return self
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
 from randomwalk.errors import InputError
+from randomwalk.images.anscombe import stabilised
 from randomwalk.images.tensors import LUMA, strips
 
 ROUNDING = 2 / 255 / math.sqrt(12)
-"""Standard deviation of rounding to 8 bits, in [-1, 1] units: the least noise that is estimated."""
+"""Standard deviation of rounding to 8 bits, in [-1, 1] units."""
+MOST_PHOTONS = 1e4
+"""Most photons at white that are estimated: more make as much noise as rounding to 8 bits."""
+CUT_OFF = 0.03
+"""Share of white pixels in a square from which on the noise there is taken to be cut off."""
+SMOOTH = 9
+"""Side of the squares over which the brightness of pixels is averaged."""
 COLOUR_SIDE, GREY_SIDE = 5, 7
 """Side of the patches in pixels; smaller in colour, where the channels say more than the surrounding pixels."""
 MOST_PATCHES = 200_000
@@ -24,7 +33,7 @@ FLAT = 3.72
 """Largest energy of a flat grey patch, in standard deviations above the mean for noise alone."""
 
 
-def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
+def estimate_noise(y: Tensor, known: Tensor | None = None, least: float = ROUNDING) -> float:
     """Estimate the standard deviation of white Gaussian noise in a picture, in the units of its pixels.
 
     The patches of a clean picture lie near a subspace of few dimensions, and noise adds its variance in every
@@ -46,6 +55,7 @@ def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
     Args:
         y: ``[C, H, W]`` with pixels in [-1, 1].
         known: ``[H, W]``, 1 where y was measured; only patches that are known entirely are used.
+        least: the least estimate, that of rounding to the values of the file.
 
     Raises:
         InputError: there are too few patches.
@@ -64,7 +74,56 @@ def estimate_noise(y: Tensor, known: Tensor | None = None) -> float:
     if len(y) == len(LUMA):
         before = _variance_before_subsampling(y, known)
         variance = before if before > SUBSAMPLED**2 * variance else variance
-    return max(math.sqrt(max(variance, 0.0)), ROUNDING)
+    return max(math.sqrt(max(variance, 0.0)), least)
+
+
+def estimate_photons(y: Tensor, known: Tensor | None = None) -> tuple[float, float]:
+    """Estimate the photons at white of a picture with photon noise, and the standard deviation of its read noise.
+
+    The variance of a pixel with mean x is ``2 (x + 1) / peak + read_std^2``. It is estimated in four parts of the
+    picture by brightness, with `estimate_noise`, and fitted by ``peak`` and ``read_std``. Since a part has pixels of
+    more than one brightness, both variances are then scaled until Anscombe's transform has the variance 1.
+
+    Args:
+        y: ``[C, H, W]`` with pixels in [-1, 1], which count photons: linear, as raw files are, not with a gamma curve.
+        known: ``[H, W]``, 1 where y was measured.
+
+    Returns:
+        ``peak``, at most `MOST_PHOTONS`, and ``read_std`` in [-1, 1] units.
+
+    Raises:
+        InputError: there are too few patches, or the picture is black.
+    """
+    y, known = y.detach().float().cpu(), torch.ones(y.shape[1:]) if known is None else known.cpu()
+    smooth, cut_off = _averages(y.mean(0)) + 1, _averages((y >= 1).float().amax(0))
+    if y.max() == 1 and float((known * (cut_off < CUT_OFF)).mean()) > 0.2 * float(known.mean()):
+        known = known * (cut_off < CUT_OFF)  # a file cuts noise off at white, so that there is less of it
+    edges = np.quantile(smooth[known > 0].numpy(), [0, 0.25, 0.5, 0.75, 1]) if (known > 0).any() else np.zeros(5)
+    means, variances = [], []
+    for low, high in pairwise(edges):
+        part = known * (smooth >= low) * (smooth <= high)
+        try:
+            variances.append(max(estimate_noise(y, part, least=0.0) ** 2, 1e-12))
+        except InputError:  # this brightness is in edges and textures
+            continue
+        means.append([float(smooth[part > 0].mean()), 1.0])
+    if len(means) < 2:  # photons alone
+        means, variances = [[max(float(smooth[known > 0].mean()), 1e-6)]], [estimate_noise(y, known) ** 2]
+    slope, read = [*nnls(np.array(means) / np.array(variances)[:, None], np.ones(len(means)))[0], 0.0][:2]
+    for _ in range(2):
+        peak = min(2 / max(slope, 1e-12), MOST_PHOTONS)
+        read_photons = math.sqrt(read) * peak / 2
+        black, white = stabilised(torch.tensor([0.0, peak], dtype=torch.float64), read_photons).tolist()
+        z = (stabilised((y + 1) * (peak / 2), read_photons) - black) * (2 / (white - black)) - 1
+        excess = (estimate_noise(z, known, least=0.0) * (white - black) / 2) ** 2
+        slope, read = slope * excess, read * excess
+    return float(min(2 / max(slope, 1e-12), MOST_PHOTONS)), math.sqrt(read)
+
+
+def _averages(image: Tensor) -> Tensor:
+    """Averages of ``[H, W]`` over squares of side `SMOOTH` around each pixel."""
+    pool = torch.nn.functional.avg_pool2d
+    return pool(image[None, None], SMOOTH, 1, SMOOTH // 2, count_include_pad=False)[0, 0]
 
 
 def _patches(y: Tensor, side: int, known: Tensor | None) -> Tensor:

@@ -10,16 +10,17 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from randomwalk.config.base import SampleFit
 from randomwalk.errors import InputError
 from randomwalk.images import kinds, pictures
+from randomwalk.images.masks import Grow, Mask, read_mask, read_mask_file
 from randomwalk.images.pictures import Header, Picture
 from randomwalk.images.standard_sets import Split, load_standard_set
 from randomwalk.images.tensors import Size, fit_to, to_tensor
@@ -131,35 +132,45 @@ class ImageSource:
             return Header(raw.shape[0], raw.shape[1], raw.ndim == 2 or raw.shape[2] == 1)
         return pictures.read_header(io.BytesIO(raw), name, self.pages[i])
 
+    def jpeg_steps(self, i: int) -> tuple[float, float]:
+        """See `pictures.jpeg_steps`; 0 for an array."""
+        if self._open is not None:
+            with self._open(i) as file:
+                return pictures.jpeg_steps(file)
+        raw = self._read(i)
+        return (0.0, 0.0) if isinstance(raw, np.ndarray) else pictures.jpeg_steps(io.BytesIO(raw))
+
     def size(self, i: int) -> Size:
         """Height and width of image ``i``; see `header`."""
         header = self.header(i)
         return (header.height, header.width)
 
-    def mask(self, i: int) -> Tensor:
-        """Mask next to image ``i``, ``[H, W]``: for photo.jpg the file photo_mask.png, or with another suffix.
+    def mask(self, i: int, grow: Grow = "auto", invert: bool = False, file: str | None = None) -> Mask:
+        """Mask of image ``i``, see `read_mask`: for photo.jpg the file photo_mask.png, or with another suffix.
 
-        It is 1 (known) where the file is brighter than half or transparent, and 0 (missing) elsewhere.
+        Args:
+            i: index of the image.
+            grow, invert: see `read_mask`.
+            file: mask to take instead of the one next to the image.
 
         Raises:
             InputError: there is none, it cannot be decoded, its size differs, or it keeps all pixels or none.
         """
+        if file is not None:
+            found, mask = read_mask_file(file)
+        else:
+            found, mask = self._mask_beside(i)
+        photograph = partial(self.picture, i)
+        return read_mask(found, mask, self.size(i), self.names[i], grow=grow, invert=invert, photograph=photograph)
+
+    def _mask_beside(self, i: int) -> tuple[Picture, str]:
+        """The mask next to image ``i``, and its name in messages."""
         name = PurePath(self.names[i])
         ending, data = self._mask_file(i)
         mask = f"{kinds.stem_of(name.name)}{ending}"
         if data is None:
             raise InputError(f"{self.where}: there is no {mask} next to {name} (mask: beside)")
-        grey = pictures.read(data, f"{self.where}: {name.with_name(mask)}").on_white(1)[..., 0]
-        if grey.shape != self.size(i):
-            sizes = ["{}x{}".format(*size) for size in (grey.shape, self.size(i))]
-            raise InputError(f"{self.where}: {name.with_name(mask)} has {sizes[0]} pixels, but {name} has {sizes[1]}")
-        known = grey > 127
-        if known.all() or not known.any():
-            raise InputError(
-                f"{self.where}: {name.with_name(mask)} keeps {'all pixels' if known.all() else 'no pixel'}; expected "
-                "a mask that is dark where pixels are missing and bright elsewhere"
-            )
-        return torch.from_numpy(known.astype(np.float32))
+        return pictures.read(data, f"{self.where}: {name.with_name(mask)}"), f"{self.where}: {name.with_name(mask)}"
 
     def _mask_file(self, i: int) -> tuple[str, bytes | None]:
         """End of the name of the mask next to image ``i``, and its bytes; None without one."""

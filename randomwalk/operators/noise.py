@@ -22,10 +22,12 @@ class Noise:
     Attributes:
         name: in YAML.
         std: standard deviation in [-1, 1] pixel units, or a typical one where it varies; 0 for no noise.
+        copies: of how many copies of a measurement it is the noise, see `of_copies`.
     """
 
     name: str
     std: float
+    copies: int = 1
 
     @property
     def stable_std(self) -> float:
@@ -39,6 +41,10 @@ class Noise:
             y: exact measurements ``[B, ...]``.
             draws: row b of the noise comes from row b of these; by default from PyTorch's generator.
         """
+        raise NotImplementedError
+
+    def brightened(self, gain: float) -> Noise:
+        """Noise of ``gain (y + 1) - 1``, the measurement made brighter by a factor."""
         raise NotImplementedError
 
     def of_copies(self, count: int) -> Noise:
@@ -74,8 +80,13 @@ class GaussianNoise(Noise):
     def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         return y + self.std * _normal(y, draws).to(y)
 
+    def brightened(self, gain: float) -> GaussianNoise:
+        return GaussianNoise(self.std * gain)
+
     def of_copies(self, count: int) -> GaussianNoise:
-        return GaussianNoise(self.std * math.sqrt(count))
+        noise = GaussianNoise(self.std * math.sqrt(count))
+        noise.copies = count
+        return noise
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """``-||y - A(x)||^2 / (2 std^2) - (m/2) log(2 pi std^2)``."""
@@ -103,6 +114,9 @@ class LaplaceNoise(Noise):
         size = -(math.log(2) + torch.special.log_ndtr(-n.abs()))
         return y + (self.scale * n.sign() * size).to(y)
 
+    def brightened(self, gain: float) -> LaplaceNoise:
+        return LaplaceNoise(self.std * gain)
+
     def of_copies(self, count: int) -> LaplaceNoise:
         return LaplaceNoise(self.std * count)
 
@@ -113,32 +127,52 @@ class LaplaceNoise(Noise):
 
 
 class PoissonNoise(Noise):
-    """Counts of photons: ``k ~ Poisson(peak (A(x) + 1) / 2)``, given as ``y = 2 k / peak - 1`` in [-1, 1] pixel units.
+    """Counts of photons, ``y = 2 k / peak - 1 + read_std n`` with ``k ~ Poisson(peak (A(x) + 1) / 2)``.
 
-    Black (-1) gives none and white (+1) ``peak`` photons on average, so ``Var[y] = 2 (A(x) + 1) / peak``, for operators
-    whose measurements are pixels. A sampler's image x may be darker than black, where the distribution is not defined,
-    and just above black the log-likelihood is too curved for any step. Below half a photon it is therefore continued
-    along its tangent (exact where nothing was counted), and below black it never rises as x gets darker.
+    Black (-1) gives none and white (+1) ``peak`` photons on average, so ``Var[y] = 2 (A(x) + 1) / peak + read_std^2``,
+    for operators whose measurements are pixels. A sampler's image x may be darker than black, where the distribution is
+    not defined, and just above black the log-likelihood is too curved for any step. Below half a photon it is therefore
+    continued along its tangent (exact where nothing was counted), and below black it never rises as x gets darker.
+
+    With read noise, of variance ``v`` in photons, ``k + v`` is taken to be ``Poisson(lambda + v)``, which has the right
+    mean and variance (Snyder, Hammoud and White 1993), and the tangent begins where ``lambda`` is 0 if v is larger.
 
     Args:
         peak: photons at white, positive. The rate 1 on [0, 255], as in diffusion posterior sampling, is 255.
+        read_std: standard deviation of the read noise n, in [-1, 1] pixel units; `make` takes other units too.
 
     Attributes:
-        std: at mid-grey, ``sqrt(2 / peak)``.
+        std: at mid-grey, ``sqrt(2 / peak + read_std^2)``.
     """
 
     name = "poisson"
     lowest = 0.5
-    """Intensity, in photons, below which the log-likelihood is linear."""
+    """Intensity, in photons, below which the log-likelihood is linear where there is no read noise."""
 
-    def __init__(self, peak: float) -> None:
-        self.peak = peak
-        self.std = math.sqrt(2 / peak)
+    def __init__(self, peak: float, read_std: float = 0.0) -> None:
+        self.peak, self.read_std = peak, read_std
+        self.std = math.sqrt(2 / peak + read_std**2)
+
+    @property
+    def photons(self) -> float:
+        """Photons at white of the measurement itself, of which there may be ``copies``."""
+        return self.peak * self.copies
+
+    @property
+    def read_photons(self) -> float:
+        """Standard deviation of the read noise in photons."""
+        return self.read_std * self.peak / 2 * math.sqrt(self.copies)
 
     @property
     def stable_std(self) -> float:
         """For one photon counted where ``lowest`` are expected: ``2 lowest / peak``."""
-        return 2 * self.lowest / self.peak
+        variance = self._shift
+        return 2 * max(self.lowest, variance) / (self.peak * math.sqrt(max(1.0, variance)))
+
+    @property
+    def _shift(self) -> float:
+        """v, the variance of the read noise in photons, of one of the copies."""
+        return self.read_photons**2 / self.copies
 
     def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         """See :meth:`Noise.apply`.
@@ -153,21 +187,30 @@ class PoissonNoise(Noise):
                 f"noise: poisson is for measurements that are pixels, from -1 (no photons) on, but this operator gives "
                 f"{float(y.min()):.2f}; use gaussian noise, or another operator"
             )
+        draws = TorchDraws(len(y), device=y.device, dtype=y.dtype) if draws is None else draws
         intensity = (self.peak * (y.detach().double() + 1) / 2).clamp(min=0).cpu().numpy()
         uniform = torch.special.ndtr(_normal(y, draws).double()).cpu().numpy()
         counts = np.where(intensity > 0, poisson.ppf(uniform, np.maximum(intensity, 1e-300)), 0.0)
-        return torch.from_numpy(2 * counts / self.peak - 1).to(y)
+        exact = torch.from_numpy(2 * counts / self.peak - 1).to(y)
+        return exact if self.read_std == 0 else exact + self.read_std * _normal(y, draws).to(y)
+
+    def brightened(self, gain: float) -> PoissonNoise:
+        return PoissonNoise(self.peak / gain, self.read_std * gain)
 
     def of_copies(self, count: int) -> PoissonNoise:
-        return PoissonNoise(self.peak / count)
+        noise = PoissonNoise(self.peak / count, self.read_std * math.sqrt(count))
+        noise.copies = count
+        return noise
 
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         """``sum k log(lambda) - lambda - log(k!)`` with ``lambda = peak (A(x) + 1) / 2``."""
-        counts, intensity = self.peak * (y + 1) / 2, self.peak * (clean + 1) / 2
-        bright, slope = intensity.clamp(min=self.lowest), counts / self.lowest - 1
+        shift = self._shift
+        lowest = max(self.lowest, shift)
+        counts, intensity = (self.peak * (y + 1) / 2 + shift).clamp(min=0), self.peak * (clean + 1) / 2 + shift
+        bright, slope = intensity.clamp(min=lowest), counts / lowest - 1
         exact = counts * bright.log() - bright - torch.lgamma(counts + 1)
-        tangent = torch.where(intensity < 0, slope.relu(), slope) * intensity - slope * self.lowest
-        return (exact.where(intensity >= self.lowest, exact.detach() + tangent)).flatten(1).sum(1)
+        tangent = torch.where(intensity < shift, slope.relu(), slope) * (intensity - shift) - slope * (lowest - shift)
+        return (exact.where(intensity >= lowest, exact.detach() + tangent)).flatten(1).sum(1)
 
 
 class NoNoise(Noise):
@@ -178,6 +221,9 @@ class NoNoise(Noise):
 
     def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         return y
+
+    def brightened(self, gain: float) -> NoNoise:
+        return self
 
     def of_copies(self, count: int) -> NoNoise:
         return self
@@ -208,11 +254,15 @@ def make(name: str, **settings: Any) -> Noise:
         InputError: an unknown name or setting, or an impossible value.
     """
     complete = validate.complete("noise", NoiseSettings, {"name": name, **settings})
-    if complete.get("std") == "auto":
-        raise InputError(f"noise {name}: std: found auto, which only a sampling task can estimate; allowed: a number")
+    for key in ("std", "peak"):
+        if complete.get(key) == "auto":
+            raise InputError(f"noise {name}: {key}: found auto, which only a sampling task can estimate; give a number")
     if "pixel_range" in complete:
         low, high = complete.pop("pixel_range")
-        complete["std"] = complete["std"] * 2 / (high - low)
+        complete |= {key: complete[key] * 2 / (high - low) for key in ("std", "read_std") if key in complete}
+        if gain := complete.pop("gain", None):
+            complete["peak"] = (high - low) / gain
+    complete.pop("white", None)  # of estimates
     return NOISES[complete.pop("name")](**complete)
 
 

@@ -22,6 +22,7 @@ from randomwalk.samplers.posterior.diffpir import DiffPIR
 from randomwalk.samplers.posterior.dps import DPS
 from randomwalk.samplers.posterior.mmps import MMPS
 from randomwalk.samplers.posterior.pigdm import PiGDM
+from randomwalk.samplers.posterior.posterior_mean import PosteriorMean
 from randomwalk.samplers.posterior.split_gibbs import SplitGibbs
 from randomwalk.samplers.posterior.tds import TDS
 from randomwalk.samplers.posterior.tweedie_smc import TweedieSMC
@@ -59,6 +60,7 @@ __all__ = [
     "Needs",
     "PiGDM",
     "Plan",
+    "PosteriorMean",
     "PredictorCorrector",
     "ProbabilityFlow",
     "Problem",
@@ -87,6 +89,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "ode": ODE,
     "predictor_corrector": PredictorCorrector,
     # of the posterior
+    "posterior_mean": PosteriorMean,
     "dps": DPS,
     "pigdm": PiGDM,
     "ddrm": DDRM,

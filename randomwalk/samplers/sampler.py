@@ -17,6 +17,8 @@ from randomwalk.config.yamltext import Document
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.operators import Measurement, Operator
+from randomwalk.operators.noise import Noise
+from randomwalk.operators.operator import WITHOUT_SPECTRAL
 from randomwalk.rng import Draws, TorchDraws
 from randomwalk.samplers import schedules
 from randomwalk.samplers.walk import Plan, all_finite
@@ -163,6 +165,10 @@ class Sampler(SamplerBase):
         """Whether it takes functions of ``A^T A``."""
         return self.needs.spectral
 
+    def knows(self, noise: Noise) -> bool:
+        """Whether it knows the likelihood of a kind of noise."""
+        return not self.needs.noise or noise.name in self.needs.noise
+
     @property
     def clock(self) -> SDE | None:
         """The SDE in whose time the schedule even_time is uniform; None for that of the denoiser."""
@@ -199,10 +205,14 @@ class Sampler(SamplerBase):
         if needs.spectral and not operator.has_spectral:
             raise InputError(
                 f"sampler {name} needs the spectral decomposition of the operator, which {type(operator).__name__} "
-                "does not have: define spectral(f, x), or use a sampler that does without"
+                f"does not have: define spectral(f, x), or use {WITHOUT_SPECTRAL}"
             )
         if needs.noise and noise.name not in needs.noise:
-            raise InputError(f"sampler {name}: noise {noise.name!r}; it can do {', '.join(needs.noise)}")
+            photons = "; for photons take posterior_mean where the operator is denoising, else daps or random_walk"
+            raise InputError(
+                f"sampler {name}: noise {noise.name!r}; it can do {', '.join(needs.noise)}"
+                + (photons if noise.name == "poisson" else "")
+            )
 
     def check_levels(self, denoiser: Denoiser, sigmas: Sigmas) -> None:
         """Raise InputError if the sampler needs the denoiser at levels, other than these, where it cannot be used."""

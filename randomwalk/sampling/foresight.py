@@ -11,6 +11,7 @@ from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
 from randomwalk.images.kinds import left_out_notes
 from randomwalk.operators import Operator
+from randomwalk.operators.noise import PoissonNoise
 from randomwalk.rng import Stream, torch_generator
 from randomwalk.samplers.remainder import COARSE, NOISE_LIMIT, Remainder, noise_of_walk, remainder
 from randomwalk.sampling.sizes import measured_size, scale_factor
@@ -28,6 +29,9 @@ def notes_of(task: Task) -> list[str]:
     return [
         *left_out,
         *_page_notes(task),
+        *_operator_notes(task),
+        *_unit_notes(task),
+        *_photon_notes(task),
         *_coupling_notes(task),
         *_crop_notes(task),
         *_tiling_notes(task),
@@ -35,15 +39,23 @@ def notes_of(task: Task) -> list[str]:
     ]
 
 
+def _operator_notes(task: Task) -> list[str]:
+    """Notes on how the operator was made, such as on the file of a blur kernel."""
+    return [] if task.config.measurement is None else list(task.trial_operator().notes)
+
+
 def image_notes(task: Task, image: int) -> list[str]:
     """Notes on the measurement of an image, one line each."""
     found = []
-    if image in task.noise_levels:
-        found.append(f"{task.names[image]}: noise estimated as {127.5 * task.noise_levels[image]:.1f} of 255")
-    if task.config.masks_beside and task.source is not None:
-        missing = 1 - float(task.source.mask(image).mean())
-        found.append(f"{task.names[image]}: {missing:.1%} of the pixels are missing, where the mask is dark")
-    return found
+    noise = task.estimated_noise.get(image)
+    stays = task.config.measurement is not None and task.config.measurement.keeps_known
+    kept = ", and left in the known pixels (keep_known)" if stays else ""
+    if isinstance(noise, PoissonNoise):
+        read = f" and read noise of {127.5 * noise.read_std:.2g} of 255" if noise.read_std > 0 else ""
+        found.append(f"{task.names[image]}: estimated {noise.peak:.3g} photons at white{read}{kept}")
+    elif noise is not None:
+        found.append(f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255{kept}")
+    return [*found, *task.mask_notes.get(image, ())]
 
 
 def _page_notes(task: Task) -> list[str]:
@@ -57,6 +69,40 @@ def _page_notes(task: Task) -> list[str]:
     others = {1: "", 2: "; so does another file"}.get(len(several), f"; so do {len(several) - 1} other files")
     pages = f"{several[0]} has {counts[several[0]]} pages, of which the first is taken"
     return [f"{pages}{others}: data.page (restore: --page) takes another, data.page: all takes each"]
+
+
+def _of_255(std: float) -> str:
+    """A standard deviation in units of 1/255, with two digits where it is small."""
+    value = 127.5 * std
+    return f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
+
+
+def _unit_notes(task: Task) -> list[str]:
+    """One note if the standard deviation of the noise looks like a number in another unit."""
+    noise = None if task.config.measurement is None else task.config.measurement.noise
+    std = getattr(noise, "std", None)
+    if noise is None or not isinstance(std, float):
+        return []
+    low, high = noise.pixel_range
+    width = high - low
+    shown = f"measurement.noise.std: {std:g} on [{low:g}, {high:g}]"
+    if width > 100 and std < width / 1000:
+        return [f"{shown} is less than the rounding of a picture; if it is meant on [0, 1], write {std * width:g}"]
+    if width <= 2 and std > width:
+        meant = f"{std / 255 * width:.3g}"
+        return [f"{shown} is more than from black to white; if it is meant on [0, 255], write {meant}"]
+    return []
+
+
+def _photon_notes(task: Task) -> list[str]:
+    """One note if the sampler takes photons for Gaussian noise."""
+    noise = task.noise
+    if noise is None or noise.name != "poisson" or task.knows_noise:
+        return []
+    return [
+        f"sampler {task.config.sampler.name} takes the photons for Gaussian noise of their mean variance over the "
+        "picture; for denoising alone, posterior_mean knows their law"
+    ]
 
 
 def _coupling_notes(task: Task) -> list[str]:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.operators import parts_of
+from randomwalk.config.measurement import Measurement as MeasurementSettings
+from randomwalk.config.noise import PoissonNoiseSettings
+from randomwalk.config.operators import blurs_of, parts_of
 from randomwalk.errors import InputError
-from randomwalk.images.noise_estimation import estimate_noise
+from randomwalk.images.noise_estimation import estimate_noise, estimate_photons
+from randomwalk.images.noise_regression import estimate_level
 from randomwalk.images.sources import ImageSource
-from randomwalk.operators import Composition, Inpainting, Operator
-from randomwalk.sampling.batch import Batch
+from randomwalk.operators import Composition, Inpainting, Measurement, Operator
+from randomwalk.operators.noise import GaussianNoise, Noise, PoissonNoise
+from randomwalk.sampling.batch import Batch, repeated
 
 COPIES = 3
 """Number of equal channels in which a colour network receives a grey image."""
+
+CAUTION = 1.1
+"""Factor of the estimated noise of a blurred image: too little ruins a deblurring, a little too much does no harm."""
+KEEP_BRIGHTNESS = ("denoising", "inpainting", "super_resolution", "gaussian_blur", "blur")
+"""Operators that leave even areas as bright as they are."""
+DIM = 0.999
+"""Share of the pixels that are dark in a dim picture."""
 
 
 def stays_grey(config: SampleConfig, source: ImageSource, image: int) -> bool:
@@ -40,27 +54,75 @@ def known_part(operator: Operator) -> Tensor | None:
     return operator.mask if isinstance(operator, Inpainting) else None
 
 
+def with_known(x: Tensor, measurement: Measurement, count: int) -> Tensor:
+    """Samples ``[B, C, H, W]`` with the known pixels of their measurement in place of their own.
+
+    Args:
+        x: the samples, ``count`` of each measurement in a row.
+        measurement: pictures with missing pixels.
+        count: number of samples of each.
+    """
+    known = known_part(measurement.operator)
+    assert known is not None
+    y = repeated(measurement.y, count)
+    return torch.where(repeated(known, count) > 0 if len(known) > 1 else known > 0, y, x)
+
+
 def has_copies(y: Tensor) -> bool:
     """Whether measurements ``[B, ...]`` of grey images have `COPIES` equal channels."""
     return y.ndim == 4 and y.shape[1] == COPIES
 
 
-def noise_level(operator: Operator, y: Tensor, name: str) -> float:
-    """Estimate the standard deviation of the noise of a measurement.
+def estimated_noise(
+    settings: MeasurementSettings, operator: Operator, y: Tensor, name: str, jpeg: tuple[float, float]
+) -> Noise:
+    """Estimate the noise of a picture: Gaussian, or the photons if the settings name them.
 
     Args:
+        settings: the kind of the noise, and the operator.
         operator: A.
-        y: the measurement, ``[C, H, W]``.
+        y: the picture, ``[C, H, W]``.
         name: of the image, for the message.
+        jpeg: steps of its file, see `ImageSource.jpeg_steps`.
 
     Raises:
         InputError: too few of its pixels are known.
     """
     known = known_part(operator)
+    mask = None if known is None else known[0, 0]
+    gain = brightening(settings, operator, y)
+    bright, least = gain * (y + 1) - 1, gain * step_of(y) / math.sqrt(12)
     try:
-        return estimate_noise(y, None if known is None else known[0, 0])
+        if isinstance(settings.noise, PoissonNoiseSettings):
+            return PoissonNoise(*estimate_photons(bright, mask)).brightened(1 / gain)
+        if settings.estimate_noise or getattr(settings.noise, "white", False):
+            std = estimate_noise(bright, mask, least)
+        else:
+            std = estimate_level(bright, mask, least, (gain * jpeg[0], gain * jpeg[1]))
+        return GaussianNoise(std / gain * (CAUTION if blurs_of(settings.operator) else 1))
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def step_of(y: Tensor) -> float:
+    """Distance of neighbouring values of a picture in [-1, 1] that was read from a file: of 8 bits, else of 16."""
+    values = (y + 1) * 127.5
+    return 2 / 255 if float((values - values.round()).abs().max()) < 1e-3 else 2 / 65535
+
+
+def brightening(settings: MeasurementSettings, operator: Operator, y: Tensor) -> float:
+    """Factor that makes a dim picture ``[C, H, W]`` as bright as those that networks are trained on, black staying -1.
+
+    It is 1 unless `DIM` of the known pixels are below a quarter of white, or if the operator changes even areas.
+    """
+    if not all(part.name in KEEP_BRIGHTNESS for part in parts_of(settings.operator)):
+        return 1.0
+    known = known_part(operator)
+    values = y.flatten(1) if known is None else y.flatten(1)[:, known[0, 0].flatten() > 0]
+    if values.numel() == 0:
+        return 1.0
+    white = (float(np.quantile(values[:, :: max(1, values.shape[1] // 2**18)].cpu().numpy(), DIM)) + 1) / 2
+    return 1.0 if white > 1 / 4 or white <= 0 else 0.9 / white
 
 
 def residuals(operator: Operator, batch: Batch) -> list[float] | None:

@@ -346,7 +346,7 @@ class ImageResults(Results):
             return {}
         counts: dict[str, list[np.ndarray]] = {"contested": [], "all": []}
         for image in images:
-            samples, truth = self._samples(image), self.task.load_image(image).numpy()
+            samples, truth = self._samples(image), self.task.load_truth(image).numpy()
             ranks = calibration.pixel_ranks(samples, truth, generator(self.task.config.seed, Stream.TIES, image))
             chosen = {"contested": ranks[calibration.contested(samples, truth)], "all": ranks}
             for kind, found in chosen.items():
@@ -373,7 +373,7 @@ class ImageResults(Results):
         self.folder.write_image(f"images/{stem}_std.png", sheets.std_map(np.sqrt((std**2).mean(0))))
         if self.task.config.given:
             return self._about(image, MEAN)
-        truth = self.task.load_image(image)[None]
+        truth = self.task.load_truth(image)[None]
         return {**self._about(image, MEAN), **metrics.qualities(torch.from_numpy(mean)[None], truth)[0]}
 
     def _overview(self, rows: Sequence[Mapping[str, Any]]) -> Image.Image:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
+from randomwalk.config.operators import InpaintingSettings, blurs_of
 from randomwalk.config.sampling import Start
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
@@ -28,8 +29,8 @@ from randomwalk.images.sources import ImageSource
 from randomwalk.images.tensors import Size
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
-from randomwalk.operators.noise import GaussianNoise, Noise
-from randomwalk.operators.operator import ImageShape
+from randomwalk.operators.noise import GaussianNoise, Noise, PoissonNoise
+from randomwalk.operators.operator import ImageShape, Margins, cut
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
@@ -38,6 +39,10 @@ from randomwalk.sampling.sizes import measured_size
 
 ASSUMED_STD = 2 * 10 / 255
 """Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
+FAINT_STD = 2 * 1 / 255
+"""Standard deviation for pictures whose noise stays as it is and cannot be estimated."""
+ASSUMED_PEAK = 100.0
+"""Photons at white, likewise."""
 BATCH_PIXELS = 2**20
 """Most pixels in a batch of images that keep their own size: larger batches are not faster, and take memory."""
 
@@ -56,14 +61,15 @@ class Task:
         denoiser: the network, not yet conditioned on a class.
         sampler: of the prior, or of the posterior if there is a measurement.
         sigmas: noise levels of the schedule, decreasing.
-        image_shape: ``(C, H, W)`` of the images; of the largest if they keep their own size.
+        image_shape: ``(C, H, W)`` of the images, with margins; of the largest if they keep their own size.
         source: the true or measured images; None in an unconditional run.
         names: name of each image, empty in an unconditional run.
         sizes: size of each image if they keep their own, None for one that cannot be read; None if all have one size.
         grouped_by: sizes by which batches are formed: ``sizes``, or in a resumed run those when it began.
         greys: whether each image is grey while the network takes colour; empty unless images keep their own size.
         budget: memory bound of a network that takes any size; None for other networks.
-        noise_levels: estimated standard deviation of the noise by image.
+        estimated_noise: noise that was estimated, by image.
+        mask_notes: how the mask of an image was understood, a line each.
     """
 
     config: SampleConfig
@@ -78,7 +84,8 @@ class Task:
     grouped_by: list[Size | None] | None = None
     greys: list[bool] = field(default_factory=list)
     budget: Budget | None = None
-    noise_levels: dict[int, float] = field(default_factory=dict, init=False)
+    estimated_noise: dict[int, Noise] = field(default_factory=dict, init=False)
+    mask_notes: dict[int, list[str]] = field(default_factory=dict, init=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -110,7 +117,13 @@ class Task:
         if measurement is None or start != Start():
             shape = self.image_shape if measurement is None else measurement.operator.image_shape
             std = float(self.sigmas[0]) if start.std is None else start.std
-            x = draws.normal(shape).mul_(std).add_(start.mean)
+            mean: float | Tensor
+            if start.mean == "measurement":
+                assert measurement is not None
+                mean = repeated(measurement.operator.interpolated(measurement.y), self.coupled_samples)
+            else:
+                mean = start.mean
+            x = draws.normal(shape).mul_(std).add_(mean)
         return self.sampler.sample(
             probe, self.sigmas, measurement, num_samples=self.coupled_samples, start=x, draws=draws, callback=callback
         )
@@ -175,6 +188,22 @@ class Task:
             channels, *size = self.make_operator([image])[0].measurement_shape
         return self.source.load(image, channels, size, self.config.data.fit)
 
+    @cached_property
+    def margins(self) -> Margins:
+        """Rows and columns around the measured part of an image: restored, if a blur reaches there, and cut off."""
+        measurement = self.config.measurement
+        if measurement is None or all(blur.boundary != "unknown" for blur in blurs_of(measurement.operator)):
+            return Operator.margins
+        return self.trial_operator().margins
+
+    def load_truth(self, image: int) -> Tensor:
+        """Load the part of a true image that is measured, ``[C, H, W]``: what a result is compared with.
+
+        Raises:
+            InputError: it does not decode.
+        """
+        return cut(self.load_image(image), self.margins)
+
     def load_measurable(self, image: int) -> Tensor:
         """`load_image`, and check that the image can be measured.
 
@@ -196,7 +225,22 @@ class Task:
         if self.config.measurement is None:
             return None
         settings = self.config.measurement.noise.model_dump()
+        if settings.get("peak") == "auto":
+            return PoissonNoise(ASSUMED_PEAK)
         return GaussianNoise(ASSUMED_STD) if settings.get("std") == "auto" else noises.make(**settings)
+
+    @property
+    def knows_noise(self) -> bool:
+        """Whether the sampler is told the noise of given pictures as it is; else photons pass for Gaussian noise."""
+        return self.noise is None or not self.config.given or self.sampler.knows(self.noise)
+
+    def _told(self, noise: Noise, operator: Operator, y: Tensor) -> Noise:
+        """Noise that the sampler is told: for photons whose law it does not know, Gaussian of their mean variance."""
+        if self.knows_noise or not isinstance(noise, PoissonNoise):
+            return noise
+        known = measuring.known_part(operator)
+        mean = y.mean() if known is None else (known * y).mean() / known.mean()
+        return GaussianNoise(math.sqrt(2 * max(float(mean) + 1, 0.01) / noise.peak + noise.read_std**2))
 
     def make_operator(self, images: Sequence[int]) -> tuple[Operator, ImageDraws]:
         """Operator of some images, each with its own mask, and the draws from which their noise comes next."""
@@ -204,9 +248,8 @@ class Task:
         if self._measured is None or self._measured[0] != list(images):  # kept: a decomposition can take seconds
             generators = [measurement_stream(self.config.seed, image) for image in images]
             masks = None
-            if self.config.masks_beside:
-                assert self.source is not None
-                masks = [self.source.mask(image) for image in images]
+            if self.config.painted_mask is not None and self.sizes is not None:
+                masks = [self._read_mask(image, self.config.painted_mask) for image in images]
                 if not self.config.given:  # the true images may have been cropped
                     shapes = map(self.shape_of, images)
                     masks = [mask[:height, :width] for mask, (_, height, width) in zip(masks, shapes, strict=True)]
@@ -215,6 +258,15 @@ class Task:
             self._measured = (list(images), operator.to(self.device), generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
+
+    def _read_mask(self, image: int, settings: InpaintingSettings) -> Tensor:
+        """Mask ``[H, W]`` of an image, and what the user should know about it, each line once."""
+        assert self.source is not None
+        mask = self.source.mask(image, settings.grow, settings.invert, settings.file)
+        missing = f"{1 - float(mask.known.mean()):.1%} of the pixels are missing, where the mask is painted"
+        told = {line for other, lines in self.mask_notes.items() if other != image for line in lines}
+        self.mask_notes[image] = [line for line in [*mask.notes, f"{self.names[image]}: {missing}"] if line not in told]
+        return mask.known
 
     def trial_operator(self) -> Operator:
         """Operator of the largest image that has one, to check settings with.
@@ -242,7 +294,7 @@ class Task:
         operator = self.trial_operator()
         with torch.no_grad():
             y = operator(torch.zeros((1, *operator.image_shape), device=self.device))
-        return Measurement(operator, self.noise, y)
+        return Measurement(operator, self._told(self.noise, operator, y), y)
 
     def _measure(self, batch: Batch, loaded: Tensor) -> Measurement:
         """Measure a batch, with one row of y for each group of coupled samples."""
@@ -260,21 +312,36 @@ class Task:
                 y = noise.apply(operator(loaded[::count]), draws)
                 if grey and measuring.has_copies(y):  # the noise is grey too
                     y = y[:, :1].expand_as(y).contiguous()
-        noise = self._noise_of(images[0], operator, y)
+        noise = self._told(self._noise_of(images[0], operator, y), operator, y)
         batch.noise_std = noise.std if noise.name in ("gaussian", "laplace") else None
         batch.measurement = repeated(y, count)
         copied = grey and measuring.has_copies(y)
         return Measurement(operator, noise.of_copies(measuring.COPIES) if copied else noise, y)
+
+    def _gain_of(self, measurement: Measurement) -> float:
+        """Factor by which a given picture whose noise is estimated is made brighter for the network; mostly 1."""
+        settings = self.config.measurement
+        if settings is None or not self.config.given or not settings.noise_is_estimated:
+            return 1.0  # other pictures may share a batch
+        return measuring.brightening(settings, measurement.operator, measurement.y[0])
 
     def _noise_of(self, image: int, operator: Operator, y: Tensor) -> Noise:
         """Noise of a measurement ``[1, ...]``, estimated once if the config asks for that."""
         assert self.config.measurement is not None and self.noise is not None
         if not self.config.measurement.noise_is_estimated:
             return self.noise
-        if image not in self.noise_levels:
+        if image not in self.estimated_noise:
             channels = y[0, :1] if self.is_grey(image) else y[0]
-            self.noise_levels[image] = measuring.noise_level(operator, channels, self.names[image])
-        return GaussianNoise(self.noise_levels[image])
+            steps = (0.0, 0.0) if self.source is None else self.source.jpeg_steps(image)
+            try:
+                self.estimated_noise[image] = measuring.estimated_noise(
+                    self.config.measurement, operator, channels, self.names[image], steps
+                )
+            except InputError:
+                if not self.config.measurement.keeps_known:
+                    raise
+                return GaussianNoise(FAINT_STD)  # the noise is not to be removed, and hardly matters
+        return self.estimated_noise[image]
 
     # --- the batches ---------------------------------------------------------------------------------------------
 
@@ -283,14 +350,15 @@ class Task:
 
         Coupled samples share a batch, even beyond ``batch_size``. Images of different sizes never do, and large ones
         only up to `BATCH_PIXELS`. An image is alone if its size was unknown when the run began, or if it has noise of
-        its own (estimated, or grey).
+        its own (estimated, grey, or of photons that pass for Gaussian noise).
         """
         config = self.config
         estimated = config.measurement is not None and config.measurement.noise_is_estimated
         groups: dict[object, list[int]] = {}
         for i in range(len(self.names)):
             size = () if self.grouped_by is None else self.grouped_by[i]
-            groups.setdefault(i if estimated or self.is_grey(i) or size is None else size, []).append(i)
+            alone = estimated or self.is_grey(i) or size is None or not self.knows_noise
+            groups.setdefault(i if alone else size, []).append(i)
         batches = []
         for images in groups.values():
             rows = 1 if self.sampler.batch_of_one else config.batch_size
@@ -336,16 +404,24 @@ class Task:
         draws = ImageDraws([sample_stream(self.config.seed, one.image, one.sample) for one in ids], self.device)
         denoiser, tiling = self.denoiser_of(images), self.tiling_of(ids)
         probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
-        callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
+        probe.shown = lambda x: cut(x, self.margins)
+        callback = None if watch is None else lambda k, x, sigma: watch(k, cut(x, self.margins), sigma, probe)
         try:
             measurement = None if loaded is None else self._measure(batch, loaded)
             began = self._now()
-            batch.x = self._sample(probe, measurement, draws, callback)
+            gain = 1.0 if measurement is None else self._gain_of(measurement)
+            batch.x = self._sample(probe, measurement and measurement.brightened(gain), draws, callback)
+            batch.x = batch.x if gain == 1 else (batch.x + 1) / gain - 1
             batch.seconds = (self._now() - began) / len(ids)
             if measurement is not None:
                 if self.is_grey(images[0]):
                     batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
                 batch.residuals = measuring.residuals(measurement.operator.repeated(self.coupled_samples), batch)
+                assert self.config.measurement is not None
+                if self.config.measurement.keeps_known:
+                    batch.x = measuring.with_known(batch.x, measurement, self.coupled_samples)
+                batch.x = cut(batch.x, self.margins)
+                batch.truth = None if batch.truth is None else cut(batch.truth, self.margins)
                 with torch.no_grad():  # not before the walk, whose memory is the run's
                     visible, baseline = visible_and_baseline(measurement.operator, measurement.y)
                 batch.visible = repeated(visible, self.coupled_samples)

@@ -51,7 +51,7 @@ def test_sliced_distances_are_those_of_the_library() -> None:
 
 
 def test_every_sampler_is_tuned_with_the_same_care() -> None:
-    assert {name.split(",")[0] for name in posterior_mixture.CANDIDATES} == set(POSTERIOR_NAMES)
+    assert {name.split(",")[0] for name in posterior_mixture.CANDIDATES} == set(POSTERIOR_NAMES) - {"posterior_mean"}
     assert {len(candidates) for candidates in posterior_mixture.CANDIDATES.values()} == {6}
     for chosen in yaml.safe_load(posterior_mixture.SETTINGS.read_text("utf-8")).values():
         assert chosen.keys() == posterior_mixture.CANDIDATES.keys()

@@ -30,6 +30,10 @@ def sample(tmp_path: Any) -> Callable[..., SampleConfig]:
     return load
 
 
+NEED_MORE = ("random_walk", "predictor_corrector", "posterior_mean")
+"""Samplers with settings without a default, or (posterior_mean) without a schedule."""
+
+
 def declared() -> dict[str, type[Settings]]:
     """The settings classes of all samplers, by name."""
     unions = (get_args(vocabulary.PriorSettings), get_args(vocabulary.PosteriorSettings))
@@ -57,7 +61,7 @@ def test_kinds_are_those_of_the_names(name: str) -> None:
     assert (kind != "none", kind != "required") == (name in POSTERIOR_NAMES, name in PRIOR_NAMES)
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("random_walk", "predictor_corrector")])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in NEED_MORE])
 def test_a_section_makes_its_sampler(name: str) -> None:
     schedule = ScheduleSettings(name="geometric", num_steps=5, sigma_min=0.02, sigma_max=30.0)
     section = declared()[name](schedule=schedule)
@@ -94,7 +98,7 @@ def test_samplers_of_the_prior_take_no_measurement(sample: Callable[..., SampleC
     assert "probability_flow" not in message
 
 
-@pytest.mark.parametrize("name", [name for name in POSTERIOR_NAMES if name not in PRIOR_NAMES])
+@pytest.mark.parametrize("name", [n for n in POSTERIOR_NAMES if n not in (*PRIOR_NAMES, "posterior_mean")])
 def test_samplers_of_the_posterior_need_a_measurement(name: str, sample: Callable[..., SampleConfig]) -> None:
     changes = [f"sampler={{name: {name}, schedule: {{name: karras, num_steps: 5}}}}"]
     message = message_of(sample, SAMPLE, *changes, "data=", "measurement=", "num_images=2")

@@ -155,7 +155,7 @@ def test_the_estimate_leaves_painted_pixels_out(tmp_path: Path) -> None:
     Image.fromarray(mask).save(tmp_path / "in" / "a_mask.png")
     task = task_for(tmp_path, tmp_path / "in", {**AUTO, "operator": {"name": "inpainting", "mask": "beside"}})
     task.load_measurable(0)
-    assert task.noise_levels[0] == pytest.approx(16 / 255, rel=0.06)
+    assert task.estimated_noise[0].std == pytest.approx(16 / 255, rel=0.06)
 
 
 def test_a_test_with_the_truth_can_hide_the_noise_from_the_sampler(
@@ -240,7 +240,10 @@ REFUSED = [
         "measurement={operator: {name: phase_retrieval}, noise: {std: 1}, given: true}",
         ["measurement.given", "phase_retrieval"],
     ),
-    ("measurement={operator: {name: motion_blur}, noise: {std: 1}, given: true}", ["motion_blur draws its kernel"]),
+    (
+        "measurement={operator: {name: motion_blur}, noise: {std: 1}, given: true}",
+        ["motion_blur without length draws its kernel"],
+    ),
     (f"measurement={{operator: {INPAINTING}, noise: {{std: 1}}, given: true}}", ["mask: random", "file or beside"]),
     (f"measurement={{operator: {INPAINTING}, noise: {{std: auto}}}}", ["noise.std", "found auto", "estimate_noise"]),
     ("measurement={operator: {name: hdr}, noise: {std: auto}, given: true}", ["noise.std", "found auto", "hdr"]),
