@@ -25,7 +25,9 @@ COPIES = 3
 
 CAUTION = 1.1
 """Factor of the estimated noise of a blurred image: too little ruins a deblurring, a little too much does no harm."""
-KEEP_BRIGHTNESS = ("denoising", "inpainting", "super_resolution", "gaussian_blur", "blur")
+KEEP_BRIGHTNESS = (
+    "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
+)  # fmt: skip
 """Operators that leave even areas as bright as they are."""
 DIM = 0.999
 """Share of the pixels that are dark in a dim picture."""
