@@ -15,7 +15,6 @@ from torch import Tensor
 from randomwalk.config.operators import BlurSettings, blurs_of
 from randomwalk.operators import Measurement, Operator, blur_with_kernel
 from randomwalk.operators.blur import kernel_of
-from randomwalk.operators.noise import GaussianNoise
 from randomwalk.operators.operator import cut
 from randomwalk.rng import ImageDraws, sample_stream
 from randomwalk.samplers import RandomWalk
@@ -155,7 +154,7 @@ def _restored(task: Task, y: Tensor, kernel: Tensor) -> Tensor:
     """A cut-out ``[1, C, H, W]``, restored with a kernel."""
     shape = (y.shape[1], *(size + taps - 1 for size, taps in zip(y.shape[2:], kernel.shape, strict=True)))
     operator: Operator = blur_with_kernel(shape, kernel, "unknown").to(y.device)
-    noise = GaussianNoise(task.noise_levels[0]) if 0 in task.noise_levels else task.noise
+    noise = task.estimated_noise.get(0, task.noise)
     assert noise is not None
     with torch.no_grad():
         draws = ImageDraws([sample_stream(task.config.seed, 0, 0)], y.device)

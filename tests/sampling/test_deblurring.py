@@ -143,7 +143,7 @@ def test_the_noise_of_a_blurred_photograph_is_rather_taken_too_large(tmp_path: P
         measurement = {"operator": operator, "noise": {"std": "auto"}, "given": True}
         task = task_for(tmp_path / str(operator["name"]), tmp_path / "in", measurement)
         task.load_measurable(0)
-        levels.append(task.noise_levels[0])
+        levels.append(task.estimated_noise[0].std)
     assert levels[1] == pytest.approx(1.1 * levels[0])
 
 
