@@ -447,10 +447,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("np.array([step.sigma for step in each]) ** 2", "np.array([step.sigma for step in each])"),
     ],
     "randomwalk/sampling/foresight.py": [
-        ("{127.5 * task.noise_levels[image]:.1f}", "{255 * task.noise_levels[image]:.1f}"),
+        ("value = 127.5 * std", "value = 255 * std"),
     ],
     "randomwalk/sampling/task.py": [
-        ("mul_(std).add_(start.mean)", "mul_(std)"),
+        ("mul_(std).add_(mean)", "mul_(std)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "measurement_stream(self.config.seed, one.image)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "sample_stream(self.config.seed, one.image, 0)"),
         ("measurement_stream(self.config.seed, image)", "measurement_stream(self.config.seed, 0)"),

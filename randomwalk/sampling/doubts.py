@@ -15,6 +15,7 @@ from torch import Tensor
 from randomwalk.config.operators import BlurSettings, blurs_of
 from randomwalk.operators import Measurement, Operator, blur_with_kernel
 from randomwalk.operators.blur import kernel_of
+from randomwalk.operators.noise import GaussianNoise
 from randomwalk.operators.operator import cut
 from randomwalk.rng import ImageDraws, sample_stream
 from randomwalk.samplers import RandomWalk
@@ -135,11 +136,12 @@ def of_orientation(task: Task, y: Tensor) -> list[str]:
     if not isinstance(blur, BlurSettings) or kernel is None:
         return []
     moved = float((kernel - kernel.flip(0, 1)).abs().sum() / (2 * kernel.abs().sum()))
-    if moved < SKEW:
+    noise = task.estimated_noise.get(0, task.noise)
+    if moved < SKEW or not isinstance(noise, GaussianNoise):
         return []
     top, left = ((size - min(size, SIDE)) // 2 for size in y.shape[2:])
     y = y[..., top : top + SIDE, left : left + SIDE].contiguous()
-    as_given, turned = (_restored(task, y, k) for k in (kernel, kernel.flip(0, 1)))
+    as_given, turned = (_restored(task, y, k, noise) for k in (kernel, kernel.flip(0, 1)))
     smoother = total_variation(turned) < total_variation(as_given)
     inside = share_outside(turned) + 1e-4 < (share_outside(as_given) + 1e-4) / 2
     if not (smoother and inside):
@@ -150,12 +152,10 @@ def of_orientation(task: Task, y: Tensor) -> list[str]:
     ]
 
 
-def _restored(task: Task, y: Tensor, kernel: Tensor) -> Tensor:
+def _restored(task: Task, y: Tensor, kernel: Tensor, noise: GaussianNoise) -> Tensor:
     """A cut-out ``[1, C, H, W]``, restored with a kernel."""
     shape = (y.shape[1], *(size + taps - 1 for size, taps in zip(y.shape[2:], kernel.shape, strict=True)))
     operator: Operator = blur_with_kernel(shape, kernel, "unknown").to(y.device)
-    noise = task.estimated_noise.get(0, task.noise)
-    assert noise is not None
     with torch.no_grad():
         draws = ImageDraws([sample_stream(task.config.seed, 0, 0)], y.device)
         x = task.sampler.sample(task.denoiser_of([0]), task.sigmas, Measurement(operator, noise, y), draws=draws)
