@@ -15,6 +15,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from randomwalk.rng import generator
 from randomwalk.sampling import run as sampling
 
 Make = Callable[[np.ndarray, int, np.random.Generator], Stranger]
-"""Damages a photograph ``[H, W, 3]``: ``make(photo, side, draws)``, ``side`` that of the cut-out."""
+"""Damages a photograph ``[H, W, 3]``: ``make(photo, side, draws)``, ``side`` of the cut-out."""
 GRID = (0.65, 1.3, 2, 3, 4.5, 6.5, 9, 13, 18, 25, 36, 50, 65)
 """Noise levels of 255 among which the best is looked for."""
 BEST = "best given"
@@ -81,23 +82,13 @@ def blur_rows() -> Iterator[Row]:
     """Blurs with noise of 2 and 8."""
     for noise in (2, 8):
         for name in KERNELS:
-
-            def make(photo: np.ndarray, side: int, draws: np.random.Generator, name: str = name, noise: float = noise,
-                     **how: bool) -> Stranger:  # fmt: skip
-                return strangers.blurred_photograph(photo, KERNELS[name](), noise, side, draws, **how)
-
-            def known(p: np.ndarray, s: int, d: np.random.Generator, make: Any = make) -> Stranger:
-                return make(p, s, d, surroundings=True)
-
-            def tapered(p: np.ndarray, s: int, d: np.random.Generator, make: Any = make) -> Stranger:
-                return make(p, s, d, tapered=True)
-
+            make = partial(strangers.blurred_photograph, kernel=KERNELS[name](), noise=noise)
             given = {"measurement.noise.std": noise}
             methods = [
                 DEFAULTS,
                 Method("noise given", given),
-                Method("surroundings known", given, known),
-                Method("edgetaper", given, tapered),
+                Method("surroundings known", given, partial(make, surroundings=True)),
+                Method("edgetaper", given, partial(make, tapered=True)),
             ]
             yield Row("blur", f"{name}, noise {noise}", "deblur", make, methods)
 
@@ -109,7 +100,7 @@ def mask_rows() -> Iterator[Row]:
             "masks",
             f"painted, grain {noise}",
             "inpainting",
-            lambda p, s, d, noise=noise: strangers.painted_photograph(p, noise, s, d),
+            partial(strangers.painted_photograph, noise=noise),
             [DEFAULTS],
         )
 
@@ -128,7 +119,7 @@ def noise_rows() -> Iterator[Row]:
             "noise",
             title,
             "denoise",
-            lambda p, s, d, sigma=sigma, kind=kind: strangers.noisy_photograph(p, sigma, s, d, kind),
+            partial(strangers.noisy_photograph, noise=sigma, kind=kind),
             [DEFAULTS],
         )
     for photons, quality in ((4000, 95), (1000, 90), (300, 85)):
@@ -136,7 +127,7 @@ def noise_rows() -> Iterator[Row]:
             "noise",
             f"camera, {photons} photons, JPEG {quality}",
             "denoise",
-            lambda p, s, d, n=photons, q=quality: strangers.camera_photograph(p, n, 3, q, s, d),
+            partial(strangers.camera_photograph, photons=photons, read=3, quality=quality),
             [DEFAULTS],
         )
 
@@ -148,7 +139,7 @@ def photon_rows() -> Iterator[Row]:
             "photons",
             f"{peak} photons at white",
             "denoise",
-            lambda p, s, d, peak=peak: strangers.photon_photograph(p, peak, s, d),
+            partial(strangers.photon_photograph, peak=peak),
             [
                 Method("as Gaussian"),
                 Method("poisson, given", {"measurement.noise": {"name": "poisson", "peak": peak}}),
@@ -165,7 +156,7 @@ def enlargement_rows() -> Iterator[Row]:
                 "enlargement",
                 f"x{factor}, {how}",
                 "super_resolution",
-                lambda p, s, d, factor=factor, how=how: strangers.small_photograph(p, factor, how, s),
+                partial(strangers.small_photograph, factor=factor, how=how),
                 [DEFAULTS],
             )
 

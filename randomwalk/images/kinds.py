@@ -157,7 +157,8 @@ def has_picture_name(name: str) -> bool:
 
 def suffix_of(name: str) -> str:
     """Suffix of a picture's name; empty if it is none of a picture, so that scan.2024 has none."""
-    return PurePath(name).suffix if has_picture_name(name) else ""
+    suffix = PurePath(name).suffix
+    return suffix if suffix.lower() in (*SUFFIXES, *HEIC.suffixes) else ""
 
 
 def stem_of(name: str) -> str:

@@ -20,6 +20,8 @@ MOST_PHOTONS = 1e4
 """Most photons at white that are estimated: more make as much noise as rounding to 8 bits."""
 CUT_OFF = 0.03
 """Share of white pixels in a square from which on the noise there is taken to be cut off."""
+FEW = 2.0
+"""Photons below which the variance of their transform is less than 1."""
 SMOOTH = 9
 """Side of the squares over which the brightness of pixels is averaged."""
 COLOUR_SIDE, GREY_SIDE = 5, 7
@@ -115,7 +117,11 @@ def estimate_photons(y: Tensor, known: Tensor | None = None) -> tuple[float, flo
         read_photons = math.sqrt(read) * peak / 2
         black, white = stabilised(torch.tensor([0.0, peak], dtype=torch.float64), read_photons).tolist()
         z = (stabilised((y + 1) * (peak / 2), read_photons) - black) * (2 / (white - black)) - 1
-        excess = (estimate_noise(z, known, least=0.0) * (white - black) / 2) ** 2
+        try:
+            std = estimate_noise(z, known * (smooth * (peak / 2) > FEW), least=0.0)
+        except InputError:  # all of it is dark
+            std = estimate_noise(z, known, least=0.0)
+        excess = (std * (white - black) / 2) ** 2
         slope, read = slope * excess, read * excess
     return float(min(2 / max(slope, 1e-12), MOST_PHOTONS)), math.sqrt(read)
 

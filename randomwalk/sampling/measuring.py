@@ -29,6 +29,8 @@ KEEP_BRIGHTNESS = (
     "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
 )  # fmt: skip
 """Operators that leave even areas as bright as they are."""
+MOST_VALUES = 2**20
+"""Values of a picture that are looked at."""
 DIM = 0.999
 """Share of the pixels that are dark in a dim picture."""
 
@@ -93,7 +95,7 @@ def estimated_noise(
     known = known_part(operator)
     mask = None if known is None else known[0, 0]
     gain = brightening(settings, operator, y)
-    bright, least = gain * (y + 1) - 1, gain * step_of(y) / math.sqrt(12)
+    bright, least = y if gain == 1 else gain * (y + 1) - 1, gain * step_of(y) / math.sqrt(12)
     try:
         if isinstance(settings.noise, PoissonNoiseSettings):
             return PoissonNoise(*estimate_photons(bright, mask)).brightened(1 / gain)
@@ -108,7 +110,7 @@ def estimated_noise(
 
 def step_of(y: Tensor) -> float:
     """Distance of neighbouring values of a picture in [-1, 1] that was read from a file: of 8 bits, else of 16."""
-    values = (y + 1) * 127.5
+    values = (y.flatten()[:: max(1, y.numel() // MOST_VALUES)] + 1) * 127.5
     return 2 / 255 if float((values - values.round()).abs().max()) < 1e-3 else 2 / 65535
 
 
@@ -123,7 +125,7 @@ def brightening(settings: MeasurementSettings, operator: Operator, y: Tensor) ->
     values = y.flatten(1) if known is None else y.flatten(1)[:, known[0, 0].flatten() > 0]
     if values.numel() == 0:
         return 1.0
-    white = (float(np.quantile(values[:, :: max(1, values.shape[1] // 2**18)].cpu().numpy(), DIM)) + 1) / 2
+    white = (float(np.quantile(values[:, :: max(1, values.shape[1] // MOST_VALUES)].cpu().numpy(), DIM)) + 1) / 2
     return 1.0 if white > 1 / 4 or white <= 0 else 0.9 / white
 
 

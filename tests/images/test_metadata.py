@@ -179,6 +179,20 @@ def test_tags_of_a_tiff_file_become_exif_data_without_those_of_its_pixels(big: b
     assert written.info["dpi"] == pytest.approx((300, 200), abs=0.02)
 
 
+@pytest.mark.parametrize("big", [False, True])
+def test_each_page_has_its_own_tags(big: bool) -> None:
+    import tifffile
+
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, bigtiff=big) as writer:
+        for page in ("first", "second", "third"):
+            writer.write(PIXELS, photometric="rgb", description=page, metadata=None)
+    for k, page in enumerate(("first", "second", "third")):
+        picture = pictures.read(file.getvalue(), "x", k)
+        written = Image.open(io.BytesIO(pictures.encode(picture.tensor(3), picture)))
+        assert written.getexif()[270] == page
+
+
 def test_exif_data_written_as_text_become_a_chunk() -> None:
     """As ImageMagick writes them; Pillow would turn the result again."""
     block = camera_data().tobytes()

@@ -15,6 +15,7 @@ from sampling_tools import ROOT
 from randomwalk.config.files import load_sample_config
 from randomwalk.images import pictures
 from randomwalk.images.pictures import Picture
+from randomwalk.operators.noise import GaussianNoise
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.loading import load_task
 
@@ -61,7 +62,8 @@ def test_noise_is_estimated_from_what_is_seen(tmp_path: Path) -> None:
     alpha = (255 * (np.hypot(rows - 64, columns - 64) < 35)).astype(np.uint8)  # less than a quarter
     task = task_for(tmp_path, save(tmp_path / "in" / "a.png", pixels, (0, 0, 0), alpha), AUTO)
     task.load_measurable(0)
-    assert task.noise_levels[0] * 127.5 == pytest.approx(15, rel=0.12)
+    noise = task.estimated_noise[0]
+    assert isinstance(noise, GaussianNoise) and noise.std * 127.5 == pytest.approx(15, rel=0.12)
 
 
 def test_an_enlarged_cut_out_has_no_fringe(tmp_path: Path) -> None:

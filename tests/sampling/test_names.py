@@ -116,8 +116,16 @@ def test_a_path_is_set_to_the_letter(given: str, meant: str, tmp_path: Path) -> 
 
 
 def test_a_number_behind_a_dot_is_no_suffix() -> None:
-    names = ["scan.2023", "scan.2024", "in/scan.v2.TIF", "photo.jpeg", "plain", ".png"]
-    assert [stem_of(name) for name in names] == ["scan.2023", "scan.2024", "in/scan.v2", "photo", "plain", ".png"]
+    names = ["scan.2023", "scan.2024", "in/scan.v2.TIF", "photo.jpeg", "phone.HEIC", "plain", ".png"]
+    assert [stem_of(name) for name in names] == [
+        "scan.2023",
+        "scan.2024",
+        "in/scan.v2",
+        "photo",
+        "phone",
+        "plain",
+        ".png",
+    ]
     assert restore_output("scan.2023") != restore_output("scan.2024")
 
 
