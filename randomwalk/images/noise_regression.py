@@ -30,8 +30,6 @@ HIGHEST = 50 / 127.5
 """Highest level that the regression knows, in [-1, 1] units."""
 WHITE = 1.3
 """Ratio to the estimate of white noise up to which the noise counts as white."""
-MOST_HIDDEN = 6.0
-"""Largest ratio to it in files that are no JPEG: where even less noise is white, it is texture."""
 BANDS = np.digitize(np.hypot(*np.mgrid[:8, :8]), [0.5, 1.6, 2.6, 3.8, 5.1, 6.5, 8.0])
 """Band of each coefficient of the cosine transform of 8 x 8 pixels, by its distance from the mean, which is 0."""
 NUM_BANDS = 8
@@ -62,7 +60,6 @@ def estimate_level(
         return white
     level = math.exp(float(np.quantile(found, QUIET))) / 127.5
     level = level / math.sqrt(3) if len(y) == 1 else level  # which is that of three equal channels
-    level = level if jpeg_steps[0] > 0 else min(level, MOST_HIDDEN * white)
     return white if max(level / white, white / level) < WHITE else max(level, least)
 
 

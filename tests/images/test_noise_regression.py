@@ -100,14 +100,6 @@ def test_grey_pictures_have_the_level_of_three_copies(monkeypatch: pytest.Monkey
     assert estimate_level(y) == pytest.approx(60 / 127.5 / 3**0.5)
 
 
-def test_texture_does_not_count_as_much_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a sixth of the level or less is white noise, but for JPEG files, which remove it."""
-    y = tensor(noisy(photograph("coffee"), 2))
-    monkeypatch.setattr(noise_regression, "regression", lambda *_: np.log(40.0))
-    assert estimate_level(y) == pytest.approx(6 * estimate_noise(y)) and estimate_level(y) < 20 / 127.5
-    assert estimate_level(y, jpeg_steps=(5.0, 9.0)) == pytest.approx(40 / 127.5)
-
-
 def test_windows_hold_known_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     y, seen = tensor(noisy(photograph("coffee"), 10)), []
     known = torch.ones(192, 192)
