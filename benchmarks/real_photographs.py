@@ -15,11 +15,13 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from support import strangers
 from support.common import ROOT, Report, check_least, parser, resolve_precision, start
 from support.photographs import cut, load_model, spread
@@ -29,13 +31,14 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.images import sheets
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_tensor
 from randomwalk.rng import generator
 from randomwalk.sampling import run as sampling
 
 Make = Callable[[np.ndarray, int, np.random.Generator], Stranger]
-"""Damages a photograph ``[H, W, 3]``: ``make(photo, side, draws)``, ``side`` that of the cut-out."""
+"""Damages a photograph ``[H, W, 3]``: ``make(photo, side, draws)``, ``side`` of the cut-out."""
 GRID = (0.65, 1.3, 2, 3, 4.5, 6.5, 9, 13, 18, 25, 36, 50, 65)
 """Noise levels of 255 among which the best is looked for."""
 BEST = "best given"
@@ -79,23 +82,13 @@ def blur_rows() -> Iterator[Row]:
     """Blurs with noise of 2 and 8."""
     for noise in (2, 8):
         for name in KERNELS:
-
-            def make(photo: np.ndarray, side: int, draws: np.random.Generator, name: str = name, noise: float = noise,
-                     **how: bool) -> Stranger:  # fmt: skip
-                return strangers.blurred_photograph(photo, KERNELS[name](), noise, side, draws, **how)
-
-            def known(p: np.ndarray, s: int, d: np.random.Generator, make: Any = make) -> Stranger:
-                return make(p, s, d, surroundings=True)
-
-            def tapered(p: np.ndarray, s: int, d: np.random.Generator, make: Any = make) -> Stranger:
-                return make(p, s, d, tapered=True)
-
+            make = partial(strangers.blurred_photograph, kernel=KERNELS[name](), noise=noise)
             given = {"measurement.noise.std": noise}
             methods = [
                 DEFAULTS,
                 Method("noise given", given),
-                Method("surroundings known", given, known),
-                Method("edgetaper", given, tapered),
+                Method("surroundings known", given, partial(make, surroundings=True)),
+                Method("edgetaper", given, partial(make, tapered=True)),
             ]
             yield Row("blur", f"{name}, noise {noise}", "deblur", make, methods)
 
@@ -107,7 +100,7 @@ def mask_rows() -> Iterator[Row]:
             "masks",
             f"painted, grain {noise}",
             "inpainting",
-            lambda p, s, d, noise=noise: strangers.painted_photograph(p, noise, s, d),
+            partial(strangers.painted_photograph, noise=noise),
             [DEFAULTS],
         )
 
@@ -126,7 +119,7 @@ def noise_rows() -> Iterator[Row]:
             "noise",
             title,
             "denoise",
-            lambda p, s, d, sigma=sigma, kind=kind: strangers.noisy_photograph(p, sigma, s, d, kind),
+            partial(strangers.noisy_photograph, noise=sigma, kind=kind),
             [DEFAULTS],
         )
     for photons, quality in ((4000, 95), (1000, 90), (300, 85)):
@@ -134,7 +127,7 @@ def noise_rows() -> Iterator[Row]:
             "noise",
             f"camera, {photons} photons, JPEG {quality}",
             "denoise",
-            lambda p, s, d, n=photons, q=quality: strangers.camera_photograph(p, n, 3, q, s, d),
+            partial(strangers.camera_photograph, photons=photons, read=3, quality=quality),
             [DEFAULTS],
         )
 
@@ -146,7 +139,7 @@ def photon_rows() -> Iterator[Row]:
             "photons",
             f"{peak} photons at white",
             "denoise",
-            lambda p, s, d, peak=peak: strangers.photon_photograph(p, peak, s, d),
+            partial(strangers.photon_photograph, peak=peak),
             [
                 Method("as Gaussian"),
                 Method("poisson, given", {"measurement.noise": {"name": "poisson", "peak": peak}}),
@@ -163,7 +156,7 @@ def enlargement_rows() -> Iterator[Row]:
                 "enlargement",
                 f"x{factor}, {how}",
                 "super_resolution",
-                lambda p, s, d, factor=factor, how=how: strangers.small_photograph(p, factor, how, s),
+                partial(strangers.small_photograph, factor=factor, how=how),
                 [DEFAULTS],
             )
 
@@ -175,15 +168,15 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     "photons": photon_rows,
     "enlargement": enlargement_rows,
 }
-QUICK = (
-    "defocus 2.5, noise 2",
-    "painted, grain 5",
-    "noise 10, white",
-    "noise 25, jpeg 85",
-    "30 photons at white",
-    "x2, bicubic",
-)
-"""Rows of ``--quick``."""
+SHOWN = {
+    "motion 21, noise 2": "shaken",
+    "defocus 2.5, noise 2": "out of focus",
+    "painted, grain 5": "painted",
+    "noise 25, jpeg 85": "noise and JPEG",
+    "30 photons at white": "few photons",
+    "x2, bicubic": "small",
+}
+"""Rows of ``--quick``, of which real_photographs.png shows the first photograph, and what it calls them."""
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -252,8 +245,18 @@ def figures(x: np.ndarray, one: Stranger) -> dict[str, float]:
     return found
 
 
-def measure(row: Row, photos: Sequence[np.ndarray], denoiser: Denoiser, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of each picture by method; "before" is the picture that the user has."""
+def measure(
+    row: Row,
+    photos: Sequence[np.ndarray],
+    denoiser: Denoiser,
+    options: argparse.Namespace,
+    shown: dict[str, list[np.ndarray]],
+) -> dict[str, Any]:
+    """Figures of each picture by method; "before" is the picture that the user has.
+
+    The first picture, what became of it by the last of the methods that know no more than a user, and the truth are put
+    into ``shown`` if the row is one of `SHOWN`.
+    """
 
     def damaged(make: Make) -> list[Stranger]:
         return [make(photo, options.crop, generator(options.seed, k)) for k, photo in enumerate(photos)]
@@ -262,9 +265,10 @@ def measure(row: Row, photos: Sequence[np.ndarray], denoiser: Denoiser, options:
     found = {"before": [figures(one.before, one) for one in made]}
     for method in row.methods:
         given = made if method.make is None else damaged(method.make)
-        found[method.name] = [
-            figures(x, one) for x, one in zip(restored(row, method, given, options), made, strict=True)
-        ]
+        pictures = restored(row, method, given, options)
+        if row.title in SHOWN and method.make is None:
+            shown[row.title] = [made[0].before, pictures[0], made[0].truth]
+        found[method.name] = [figures(x, one) for x, one in zip(pictures, made, strict=True)]
     if row.section == "noise":
         found[BEST] = [figures(x, one) for x, one in zip(best_given(denoiser, made), made, strict=True)]
     return found
@@ -294,6 +298,20 @@ def write(report: Report, section: str, found: dict[str, dict[str, list[dict[str
     head = [section, *names, *(["loss (largest)"] if any(BEST in methods for methods in found.values()) else [])]
     note = f"PSNR in dB, mean over the photographs: {' / '.join(shown_keys(section))}"
     report.table(section, head, table, [note])
+
+
+def draw(shown: dict[str, list[np.ndarray]]) -> Image.Image:
+    """The first photograph of some rows: damaged, restored, a detail of both, and the truth."""
+    tiles: dict[str, list[np.ndarray | None]] = {}
+    for before, after, truth in shown.values():
+        pictures = {"before": before, "after": after, "truth": truth}
+        pictures = {name: strangers.in_8_bits(pixels) for name, pixels in pictures.items()}
+        where = sheets.detail(pictures["before"], pictures["after"], least=64)
+        for name, pixels in pictures.items():
+            tiles.setdefault(name, []).append(pixels)
+            tiles.setdefault(f"detail: {name}", []).append(None if where is None else pixels[where])
+    names = ["before", "after", "detail: before", "detail: after", "detail: truth"]
+    return sheets.overview([sheets.Row(name, tiles[name]) for name in names], [SHOWN[title] for title in shown])
 
 
 def shown_keys(section: str) -> list[str]:
@@ -327,7 +345,7 @@ def main(chosen: argparse.Namespace) -> int:
     device = resolve_device(chosen.device)
     chosen.precision = resolve_precision(chosen.precision, device)
     if chosen.quick:
-        chosen.num_images, chosen.crop = 1, 96
+        chosen.num_images, chosen.crop = 1, min(chosen.crop, 160)
     source = open_images(chosen.data or ROOT / "data" / "photographs")
     photos = []
     for k in spread(len(source), chosen.num_images):
@@ -339,13 +357,18 @@ def main(chosen: argparse.Namespace) -> int:
         photos.append(pixels)
     denoiser = load_model(chosen.network, device, chosen.precision)
     report = Report("real_photographs", chosen, str(device), ["scipy", "pillow"])
+    shown: dict[str, list[np.ndarray]] = {}
     for section in chosen.sections:
         found: dict[str, dict[str, list[dict[str, float]]]] = {}
         for row in SECTIONS[section]():
-            if chosen.rows in row.title and (not chosen.quick or row.title in QUICK):
-                found[row.title] = measure(row, photos, denoiser, chosen)
+            if chosen.rows in row.title and (not chosen.quick or row.title in SHOWN):
+                found[row.title] = measure(row, photos, denoiser, chosen, shown)
         if found:
             write(report, section, found)
+    if shown:
+        out = io.BytesIO()
+        draw(shown).save(out, "PNG")
+        report.folder.write_bytes("real_photographs.png", out.getvalue())
     return report.finish()
 
 

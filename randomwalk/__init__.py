@@ -27,6 +27,7 @@ _EXPORTS = {
 }
 _MODULES = {
     "denoisers": "randomwalk.denoisers",
+    "kernels": "randomwalk.operators.kernels",
     "likelihood": "randomwalk.samplers.likelihood",
     "operators": "randomwalk.operators",
     "samplers": "randomwalk.samplers",

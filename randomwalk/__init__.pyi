@@ -11,6 +11,7 @@ from randomwalk.errors import InputError as InputError
 from randomwalk.errors import RunError as RunError
 from randomwalk.operators import Measurement as Measurement
 from randomwalk.operators import Operator as Operator
+from randomwalk.operators import kernels as kernels
 from randomwalk.operators.noise import GaussianNoise as GaussianNoise
 from randomwalk.samplers import likelihood as likelihood
 from randomwalk.samplers import schedules as schedules

@@ -66,6 +66,8 @@ def near(path: Path) -> str:
         return ""
     if not folder.is_dir():
         return f"; there is no folder {folder} (relative paths start in {Path.cwd()})"
+    if path.is_symlink():
+        return f"; it is a link to {path.readlink()}"
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"; did you mean {folder / close[0]}?" if close else ""
 

@@ -92,4 +92,9 @@ def bar(
 def show_notes(notes: Iterable[str]) -> None:
     """Print notes, one line each."""
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(labelled(note), file=sys.stderr)
+
+
+def labelled(note: str) -> str:
+    """A note as it is printed; one that begins with "warning: " stays as it is."""
+    return note if note.startswith("warning: ") else f"note: {note}"

@@ -33,12 +33,14 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from randomwalk.cli import sample as sample_command
 from randomwalk.cli import train as train_command
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser
+from randomwalk.images import pictures
 from randomwalk.images.sources import open_images
 from randomwalk.rng import generator
 
@@ -823,18 +825,25 @@ def picture(draws: Draws) -> tuple[str, bytes]:
     height, width = pick(draws, ((1, 1), (1, width), (height, 1), *[(height, width)] * 6))
     grey, colour = _pixels(draws, height, width, 1)[..., 0], _pixels(draws, height, width, 3)
     image, out = Image.fromarray(colour), io.BytesIO()
-    match pick(draws, ("png", "png", "jpg", "jpg", "tif", "tif", "tifffile", "tifffile", "webp", "gif", "bmp", "ppm")):
+    formats = ("png", "png", "jpg", "jpg", "tif", "tif", "tifffile", "tifffile", "webp", "gif", "bmp", "ppm", "other")
+    match pick(draws, formats):
         case "png":
             mode = pick(draws, ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"))
             other = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
             exif = Image.Exif()
             exif[0x0112] = pick(draws, (1, 3, 6, 8, 0, 99))
-            other.save(out, "PNG", **pick(draws, ({}, {"exif": exif}, {"icc_profile": draws.bytes(200)})))
+            info = PngInfo()
+            info.add_itxt("XML:com.adobe.xmp", _XMP.decode(), zip=bool(draws.integers(2)))
+            info.add(b"gAMA", bytes(4))
+            about = ({}, {"exif": exif}, {"icc_profile": draws.bytes(200)}, {"exif": _camera(draws), "pnginfo": info})
+            frames = [other] * int(draws.integers(0, 2))
+            other.save(out, "PNG", save_all=bool(frames), append_images=frames, **pick(draws, about))
             return ".png", out.getvalue()
         case "jpg":
             other = image.convert(pick(draws, ("L", "RGB", "CMYK")))
             profile = pick(draws, (None, draws.bytes(300)))
-            other.save(out, "JPEG", progressive=bool(draws.integers(2)), icc_profile=profile)
+            about = pick(draws, ({}, {"exif": _camera(draws), "xmp": _XMP, "comment": draws.bytes(9), "dpi": (9, 300)}))
+            other.save(out, "JPEG", progressive=bool(draws.integers(2)), icc_profile=profile, **about)
             return ".jpg", out.getvalue()
         case "tif":
             mode = pick(draws, ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "F", "I", "I;16"))
@@ -852,10 +861,15 @@ def picture(draws: Draws) -> tuple[str, bytes]:
             shape = pick(draws, ((height, width), (height, width, 3), (height, width, 4), (2, height, width, 3),
                                  (3, height, width)))  # fmt: skip
             array = (draws.random(shape) * (60_000 if kind == "uint16" else 100)).astype(kind)
+            colours = shape[-1] in (3, 4) and len(shape) > 2
+            meaning = pick(draws, ("unassalpha", "assocalpha", "unspecified"))
+            apart = shape == (3, height, width) and bool(draws.integers(2))
             tifffile.imwrite(
                 out, array, byteorder=pick(draws, "<>"), compression=pick(draws, (None, "zlib")),
-                photometric="rgb" if shape[-1] in (3, 4) and len(shape) > 2 else None,
+                photometric="rgb" if colours or apart else pick(draws, (None, "miniswhite")),
+                planarconfig="separate" if apart else None, bigtiff=bool(draws.integers(2)),
                 rowsperstrip=pick(draws, (None, 1, 5)),
+                extrasamples=[meaning] if colours and shape[-1] == 4 else None,
             )  # fmt: skip
             return ".tiff", out.getvalue()
         case "webp":
@@ -869,8 +883,26 @@ def picture(draws: Draws) -> tuple[str, bytes]:
         case "bmp":
             image.convert(pick(draws, ("1", "L", "P", "RGB"))).save(out, "BMP")
             return ".bmp", out.getvalue()
+        case "other":
+            suffix, kind = pick(draws, _OTHERS)
+            image.convert({"XBM": "1", "PCX": "RGB"}.get(kind, pick(draws, ("RGB", "RGBA")))).save(out, kind)
+            return suffix, out.getvalue()
     image.convert(pick(draws, ("L", "RGB"))).save(out, "PPM")
     return pick(draws, (".ppm", ".pgm")), out.getvalue()
+
+
+_OTHERS = ((".tga", "TGA"), (".pcx", "PCX"), (".jp2", "JPEG2000"), (".avif", "AVIF"), (".sgi", "SGI"), (".dds", "DDS"),
+           (".ico", "ICO"), (".xbm", "XBM"))  # fmt: skip
+_XMP = b"""<x:xmpmeta tiff:Orientation="6" exif:GPSLatitude="48,8N"><exif:GPSMapDatum/></x:xmpmeta>"""
+
+
+def _camera(draws: Draws) -> Image.Exif:
+    """EXIF data with directories in them."""
+    made = Image.Exif()
+    made[0x0112], made[0x010F] = pick(draws, (1, 3, 6, 8)), "maker"
+    made.get_ifd(0x8769)[0x927C] = draws.bytes(int(draws.integers(0, 90)))
+    made.get_ifd(0x8825)[1] = "N"
+    return made
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -990,15 +1022,20 @@ def images(draws: Draws, material: Material, folder: Path) -> Trial:
             given.write_bytes(broken)
     config = pick(draws, (material.images, material.photos))
     fit = pick(draws, ("resize", "crop", "pad"))
+    page = pick(draws, (1, 1, 2, "all")) if place == "alone" else pick(draws, (1, "all"))
 
     def run() -> int:
         if place == "training":
             return train(material.training, f"data.path={given}", f"data.fit={fit}")
         changes = [f"data.fit={fit}"] if config == material.images else []
+        changes += [f"data.page={page}", f"data.gps={str(page == 1).lower()}"]
         status = sample(config, f"data.path={given}", *changes)
-        source = open_images(given)
+        source = open_images(given).of_page(page)
         for i in range(len(source)) if status == 0 else ():
             x = source.load(i, 3, source.size(i), "keep")
+            if x.numel() < 2**16:  # not a bomb, whose result takes seconds
+                written = pictures.encode(x, source.picture(i), gps=page == 1)
+                assert pictures.read(written, "the result").pixels.shape[:2] == source.size(i)
             assert x.shape[1:] == source.size(i) and bool((x.abs() <= 1).all()), (x.shape, x.min(), x.max())
         return status
 

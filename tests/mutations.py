@@ -33,14 +33,21 @@ class Edit:
 _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     # --- samplers -----------------------------------------------------------------------------------------------------
     "randomwalk/samplers/walk.py": [
-        ("math.sqrt(2 * temperature)", "math.sqrt(temperature)"),
+        ("math.sqrt(2 * temperature) * self", "math.sqrt(temperature) * self"),
+        ("math.sqrt(2 * temperature) * (tau", "math.sqrt(temperature) * (tau"),
+        ("math.sqrt(2 * temperature / self.scale)", "math.sqrt(temperature / self.scale)"),
+        ("math.sqrt(2 * temperature / self.scale)", "math.sqrt(2 * temperature)"),
+        ("r, g = self.sigma / math.sqrt(self.prior_weight)", "r, g = self.sigma * math.sqrt(self.prior_weight)"),
+        ("alpha=g * r)", "alpha=g * self.sigma)"),
+        ("y + g * self.eta * draw", "y + self.eta * draw"),
         (
-            "return self.scale / (1 / self.sigma**2 + eigenvalues / self.eta**2)",
-            "return self.scale / (1 / self.sigma**2 + eigenvalues / self.eta)",
+            "self.prior_weight / self.sigma**2 + eigenvalues / self.eta**2",
+            "self.prior_weight / self.sigma**2 + eigenvalues / self.eta",
         ),
         ("self._gain(eigenvalues).sqrt()", "self._gain(eigenvalues)"),
+        ("else drift + measurement.score(x)", "else drift + 2 * measurement.score(x)"),
         ("drift = drift + measurement.score(x)", "drift = drift + 2 * measurement.score(x)"),
-        ("n = tau**0.5 * n if", "n = tau * n if"),
+        ("(tau**0.5 * draw(x))", "(tau * draw(x))"),
         ("torch.promote_types(x.dtype, torch.float32)", "x.dtype"),
     ],
     "randomwalk/samplers/walks.py": [
@@ -50,8 +57,12 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
             "torch.linspace(self.final_temperature, self.initial_temperature,",
         ),
         ("longest = measurement.noise.stable_std**2 /", "longest = measurement.noise.std**2 /"),
-        ("steps = [min(self.step_scale * sigma**2, longest)", "steps = [max(self.step_scale * sigma**2, longest)"),
-        ("steps = [min(self.step_scale * sigma**2, longest)", "steps = [min(self.step_scale * sigma, longest)"),
+        ("steps = [min(c * sigma**2, longest)", "steps = [max(c * sigma**2, longest)"),
+        ("steps = [min(c * sigma**2, longest)", "steps = [min(c * sigma, longest)"),
+        ("(self.kappa * s.roll(-1)) ** 2 - ((1 - c) * s) ** 2", "(self.kappa * s.roll(-1)) ** 2"),
+        ("temperatures = weight * drawn.clamp_min(0)", "temperatures = drawn.clamp_min(0)"),
+        ("s.roll(-1)", "s"),
+        ("sigma = max(last / 2, problem.denoiser.sigma_min)", "sigma = max(last, problem.denoiser.sigma_min)"),
         (
             "return self.step_scale * sigma**2, torch.ones_like(sigma)",
             "return 2 * self.step_scale * sigma**2, torch.ones_like(sigma)",
@@ -192,7 +203,6 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/samplers/posterior/mmps.py": [
         ("return sigma**2 * product(v)", "return sigma * product(v)"),
         ("problem.eta**2 * v", "problem.eta * v"),
-        ("(10 * torch.finfo(b.dtype).eps) ** 2 * dot(b, b)", "(10 * torch.finfo(b.dtype).eps) ** 2 * dot(b, b).max()"),
         ("restart=False", "restart=True"),
     ],
     "randomwalk/samplers/posterior/moments.py": [
@@ -283,23 +293,40 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("reciprocal(self.singular_values, dim=1)", "reciprocal(self.singular_values)"),
     ],
     "randomwalk/operators/blur.py": [
-        ("weight = torch.exp(-(place**2) / (2 * std**2))", "weight = torch.exp(-(place**2) / std**2)"),
         ("(torch.arange(taps) - taps // 2) % size", "(torch.arange(taps) - (taps - 1) // 2) % size"),
-        (
-            "extension(size, taps // 2, taps - 1 - taps // 2, boundary)\n            self",
-            "extension(size, taps - 1 - taps // 2, taps // 2, boundary)\n            self",
-        ),
-        ("return self._filter(x, self._transfer(x).conj())", "return self._filter(x, self._transfer(x))"),
+        ("return taps - 1 - taps // 2, taps // 2", "return taps // 2, taps - 1 - taps // 2"),
+        ("self.kernel.flip(-2, -1)", "self.kernel"),
+        ("kernel.double().flip(0), windows", "kernel.double(), windows"),
         ("squared > RCOND**2 * largest", "squared > RCOND * largest"),
-        ("transfer / squared, 0.0)", "1 / squared, 0.0)"),
+        ("transfer.conj() / squared, 0.0)", "1 / squared, 0.0)"),
         ("period = max(2 * size - 2, 1)", "period = max(2 * size, 1)"),
+        ("return gram + damping * u", "return gram + damping**0.5 * u"),
+        ("self._filter(u, 1 / (power + damping))", "self._filter(u, 1 / (power + 1))"),
+    ],
+    "randomwalk/operators/kernels.py": [
+        ("weight = torch.exp(-(place**2) / (2 * std**2))", "weight = torch.exp(-(place**2) / std**2)"),
         ("radius = int(4 * std + 0.5)", "radius = int(4 * std - 0.5)"),
         ("(size - 1) / 2 - path.mean(0)", "size / 2 - path.mean(0)"),
+        ("np.clip(radius**2 - x**2, 0, None)", "np.clip(radius - x**2, 0, None)"),
+        ("along[:, None] * -np.sin(turn)", "along[:, None] * np.sin(turn)"),
+        ("values[::-1, ::-1] if flip else values", "values"),
+        ("np.where(values > top, values - level, 0.0)", "np.where(values > top, values, 0.0)"),
     ],
     "randomwalk/operators/inpainting.py": [
         ("int(missing * mask.size)", "int(missing * mask.size) + 1"),
-        ("(grey > 127)", "(grey > 128)"),
         ("draws.integers(low, high + 1, size=2)", "draws.integers(low, high, size=2)"),
+        ("x = torch.where(known > 0, y, mean / 4)", "x = mean / 4"),
+        ("/ weight.clamp_min(1e-9)", ""),
+    ],
+    "randomwalk/operators/separable.py": [
+        ('"nearest": float(factor // 2), "strided"', '"nearest": 0.0, "strided"'),
+        ("first + factor // 2, torch.ones", "first + (factor - 1) // 2, torch.ones"),
+        ('if downsampling == "bicubic":', 'if downsampling == "box":'),
+    ],
+    "randomwalk/operators/decimation.py": [
+        ("aliases.mean((0, 2))", "aliases.sum((0, 2))"),
+        ("self._transfer(y).conj()", "self._transfer(y)"),
+        ("(f(t) - at_zero) / t", "f(t) / t"),
     ],
     "randomwalk/operators/nonlinear.py": [
         ("if quality < 50 else", "if quality <= 50 else", "both formulas give 100 at quality 50"),
@@ -314,9 +341,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("self.y.repeat_interleave(num, 0))", "self.y.repeat(num, *[1] * (self.y.ndim - 1)))"),
     ],
     "randomwalk/operators/solve.py": [
-        ("** 2 * dot(b, b)\n", "** 2 * dot(b, b).max()\n"),
+        ("first = squared\n", "first = squared.max()\n"),
+        ("squared > tolerance**2 * first", "squared > tolerance * first"),
         ("w = w - diagonal[-1] * v -", "w = w -"),
-        ("conjugate = residual + squared / before * direction", "conjugate = residual"),
+        ("conjugate = towards + squared / before * direction", "conjugate = towards"),
     ],
     # --- denoisers ----------------------------------------------------------------------------------------------------
     "randomwalk/denoisers/adapters.py": [
@@ -369,6 +397,13 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         (".square().flatten(1).mean(1)\n            sums", ".square().mean().expand(len(x))\n            sums"),
     ],
     # --- images -------------------------------------------------------------------------------------------------------
+    "randomwalk/images/masks.py": [
+        ("(distance > 0) & (alpha > 0)", "(distance > 127) & (alpha > 0)"),
+        ("(distance > 0) & (alpha > 0)", "(distance > 0) & (alpha > 127)"),
+        ("astype(np.int16) - ground).max(2)", "astype(np.int16) - ground).min(2)"),
+        ("2 * pixels + 1, 1, pixels", "2 * pixels - 1, 1, pixels - 1"),
+        ("return (difference > 0) | (alpha < 255)", "return difference > 0"),
+    ],
     "randomwalk/images/metrics.py": [
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x.clamp(-1, 1), truth, 1.0)"),
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x, truth, 2.0)"),
@@ -408,14 +443,14 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("inverse = operator.adjoint(y)", "inverse = y"),
     ],
     "randomwalk/sampling/figures.py": [
-        ("s / (1 / sigma**2 + eigenvalue / eta**2)", "s / (1 / sigma**2 + eigenvalue / eta)"),
-        ("s * sigma**2 for s, sigma, _ in c", "s * sigma for s, sigma, _ in c"),
+        ("c / (curvature + eigenvalue / eta**2)", "c / (curvature + eigenvalue / eta)"),
+        ("np.array([step.sigma for step in each]) ** 2", "np.array([step.sigma for step in each])"),
     ],
     "randomwalk/sampling/foresight.py": [
-        ("{127.5 * task.noise_levels[image]:.1f}", "{255 * task.noise_levels[image]:.1f}"),
+        ("value = 127.5 * std", "value = 255 * std"),
     ],
     "randomwalk/sampling/task.py": [
-        ("mul_(std).add_(start.mean)", "mul_(std)"),
+        ("mul_(std).add_(mean)", "mul_(std)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "measurement_stream(self.config.seed, one.image)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "sample_stream(self.config.seed, one.image, 0)"),
         ("measurement_stream(self.config.seed, image)", "measurement_stream(self.config.seed, 0)"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from randomwalk import operators
+from randomwalk.config.operators import Downsampling
 from randomwalk.operators import Dense, Operator
+from randomwalk.operators.decimation import downsample_with_kernel
 from randomwalk.rng import generator
 
 Shape = tuple[int, int, int]
@@ -42,7 +44,7 @@ def random_kernel(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.rand((rows, columns), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-_BOUNDARIES = ("reflect", "replicate", "zero", "circular")
+_BOUNDARIES = ("reflect", "replicate", "zero", "circular", "unknown")
 
 LINEAR: list[Case] = [
     ("denoising", {}, (3, 4, 6)),
@@ -51,8 +53,17 @@ LINEAR: list[Case] = [
     *(("super_resolution", {"factor": f}, s) for f, s in ((2, (2, 4, 8)), (3, (1, 9, 6)))),
     ("super_resolution", {"factor": 4}, (3, 4, 12)),
     ("super_resolution", {"factor": 5}, (1, 5, 15)),
+    *(("super_resolution", {"factor": 2, "downsampling": d}, (2, 6, 8)) for d in get_args(Downsampling)),
+    *(("super_resolution", {"factor": 3, "downsampling": d}, (1, 6, 9)) for d in ("box", "nearest", "strided")),
+    ("super_resolution", {"factor": 2, "kernel": random_kernel(3, 4)}, (2, 6, 8)),
+    ("super_resolution", {"factor": 3, "kernel": random_kernel(2, 5)}, (1, 9, 6)),
+    ("super_resolution", {"factor": 2, "kernel": random_kernel(7, 9)}, (1, 4, 6)),  # larger than the image
+    ("super_resolution", {"factor": 2, "kernel": random_kernel(1, 3)}, (1, 6, 8)),  # separable
     *(("gaussian_blur", {"std": 0.6, "boundary": b}, (2, 6, 5)) for b in _BOUNDARIES),
     ("gaussian_blur", {"std": 1.0, "kernel_size": 15}, (1, 5, 3)),  # wider than the image
+    ("defocus_blur", {"radius": 1.6}, (1, 7, 6)),
+    ("defocus_blur", {"radius": 2.4, "boundary": "unknown"}, (1, 8, 6)),
+    ("motion_blur", {"length": 4.0, "angle": 60.0, "boundary": "unknown"}, (1, 8, 6)),
     ("gaussian_blur", {"std": 0.5}, (1, 1, 4)),
     *(("motion_blur", {"kernel_size": 5, "boundary": b}, (2, 7, 6)) for b in _BOUNDARIES),
     ("motion_blur", {"kernel_size": 13, "intensity": 1.0}, (1, 5, 4)),
@@ -76,6 +87,14 @@ LINEAR: list[Case] = [
         "composition",
         {"first": {"name": "inpainting", "missing": 0.3}, "second": {"name": "super_resolution", "factor": 2}},
         (1, 6, 4),
+    ),
+    (
+        "composition",
+        {
+            "first": {"name": "defocus_blur", "radius": 1.2, "boundary": "unknown"},
+            "second": {"name": "super_resolution", "factor": 2},
+        },
+        (1, 8, 6),
     ),
     ("user", {}, (2, 7, 6)),
     ("user", {"dense": True}, (2, 7, 6)),
@@ -110,6 +129,8 @@ def build(case: Case, images: range = range(1)) -> Operator:
         return Dense.of(Correlation(shape)) if settings else Correlation(shape)
     if "kernel" in settings:
         kernel = settings["kernel"] / settings["kernel"].sum()
+        if name == "super_resolution":
+            return downsample_with_kernel(shape, settings["factor"], kernel)
         return operators.blur_with_kernel(shape, kernel, settings.get("boundary", "reflect"))
     draws = [generator(3, image) for image in images]
     return operators.make(name, image_shape=shape, generators=draws, **settings)

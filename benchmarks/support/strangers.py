@@ -150,10 +150,10 @@ def blurred(photo: np.ndarray, kernel: np.ndarray, noise: float, side: int, draw
 
 def blurred_photograph(
     photo: np.ndarray,
-    kernel: np.ndarray,
-    noise: float,
     side: int,
     draws: np.random.Generator,
+    kernel: np.ndarray,
+    noise: float,
     tapered: bool = False,
     surroundings: bool = False,
 ) -> Stranger:
@@ -161,10 +161,10 @@ def blurred_photograph(
 
     Args:
         photo: the larger photograph.
-        kernel: see `KERNELS`.
-        noise: its standard deviation.
         side: of the cut-out.
         draws: random numbers.
+        kernel: see `KERNELS`.
+        noise: its standard deviation.
         tapered: the border is mixed with the picture blurred once more, for a circular blur (MATLAB's edgetaper).
         surroundings: the picture has `SURROUNDINGS` more pixels on every side.
     """
@@ -193,7 +193,7 @@ def edgetaper(y: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 # --- masks -----------------------------------------------------------------------------------------------------------
 
 
-def painted_photograph(photo: np.ndarray, noise: float, side: int, draws: np.random.Generator) -> Stranger:
+def painted_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, noise: float) -> Stranger:
     """Paint white strokes over a photograph with grain; the mask is what was painted, with soft edges, in 8 bits."""
     truth = in_8_bits(middle(photo, side) + noise * draws.standard_normal((side, side, 3))).astype(float)
     large = Image.new("L", (4 * side, 4 * side), 255)
@@ -215,14 +215,14 @@ def painted_photograph(photo: np.ndarray, noise: float, side: int, draws: np.ran
 # --- noise -----------------------------------------------------------------------------------------------------------
 
 
-def noisy_photograph(photo: np.ndarray, noise: float, side: int, draws: np.random.Generator, kind: str) -> Stranger:
+def noisy_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, noise: float, kind: str) -> Stranger:
     """Make a noisy photograph.
 
     Args:
         photo: the photograph.
-        noise: standard deviation of the white noise, before what ``kind`` says happens to it.
         side: of the cut-out.
         draws: random numbers.
+        noise: standard deviation of the white noise, before what ``kind`` says happens to it.
         kind: "white", "jpeg QUALITY [4:4:4|4:2:2|4:2:0]", "webp QUALITY", "resized", "demosaicked", "grey", "16 bits",
             or "dim" (16 bits, white at 1 / `DIM` of the range).
     """
@@ -237,7 +237,8 @@ def noisy_photograph(photo: np.ndarray, noise: float, side: int, draws: np.rando
         truth = in_8_bits(truth @ [0.299, 0.587, 0.114]).astype(float)
         y = truth + n[..., 0]
         shown = in_8_bits(y).astype(float)
-        return Stranger({"photo.png": encoded(y)}, *(np.repeat(v[..., None], 3, 2) for v in (truth, shown)))
+        files = {"photo.png": encoded(y)}
+        return Stranger(files, np.repeat(truth[..., None], 3, 2), np.repeat(shown[..., None], 3, 2))
     y = truth + n
     if name == "resized":
         larger = middle(photo, round(side / 0.7))
@@ -273,17 +274,17 @@ def demosaicked(pixels: np.ndarray) -> np.ndarray:
 
 
 def camera_photograph(
-    photo: np.ndarray, photons: float, read: float, quality: int, side: int, draws: np.random.Generator
+    photo: np.ndarray, side: int, draws: np.random.Generator, photons: float, read: float, quality: int
 ) -> Stranger:
     """Photograph a picture: linear light, photons and read noise behind a Bayer filter, demosaicking, gamma, JPEG.
 
     Args:
         photo: the photograph.
+        side: of the cut-out.
+        draws: random numbers.
         photons: at white.
         read: standard deviation of the read noise, in photons.
         quality: of the JPEG file.
-        side: of the cut-out.
-        draws: random numbers.
     """
     truth = middle(photo, side)
     light = (truth / 255) ** 2.2 * photons
@@ -293,7 +294,7 @@ def camera_photograph(
     return Stranger({"photo.jpg": data}, truth, decoded(data))
 
 
-def photon_photograph(photo: np.ndarray, peak: float, side: int, draws: np.random.Generator) -> Stranger:
+def photon_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, peak: float) -> Stranger:
     """Count photons, ``peak`` of them at white, in a file of 16 bits that is clipped at white."""
     truth = middle(photo, side)
     y = (draws.poisson(truth / 255 * peak) / peak * 255).clip(0, 255)
@@ -303,14 +304,15 @@ def photon_photograph(photo: np.ndarray, peak: float, side: int, draws: np.rando
 # --- enlargement -----------------------------------------------------------------------------------------------------
 
 
-def small_photograph(photo: np.ndarray, factor: int, how: str, side: int) -> Stranger:
+def small_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, factor: int, how: str) -> Stranger:
     """Shrink a photograph by Pillow, or by keeping a pixel of each square; enlarged by Pillow's bicubic before.
 
     Args:
         photo: the photograph.
+        side: of the cut-out, a multiple of the factor.
+        draws: not used: nothing is random.
         factor: divides the sides.
         how: bicubic, box, nearest, or strided, which keeps the first pixel of each square.
-        side: of the cut-out, a multiple of the factor.
     """
     truth = middle(photo, side)
     image = Image.fromarray(in_8_bits(truth))

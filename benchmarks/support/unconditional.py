@@ -47,7 +47,7 @@ class Walk:
         config = load_sample_config(ROOT / "configs" / f"{name}.yaml")
         sampler = config.sampler.model_dump(exclude_none=True)
         schedule = sampler.pop("schedule")
-        assert config.start.std is not None
+        assert config.start.std is not None and config.start.mean != "measurement"
         return cls(sampler, schedule, (config.start.mean, config.start.std), name)
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings
-from randomwalk.config.operators import BlurSettings, InpaintingSettings, parts_of
+from randomwalk.config.operators import BlurSettings, InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.sampling import SampleConfig
 from randomwalk.config.score_embedding import EmbeddingData, ScoreEmbeddingConfig
 from randomwalk.config.training import PointData, TrainConfig, TrainData
@@ -22,8 +22,8 @@ from randomwalk.lookup import near
 
 _FEW_FILES = 50
 """Number of files of a folder to look into; a folder with more is assumed to hold images."""
-_NOT_OF_PILLOW = (".npy", ".npz", ".zip", ".heic", ".heif", ".avif", ".jxl", ".dng", ".gz")
-"""Suffixes of files that may hold images although Pillow alone does not read them."""
+_NOT_OF_PILLOW = (".npy", ".npz", ".zip", ".gz")
+"""Suffixes of files that may hold images although Pillow does not read them."""
 _MASK = "_mask"
 
 Check = Callable[[], object]
@@ -60,8 +60,8 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
             if config.masks_beside:
                 yield partial(_check_masks_beside, Path(config.data.path))
         for part in [] if config.measurement is None else parts_of(config.measurement.operator):
-            if isinstance(part, InpaintingSettings | BlurSettings) and part.file is not None:
-                what = "the kernel" if isinstance(part, BlurSettings) else "the mask"
+            if isinstance(part, InpaintingSettings | BlurSettings | SuperResolutionSettings) and part.file is not None:
+                what = "the mask" if isinstance(part, InpaintingSettings) else "the kernel"
                 yield partial(_check_image, "measurement.operator.file", Path(part.file), what)
     elif isinstance(config, TrainConfig):
         if not isinstance(config.data, PointData):
@@ -125,13 +125,24 @@ def _check_image(key: str, path: Path, what: str) -> None:
 
 
 def _is_image(path: Path) -> bool:
-    from PIL import Image
+    from randomwalk.images import kinds
 
+    if not path.is_file():  # reading a pipe would wait for its writer
+        return False
     try:
-        with Image.open(path):
+        with path.open("rb") as file, kinds.open_picture(file, path.name):
             return True
     except Exception:  # a damaged image can raise anything
         return False
+
+
+def _foreign_kind(path: Path) -> str:
+    """Kind of a file that is no picture, and how to convert it; empty for pictures and unknown kinds."""
+    from randomwalk.images import kinds
+
+    with path.open("rb") as file:
+        kind = kinds.foreign_kind(path.name, file.read(kinds.BEGINNING))
+    return "" if kind is None else f"{kind.what}: {kind.advice}"
 
 
 def _may_be_image(path: Path) -> bool:
@@ -143,6 +154,8 @@ def _check_images(key: str, path: Path) -> None:
         raise InputError(f"{key}: {path}: there is no such folder, zip or image{near(path)}")
     if path.is_file():
         _check_file(key, path, "a folder, a zip or an image")
+        if foreign := _foreign_kind(path):
+            raise InputError(f"{key}: {path} is {foreign}")
         if not (zipfile.is_zipfile(path) or _may_be_image(path)):
             raise InputError(f"{key}: {path} is neither a zip nor an image that can be read")
         return
@@ -150,8 +163,11 @@ def _check_images(key: str, path: Path) -> None:
         raise InputError(f"{key}: {path} cannot be read; change its permissions")
     files = list(islice(_files(path), _FEW_FILES))
     if len(files) < _FEW_FILES and not any(map(_may_be_image, files)):
+        from randomwalk.images.kinds import left_out_notes
+
         found = f"{len(files)} other files, such as {files[0].name}" if files else "nothing"
-        raise InputError(f"{key}: {path}: no images in it; found {found}")
+        notes = left_out_notes(str(path), [str(file.relative_to(path)) for file in files])
+        raise InputError("\n  ".join([f"{key}: {path}: no images in it; found {found}", *notes[1:]]))
 
 
 def _files(path: Path) -> Iterator[Path]:

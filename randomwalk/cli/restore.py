@@ -7,12 +7,24 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
+
+from pydantic import ValidationError
 
 from randomwalk.cli import options
 from randomwalk.cli.file_checks import check_files
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
-from randomwalk.config.operators import BlurSettings, InpaintingSettings
+from randomwalk.config.operators import (
+    AnyBlurSettings,
+    BlurSettings,
+    DefocusBlurSettings,
+    Downsampling,
+    GaussianBlurSettings,
+    InpaintingSettings,
+    MotionBlurSettings,
+    SuperResolutionSettings,
+)
 from randomwalk.errors import InputError
 from randomwalk.lookup import expand, printable, shortened
 from randomwalk.runs.folder import RunFolder
@@ -21,14 +33,17 @@ EXAMPLE = """\
 examples:
   randomwalk restore photo.jpg                          denoise; the strength of the noise is estimated
   randomwalk restore photo.jpg --photons auto           denoise; the noise is that of few photons
-  randomwalk restore photo.jpg --fill mask.png          fill in what is black in mask.png
+  randomwalk restore photo.jpg --fill mask.png          fill in what is painted in mask.png, keep all else as it is
+  randomwalk restore photo.jpg --fill mask.png --noise auto     fill in, and denoise all else
   randomwalk restore photo.jpg --enlarge 2              twice the width and height
+  randomwalk restore photo.jpg --enlarge 2 --downsampling nearest     the same, if it was reduced without a filter
   randomwalk restore photo.jpg --deblur kernel.png      sharpen, with an image of the blurred point of light
   randomwalk restore photo.jpg --deblur 1.6             sharpen a Gaussian blur with a standard deviation of 1.6 pixels
+  randomwalk restore photo.jpg --deblur defocus:2.5     sharpen what is out of focus: points are discs of radius 2.5
+  randomwalk restore photo.jpg --deblur motion:21:30    sharpen a movement of 21 pixels, 30 degrees from the horizontal
 
 Each writes photo_restored.png beside the photograph. The settings are those of configs/photo_*.yaml; --dry-run prints
-them, to be saved, changed and run by: randomwalk sample --config FILE. With --deblur the border is tapered too, since
-a blurred photograph shows what lies outside of it.
+them, to be saved, changed and run by: randomwalk sample --config FILE.
 """
 
 
@@ -42,23 +57,44 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     )
     made.add_argument("photo", type=_path, help="the photograph")
     task = made.add_mutually_exclusive_group()
-    task.add_argument("--fill", type=_path, metavar="MASK", help="fill in the pixels that are black in this image")
+    task.add_argument("--fill", type=_path, metavar="MASK", help="fill in the pixels that are not white in this image")
     task.add_argument("--enlarge", type=_factor, metavar="N", help="multiply width and height by N (2, 3, 4)")
     task.add_argument(
-        "--deblur", metavar="KERNEL", help="sharpen: an image (or .npy file) of the blur kernel, or a width in pixels"
+        "--deblur",
+        type=_blur,
+        metavar="KERNEL",
+        help="sharpen: an image (or .npy file) of a point of light as it looks in the photograph, a width in pixels, "
+        "defocus:RADIUS or motion:LENGTH:ANGLE",
     )
+    made.add_argument(
+        "--grow", type=_pixels, metavar="N", help="with --fill: widen the area by N pixels (1 for soft brushes, else 0)"
+    )
+    made.add_argument("--invert", action="store_true", help="with --fill: white is filled in, and black is kept")
+    made.add_argument(
+        "--downsampling",
+        metavar="KIND",
+        help="with --enlarge: how the photograph was reduced, bicubic (default; like other smooth filters), box, "
+        "nearest, strided, or an image (or .npy file) of a blur kernel, whose result was strided",
+    )
+    made.add_argument("--flip", action="store_true", help="turn the kernel of --deblur by 180 degrees")
     made.add_argument("--output", type=_path, metavar="FILE", help="PNG file or folder for the result")
     made.add_argument("--overwrite", action="store_true", help="replace the result if it exists")
     noise = made.add_mutually_exclusive_group()
     noise.add_argument(
-        "--noise", type=_positive, metavar="STD", help="standard deviation of the noise, of 255; estimated by default"
+        "--noise",
+        type=_noise,
+        metavar="STD",
+        help="standard deviation of the noise, of 255, or auto: estimated, the default but for --enlarge (1) and for "
+        "--fill, which removes no noise unless asked to",
     )
     noise.add_argument(
         "--photons",
-        type=lambda text: text if text == "auto" else _positive(text),
+        type=_noise,
         metavar="N",
         help="the noise is that of photons, N at white (or auto: estimated), as in dim or microscopic pictures",
     )
+    made.add_argument("--page", type=_page, metavar="N", help="page of a TIFF, or frame of an animation (default: 1)")
+    made.add_argument("--no-gps", action="store_true", help="leave the coordinates out of the result's metadata")
     made.add_argument("--seed", type=int, default=0, help="seed of the random walk (default: 0)")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     made.add_argument("--max-memory", type=_positive, metavar="GIB", help="denoise in tiles to stay below this memory")
@@ -79,6 +115,22 @@ def _factor(text: str) -> int:
     return int(text)
 
 
+def _page(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}; expected a whole number from 1")
+    return int(text)
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text}; expected a number of pixels")
+    return int(text)
+
+
+def _noise(text: str) -> float | str:
+    return text if text == "auto" else _positive(text)
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -89,44 +141,95 @@ def _positive(text: str) -> float:
     return value
 
 
+def _blur(text: str) -> AnyBlurSettings:
+    """Blur of a width in pixels, of defocus:RADIUS or motion:LENGTH:ANGLE, or with the kernel of a file.
+
+    Paths are set as they are.
+    """
+    shape, *numbers = text.split(":")
+    values = [_number(number) for number in (numbers if numbers else [text])]
+    try:
+        if not numbers and values[0] is not None:
+            return GaussianBlurSettings(name="gaussian_blur", std=values[0], boundary="unknown")
+        if shape == "defocus" and len(values) == 1 and values[0] is not None:
+            return DefocusBlurSettings(name="defocus_blur", radius=values[0], boundary="unknown")
+        if shape == "motion" and 1 <= len(values) <= 2 and None not in values:
+            length, angle = (*values, 0.0)[:2]
+            return MotionBlurSettings(name="motion_blur", length=length, angle=angle or 0.0, boundary="unknown")
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"found {text}: {error.errors()[0]['msg']}") from error
+    if shape in ("defocus", "motion") and numbers:
+        raise argparse.ArgumentTypeError(f"found {text}; expected defocus:RADIUS or motion:LENGTH:ANGLE, numbers")
+    kernel = BlurSettings.model_construct(name="blur", boundary="unknown")
+    kernel.file = str(_path(text))
+    return kernel
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def config_of(args: argparse.Namespace) -> SampleConfig:
     """Build the sampling task: that of configs/photo_*.yaml, changed as the options say.
 
     Paths are set after loading, as they are.
     """
     changes = [f"seed={args.seed}", f"device={args.device}"]
+    _check_belongs(args)
     changes += [f"measurement.noise.std={args.noise}"] if args.noise is not None else []
     changes += [f"measurement.noise={{name: poisson, peak: {args.photons}}}"] if args.photons is not None else []
     changes += [f"max_memory={args.max_memory}"] if args.max_memory is not None else []
-    name, blur_std = "denoise", None
+    changes += [f"data.page={args.page}"] if args.page is not None else []
+    changes += ["data.gps=false"] if args.no_gps else []
+    name = "denoise"
     if args.fill is not None:
         name = "inpainting"
+        changes += ["measurement.keep_known=false"] if args.noise is not None else []
     elif args.enlarge is not None:
         name = "super_resolution"
         changes.append(f"measurement.operator.factor={args.enlarge}")
+        if args.downsampling in get_args(Downsampling):
+            changes.append(f"measurement.operator.downsampling={args.downsampling}")
     elif args.deblur is not None:
         name = "deblur"
-        try:
-            blur_std = _positive(args.deblur)
-            changes += [f"measurement.operator.std={blur_std}", "measurement.operator.boundary=circular"]
-        except argparse.ArgumentTypeError:  # the path of a kernel
-            pass
     config = load_sample_config(f"configs/photo_{name}.yaml", changes)
     assert config.data is not None and config.measurement is not None
     config.data.path = str(args.photo)
     config.output = str(args.photo.with_name(_result_stem(args.photo)))
     if args.fill is not None:
-        config.measurement.operator = InpaintingSettings.model_construct(name="inpainting", mask="file")
+        mask = {"mask": "file", "grow": "auto" if args.grow is None else args.grow, "invert": args.invert}
+        config.measurement.operator = InpaintingSettings.model_construct(name="inpainting", **mask)
         config.measurement.operator.file = str(args.fill)
-    elif args.deblur is not None and blur_std is None:
-        config.measurement.operator = BlurSettings.model_construct(name="blur", boundary="circular")
-        config.measurement.operator.file = expand(args.deblur)
+    elif args.enlarge is not None and args.downsampling not in (None, *get_args(Downsampling)):
+        kernel = SuperResolutionSettings(name="super_resolution", factor=args.enlarge, downsampling="strided")
+        kernel.file = expand(args.downsampling)
+        config.measurement.operator = kernel
+    elif args.deblur is not None:
+        config.measurement.operator = args.deblur
+        if isinstance(args.deblur, BlurSettings):
+            args.deblur.flip = args.flip
     return config
+
+
+def _check_belongs(args: argparse.Namespace) -> None:
+    """Raise InputError for an option that says more about a task that is not asked for."""
+    for option, given, task, asked in (
+        ("--grow", args.grow is not None, "--fill", args.fill),
+        ("--invert", args.invert, "--fill", args.fill),
+        ("--downsampling", args.downsampling is not None, "--enlarge", args.enlarge),
+    ):
+        if given and asked is None:
+            raise InputError(f"{option}: is for {task}, which is not asked for; add it, or remove {option}")
 
 
 def _result_stem(photo: Path) -> str:
     """Name of the result without its suffix, which together have at most 255 bytes."""
-    return f"{shortened(photo.stem, 240)}_restored"
+    from randomwalk.images.kinds import stem_of  # imports Pillow: --help needs none
+
+    return f"{shortened(stem_of(photo.name), 240)}_restored"
 
 
 def output_of(args: argparse.Namespace) -> Path:
@@ -156,13 +259,14 @@ def main(args: argparse.Namespace) -> int:
             f"{args.photo}: is a folder; restore takes one photograph. For a folder: randomwalk sample --config "
             f"configs/photo_denoise.yaml --set data.path={args.photo}"
         )
+    if args.flip and not isinstance(args.deblur, BlurSettings):
+        raise InputError("--flip: turns the kernel of a file; give --deblur the path of one, or remove --flip")
     config, output = config_of(args), output_of(args)
     check_files(config, new=False)
 
     from randomwalk import distributed
     from randomwalk.images import pictures
-    from randomwalk.operators.blur import taper
-    from randomwalk.sampling import measuring
+    from randomwalk.sampling import doubts, measuring
     from randomwalk.sampling import run as sampling
     from randomwalk.sampling.foresight import image_notes, notes_of
     from randomwalk.sampling.loading import load_task
@@ -177,14 +281,9 @@ def main(args: argparse.Namespace) -> int:
     assert task.source is not None
     measurement = task.load_measurable(0)
     known = measuring.known_part(task.make_operator([0])[0])
-    missing = 0.0 if known is None else 1 - float(known.mean())
-    if known is not None and missing in (0, 1):
-        raise InputError(
-            f"--fill: {args.fill} has {'no' if missing == 0 else 'only'} dark pixels; dark pixels are filled"
-        )
     options.show_notes(image_notes(task, 0))
     if args.deblur is not None:
-        measurement = taper(measurement[None], task.make_operator([0])[0])[0]
+        options.show_notes(doubts.of_orientation(task, measurement[None].to(task.device)))
     progress = Progress(context, task.num_steps)
     try:
         [units] = task.batches()
@@ -192,11 +291,12 @@ def main(args: argparse.Namespace) -> int:
         progress.finish()
     finally:
         progress.close()
-    result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0))
+    options.show_notes(doubts.of_batch(task, batch))
+    result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0), gps=not args.no_gps)
     folder = RunFolder(output.parent)
     folder.remove_leftovers_of(output.name)  # of a process that was killed
     folder.write_bytes(output.name, result)
-    filled = f", {missing:.1%} filled in" if missing else ""
+    filled = f", {1 - float(known.mean()):.1%} filled in" if known is not None else ""
     height, width = batch.x.shape[-2:]
     print(f"{printable(str(output))}   ({width} x {height} pixels{filled}, {time.perf_counter() - start:.0f} s)")
     return 0

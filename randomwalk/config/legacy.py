@@ -180,7 +180,7 @@ def _from_ve(task: layout.VETask) -> dict[str, Any]:
 def _operator(measurement: layout.Measurement) -> dict[str, Any]:
     operator, options = measurement.operator, measurement.mask_opt
     if isinstance(operator, layout.SuperResolution):
-        return {"name": "super_resolution", "factor": operator.scale_factor}
+        return {"name": "super_resolution", "factor": operator.scale_factor, "downsampling": "bicubic_mirrored"}
     if isinstance(operator, layout.Denoising):
         return {"name": "denoising"}
     assert options is not None  # the validators of Measurement and MaskOptions

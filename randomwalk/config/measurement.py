@@ -6,7 +6,15 @@ from pydantic import model_validator
 
 from randomwalk.config.base import Settings
 from randomwalk.config.noise import GaussianNoiseSettings, NoiseSettings, PoissonNoiseSettings
-from randomwalk.config.operators import PICTURES, CompositionSettings, InpaintingSettings, OperatorSettings, parts_of
+from randomwalk.config.operators import (
+    PICTURES,
+    CompositionSettings,
+    InpaintingSettings,
+    MotionBlurSettings,
+    OperatorSettings,
+    blurs_of,
+    parts_of,
+)
 
 
 class Measurement(Settings):
@@ -17,6 +25,9 @@ class Measurement(Settings):
     """Gaussian by default."""
     given: bool = False
     """The images in `data.path` are the measurements, as pictures; the true images are unknown."""
+    keep_known: bool | None = None
+    """With given pictures that have missing pixels: return the known pixels as they are, to the bit. By default so
+    unless the noise is given as a number, which is then removed from the known pixels too."""
     estimate_noise: bool = False
     """Add the noise of `noise`, but give the sampler a level estimated from each measurement: a test of `std: auto`."""
 
@@ -25,11 +36,33 @@ class Measurement(Settings):
         """Whether the sampler gets an estimated noise level."""
         return self.estimate_noise or "auto" in (getattr(self.noise, "std", None), getattr(self.noise, "peak", None))
 
+    @property
+    def keeps_known(self) -> bool:
+        """Whether the known pixels of the result are those of the measurement."""
+        if self.keep_known is not None:
+            return self.keep_known
+        return self._has_known_pixels and (self.noise.name == "none" or self.noise_is_estimated)
+
+    @property
+    def _has_known_pixels(self) -> bool:
+        return self.given and isinstance(self.operator, InpaintingSettings)
+
+    @model_validator(mode="after")
+    def _pixels_can_be_kept(self) -> Measurement:
+        if self.keep_known is not None and not self._has_known_pixels:
+            raise ValueError(
+                "keep_known: is for the operator inpainting and measurements that are given (given: true); remove it"
+            )
+        return self
+
     @model_validator(mode="after")
     def _pictures_can_be_given(self) -> Measurement:
         for operator in parts_of(self.operator) if self.given else ():
-            if operator.name == "motion_blur":
-                raise ValueError("given: motion_blur draws its kernel; use blur, with a file of the kernel")
+            if isinstance(operator, MotionBlurSettings) and operator.length is None:
+                raise ValueError(
+                    "given: motion_blur without length draws its kernel; give length and angle, or use blur, with a "
+                    "file of the kernel"
+                )
             if operator.name not in PICTURES:
                 raise ValueError(
                     f"given: {operator.name} does not measure pictures, which could be given; allowed: "
@@ -37,6 +70,13 @@ class Measurement(Settings):
                 )
             if isinstance(operator, InpaintingSettings) and operator.mask not in ("file", "beside"):
                 raise ValueError(f"given: found mask: {operator.mask}, which is drawn; allowed: file or beside")
+        return self
+
+    @model_validator(mode="after")
+    def _given_blurs_go_on_beyond_the_border(self) -> Measurement:
+        for blur in blurs_of(self.operator) if self.given else ():
+            if "boundary" not in blur.model_fields_set:
+                blur.boundary = "unknown"
         return self
 
     @model_validator(mode="after")
@@ -58,7 +98,7 @@ class Measurement(Settings):
         if isinstance(self.noise, GaussianNoiseSettings) and self.noise.std != "auto" and self.given:
             raise ValueError(f"estimate_noise: noise.std is known, {self.noise.std:g}; remove it, or use std: auto")
         for operator in parts_of(self.operator):
-            if operator.name not in (*PICTURES, "motion_blur") or operator.name in ("hdr", "jpeg"):
+            if operator.name not in PICTURES or operator.name in ("hdr", "jpeg"):
                 raise ValueError(
                     f"{what} is for measurements that are pictures with independent noise, but the operator is "
                     f"{operator.name}; allowed with it: noise with a known {key}"

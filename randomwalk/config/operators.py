@@ -28,7 +28,12 @@ class InpaintingSettings(Settings):
     margin: Annotated[int, Field(ge=0, le=32_768), WHOLE] = 0
     """Smallest distance of the box from the border, in pixels (mask: box)."""
     file: PathText | None = None
-    """Image whose bright pixels are observed (mask: file)."""
+    """Image whose white pixels are observed (mask: file)."""
+    grow: Annotated[int, Field(ge=0, le=1024), WHOLE] | Literal["auto"] = "auto"
+    """Pixels by which the missing area of a painted mask is widened on all sides. auto: 1 for masks with the soft edge
+    of a brush, 0 for those with hard edges (mask: file or beside)."""
+    invert: bool = False
+    """Black is observed and white is missing, as other programs have it (mask: file or beside)."""
 
     @model_validator(mode="after")
     def _has_what_its_mask_needs(self) -> InpaintingSettings:
@@ -41,21 +46,46 @@ class InpaintingSettings(Settings):
                 raise ValueError(f"{key}: missing; mask: {mask} needs {what}")
             if self.mask != mask and given:
                 raise ValueError(f"{key}: is for mask: {mask}, but mask is {self.mask}; remove it")
+        if self.mask not in ("file", "beside") and (self.invert or self.grow != "auto"):
+            raise ValueError(
+                f"{'invert' if self.invert else 'grow'}: is for painted masks (mask: file or beside), but mask is "
+                f"{self.mask}; remove it"
+            )
         if isinstance(self.box_size, list) and self.box_size[0] > self.box_size[1]:
             raise ValueError(f"box_size: found {self.box_size}; allowed: [smallest, largest]")
         return self
 
 
+Downsampling = Literal["bicubic", "box", "nearest", "strided", "bicubic_mirrored"]
+
+
 class SuperResolutionSettings(Settings):
-    """A x = antialiased bicubic downsampling."""
+    """A x = smaller image, by an integer factor."""
 
     name: Literal["super_resolution"]
     factor: Annotated[int, Field(ge=2, le=1024), WHOLE] = 4
     """Divides the height and the width of the images."""
+    downsampling: Downsampling = "bicubic"
+    """How the small image was made: bicubic, antialiased, as by Pillow's resize (other smooth filters are close to it);
+    box, the mean of the pixels (Pillow's BOX, OpenCV's INTER_AREA); nearest, the middle pixel, without a filter
+    (Pillow's NEAREST); strided, the first pixel, x[::factor] (the nearest of OpenCV and PyTorch). bicubic_mirrored is
+    bicubic with a mirrored border, as by MATLAB's imresize and in the paper."""
+    file: PathText | None = None
+    """Kernel of a blur before `downsampling: strided`, as a point of light looks: an image (its grey values) or a
+    two-dimensional .npy file; it is scaled to sum 1."""
+
+    @model_validator(mode="after")
+    def _strided_after_a_kernel(self) -> SuperResolutionSettings:
+        if self.file is not None and self.downsampling != "strided":
+            raise ValueError(
+                f"file: the kernel of a blur is for downsampling: strided, but downsampling is {self.downsampling}; "
+                "take strided, or remove it"
+            )
+        return self
 
 
 KernelSide = Annotated[int, Field(ge=1, le=2047), WHOLE]
-Boundary = Literal["reflect", "replicate", "zero", "circular"]
+Boundary = Literal["reflect", "replicate", "zero", "circular", "unknown"]
 
 
 class GaussianBlurSettings(Settings):
@@ -67,7 +97,8 @@ class GaussianBlurSettings(Settings):
     kernel_size: KernelSide | None = None
     """Side of the kernel in pixels, odd; it never extends beyond 4 standard deviations."""
     boundary: Boundary = "reflect"
-    """Extension of the image beyond its border."""
+    """Surroundings of the image: unknown (restored too, and cut off at the end; the default where `measurement.given`),
+    or the image continued by this rule."""
 
     @model_validator(mode="after")
     def _odd(self) -> GaussianBlurSettings:
@@ -75,39 +106,66 @@ class GaussianBlurSettings(Settings):
         return self
 
 
+class DefocusBlurSettings(Settings):
+    """A x = blur of a lens out of focus: with a disc."""
+
+    name: Literal["defocus_blur"]
+    radius: Annotated[float, Field(gt=0, le=1000)]
+    """Radius of the disc, in pixels."""
+    boundary: Boundary = "reflect"
+    """See gaussian_blur."""
+    dense: bool = False
+    """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
+
+
 class MotionBlurSettings(Settings):
-    """A x = blur with the path of a shaking camera, drawn for each image."""
+    """A x = blur of a camera that moves along a straight line (length), or along a path drawn for each image."""
 
     name: Literal["motion_blur"]
+    length: Annotated[float, Field(ge=1, le=2000)] | None = None
+    """Length of the straight line, in pixels. Without it the path is drawn."""
+    angle: Annotated[float, Field(ge=-360, le=360)] = 0.0
+    """Direction of the line in degrees, counter-clockwise from the horizontal."""
     kernel_size: KernelSide = 61
-    """Side of the kernel in pixels, odd; the path has between half and the whole length of it."""
+    """Side of the kernel of a path in pixels, odd; the path has between half and the whole length of it."""
     intensity: Fraction = 0.5
-    """0 is a straight line, 1 a tangled one."""
+    """Form of a path: 0 is a straight line, 1 a tangled one."""
     boundary: Boundary = "circular"
-    """Extension of the image beyond its border. Only circular has a spectral decomposition at any size, which some
-    samplers need."""
+    """See gaussian_blur. Only circular has a spectral decomposition at any size, which some samplers need."""
     dense: bool = False
     """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
 
     @model_validator(mode="after")
-    def _odd(self) -> MotionBlurSettings:
+    def _line_or_path(self) -> MotionBlurSettings:
         _require_odd(self.kernel_size)
+        if self.length is None and self.angle != 0:
+            raise ValueError("angle: is for a straight line; add its length, or remove it")
+        for key, usual in (("kernel_size", 61), ("intensity", 0.5)):
+            if self.length is not None and getattr(self, key) != usual:
+                raise ValueError(f"{key}: is for a path that is drawn, but length gives a straight line; remove it")
         return self
 
 
 class BlurSettings(Settings):
-    """A x = correlation with a kernel from a file."""
+    """A x = blur with a kernel from a file."""
 
     name: Literal["blur"]
     file: PathText
-    """The kernel: an image (its grey values) or a two-dimensional .npy file."""
+    """The kernel as a point of light looks in the photograph: an image, or a two-dimensional .npy file."""
+    flip: bool = False
+    """Turn the kernel by 180 degrees: for files that are made for a correlation."""
+    center: bool | None = None
+    """Move the kernel's centre of mass into its middle; by default where the middle of the file is far from it."""
     normalize: bool = True
     """Scale the kernel to sum 1."""
     boundary: Boundary = "reflect"
-    """Extension of the image beyond its border. Kernels that are not the product of a row and a column have a spectral
-    decomposition, which some samplers need, only with circular or `dense`."""
+    """See gaussian_blur. Kernels that are not the product of a row and a column have a spectral decomposition, which
+    some samplers need, only with circular or `dense`."""
     dense: bool = False
     """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
+
+
+AnyBlurSettings = GaussianBlurSettings | DefocusBlurSettings | MotionBlurSettings | BlurSettings
 
 
 class ColorizationSettings(Settings):
@@ -169,6 +227,7 @@ _Simple = (
     | InpaintingSettings
     | SuperResolutionSettings
     | GaussianBlurSettings
+    | DefocusBlurSettings
     | MotionBlurSettings
     | BlurSettings
     | ColorizationSettings
@@ -197,8 +256,16 @@ class CompositionSettings(Settings):
 OperatorSettings = Annotated[_Simple | CompositionSettings, Field(discriminator="name")]
 
 
-PICTURES = ("denoising", "inpainting", "super_resolution", "gaussian_blur", "blur", "colorization", "hdr", "jpeg")
-"""Deterministic operators whose measurements are pictures."""
+PICTURES = (
+    "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
+    "colorization", "hdr", "jpeg",
+)  # fmt: skip
+"""Operators whose measurements are pictures; motion_blur is deterministic if it has a length."""
+
+
+def blurs_of(operator: OperatorSettings) -> list[AnyBlurSettings]:
+    """The parts of an operator that are blurs."""
+    return [part for part in parts_of(operator) if isinstance(part, AnyBlurSettings)]
 
 
 def parts_of(operator: OperatorSettings) -> list[SimpleOperatorSettings]:

@@ -102,7 +102,23 @@ class RandomWalkSettings(SamplerBase):
     final_temperature: NonNegative = 1.0
     """T1: 1 samples, 0 climbs to a mode."""
     preconditioned: bool = False
-    """With a measurement: step c (I/sigma^2 + A^T A/eta^2)^-1 instead of min(c sigma^2, eta^2)."""
+    """With a measurement: step c (lambda I/sigma^2 + A^T A/eta^2)^-1 instead of min(c sigma^2, eta^2)."""
+    prior_weight: Positive = 1.0
+    """lambda, with `preconditioned`: weight of the prior's score; 1 samples the posterior, less trusts y more."""
+    kappa: Fraction | None = None
+    """Temperature that follows the next level sigma': where nothing is measured, noise of kappa sigma' is left after
+    each step. Instead of T0 and T1."""
+    down_to_noise: bool = False
+    """With a measurement: where its noise is above the lowest level, the levels end there, spaced anew."""
+    last_denoised: bool = False
+    """Denoise the last state once more, at half the last level: one image for PSNR rather than a sample."""
+
+    @model_validator(mode="after")
+    def _one_temperature(self) -> RandomWalkSettings:
+        for key, usual in (("initial_temperature", 0.0), ("final_temperature", 1.0)):
+            if self.kappa is not None and getattr(self, key) != usual:
+                raise ValueError(f"{key}: found beside kappa, which sets all temperatures; remove one of them")
+        return self
 
 
 # --- of the prior ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import PrivateAttr, model_validator
 
@@ -25,7 +25,7 @@ from randomwalk.config.base import (
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
-from randomwalk.config.operators import InpaintingSettings, parts_of
+from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
 SAMPLING = (
@@ -38,8 +38,9 @@ SAMPLING = (
 class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
 
-    mean: Number = 0.0
-    """Mean of every pixel."""
+    mean: Number | Literal["measurement"] = 0.0
+    """Mean of every pixel; or measurement: the small image of super_resolution enlarged by cubic interpolation, or that
+    of inpainting with its holes filled in smoothly."""
     std: Positive | None = None
     """Standard deviation; the highest sigma of the schedule by default."""
 
@@ -57,6 +58,11 @@ class SampleData(Settings):
     fit: SampleFit = "resize"
     """How images get the network's size: resize the short side and crop the centre, crop, or pad; or keep their own
     size, for networks of any size. Then only images of the same size share a batch."""
+    page: Images | Literal["all"] = 1
+    """Which page of a file with several (TIFF), or frame of an animation (GIF, WebP, PNG, AVIF): a number from 1, or
+    all, each of them an image."""
+    gps: bool = True
+    """Keep the coordinates at which a photograph was taken in its results, with the rest of its metadata."""
 
 
 class SampleConfig(Settings):
@@ -102,8 +108,18 @@ class SampleConfig(Settings):
     @property
     def masks_beside(self) -> bool:
         """Whether images come with masks next to them."""
+        return self.painted_mask is not None and self.painted_mask.mask == "beside"
+
+    @property
+    def painted_mask(self) -> InpaintingSettings | None:
+        """Part of the operator that has a painted mask for the images as they are; None if there is none.
+
+        In a composition, only masks beside images are for them, and a file has the size of what its part measures.
+        """
         parts = [] if self.measurement is None else parts_of(self.measurement.operator)
-        return any(isinstance(part, InpaintingSettings) and part.mask == "beside" for part in parts)
+        masked = [part for part in parts if isinstance(part, InpaintingSettings)]
+        kinds = ("file", "beside") if len(parts) == 1 else ("beside",)
+        return next((part for part in masked if part.mask in kinds), None)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -121,6 +137,13 @@ class SampleConfig(Settings):
         if measured and self.sampler.name != "random_walk" and self.start != Start():
             raise ValueError(
                 f"start: is for the sampler random_walk; {self.sampler.name} chooses its own start; remove it"
+            )
+        interpolated = self.measurement is not None and isinstance(
+            self.measurement.operator, InpaintingSettings | SuperResolutionSettings
+        )
+        if self.start.mean == "measurement" and not interpolated:
+            raise ValueError(
+                "start.mean: found measurement, which is for the operators inpainting and super_resolution; remove it"
             )
         if self.sampler.name == "posterior_mean" and self.num_samples > 1:
             raise ValueError(

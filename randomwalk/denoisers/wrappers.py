@@ -57,10 +57,15 @@ class CountingDenoiser(Wrapper):
 
 
 class Probe(CountingDenoiser):
-    """Counting denoiser that keeps its last denoised image."""
+    """Counting denoiser that keeps its last denoised image.
+
+    Attributes:
+        shown: part of an image that `denoised` returns; all of it by default.
+    """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser)
+        self.shown: Callable[[Tensor], Tensor] = lambda x: x
         self._denoised: Callable[[], Tensor] | None = None
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -85,4 +90,4 @@ class Probe(CountingDenoiser):
         """D(x, sigma) of the last evaluation."""
         if self._denoised is None:
             raise RuntimeError("no image has been denoised yet")
-        return self._denoised()
+        return self.shown(self._denoised())

@@ -1,7 +1,7 @@
-"""Reading and writing picture files: upright, at full precision, with transparency and colour profile.
+"""Reading and writing picture files: upright, at full precision, with transparency, colour profile and metadata.
 
-A `Picture` keeps the format of its file (transparency, grey or colour, 8 or 16 bits, the colour profile), so that a
-result can be written in the same one.
+A `Picture` keeps the format of its file (transparency, grey or colour, 8 or 16 bits, what it says besides the pixels),
+so that a result can be written in the same one.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from randomwalk.errors import InputError
-from randomwalk.images import png16, tiff16
+from randomwalk.images import kinds, metadata, png16, tiff16
+from randomwalk.images.png16 import Chunk
 from randomwalk.images.tensors import LUMA, strips
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
@@ -48,11 +50,13 @@ class Picture:
         pixels: upright, ``[H, W, C]``, uint8 or uint16, with C = 1 for grey and 3 for colour.
         alpha: ``[H, W]`` of the same type, largest where opaque; None without transparency.
         profile: ICC profile of the colours, if the file has one.
+        metadata: what else the file says; see `randomwalk.images.metadata`.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     profile: bytes | None = None
+    metadata: tuple[Chunk, ...] = ()
 
     @property
     def grey(self) -> bool:
@@ -66,8 +70,25 @@ class Picture:
 
     @property
     def colourless(self) -> bool:
-        """Whether all pixels are grey, up to the difference of 1/255 between channels that lossy formats make."""
-        return self.grey or int(np.ptp(self.pixels, axis=2).max()) <= self.white // 255
+        """Whether all pixels that are seen are grey, up to the difference of 1/255 that lossy formats make."""
+        if self.grey:
+            return True
+        seen = self.pixels if self.alpha is None else self.pixels[self.alpha > 0]
+        return int(np.ptp(seen, axis=-1).max(initial=0)) <= self.white // 255
+
+    def continued(self) -> Picture:
+        """The picture with its visible part reflected into the part that is wholly transparent.
+
+        What is hidden there, often black, would otherwise enter the visible pixels beside it.
+        """
+        if self.alpha is None or self.alpha.all() or not self.alpha.any():
+            return self
+        visible = self.alpha > 0
+        nearest = distance_transform_edt(~visible, return_distances=False, return_indices=True)
+        limits = np.array(visible.shape)[:, None, None] - 1
+        beyond = (2 * nearest - np.indices(visible.shape, nearest.dtype)).clip(0, limits)
+        rows, columns = np.where(visible[tuple(beyond)], beyond, nearest)
+        return replace(self, pixels=self.pixels[rows, columns])
 
     def tensor(self, channels: int) -> Tensor:
         """Pixels as float32 ``[channels, H, W]`` in [-1, 1] at full precision, including transparent ones.
@@ -97,8 +118,8 @@ class Picture:
         return array[..., None] if channels == 1 else array
 
 
-def read(data: bytes, name: str) -> Picture:
-    """Decode a picture file, of an animation the first frame.
+def read(data: bytes, name: str, page: int = 0) -> Picture:
+    """Decode a picture file.
 
     The picture is turned upright by its EXIF data. CMYK becomes sRGB by the file's profile, or by the plain formula if
     there is none; palettes become colours, and 1-bit pictures grey. PNG and TIFF files of 16 bits keep their precision.
@@ -106,27 +127,33 @@ def read(data: bytes, name: str) -> Picture:
     Args:
         data: bytes of the file.
         name: name of the file in messages.
+        page: which of the pictures in it, counted from 0; see `num_pages`.
 
     Raises:
-        InputError: it is damaged, not a picture, or its values do not fit into 16 bits.
+        InputError: it is damaged, not a picture, has fewer pages, or its values do not fit into 16 bits.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with kinds.open_picture(io.BytesIO(data), name) as image:
+            _go_to(image, page)
             turn = _orientation(image)
+            turned = (tiff16.orientation(image) if image.format == "TIFF" else turn) >= 5
             profile = image.info.get("icc_profile") or None
-            if png16.is_png16(data):
+            if png16.is_png16(data) and page == 0:
                 array = png16.decode(data)
                 key = image.info.get("transparency")  # the one colour that the file declares transparent
                 if key is not None and array.shape[2] in (1, 3):
                     opaque = (array != np.array(key)).any(axis=2, keepdims=True)
                     array = np.concatenate([array, opaque.astype(np.uint16) * 65535], axis=2)
-            elif tiff16.is_tiff16(data, image):
+            elif tiff16.is_tiff16(image):
                 array, turn = tiff16.decode(data, image), tiff16.orientation(image)
+            elif image.format == "PPM" and data[:2] == b"P6" and (white := _white_of_ppm(image)) > 255:
+                array = _ppm16(data, image, white)
             else:
                 image.load()
                 array = _to_array(image, profile)
             if image.mode in ("CMYK", "LAB"):
                 profile = None
+            about = metadata.chunks_of(image, data, page, turned)
     except BROKEN as error:
         raise InputError(f"{name} does not decode as an image ({error})") from error
     if turn >= 5:
@@ -137,24 +164,59 @@ def read(data: bytes, name: str) -> Picture:
         array = array[:, ::-1]
     has_alpha = array.shape[2] in (2, 4)
     pixels = array[..., : array.shape[2] - has_alpha]
-    return Picture(np.ascontiguousarray(pixels), array[..., -1] if has_alpha else None, profile)
+    return Picture(np.ascontiguousarray(pixels), array[..., -1] if has_alpha else None, profile, about)
 
 
-def read_header(file: IO[bytes], name: str) -> Header:
+def read_header(file: IO[bytes], name: str, page: int = 0) -> Header:
     """Size and kind of the picture that `read` would return, without decoding it.
 
     Raises:
-        InputError: it is not a picture.
+        InputError: it is not a picture, or has fewer pages.
     """
     try:
         beginning = file.read(26)
         file.seek(0)
-        with Image.open(file) as image:
+        with kinds.open_picture(file, name) as image:
+            _go_to(image, page)
             width, height = image.size if _orientation(image) < 5 else reversed(image.size)
             grey = png16.is_grey(beginning) if png16.is_png16(beginning) else image.mode in GREY_MODES
             return Header(height, width, grey)
     except BROKEN as error:
         raise InputError(f"{name} does not decode as an image ({error})") from error
+
+
+def num_pages(file: IO[bytes], name: str) -> int:
+    """Number of pictures in a file, such as pages of a TIFF or frames of a GIF; 1 if it cannot be read."""
+    try:
+        with kinds.open_picture(file, name) as image:
+            return _num_pages(image)
+    except Exception:  # of damaged pages further on, besides those of the first
+        return 1
+
+
+def _num_pages(image: Image.Image) -> int:
+    return int(getattr(image, "n_frames", 1)) if image.format in kinds.STACKS else 1
+
+
+def _go_to(image: Image.Image, page: int) -> None:
+    """Seek a page.
+
+    Raises:
+        ValueError: there is no such page.
+        Image.DecompressionBombError: it is too large.
+    """
+    if page == 0:
+        return
+    try:
+        count = _num_pages(image)
+        if page < count:
+            image.seek(page)
+    except Exception as error:
+        raise ValueError(f"page {page + 1} cannot be found: {error}") from error
+    if page >= count:
+        raise ValueError(f"it has {count} page{'s' if count > 1 else ''}, and page {page + 1} is wanted")
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"page {page + 1} has {image.width} x {image.height} pixels")
 
 
 def jpeg_steps(file: IO[bytes]) -> tuple[float, float]:
@@ -174,16 +236,18 @@ def jpeg_steps(file: IO[bytes]) -> tuple[float, float]:
     return float(steps[:4, :4].mean()), float(steps[4:, 4:].mean())
 
 
-def encode(x: Tensor, like: Picture, coloured: bool = False) -> bytes:
+def encode(x: Tensor, like: Picture, coloured: bool = False, gps: bool = True) -> bytes:
     """Encode an image that was made from the picture ``like`` as a PNG file of the same format.
 
-    Grey stays grey (the channels are averaged) unless it was coloured, and 16 bits stay 16; transparency and profile
-    are kept. If x has another size, transparency is cropped at the right and the bottom, or scaled where x is larger.
+    Grey stays grey (the channels are averaged) unless it was coloured, and 16 bits stay 16; transparency, profile and
+    metadata are kept. If x has another size, transparency is cropped at the right and the bottom, or scaled where x is
+    larger.
 
     Args:
         x: ``[C, H, W]`` in [-1, 1]; clipped and rounded, never stretched. C = 1 is always grey.
         like: picture that gives the bits, transparency, kind and profile.
         coloured: whether x has colours although ``like`` has none.
+        gps: keep the coordinates in the metadata.
     """
     grey = (like.grey and not coloured) or x.shape[0] == 1
     channels, height, width = x.shape
@@ -201,12 +265,29 @@ def encode(x: Tensor, like: Picture, coloured: bool = False) -> bytes:
             scaled = np.asarray(whole.resize((width, height), Image.Resampling.BICUBIC))
             alpha = scaled.clip(0, like.white).round().astype(like.alpha.dtype)
         array = np.concatenate([array, alpha[..., None]], axis=2)
-    profile = like.profile if grey == like.grey else None
     if array.dtype == np.uint16:
-        return png16.encode(array, profile)
-    out = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(out, "PNG", icc_profile=profile)
-    return out.getvalue()
+        data = png16.encode(array)
+    else:
+        out = io.BytesIO()
+        Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(out, "PNG")
+        data = out.getvalue()
+    about = [*metadata.profile_chunks(like.profile), *like.metadata]
+    return png16.with_chunks(data, metadata.written(about, width, height, grey == like.grey, gps))
+
+
+def _white_of_ppm(image: Image.Image) -> int:
+    """Largest value in an opened PPM file."""
+    arguments = image.tile[0][3]  # type: ignore[attr-defined]
+    found = arguments[-1] if isinstance(arguments, tuple) else arguments
+    return found if isinstance(found, int) else 255
+
+
+def _ppm16(data: bytes, image: Image.Image, white: int) -> np.ndarray:
+    """Decode a colour PPM of 16 bits, which Pillow cuts to 8, to uint16 ``[H, W, 3]``."""
+    start = image.tile[0][2]  # type: ignore[attr-defined]
+    found = np.frombuffer(data, ">u2", 3 * image.width * image.height, start)
+    values = found.astype(np.float64) * (65535 / white) if white < 65535 else found
+    return values.round().clip(0, 65535).astype(np.uint16).reshape(image.height, image.width, 3)
 
 
 def _to_array(image: Image.Image, profile: bytes | None) -> np.ndarray:

@@ -1,15 +1,17 @@
-"""PNG files with 16 bits per channel, including colour, which Pillow cuts to 8 bits and cannot write."""
+"""PNG files with 16 bits per channel, including colour, which Pillow cuts to 8 bits and cannot write; chunks of PNG."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
+Chunk = tuple[bytes, bytes]
+"""Kind and content of a chunk."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 """Values per pixel by the colour type of the file: grey, colour, and each with alpha."""
@@ -38,7 +40,7 @@ def decode(data: bytes) -> np.ndarray:
         ValueError: the file is damaged.
     """
     header, packed = b"", []
-    for kind, content in _chunks(data):
+    for kind, content in chunks(data):
         if kind == b"IHDR":
             header = content
         elif kind == b"IDAT":
@@ -64,30 +66,41 @@ def decode(data: bytes) -> np.ndarray:
     return halves[0] << 8 | halves[1]
 
 
-def encode(pixels: np.ndarray, profile: bytes | None = None) -> bytes:
+def encode(pixels: np.ndarray) -> bytes:
     """Encode uint16 pixels as a PNG file.
 
     Args:
         pixels: ``[H, W, C]``: grey, grey and alpha, colour, or colour and alpha.
-        profile: ICC profile to embed.
     """
     height, width, channels = pixels.shape
     colour = next(kind for kind, count in CHANNELS.items() if count == channels)
     lines = np.ascontiguousarray(pixels.astype(">u2")).view(np.uint8).reshape(height, -1)
     filtered = np.diff(lines, axis=0, prepend=np.zeros_like(lines[:1]))  # modulo 256, the filter "up", number 2
     raw = np.concatenate([np.full((height, 1), 2, np.uint8), filtered], axis=1).tobytes()
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
-    if profile is not None:
-        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
-    return _file(*chunks, (b"IDAT", zlib.compress(raw, 6)))
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    return _file((b"IHDR", header), (b"IDAT", zlib.compress(raw, 6)))
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def chunks(data: bytes, sound: bool = False) -> Iterator[Chunk]:
+    """Chunks of a PNG file in their order.
+
+    Args:
+        data: bytes of the file.
+        sound: leave out those whose checksum is wrong.
+    """
     start = len(SIGNATURE)
     while start + 12 <= len(data):
         length = int.from_bytes(data[start : start + 4], "big")
-        yield data[start + 4 : start + 8], data[start + 8 : start + 8 + length]
+        kind, content = data[start + 4 : start + 8], data[start + 8 : start + 8 + length]
+        if not sound or data[start + 8 + length : start + 12 + length] == _checksum(kind, content):
+            yield kind, content
         start += length + 12
+
+
+def with_chunks(data: bytes, added: Sequence[Chunk]) -> bytes:
+    """PNG file with further chunks behind its header, which come before the pixels."""
+    end = len(SIGNATURE) + 25
+    return data[:end] + b"".join(_packed(kind, content) for kind, content in added) + data[end:]
 
 
 def _passes(width: int, height: int, channels: int, interlaced: int) -> Iterator[tuple[int, int]]:
@@ -98,8 +111,13 @@ def _passes(width: int, height: int, channels: int, interlaced: int) -> Iterator
             yield lines, 1 + 2 * channels * columns
 
 
-def _file(*chunks: tuple[bytes, bytes]) -> bytes:
-    out = [SIGNATURE]
-    for kind, content in (*chunks, (b"IEND", b"")):
-        out += [struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(kind + content))]
-    return b"".join(out)
+def _file(*content: Chunk) -> bytes:
+    return SIGNATURE + b"".join(_packed(kind, one) for kind, one in (*content, (b"IEND", b"")))
+
+
+def _packed(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + _checksum(kind, content)
+
+
+def _checksum(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", zlib.crc32(kind + content))

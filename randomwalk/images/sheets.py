@@ -19,6 +19,8 @@ from scipy.ndimage import uniform_filter
 INK, FAINT, PAPER, BAR = (35, 35, 40), (120, 120, 128), (255, 255, 255), (42, 111, 186)
 THUMBNAIL = 320
 """Longest side in pixels of an image in an overview."""
+KERNEL_SIDE = 256
+"""Longest side in pixels of the picture of a blur kernel, unless it has more entries."""
 STD_WHITE = 0.5
 """Standard deviation, in [-1, 1] units, of the brightest colour of `std_map`."""
 LABEL_WIDTH = 160
@@ -42,6 +44,13 @@ def enlarged_to(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Enlarge an image to ``height`` by ``width`` by repeating pixels, if these are multiples of its size."""
     rows, columns = height // pixels.shape[0], width // pixels.shape[1]
     return pixels.repeat(rows, axis=0).repeat(columns, axis=1) if min(rows, columns) > 1 else pixels
+
+
+def kernel_picture(kernel: np.ndarray) -> np.ndarray:
+    """Grey image of a blur kernel ``[k, l]``: 0 is black and its largest value white, each entry a square of pixels."""
+    shown = (255 * np.clip(kernel / max(kernel.max(), 1e-300), 0, 1)).round().astype(np.uint8)
+    factor = max(1, KERNEL_SIDE // max(shown.shape))
+    return shown.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def detail(before: np.ndarray, after: np.ndarray, least: int = 96) -> tuple[slice, slice] | None:

@@ -10,26 +10,28 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from randomwalk.config.base import SampleFit
 from randomwalk.errors import InputError
-from randomwalk.images import pictures
+from randomwalk.images import kinds, pictures
+from randomwalk.images.masks import Grow, Mask, read_mask, read_mask_file
 from randomwalk.images.pictures import Header, Picture
 from randomwalk.images.standard_sets import Split, load_standard_set
 from randomwalk.images.tensors import Size, fit_to, to_tensor
 from randomwalk.lookup import printable
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, struct.error)
 """Errors of zips that are damaged, encrypted or compressed in a way that Python does not support."""
 STAMPED = 4096
 """Bytes at either end of a file that its stamp depends on."""
+LOOKED_AT = 2**24
+"""Bytes of a file in a zip that are looked at to tell whether it is a picture, if its suffix does not say so."""
 MASK = "_mask"
 """Suffix of a mask's name: the mask of photo.jpg is photo_mask.png."""
 
@@ -47,6 +49,10 @@ class ImageSource:
         beside: ``beside(i, ending)`` gives the bytes of the file next to image ``i`` that is called like it but for
             this ending (``_mask.png``), or None.
         digest: ``digest(i)`` gives a text that differs if the bytes of file ``i`` do; by default that of `read`.
+        left_out: names of the files among the images that are none.
+
+    Attributes:
+        pages: page of each image in its file, from 0.
     """
 
     def __init__(
@@ -59,11 +65,14 @@ class ImageSource:
         open: Callable[[int], IO[bytes]] | None = None,
         beside: Callable[[int, str], bytes | None] | None = None,
         digest: Callable[[int], str] | None = None,
+        left_out: Sequence[str] = (),
     ) -> None:
         self.names = [printable(name) for name in names]
         self.where = printable(where)
         self.labels = None if labels is None else labels.astype(np.int64)
         self.classes = [printable(name) for name in classes]
+        self.left_out = [printable(name) for name in left_out]
+        self.pages = [0] * len(self.names)
         self._read, self._open, self._beside = read, open, beside
         self._digest = digest or (lambda i: digest_of(read(i)))
 
@@ -79,7 +88,7 @@ class ImageSource:
         raw = self._read(i)
         if isinstance(raw, np.ndarray):
             return Picture(raw[..., None] if raw.ndim == 2 else raw)
-        return pictures.read(raw, f"{self.where}: {self.names[i]}")
+        return pictures.read(raw, f"{self.where}: {self.names[i]}", self.pages[i])
 
     def digest(self, i: int, with_mask: bool = False) -> str | None:
         """Text that differs if the file of image ``i`` has other bytes; None if it cannot be read.
@@ -117,11 +126,11 @@ class ImageSource:
         name = f"{self.where}: {self.names[i]}"
         if self._open is not None:
             with self._open(i) as file:
-                return pictures.read_header(file, name)
+                return pictures.read_header(file, name, self.pages[i])
         raw = self._read(i)
         if isinstance(raw, np.ndarray):
             return Header(raw.shape[0], raw.shape[1], raw.ndim == 2 or raw.shape[2] == 1)
-        return pictures.read_header(io.BytesIO(raw), name)
+        return pictures.read_header(io.BytesIO(raw), name, self.pages[i])
 
     def jpeg_steps(self, i: int) -> tuple[float, float]:
         """See `pictures.jpeg_steps`; 0 for an array."""
@@ -136,53 +145,88 @@ class ImageSource:
         header = self.header(i)
         return (header.height, header.width)
 
-    def mask(self, i: int) -> Tensor:
-        """Mask next to image ``i``, ``[H, W]``: for photo.jpg the file photo_mask.png, or with another suffix.
+    def mask(self, i: int, grow: Grow = "auto", invert: bool = False, file: str | None = None) -> Mask:
+        """Mask of image ``i``, see `read_mask`: for photo.jpg the file photo_mask.png, or with another suffix.
 
-        It is 1 (known) where the file is brighter than half or transparent, and 0 (missing) elsewhere.
+        Args:
+            i: index of the image.
+            grow, invert: see `read_mask`.
+            file: mask to take instead of the one next to the image.
 
         Raises:
             InputError: there is none, it cannot be decoded, its size differs, or it keeps all pixels or none.
         """
+        if file is not None:
+            found, mask = read_mask_file(file)
+        else:
+            found, mask = self._mask_beside(i)
+        photograph = partial(self.picture, i)
+        return read_mask(found, mask, self.size(i), self.names[i], grow=grow, invert=invert, photograph=photograph)
+
+    def _mask_beside(self, i: int) -> tuple[Picture, str]:
+        """The mask next to image ``i``, and its name in messages."""
         name = PurePath(self.names[i])
         ending, data = self._mask_file(i)
-        mask = f"{name.stem}{ending}"
+        mask = f"{kinds.stem_of(name.name)}{ending}"
         if data is None:
             raise InputError(f"{self.where}: there is no {mask} next to {name} (mask: beside)")
-        grey = pictures.read(data, f"{self.where}: {name.with_name(mask)}").on_white(1)[..., 0]
-        if grey.shape != self.size(i):
-            sizes = ["{}x{}".format(*size) for size in (grey.shape, self.size(i))]
-            raise InputError(f"{self.where}: {name.with_name(mask)} has {sizes[0]} pixels, but {name} has {sizes[1]}")
-        known = grey > 127
-        if known.all() or not known.any():
-            raise InputError(
-                f"{self.where}: {name.with_name(mask)} keeps {'all pixels' if known.all() else 'no pixel'}; expected "
-                "a mask that is dark where pixels are missing and bright elsewhere"
-            )
-        return torch.from_numpy(known.astype(np.float32))
+        return pictures.read(data, f"{self.where}: {name.with_name(mask)}"), f"{self.where}: {name.with_name(mask)}"
 
     def _mask_file(self, i: int) -> tuple[str, bytes | None]:
         """End of the name of the mask next to image ``i``, and its bytes; None without one."""
-        endings = [f"{MASK}{case}" for suffix in IMAGE_SUFFIXES for case in (suffix, suffix.upper())]
+        endings = [f"{MASK}{case}" for suffix in kinds.SUFFIXES for case in (suffix, suffix.upper())]
         found = ((ending, self._beside(i, ending)) for ending in endings if self._beside is not None)
         return next(((ending, data) for ending, data in found if data is not None), (endings[0], None))
 
     def without_masks(self) -> ImageSource:
         """The source without the images that are masks of others."""
-        stems = [str(PurePath(name).with_suffix("")) for name in self.names]
+        stems = [kinds.stem_of(name) for name in self.names]
         masks = {f"{stem}{MASK}" for stem in stems}
         kept = [i for i, stem in enumerate(stems) if stem not in masks]
+        return self._chosen(kept, [self.names[i] for i in kept])
+
+    def num_pages(self, i: int) -> int:
+        """Number of pages in file ``i``, such as those of a TIFF or the frames of a GIF; 1 if it cannot be read."""
+        try:
+            if self._open is not None:
+                with self._open(i) as file:
+                    return pictures.num_pages(file, self.names[i])
+            raw = self._read(i)
+            return 1 if isinstance(raw, np.ndarray) else pictures.num_pages(io.BytesIO(raw), self.names[i])
+        except InputError:
+            return 1
+
+    def of_page(self, page: int | Literal["all"]) -> ImageSource:
+        """The source with one page of each file, counted from 1, or with each page as an image."""
+        if page != "all":
+            return self._chosen(range(len(self)), self.names, [page - 1] * len(self))
+        counts = [self.num_pages(i) for i in range(len(self))]
+        places = [i for i, count in enumerate(counts) for _ in range(count)]
+        pages = [k for count in counts for k in range(count)]
+        names = [
+            self.names[i]
+            if counts[i] == 1
+            else f"{kinds.stem_of(self.names[i])}_page{k + 1}{kinds.suffix_of(self.names[i])}"
+            for i, k in zip(places, pages, strict=True)
+        ]
+        return self._chosen(places, names, pages)
+
+    def _chosen(self, places: Sequence[int], names: Sequence[str], pages: Sequence[int] | None = None) -> ImageSource:
+        """Some of the images, under these names, each of a page of its file; of the same page by default."""
         opened, beside = self._open, self._beside
-        return ImageSource(
-            [self.names[i] for i in kept],
-            lambda i: self._read(kept[i]),
+        found = ImageSource(
+            names,
+            lambda i: self._read(places[i]),
             self.where,
-            None if self.labels is None else self.labels[kept],
+            None if self.labels is None else self.labels[list(places)],
             self.classes,
-            None if opened is None else lambda i: opened(kept[i]),
-            None if beside is None else lambda i, ending: beside(kept[i], ending),
-            lambda i: self._digest(kept[i]),
+            None if opened is None else lambda i: opened(places[i]),
+            None if beside is None else lambda i, ending: beside(places[i], ending),
+            lambda i: self._digest(places[i]),
+            self.left_out,
         )
+        found.pages = [self.pages[i] for i in places] if pages is None else list(pages)
+        return found
 
     def pixels(self, i: int, channels: int) -> np.ndarray:
         """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
@@ -195,15 +239,15 @@ class ImageSource:
             i: index of the image.
             channels: 1 or 3.
             size: height and width of the result.
-            fit: see `fit_to`. "keep" never scales, keeps 16 bits and the colours under transparent pixels, and crops
-                at the right and the bottom.
+            fit: see `fit_to`. "keep" never scales, keeps 16 bits, continues the picture where it is wholly transparent
+                (see `Picture.continued`), and crops at the right and the bottom.
 
         Raises:
             InputError: the image cannot be decoded, or with "keep" it is smaller than the size.
         """
         if fit != "keep":
             return to_tensor(fit_to(self.pixels(i, channels), size, fit))
-        x, (height, width) = self.picture(i).tensor(channels), size
+        x, (height, width) = self.picture(i).continued().tensor(channels), size
         if x.shape[1] < height or x.shape[2] < width:
             raise InputError(
                 f"{self.where}: {self.names[i]} does not decode as an image ({x.shape[1]}x{x.shape[2]} pixels, "
@@ -226,18 +270,19 @@ def open_dataset(dataset: str, path: str | Path, split: Split = "train") -> Imag
 
 
 def open_images(path: str | Path) -> ImageSource:
-    """Open the images of a folder (with its subfolders), of a zip, or a single image file, in the order of their names.
+    """Open the pictures of a folder (with its subfolders), of a zip, or a single picture, in the order of their names.
 
-    Hidden files are skipped, such as the ._photo.jpg that macOS puts next to photo.jpg in its zips. Links are followed.
-    If all images are in subfolders, the outermost subfolders are their classes, in the order of `in_order`.
+    A file is a picture by its suffix, or if it has none of those known by its content. Others, and broken links, are in
+    `ImageSource.left_out`. Hidden files are skipped, such as the ._photo.jpg that macOS puts next to photo.jpg in its
+    zips. Links are followed. If all pictures are in subfolders, the outermost subfolders are their classes, in the
+    order of `in_order`.
 
     Raises:
-        InputError: there are no images, or a link leads back to a folder that contains it.
+        InputError: there are no pictures, or a link leads back to a folder that contains it.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in _files_in(path) if _is_image(file) and file.is_file())
-        source = _of_files(files, [str(file.relative_to(path)) for file in files], str(path))
+        source = _of_folder(path)
     elif path.is_file() and zipfile.is_zipfile(path):
         source = _of_zip(path)
     elif path.is_file():
@@ -245,7 +290,7 @@ def open_images(path: str | Path) -> ImageSource:
     else:
         raise InputError(f"{path}: there is no such folder, zip or image")
     if not len(source):
-        raise InputError(f"{path}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
+        raise InputError("\n  ".join([f"{path}: no images in it", *kinds.left_out_notes(str(path), source.left_out)]))
     return source
 
 
@@ -254,8 +299,31 @@ def digest_of(data: bytes | np.ndarray) -> str:
     return hashlib.sha256(data.tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
 
 
-def _is_image(path: PurePath) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+def _of_folder(folder: Path) -> ImageSource:
+    files, left_out = [], []
+    for path in sorted(_files_in(folder)):
+        name = str(path.relative_to(folder))
+        reason = _reason_against(path, name)
+        if reason is None:
+            files.append(path)
+        elif not kinds.is_hidden(name):
+            left_out.append(f"{name}{reason}")
+    return _of_files(files, [str(path.relative_to(folder)) for path in files], str(folder), left_out)
+
+
+def _reason_against(path: Path, name: str) -> str | None:
+    """Why a file does not count as a picture, to be written after its name; None if it does."""
+    if path.name.startswith("."):
+        return ""
+    if not path.is_file():
+        return " (broken link)" if not path.exists() else " (no file)"
+    if kinds.has_picture_name(name) or kinds.is_hidden(name):
+        return None if kinds.has_picture_name(name) else ""
+    try:
+        with path.open("rb") as file:
+            return None if kinds.is_picture(file, name) else ""
+    except OSError as error:
+        return f" ({error.strerror})"
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
@@ -279,7 +347,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageSource:
+def _of_files(files: Sequence[Path], names: Sequence[str], where: str, left_out: Sequence[str] = ()) -> ImageSource:
     def open_file(path: Path) -> IO[bytes]:
         try:
             return path.open("rb")
@@ -291,11 +359,13 @@ def _of_files(files: Sequence[Path], names: Sequence[str], where: str) -> ImageS
             return file.read()
 
     def beside(i: int, ending: str) -> bytes | None:
-        path = files[i].with_name(f"{files[i].stem}{ending}")
+        path = files[i].with_name(f"{kinds.stem_of(files[i].name)}{ending}")
         return read(path) if path.is_file() else None
 
     labels, classes = _classes_of(names)
-    return ImageSource(names, lambda i: read(files[i]), where, labels, classes, lambda i: open_file(files[i]), beside)
+    return ImageSource(
+        names, lambda i: read(files[i]), where, labels, classes, lambda i: open_file(files[i]), beside, None, left_out
+    )
 
 
 def _opened_zip(path: Path) -> zipfile.ZipFile:
@@ -305,10 +375,24 @@ def _opened_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: is a damaged zip ({error}); restore it, or unpack what can be saved") from error
 
 
+def _is_picture_of(archive: zipfile.ZipFile, name: str) -> bool:
+    if PurePosixPath(name).name.startswith("."):
+        return False
+    if kinds.has_picture_name(name) or kinds.is_hidden(name):
+        return kinds.has_picture_name(name)
+    try:
+        with archive.open(name) as file:
+            return kinds.is_picture(io.BytesIO(file.read(LOOKED_AT)), name)
+    except UNREADABLE:
+        return False
+
+
 def _of_zip(path: Path) -> ImageSource:
     with _opened_zip(path) as archive:
         members = {info.filename: f"zip {info.file_size} {info.CRC:08x}" for info in archive.infolist()}
-    names = sorted(name for name in members if _is_image(PurePosixPath(name)))
+        files = sorted(name for name in members if not name.endswith("/"))
+        names = [name for name in files if _is_picture_of(archive, name)]
+    left_out = sorted({name for name in files if not kinds.is_hidden(name)} - {*names})
 
     def read(name: str) -> bytes:
         # Opened anew each time, so that worker processes do not share a file position.
@@ -320,12 +404,12 @@ def _of_zip(path: Path) -> ImageSource:
 
     def beside(i: int, ending: str) -> bytes | None:
         image = PurePosixPath(names[i])
-        name = str(image.with_name(f"{image.stem}{ending}"))
+        name = str(image.with_name(f"{kinds.stem_of(image.name)}{ending}"))
         return read(name) if name in members else None
 
     labels, classes = _classes_of(names)
     return ImageSource(
-        names, lambda i: read(names[i]), str(path), labels, classes, None, beside, lambda i: members[names[i]]
+        names, lambda i: read(names[i]), str(path), labels, classes, None, beside, lambda i: members[names[i]], left_out
     )
 
 

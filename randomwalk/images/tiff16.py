@@ -1,4 +1,4 @@
-"""Colour TIFF files with 16 bits per channel, which Pillow cuts to 8 bits."""
+"""TIFF files with 16 bits per channel: in colour Pillow cuts them to 8, and where 0 is white it shows negatives."""
 
 from __future__ import annotations
 
@@ -8,29 +8,38 @@ import struct
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from randomwalk.images import exif
+
 WIDTH, HEIGHT, BITS, KIND, ORIENTATION, SAMPLES, PLANES = 256, 257, 258, 262, 274, 277, 284
-PREDICTOR, TILE_WIDTH, EXTRA, FORMAT = 317, 322, 338, 339
-_DROPPED = {BITS, ORIENTATION, PREDICTOR, EXTRA, FORMAT, 280, 281, 340, 341}
-"""Tags that have a value for each channel, or are undone here."""
-_LONG = 4
-_UNITS = {3: "H", _LONG: "I"}
+COMPRESSION, FILL_ORDER, ROWS, PREDICTOR, TILE_WIDTH, TILE_LENGTH, EXTRA, FORMAT = (
+    259,
+    266,
+    278,
+    317,
+    322,
+    323,
+    338,
+    339,
+)
+PIECES = (273, 279, 324, 325)
+"""Tags of the places and lengths of strips and tiles."""
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
+SEPARATE = 2
+UNKNOWN, PREMULTIPLIED, ALPHA = 0, 1, 2
+"""Meanings of a channel besides the colours."""
 
 
-def is_tiff16(data: bytes, image: Image.Image) -> bool:
-    """Whether the picture opened from ``data`` is a TIFF with interleaved colours of 16 bits, as whole numbers."""
+def is_tiff16(image: Image.Image) -> bool:
+    """Whether an opened picture is a TIFF of 16-bit whole numbers: grey, or colours with up to one channel more."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return False
     tags = image.tag_v2
-    samples = tags.get(SAMPLES, 1)
+    samples, kind = tags.get(SAMPLES, 1), tags.get(KIND)
     return (
-        data[:4] in (b"II*\0", b"MM\0*")  # and not BigTIFF
-        and samples in (3, 4)
+        ((kind in (WHITE_IS_ZERO, BLACK_IS_ZERO) and samples == 1) or (kind == RGB and samples in (3, 4)))
         and _listed(tags.get(BITS, 1)) == (16,) * samples
         and set(_listed(tags.get(FORMAT, 1))) == {1}
-        and tags.get(KIND) == 2
-        and tags.get(PLANES, 1) == 1
         and tags.get(PREDICTOR, 1) in (1, 2)
-        and (samples == 3 or set(_listed(tags.get(EXTRA, 2))) == {2})
     )
 
 
@@ -41,18 +50,38 @@ def orientation(image: Image.Image) -> int:
 
 
 def decode(data: bytes, image: Image.Image) -> np.ndarray:
-    """Decode the first page of a file to uint16 ``[H, W, C]``, as it is stored, not turned upright; alpha last.
+    """Decode the page that is opened to uint16 ``[H, W, C]``, as it is stored, not turned upright; alpha last.
 
-    A row of interleaved colours is a row of a grey picture that is C times as wide. Pillow decodes that one, after a
-    directory that describes it is added to the file. Differences along a row (the predictor of TIFF) are between
-    neighbours of one channel, and are summed up here.
+    A row of interleaved colours is a row of a grey picture that is C times as wide, and separate planes are grey
+    pictures. Pillow decodes these, after a directory that describes each is added to the file. Differences along a row
+    (the predictor of TIFF) are between neighbours of one channel, and are summed up here.
 
     Raises:
         ValueError: the file is damaged.
     """
     tags = image.tag_v2  # type: ignore[attr-defined]
-    channels, width, height = tags[SAMPLES], tags[WIDTH], tags[HEIGHT]
-    with TiffImagePlugin.TiffImageFile(io.BytesIO(_as_grey(data, channels))) as grey:
+    channels = tags.get(SAMPLES, 1)
+    if tags.get(PLANES, 1) == SEPARATE and channels > 1:
+        array = np.concatenate([_decode_grey(data, tags, 1, (k, channels)) for k in range(channels)], axis=2)
+    else:
+        array = _decode_grey(data, tags, channels, (0, 1))
+    if tags.get(KIND) == WHITE_IS_ZERO:
+        return 65535 - array
+    extra = next(iter(_listed(tags.get(EXTRA, UNKNOWN))), UNKNOWN)
+    if channels == 4 and extra == UNKNOWN:
+        return array[..., :3]
+    if channels == 4 and extra == PREMULTIPLIED:
+        alpha = np.maximum(array[..., 3:], 1).astype(np.float64)
+        array[..., :3] = (array[..., :3] * (65535 / alpha)).round().clip(0, 65535)
+    return array
+
+
+def _decode_grey(
+    data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2, channels: int, part: tuple[int, int]
+) -> np.ndarray:
+    """Decode one plane, ``[H, W, channels]``: the first, second, ... of as many parts of the strips or tiles."""
+    width, height = tags[WIDTH], tags[HEIGHT]
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(_as_grey(data, tags, channels, part))) as grey:
         array = np.array(grey)
     if array.shape != (height, width * channels) or array.dtype.itemsize != 2:
         raise ValueError("its tags contradict each other")
@@ -60,30 +89,37 @@ def decode(data: bytes, image: Image.Image) -> np.ndarray:
     if tags.get(PREDICTOR, 1) == 2:
         across = tags.get(TILE_WIDTH, width)
         for start in range(0, width, across):
-            part = array[:, start : start + across]
-            np.cumsum(part, axis=1, dtype=np.uint16, out=part)
+            step = array[:, start : start + across]
+            np.cumsum(step, axis=1, dtype=np.uint16, out=step)
     return array
 
 
-def _as_grey(data: bytes, channels: int) -> bytes:
-    order = "<" if data[:2] == b"II" else ">"
-    (place,) = struct.unpack_from(f"{order}I", data, 4)
-    (count,) = struct.unpack_from(f"{order}H", data, place)
-    entries: dict[int, bytes] = {}
-    for n in range(count):
-        raw = data[place + 2 + 12 * n : place + 14 + 12 * n]
-        tag, kind = struct.unpack_from(f"{order}HH", raw)
-        if tag in (WIDTH, TILE_WIDTH):
-            (value,) = struct.unpack_from(f"{order}{_UNITS[kind]}", raw, 8)
-            raw = struct.pack(f"{order}HHII", tag, _LONG, 1, value * channels)
-        if tag not in _DROPPED:
-            entries[tag] = raw
-    for tag, value in ((BITS, 16), (KIND, 1), (SAMPLES, 1)):
-        entries[tag] = struct.pack(f"{order}HHII", tag, _LONG, 1, value)
+def _as_grey(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2, channels: int, part: tuple[int, int]) -> bytes:
+    """The file with a directory of a grey picture at its end, which is the first one."""
+    order, big = exif.ORDERS[data[:2]], exif.is_big(data)
+    unit, count_unit, kind, start = ("Q", "Q", 16, 8) if big else ("I", "H", 4, 4)
+    values: dict[int, tuple[int, ...]] = {BITS: (16,), KIND: (BLACK_IS_ZERO,), SAMPLES: (1,)}
+    values |= {tag: _listed(tags[tag]) for tag in (HEIGHT, COMPRESSION, FILL_ORDER, ROWS, TILE_LENGTH) if tag in tags}
+    values |= {tag: (tags[tag] * channels,) for tag in (WIDTH, TILE_WIDTH) if tag in tags}
+    for tag in PIECES:
+        if tag in tags:
+            pieces = _listed(tags[tag])
+            share = len(pieces) // part[1]
+            values[tag] = pieces[part[0] * share : (part[0] + 1) * share]
     data += bytes(len(data) % 2)
-    directory = b"".join(entries[tag] for tag in sorted(entries))
-    head = data[:4] + struct.pack(f"{order}I", len(data))
-    return head + data[8:] + struct.pack(f"{order}H", len(entries)) + directory + bytes(4)
+    place = len(data)
+    room = struct.calcsize(f"={unit}")
+    end = place + struct.calcsize(f"={count_unit}") + len(values) * (4 + 2 * room) + room
+    entries, behind = [], b""
+    for tag in sorted(values):
+        content = struct.pack(f"{order}{len(values[tag])}{unit}", *values[tag])
+        entry = struct.pack(f"{order}HH{unit}", tag, kind, len(values[tag]))
+        if len(values[tag]) > 1:
+            content, behind = struct.pack(f"{order}{unit}", end + len(behind)), behind + content
+        entries.append(entry + content)
+    directory = struct.pack(f"{order}{count_unit}", len(values)) + b"".join(entries) + struct.pack(f"{order}{unit}", 0)
+    head = data[:start] + struct.pack(f"{order}{unit}", place)
+    return head + data[len(head) :] + directory + behind
 
 
 def _listed(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -26,8 +26,17 @@ from torch import Tensor
 from randomwalk.config import validate
 from randomwalk.config.operators import OperatorSettings
 from randomwalk.errors import InputError
-from randomwalk.operators.blur import Blur, GaussianBlur, SeparableBlur, blur_with_kernel, make_blur, make_motion_blur
+from randomwalk.operators.blur import (
+    Blur,
+    GaussianBlur,
+    SeparableBlur,
+    blur_with_kernel,
+    make_blur,
+    make_defocus_blur,
+    make_motion_blur,
+)
 from randomwalk.operators.composition import Composition
+from randomwalk.operators.decimation import BlurredDecimation, make_super_resolution
 from randomwalk.operators.dense import Dense
 from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, make_fourier_subsampling
 from randomwalk.operators.inpainting import Inpainting, make_inpainting
@@ -42,6 +51,7 @@ __all__ = [
     "JPEG",
     "OPERATORS",
     "Blur",
+    "BlurredDecimation",
     "Colorization",
     "Composition",
     "CompressedSensing",
@@ -85,8 +95,9 @@ def make_composition(
 OPERATORS: dict[str, Callable[..., Operator]] = {
     "denoising": Identity,
     "inpainting": make_inpainting,
-    "super_resolution": SuperResolution,
+    "super_resolution": make_super_resolution,
     "gaussian_blur": GaussianBlur,
+    "defocus_blur": make_defocus_blur,
     "motion_blur": make_motion_blur,
     "blur": make_blur,
     "colorization": Colorization,

@@ -1,26 +1,23 @@
-"""Blur with a kernel: Gaussian, from a file, or the path of a shaking camera."""
+"""Blur with a kernel: Gaussian, a lens out of focus, a moving camera, or from a file."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import one_hot
 
-from randomwalk.config.operators import Boundary
+from randomwalk.config.operators import AnyBlurSettings, Boundary
 from randomwalk.errors import InputError
-from randomwalk.images.arrays import read_array
-from randomwalk.images.pictures import BROKEN
+from randomwalk.operators import kernels
+from randomwalk.operators.composition import Composition
 from randomwalk.operators.dense import Dense
-from randomwalk.operators.operator import RCOND, Operator
+from randomwalk.operators.operator import RCOND, WITHOUT_SPECTRAL, Margins, Operator
 from randomwalk.operators.separable import Separable
-
-_POINTS = 500  # of the path of a motion kernel
+from randomwalk.operators.solve import conjugate_gradients
 
 
 def extension(size: int, before: int, after: int, boundary: Boundary) -> Tensor:
@@ -42,17 +39,23 @@ def extension(size: int, before: int, after: int, boundary: Boundary) -> Tensor:
 
 
 class Blur(Operator):
-    """``(A x)[i, j] = sum_ab k[a, b] x[i + a - h, j + b - w]`` in every channel, the same size out.
+    """``(A x)[i, j] = sum_ab k[a, b] x[i - a + h, j - b + w]`` in every channel: a point of light becomes the kernel.
 
-    ``(h, w)`` is the middle of the kernel, which is not flipped (correlation). ``boundary`` extends the image beyond
-    its border. A circular blur is diagonal in Fourier space and has a spectral decomposition and a pseudo-inverse in
-    closed form; the others solve by conjugate gradients. Kernels that are the product of a row and a column have both
-    at any boundary (:func:`blur_with_kernel`), and so has any blur of small images (:meth:`Dense.of`).
+    ``(h, w)`` is the middle of the kernel. ``boundary`` says what lies beyond the image's border:
+
+    * *unknown*: nothing is assumed. The image is larger than the measurement, which is the part of the blur that
+      depends on no other pixels (``scipy.signal.convolve2d`` with ``mode="valid"``); :meth:`cut` is its place.
+    * *reflect, replicate, zero, circular*: see :func:`extension`. The measurement has the image's size.
+
+    A circular blur is diagonal in Fourier space and has a spectral decomposition and a pseudo-inverse in closed form;
+    the others solve by conjugate gradients, with the circular one as preconditioner. Kernels that are the product of a
+    row and a column have both at any boundary (:func:`blur_with_kernel`), and so has any blur of small images
+    (:meth:`Dense.of`).
 
     Args:
         image_shape: ``(C, H, W)``.
         kernel: ``[k, l]``, or ``[B, 1, k, l]`` with one for each image of the batch.
-        boundary: reflect, replicate, zero or circular, see :func:`extension`.
+        boundary: unknown, reflect, replicate, zero or circular.
     """
 
     per_image = ("kernel",)
@@ -66,31 +69,36 @@ class Blur(Operator):
         kernel = kernel[None, None] if kernel.ndim == 2 else kernel
         if kernel.ndim != 4 or kernel.shape[1] != 1 or kernel.numel() == 0:
             raise InputError(f"blur: the kernel has shape {tuple(kernel.shape)}; expected [k, l] or [B, 1, k, l]")
-        self.circular = boundary == "circular"
+        self.circular, self.unknown = boundary == "circular", boundary == "unknown"
         self.register_buffer("kernel", kernel)
         for name, size, taps in zip(("rows", "columns"), self.image_shape[1:], kernel.shape[2:], strict=True):
             if self.circular:  # moves the middle of the kernel to the first pixel, and wraps a kernel that is too large
                 matrix = one_hot((torch.arange(taps) - taps // 2) % size, size).double()
+            elif self.unknown:
+                matrix = torch.empty(0)
             else:
-                matrix = extension(size, taps // 2, taps - 1 - taps // 2, boundary)
+                matrix = extension(size, *reach(taps), boundary)
             self.register_buffer(name, matrix)
+        if self.unknown:
+            self.margins = margins_of(self.image_shape, kernel.shape[2:])
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:
-        return self.image_shape
+        return self.shown_shape
 
     def forward(self, x: Tensor) -> Tensor:
-        _, height, width = self.image_shape
-        if not self.circular:
+        _, height, width = self.measurement_shape
+        if not (self.circular or self.unknown):
             x = self.rows.to(x.dtype) @ x @ self.columns.T.to(x.dtype)
-        return self._filter(x, self._transfer(x).conj())[..., :height, :width]
+        return self._filter(x, self._transfer(x))[..., :height, :width]
 
     def adjoint(self, y: Tensor) -> Tensor:
+        x = self._filter(y, self._transfer(y).conj())
         if self.circular:
-            return self._filter(y, self._transfer(y))
-        _, height, width = self.image_shape
-        padded = pad(y, (0, len(self.columns) - width, 0, len(self.rows) - height))
-        x = self._filter(padded, self._transfer(y))
+            return x
+        if self.unknown:
+            return x[..., : self.image_shape[1], : self.image_shape[2]]
+        x = x[..., : len(self.rows), : len(self.columns)]
         return self.rows.T.to(x.dtype) @ x @ self.columns.to(x.dtype)
 
     def pinv(self, y: Tensor) -> Tensor:
@@ -99,7 +107,23 @@ class Blur(Operator):
         transfer = self._transfer(y)
         squared = transfer.abs() ** 2
         largest = squared.amax((-2, -1), keepdim=True)
-        return self._filter(y, torch.where(squared > RCOND**2 * largest, transfer / squared, 0.0))
+        return self._filter(y, torch.where(squared > RCOND**2 * largest, transfer.conj() / squared, 0.0))
+
+    def solve(self, b: Tensor, damping: float, tolerance: float | None = None, iterations: int | None = None) -> Tensor:
+        _, height, width = self.measurement_shape
+        power = self._transfer(b).abs() ** 2
+
+        def product(u: Tensor) -> Tensor:
+            # Where nothing is extended, A A^T is one filter between padding with zeros and cutting.
+            gram = self._filter(u, power)[..., :height, :width] if self.unknown else self(self.adjoint(u))
+            return gram + damping * u
+
+        def inverse(u: Tensor) -> Tensor:
+            return self._filter(u, 1 / (power + damping))[..., :height, :width]
+
+        return conjugate_gradients(
+            product, b, tolerance=tolerance, enough=iterations, preconditioner=inverse if damping > 0 else None
+        )
 
     def norm(self) -> float:
         if self.circular:
@@ -115,20 +139,65 @@ class Blur(Operator):
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if not self.circular:
             raise InputError(
-                "this blur has no spectral decomposition: use boundary: circular, dense: true (for small images), or a "
-                "sampler setting that does not need one"
+                f"this blur has no spectral decomposition: use {WITHOUT_SPECTRAL}, boundary: circular, or dense: true "
+                "(for small images)"
             )
         return self._filter(x, f(self._transfer(self.kernel).abs() ** 2).to(x.dtype))
 
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """Size of the grid on which images are filtered: at least that of what is blurred, and fast to transform."""
+        _, height, width = self.image_shape
+        if self.circular:
+            return height, width
+        return fast_size(height if self.unknown else len(self.rows)), fast_size(
+            width if self.unknown else len(self.columns)
+        )
+
     def _transfer(self, like: Tensor) -> Tensor:
-        """Fourier transform of the kernel on the grid that images are filtered on, in the precision of ``like``."""
+        """Factor of each frequency, in the precision of ``like``."""
         if self.circular:
             return torch.fft.rfft2((self.rows.T @ self.kernel @ self.columns).to(like.dtype))
-        return torch.fft.rfft2(self.kernel.to(like.dtype), s=(len(self.rows), len(self.columns)))
+        # The turned kernel at the first pixels, as a correlation: no output that is kept wraps around.
+        return torch.fft.rfft2(self.kernel.flip(-2, -1).to(like.dtype), s=self._grid).conj()
 
-    @staticmethod
-    def _filter(x: Tensor, transfer: Tensor) -> Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=x.shape[-2:])
+    def _filter(self, x: Tensor, transfer: Tensor) -> Tensor:
+        """Filter of ``x``, with zeros after it where it is smaller than the grid."""
+        grid = self._grid
+        return torch.fft.irfft2(torch.fft.rfft2(x, s=grid) * transfer, s=grid)
+
+
+def reach(taps: int) -> tuple[int, int]:
+    """Number of pixels before and after one that its blur depends on: the middle of the kernel is at ``taps // 2``."""
+    return taps - 1 - taps // 2, taps // 2
+
+
+def margins_of(image_shape: Sequence[int], taps: Sequence[int]) -> Margins:
+    """Pixels above, below, left and right of the place of a measurement whose surroundings are unknown.
+
+    Raises:
+        InputError: the image is smaller than the kernel, so that there is no measurement.
+    """
+    _, height, width = image_shape
+    if height < taps[0] or width < taps[1]:
+        raise InputError(
+            f"blur: boundary: unknown measures only what depends on no pixels beyond the border, and an image of "
+            f"{height}x{width} pixels has none with a kernel of {taps[0]}x{taps[1]}; take another boundary, such as "
+            "reflect, or a larger image"
+        )
+    return (*reach(taps[0]), *reach(taps[1]))
+
+
+def fast_size(size: int) -> int:
+    """The smallest number from ``size`` on without prime factors above 5, for fast Fourier transforms."""
+    while True:
+        left = size
+        for factor in (2, 3, 5):
+            while left % factor == 0:
+                left //= factor
+        if left == 1:
+            return size
+        size += 1
 
 
 class SeparableBlur(Separable):
@@ -137,12 +206,21 @@ class SeparableBlur(Separable):
     Args:
         image_shape: ``(C, H, W)``.
         rows, columns: ``[k]`` and ``[l]``.
-        boundary: see :func:`extension`.
+        boundary: see :class:`Blur`.
     """
+
+    taps: tuple[Tensor, Tensor]
 
     def __init__(self, image_shape: Sequence[int], rows: Tensor, columns: Tensor, boundary: Boundary) -> None:
         _, height, width = image_shape
+        margins = margins_of(image_shape, (len(rows), len(columns))) if boundary == "unknown" else Operator.margins
         super().__init__(image_shape, blur_matrix(height, rows, boundary), blur_matrix(width, columns, boundary))
+        self.margins, self.taps = margins, (rows, columns)
+
+    @property
+    def kernel(self) -> Tensor:
+        """The kernel, ``[1, 1, k, l]``."""
+        return torch.outer(*self.taps)[None, None]
 
 
 class GaussianBlur(SeparableBlur):
@@ -152,71 +230,26 @@ class GaussianBlur(SeparableBlur):
         image_shape: ``(C, H, W)``.
         std: in pixels.
         kernel_size: odd, in pixels; the kernel never extends beyond 4 standard deviations.
-        boundary: see :func:`extension`.
+        boundary: see :class:`Blur`.
     """
 
     def __init__(self, image_shape: Sequence[int], std: float, kernel_size: int | None, boundary: Boundary) -> None:
-        kernel = gaussian_kernel(std, kernel_size)
-        super().__init__(image_shape, kernel, kernel, boundary)
-
-
-def gaussian_kernel(std: float, kernel_size: int | None) -> Tensor:
-    """Sampled Gaussian along one axis, float64, of sum 1; see :class:`GaussianBlur`."""
-    radius = int(4 * std + 0.5)
-    if kernel_size is not None:
-        radius = min(radius, kernel_size // 2)
-    place = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weight = torch.exp(-(place**2) / (2 * std**2))
-    return weight / weight.sum()
+        profile = kernels.gaussian_profile(std, kernel_size)
+        super().__init__(image_shape, profile, profile, boundary)
 
 
 def blur_matrix(size: int, kernel: Tensor, boundary: Boundary) -> Tensor:
-    """Matrix ``[size, size]`` of the correlation with ``kernel`` ``[k]`` along one axis, float64."""
-    taps = len(kernel)
-    extended = extension(size, taps // 2, taps - 1 - taps // 2, boundary)
-    windows = extended.unfold(0, size, 1)  # [k, source, output]
-    return torch.einsum("a,asj->js", kernel.double(), windows)
+    """Matrix ``[size, size]`` of the convolution with ``kernel`` ``[k]`` along one axis, float64.
 
-
-def taper(y: Tensor, blur: Operator) -> Tensor:
-    """Fade the borders of a blurred photograph into its circular blur, ``w y + (1 - w) A y``, as MATLAB's edgetaper.
-
-    A photograph does not continue at its opposite border, as a circular blur assumes. The weight w is 1 in the interior
-    and falls to 0 at the border: one minus the autocorrelation of the kernel's profile, along each axis.
-
-    Args:
-        y: measurement ``[1, C, H, W]``.
-        blur: circular blur A with one kernel.
+    With an unknown boundary it has ``size - k + 1`` rows.
     """
-    point = torch.zeros_like(y)
-    point[..., 0, 0] = 1
-    spread, weight = blur(point)[0, 0], torch.ones_like(y[0, 0])
-    for axis in (0, 1):
-        profile = spread.sum(1 - axis)
-        size = len(profile)
-        correlation = torch.fft.irfft(torch.fft.rfft(profile).abs().square(), n=size)
-        place = torch.arange(size, device=y.device)
-        fall = 1 - (correlation / correlation.max())[torch.minimum(place, size - 1 - place)]
-        weight = weight * (fall[:, None] if axis == 0 else fall)
-    return weight * y + (1 - weight) * blur(y)
-
-
-def read_kernel(file: str | Path) -> Tensor:
-    """Kernel ``[k, l]`` from a NumPy file (.npy) or the grey values of an image, float64."""
-    if Path(file).suffix == ".npy":
-        kernel = torch.from_numpy(read_array(file, f"blur: the kernel {file}"))
+    taps = len(kernel)
+    if boundary == "unknown":
+        extended = torch.eye(size, dtype=torch.float64)
     else:
-        try:
-            with Image.open(file) as image:
-                values = np.asarray(image.convert("L") if image.mode not in ("F", "I", "I;16") else image)
-            kernel = torch.from_numpy(np.array(values, dtype=np.float64))
-        except BROKEN as error:
-            raise InputError(f"blur: the kernel {file} cannot be read as an image: {error}") from error
-    if kernel.ndim != 2 or kernel.numel() == 0 or not kernel.isfinite().all():
-        raise InputError(
-            f"blur: the kernel {file} has shape {tuple(kernel.shape)}; expected rows and columns of numbers"
-        )
-    return kernel
+        extended = extension(size, *reach(taps), boundary)
+    windows = extended.unfold(0, len(extended) - taps + 1, 1)  # [k, source, output]
+    return torch.einsum("a,asj->js", kernel.double().flip(0), windows)
 
 
 def blur_with_kernel(image_shape: Sequence[int], kernel: Tensor, boundary: Boundary) -> Blur | SeparableBlur:
@@ -224,8 +257,8 @@ def blur_with_kernel(image_shape: Sequence[int], kernel: Tensor, boundary: Bound
 
     Args:
         image_shape: ``(C, H, W)``.
-        kernel: ``[k, l]``, used as it is.
-        boundary: see :func:`extension`.
+        kernel: ``[k, l]``, used as it is: as a point of light looks, see :class:`Blur`.
+        boundary: see :class:`Blur`.
     """
     u, s, vt = torch.linalg.svd(kernel.double())
     if len(s) == 1 or s[1] <= 1e-12 * s[0]:
@@ -233,63 +266,85 @@ def blur_with_kernel(image_shape: Sequence[int], kernel: Tensor, boundary: Bound
     return Blur(image_shape, kernel, boundary)
 
 
+def kernel_of(operator: Operator) -> Tensor | None:
+    """Kernel ``[k, l]`` of a blur, for the first image of a batch, or of the part of a composition that is one."""
+    if isinstance(operator, Composition):
+        found = kernel_of(operator.first)
+        return kernel_of(operator.second) if found is None else found
+    return operator.kernel[0, 0] if isinstance(operator, (Blur, SeparableBlur)) else None
+
+
+def size_of_kernel(settings: AnyBlurSettings) -> tuple[int, int]:
+    """Number of rows and columns of the kernel of a blur.
+
+    Raises:
+        InputError: its file cannot be read.
+    """
+    if settings.name == "gaussian_blur":
+        return (len(kernels.gaussian_profile(settings.std, settings.kernel_size)),) * 2
+    if settings.name == "defocus_blur":
+        kernel = kernels.defocus(settings.radius)
+    elif settings.name == "blur":
+        kernel = kernels.read(settings.file, flip=settings.flip, center=settings.center).kernel
+    elif settings.length is None:
+        return settings.kernel_size, settings.kernel_size
+    else:
+        kernel = kernels.motion(settings.length, settings.angle)
+    return kernel.shape[0], kernel.shape[1]
+
+
 def make_blur(
-    image_shape: Sequence[int], file: str, normalize: bool, boundary: Boundary, dense: bool
+    image_shape: Sequence[int],
+    file: str,
+    flip: bool,
+    center: bool | None,
+    normalize: bool,
+    boundary: Boundary,
+    dense: bool,
 ) -> Blur | SeparableBlur | Dense:
     """Blur with the kernel of a file, see :class:`randomwalk.config.operators.BlurSettings`."""
-    kernel = read_kernel(file)
+    found = kernels.read(file, flip=flip, center=center)
+    kernel = found.kernel
     if normalize:
         if not kernel.sum() > 0:
             raise InputError(
                 f"blur: the kernel {file} sums to {float(kernel.sum()):g}; use normalize: false, or another kernel"
             )
         kernel = kernel / kernel.sum()
-    blur = blur_with_kernel(image_shape, kernel, boundary)
-    return Dense.of(blur) if dense and isinstance(blur, Blur) else blur
+    blur = _with_kernel(image_shape, kernel, boundary, dense)
+    blur.notes = tuple(found.notes)
+    return blur
 
 
-def motion_kernel(size: int, intensity: float, draws: np.random.Generator) -> Tensor:
-    """Kernel ``[size, size]`` of sum 1: how long a camera that moves at constant speed looks at each pixel.
-
-    The path has between half and the whole length of the kernel and starts in any direction. The direction then does
-    a random walk, whose standard deviation at the end is ``2 intensity`` radians, with ``Poisson(2 intensity)`` jumps
-    to any direction: 0 gives a straight line, 1 a tangled one. The mean of the path is in the middle of the kernel, and
-    each point of the path is spread over the four pixels around it (bilinear weights).
-
-    Args:
-        size: odd, in pixels.
-        intensity: between 0 and 1.
-        draws: source of the random path.
-    """
-    length = draws.uniform(0.5, 1) * (size - 1)
-    turns = draws.normal(0, 2 * intensity / _POINTS**0.5, _POINTS)
-    turns[0] = draws.uniform(0, 2 * np.pi)
-    for jump in draws.integers(1, _POINTS, draws.poisson(2 * intensity)):
-        turns[jump] += draws.uniform(-np.pi, np.pi)
-    angles = np.cumsum(turns)
-    path = np.cumsum(np.stack([np.sin(angles), np.cos(angles)], 1), 0) * length / _POINTS
-    path += (size - 1) / 2 - path.mean(0)  # no point is further than length / 2 from the mean: all fit in
-    kernel = np.zeros((size, size))
-    corner = np.clip(np.floor(path).astype(int), 0, max(size - 2, 0))
-    for step in np.ndindex(2, 2) if size > 1 else [(0, 0)]:
-        weight = np.prod(1 - np.abs(path - corner - step), axis=1)
-        np.add.at(kernel, tuple((corner + step).T), weight)
-    return torch.from_numpy(kernel / kernel.sum())
+def make_defocus_blur(
+    image_shape: Sequence[int], radius: float, boundary: Boundary, dense: bool
+) -> Blur | SeparableBlur | Dense:
+    """Blur with a disc, see :class:`randomwalk.config.operators.DefocusBlurSettings`."""
+    return _with_kernel(image_shape, kernels.defocus(radius), boundary, dense)
 
 
 def make_motion_blur(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
+    length: float | None,
+    angle: float,
     kernel_size: int,
     intensity: float,
     boundary: Boundary,
     dense: bool,
-) -> Blur | Dense:
-    """Blur with one motion kernel for each generator, see :class:`randomwalk.config.operators.MotionBlurSettings`.
-
-    Only the circular boundary has a spectral decomposition, so that every sampler can use it; with the others, solves
-    by conjugate gradients take up to thousands of products, and may fail.
+) -> Blur | SeparableBlur | Dense:
+    """Blur along a straight line, or with one path for each generator, see
+    :class:`randomwalk.config.operators.MotionBlurSettings`.
     """
-    kernels = [motion_kernel(kernel_size, intensity, draws) for draws in generators]
-    blur = Blur(image_shape, torch.stack(kernels)[:, None], boundary)
+    if length is not None:
+        return _with_kernel(image_shape, kernels.motion(length, angle), boundary, dense)
+    paths = [kernels.random_motion(kernel_size, intensity, draws) for draws in generators]
+    blur = Blur(image_shape, torch.stack(paths)[:, None], boundary)
     return Dense.of(blur) if dense else blur
+
+
+def _with_kernel(
+    image_shape: Sequence[int], kernel: Tensor, boundary: Boundary, dense: bool
+) -> Blur | SeparableBlur | Dense:
+    blur = blur_with_kernel(image_shape, kernel, boundary)
+    return Dense.of(blur) if dense and isinstance(blur, Blur) else blur

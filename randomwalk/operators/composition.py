@@ -31,6 +31,14 @@ class Composition(Operator):
             )
         self.first, self.second = first, second
         self.linear = first.linear and second.linear
+        above, below, before, after = first.margins
+        _, height, width = first.image_shape
+        scale = ((height - above - below) // second.image_shape[1], (width - before - after) // second.image_shape[2])
+        top, bottom, left, right = second.margins
+        self.margins = (
+            above + top * scale[0], below + bottom * scale[0], before + left * scale[1], after + right * scale[1]
+        )  # fmt: skip
+        self.notes = (*first.notes, *second.notes)
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:

@@ -74,7 +74,9 @@ class Dense(Operator):
                 image = torch.zeros_like(blank)
                 image.view(-1)[pixel] = 1
                 columns.append(operator(image.expand(rows, *operator.image_shape)).flatten(1))
-        return cls(operator.image_shape, torch.stack(columns, 2), y.shape[1:])
+        made = cls(operator.image_shape, torch.stack(columns, 2), y.shape[1:])
+        made.margins, made.notes = operator.margins, operator.notes
+        return made
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from randomwalk.errors import InputError
-from randomwalk.images import pictures
+from randomwalk.images.masks import Grow, read_mask, read_mask_file
 from randomwalk.operators.operator import Operator
+
+_RELAXATIONS = 8
+"""Times that missing pixels move to the mean of their neighbours, on each scale."""
 
 
 class Inpainting(Operator):
@@ -52,11 +55,39 @@ class Inpainting(Operator):
     def pinv(self, y: Tensor) -> Tensor:
         return self.mask * y
 
+    def interpolated(self, y: Tensor) -> Tensor:
+        return filled(y, self.mask.to(y))
+
     def norm(self) -> float:
         return float(self.mask.max())
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return f(self.mask.to(x.dtype)) * x
+
+
+def filled(y: Tensor, known: Tensor) -> Tensor:
+    """Pictures whose missing pixels are smoothly interpolated: nearly the solution of Laplace's equation in each hole.
+
+    Averages of known pixels fill the holes from coarse to fine, and on each scale a missing pixel moves to the mean of
+    its neighbours a few times.
+
+    Args:
+        y: ``[B, C, H, W]``.
+        known: ``[B, 1, H, W]`` or ``[1, 1, H, W]``, 1 where y is known, 0 where it is not.
+    """
+    if known.all():
+        return y
+    if max(y.shape[-2:]) == 1:
+        return y * known
+    weight = avg_pool2d(known, 2, ceil_mode=True)
+    coarse = avg_pool2d(known * y, 2, ceil_mode=True) / weight.clamp_min(1e-9)
+    guess = interpolate(filled(coarse, (weight > 0).to(y)), size=y.shape[-2:], mode="bilinear", align_corners=False)
+    x = torch.where(known > 0, y, guess)
+    for _ in range(_RELAXATIONS):
+        around = pad(x, (1, 1, 1, 1), mode="replicate")
+        mean = around[..., 2:, 1:-1] + around[..., :-2, 1:-1] + around[..., 1:-1, 2:] + around[..., 1:-1, :-2]
+        x = torch.where(known > 0, y, mean / 4)
+    return x
 
 
 def random_mask(height: int, width: int, missing: float, draws: np.random.Generator) -> Tensor:
@@ -86,21 +117,6 @@ def box_mask(height: int, width: int, box_size: int | Sequence[int], margin: int
     return mask
 
 
-def read_mask(path: str | Path, height: int, width: int) -> Tensor:
-    """Mask ``[H, W]`` from an image file: pixels brighter than half, and transparent ones, are observed."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"inpainting: the mask image {path} cannot be read: {error}") from error
-    grey = pictures.read(data, f"inpainting: the mask image {path}").on_white(1)[..., 0]
-    if grey.shape != (height, width):
-        raise InputError(
-            f"inpainting: the mask image {path} has {grey.shape[0]}x{grey.shape[1]} pixels, "
-            f"but the images have {height}x{width}"
-        )
-    return torch.from_numpy((grey > 127).astype(np.float32))
-
-
 def make_inpainting(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
@@ -110,14 +126,16 @@ def make_inpainting(
     box_size: int | Sequence[int] | None,
     margin: int,
     file: str | None,
+    grow: Grow,
+    invert: bool,
 ) -> Inpainting:
     """Inpainting, see :class:`randomwalk.config.operators.InpaintingSettings`.
 
     Args:
         image_shape: ``(C, H, W)``.
         generators: one for each image, for masks that are drawn.
-        masks: ``[H, W]`` of each image, for ``mask="beside"``.
-        mask, missing, box_size, margin, file: settings.
+        masks: ``[H, W]`` of each image, for ``mask="beside"``; for ``mask="file"`` they replace that of the file.
+        mask, missing, box_size, margin, file, grow, invert: settings.
     """
     _, height, width = image_shape
     if mask == "random":
@@ -125,9 +143,10 @@ def make_inpainting(
     elif mask == "box":
         assert box_size is not None
         found = [box_mask(height, width, box_size, margin, draws) for draws in generators]
-    elif mask == "file":
+    elif mask == "file" and masks is None:
         assert file is not None
-        found = [read_mask(file, height, width)]
+        read, name = read_mask_file(file)
+        found = [read_mask(read, name, (height, width), "the image", grow=grow, invert=invert).known]
     elif masks is None:
         raise InputError("inpainting: mask 'beside' needs images from files, with their masks next to them")
     else:

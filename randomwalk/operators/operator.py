@@ -16,7 +16,11 @@ from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 from randomwalk.rng import Draws, Stream, torch_generator
 
 ImageShape = tuple[int, int, int]
+Margins = tuple[int, int, int, int]
+"""Rows above and below, columns left and right."""
 
+WITHOUT_SPECTRAL = "a sampler that needs none (random_walk, diffpir, daps, split_gibbs, pigdm, mmps, dps)"
+"""Advice in messages where an operator has no spectral decomposition."""
 RCOND = 1e-4
 """Pseudo-inverses treat singular values below this share of the largest as 0."""
 
@@ -31,6 +35,10 @@ class Operator(nn.Module):
     linear: bool = True
     per_image: tuple[str, ...] = ()
     """Names of the buffers that may have one entry for each image of a batch, along their first dimension."""
+    margins: Margins = (0, 0, 0, 0)
+    """Rows above and below and columns left and right of the part of an image that the measurement shows."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user on how the operator was made, one line each."""
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
@@ -48,6 +56,17 @@ class Operator(nn.Module):
         """Shape of one image's measurement, without the batch."""
         with torch.no_grad():
             return tuple(self(self._blank())[0].shape)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """The part of images ``[..., H, W]`` that the measurement shows, without the margins."""
+        return cut(x, self.margins)
+
+    @property
+    def shown_shape(self) -> ImageShape:
+        """Shape ``(C, H, W)`` of the part of an image that the measurement shows."""
+        top, bottom, left, right = self.margins
+        channels, height, width = self.image_shape
+        return (channels, height - top - bottom, width - left - right)
 
     def measure(self, x: Tensor, noise: Noise, draws: Draws | None = None) -> Measurement:
         """A measurement of the images ``x [B, C, H, W]``, with noise.
@@ -87,6 +106,14 @@ class Operator(nn.Module):
             raise InputError(f"{type(self).__name__} is not linear and has no pseudo-inverse")
         return conjugate_gradients(self._gram, self.adjoint(y))
 
+    def interpolated(self, y: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` interpolated from measurements ``[B, *measurement_shape]``, to start a walk from.
+
+        Raises:
+            InputError: the operator defines no such image.
+        """
+        raise InputError(f"{type(self).__name__} does not interpolate an image from its measurements")
+
     def norm(self) -> float:
         """Largest singular value of A, or an upper bound of the Jacobian's if A is not linear.
 
@@ -114,8 +141,7 @@ class Operator(nn.Module):
             x: ``[B, C, H, W]``.
         """
         raise InputError(
-            f"{type(self).__name__} has no spectral decomposition: define spectral(f, x), "
-            "or use a sampler setting that does not need one (random_walk with preconditioned: false)"
+            f"{type(self).__name__} has no spectral decomposition: define spectral(f, x), or use {WITHOUT_SPECTRAL}"
         )
 
     @property
@@ -123,17 +149,27 @@ class Operator(nn.Module):
         """Whether ``spectral`` can be used."""
         return type(self).spectral is not Operator.spectral
 
-    def proximal(self, z: Tensor, y: Tensor, eta: float, sigma: float) -> Tensor:
+    def proximal(
+        self,
+        z: Tensor,
+        y: Tensor,
+        eta: float,
+        sigma: float,
+        *,
+        tolerance: float | None = None,
+        iterations: int | None = None,
+    ) -> Tensor:
         """``argmin_x ||A x - y||^2 / eta^2 + ||x - z||^2 / sigma^2``, the mean of x given y if x ~ N(z, sigma^2 I).
 
-        That is ``z + (A^T A + (eta/sigma)^2)^-1 A^T (y - A z)``, in closed form where there is a spectral decomposition
-        and otherwise by conjugate gradients, to the residual of ``solve.TOLERANCE``.
+        That is ``z + (A^T A + q)^-1 A^T (y - A z) = z + A^T (A A^T + q)^-1 (y - A z)``, ``q = (eta/sigma)^2``: the
+        first in closed form where there is a spectral decomposition, and otherwise the second by :meth:`solve`.
 
         Args:
             z: ``[B, C, H, W]``.
             y: ``[B, *measurement_shape]``.
             eta: noise level of the measurement; 0 gives the limit, ``z + A^+ (y - A z)``.
             sigma: standard deviation of the prior, positive.
+            tolerance, iterations: of :meth:`solve`.
 
         Raises:
             InputError: the operator is not linear.
@@ -142,11 +178,30 @@ class Operator(nn.Module):
         if eta == 0:
             return z + self.pinv(y - self(z))
         damping = (eta / sigma) ** 2
-        right = self.adjoint(y - self(z))
         if self.has_spectral:
+            right = self.adjoint(y - self(z))
             # A^T v vanishes where t = 0; its rounding errors there must not be divided by a tiny damping.
             return z + self.spectral(lambda t: (t > 0) / (t + damping), right)
-        return z + conjugate_gradients(lambda v: self._gram(v) + damping * v, right)
+        return z + self.adjoint(self.solve(y - self(z), damping, tolerance, iterations))
+
+    def solve(self, b: Tensor, damping: float, tolerance: float | None = None, iterations: int | None = None) -> Tensor:
+        """``(A A^T + damping I)^-1 b`` for measurements b, by conjugate gradients.
+
+        Args:
+            b: ``[B, *measurement_shape]``.
+            damping: positive.
+            tolerance: relative residual at which a row is solved; that of ``solve.TOLERANCE`` by default.
+            iterations: at which the result is taken as it is; by default it must reach the tolerance.
+
+        Raises:
+            InputError: the operator is not linear.
+            RunError: conjugate gradients do not converge.
+        """
+        if not self.linear:
+            raise InputError(f"{type(self).__name__} is not linear: there is no system to solve")
+        return conjugate_gradients(
+            lambda u: self(self.adjoint(u)) + damping * u, b, tolerance=tolerance, enough=iterations
+        )
 
     def _gram(self, x: Tensor) -> Tensor:
         """``A^T A x``."""
@@ -167,6 +222,12 @@ class Operator(nn.Module):
         """A batch of one image of zeros, of the type and on the device of the operator's buffers."""
         like = next((b for b in chain(self.buffers(), self.parameters()) if b.is_floating_point()), torch.empty(0))
         return like.new_zeros((1, *self.image_shape))
+
+
+def cut(x: Tensor, margins: Margins) -> Tensor:
+    """Images ``[..., H, W]`` without their margins."""
+    top, bottom, left, right = margins
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
 class Identity(Operator):

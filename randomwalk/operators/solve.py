@@ -15,7 +15,13 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], b: Tensor, *, tolerance: float | None = None, max_iterations: int = 2000
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    tolerance: float | None = None,
+    max_iterations: int = 2000,
+    enough: int | None = None,
+    preconditioner: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Solution x of ``M x = b``, M symmetric positive semi-definite and b in its range, for every row.
 
@@ -29,46 +35,61 @@ def conjugate_gradients(
         b: ``[B, ...]``.
         tolerance: :data:`TOLERANCE` of b's type by default.
         max_iterations: limit on the iterations.
+        enough: number of iterations after which x is returned as it is, instead of ``max_iterations``.
+        preconditioner: ``C v``, C symmetric positive definite and near to ``M^-1``, row by row. Residuals r are then
+            measured by ``sqrt(r^T C r)``.
 
     Raises:
         RunError: a row has not reached the tolerance.
     """
-    goal = (TOLERANCE[b.dtype] if tolerance is None else tolerance) ** 2 * dot(b, b)
-    for x, squared in islice(iterates(apply, b, goal, restart=True), max_iterations + 1):
-        if not (squared > goal).any():
+    tolerance = TOLERANCE[b.dtype] if tolerance is None else tolerance
+    steps = iterates(apply, b, tolerance, restart=True, preconditioner=preconditioner)
+    for x, share in islice(steps, (max_iterations if enough is None else enough) + 1):
+        if not (share > tolerance).any():
             return x
-    shares = (squared / dot(b, b)).nan_to_num().sqrt()
+    if enough is not None:
+        return x
     raise RunError(
-        f"conjugate gradients reached a relative residual of {float(shares.max()):.1e} in {max_iterations} "
+        f"conjugate gradients reached a relative residual of {float(share.max()):.1e} in {max_iterations} "
         "iterations, which is not enough: the operator is too ill-conditioned; use more measurement noise, or an "
         "operator with a spectral decomposition (a blur with boundary: circular, or for small images dense: true)"
     )
 
 
 def iterates(
-    apply: Callable[[Tensor], Tensor], b: Tensor, goal: Tensor, *, restart: bool
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    tolerance: float,
+    *,
+    restart: bool,
+    preconditioner: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless iterates ``x`` after 0, 1, 2, ... products with M, with the squared norm of each row's residual.
+    """Endless iterates ``x`` after 0, 1, 2, ... products with M, with the relative residual of each row.
 
     Args:
         apply: ``M v`` for ``v`` shaped like b, row by row.
         b: ``[B, ...]``.
-        goal: squared norm of the residual at which a row stops, of a shape that scales the rows.
+        tolerance: relative residual at which a row stops.
         restart: whether a row whose direction v violates ``v^T M v > 0`` restarts from its residual, since rounding
             must be the cause; otherwise it stops, since M is not positive semi-definite.
+        preconditioner: see :func:`conjugate_gradients`.
     """
-    x, residual, direction, squared = torch.zeros_like(b), b, b, dot(b, b)
+    x, residual = torch.zeros_like(b), b
+    towards = b if preconditioner is None else preconditioner(b)
+    direction, squared = towards, dot(b, towards)
+    first = squared
     while True:
-        yield x, squared
+        yield x, (squared.clamp_min(0) / first).nan_to_num().sqrt()
         image = apply(direction)
         curvature = dot(direction, image)
-        active = (squared > goal) & (curvature > 0)
+        active = (squared > tolerance**2 * first) & (curvature > 0)
         step = torch.where(active, squared / curvature, 0.0)
         x = x + step * direction
         residual = residual - step * image
-        before, squared = squared, dot(residual, residual)
-        conjugate = residual + squared / before * direction
-        direction = torch.where(active, conjugate, residual if restart else 0.0)
+        towards = residual if preconditioner is None else preconditioner(residual)
+        before, squared = squared, dot(residual, towards)
+        conjugate = towards + squared / before * direction
+        direction = torch.where(active, conjugate, towards if restart else 0.0)
 
 
 def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 300) -> float:

@@ -102,9 +102,13 @@ def remainder(
 
 
 def _steps(plan: Plan) -> list[tuple[float, float, float]]:
-    """Level, step size in directions that are not measured, and temperature of every step."""
+    """Level, step size in directions that are not measured, and temperature of every step.
+
+    Where the prior has a weight lambda, P is ``c s^2 / lambda`` there and the drift lambda times the score: as a step
+    of ``c s^2`` at the temperature ``T / lambda``.
+    """
     return [
-        (s, tau.scale * s**2 if isinstance(tau, PreconditionedStep) else float(tau), t)  # type: ignore[arg-type]
+        (s, tau.scale * s**2, t / tau.prior_weight) if isinstance(tau, PreconditionedStep) else (s, float(tau), t)  # type: ignore[arg-type]
         for s, tau, t in zip(plan.sigmas, plan.step_sizes, plan.temperatures, strict=True)
     ]
 

@@ -18,6 +18,7 @@ from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators.noise import Noise
+from randomwalk.operators.operator import WITHOUT_SPECTRAL
 from randomwalk.rng import Draws, TorchDraws
 from randomwalk.samplers import schedules
 from randomwalk.samplers.walk import Plan, all_finite
@@ -204,7 +205,7 @@ class Sampler(SamplerBase):
         if needs.spectral and not operator.has_spectral:
             raise InputError(
                 f"sampler {name} needs the spectral decomposition of the operator, which {type(operator).__name__} "
-                "does not have: define spectral(f, x), or use a sampler that does without"
+                f"does not have: define spectral(f, x), or use {WITHOUT_SPECTRAL}"
             )
         if needs.noise and noise.name not in needs.noise:
             photons = "; for photons take posterior_mean where the operator is denoising, else daps or random_walk"

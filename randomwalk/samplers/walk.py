@@ -12,24 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
-from randomwalk.operators import Operator
+from randomwalk.operators import Measurement, Operator
 
-
-class LinearStep(Protocol):
-    """A step size that is a symmetric positive definite matrix P."""
-
-    def apply(self, v: Tensor) -> Tensor:
-        """``P v``."""
-
-    def sqrt(self, v: Tensor) -> Tensor:
-        """``P^(1/2) v``."""
+Draw: TypeAlias = Callable[[Tensor], Tensor]
+"""``draw(like)``: Normal(0, I), of the shape of ``like``."""
 
 
 class HasScore(Protocol):
@@ -39,7 +32,22 @@ class HasScore(Protocol):
         """``grad_x log f(y | x)``."""
 
 
-StepSize: TypeAlias = float | Tensor | LinearStep
+class MatrixStep(Protocol):
+    """A step size that is a symmetric positive definite matrix P."""
+
+    def move(self, x: Tensor, score: Tensor, measurement: HasScore | None, temperature: float, draw: Draw) -> Tensor:
+        """The state after the step from ``x``, with the noise ``Normal(0, 2 T P)``.
+
+        Args:
+            x: the state.
+            score: of the prior, at x.
+            measurement: gives the likelihood score, if there is one.
+            temperature: T.
+            draw: gives the random numbers; not called where T is 0.
+        """
+
+
+StepSize: TypeAlias = float | Tensor | MatrixStep
 
 
 @dataclass(frozen=True)
@@ -53,30 +61,88 @@ class Plan:
 
 @dataclass(frozen=True)
 class PreconditionedStep:
-    """``P = scale (I / sigma^2 + A^T A / eta^2)^-1``: long where the measurement says little, short where it says much.
+    """``P = c H^-1, H = lambda I / s^2 + A^T A / eta^2``: long where the measurement says little, short where much.
 
-    For a flat prior this is ``scale`` times the inverse curvature of the target: ``scale`` in (0, 1] is stable in every
-    direction, and ``scale = 1`` reaches the optimum in one step.
+        x <- x + P (lambda score(x, s) + A^T (y - A x) / eta^2) + sqrt(2 T) P^(1/2) n
+
+    For a flat prior P is c times the inverse curvature of the target: c in (0, 1] is stable in every direction, and
+    c = 1 reaches the optimum in one step: the denoised image D = x + s^2 score is pulled towards y.
+
+    Where A has a spectral decomposition this is computed as it stands. For any other linear A, **perturb, then solve**:
+    with r^2 = s^2 / lambda and g = sqrt(2 T / c),
+
+        d' = D + g r n1,    y' = y + g eta n2
+        x <- x + c (x' - x),    x' = argmin_z ||z - d'||^2 / r^2 + ||A z - y'||^2 / eta^2
+
+    has the same mean, and the same covariance: that of ``g H^-1 (n1 / r + A^T n2 / eta)`` is ``g^2 H^-1``, and
+    ``c^2 g^2 H^-1 = 2 T P``. The minimum is found by conjugate gradients in the space of measurements, to a part of
+    ``TOLERANCE`` of what y asks for or in ``ITERATIONS``, whichever comes first.
+
+    Source: Papandreou and Yuille 2010, "Gaussian sampling by local perturbations".
 
     Args:
-        operator: A; needs ``spectral``.
-        sigma: noise level of the prior.
-        eta: standard deviation of the measurement noise.
-        scale: fraction of the Newton step.
+        operator: A, linear.
+        sigma: s, noise level of the prior.
+        eta: standard deviation of the measurement noise, which is Gaussian.
+        scale: c, fraction of the Newton step.
+        prior_weight: lambda.
     """
+
+    TOLERANCE: ClassVar[float] = 0.1
+    ITERATIONS: ClassVar[int] = 20
 
     operator: Operator
     sigma: float
     eta: float
     scale: float
+    prior_weight: float = 1.0
+
+    def move(self, x: Tensor, score: Tensor, measurement: HasScore | None, temperature: float, draw: Draw) -> Tensor:
+        """The state after the step, see :class:`MatrixStep`."""
+        if not self.operator.has_spectral:
+            assert isinstance(measurement, Measurement)
+            return self.perturb_and_solve(x, score, measurement.y, temperature, draw)
+        drift = score if self.prior_weight == 1 else self.prior_weight * score
+        drift = drift if measurement is None else drift + measurement.score(x)
+        del score
+        x = x + self.apply(drift)
+        del drift  # large pictures: no tensor is kept longer than needed
+        return (math.sqrt(2 * temperature) * self.sqrt(draw(x))).add_(x) if temperature > 0 else x
+
+    def perturb_and_solve(
+        self,
+        x: Tensor,
+        score: Tensor,
+        y: Tensor,
+        temperature: float,
+        draw: Draw,
+        tolerance: float = TOLERANCE,
+        iterations: int | None = ITERATIONS,
+    ) -> Tensor:
+        """The same step without a spectral decomposition.
+
+        Args:
+            x, score, temperature, draw: see :class:`MatrixStep`; draws n1, then n2.
+            y: the measurement, ``[B, *measurement_shape]``, or one ``[1, ...]``.
+            tolerance, iterations: of the solution, see :meth:`Operator.proximal`.
+        """
+        r, g = self.sigma / math.sqrt(self.prior_weight), math.sqrt(2 * temperature / self.scale)
+        target = x + self.sigma**2 * score
+        del score
+        if g > 0:
+            target, y = target.add_(draw(x), alpha=g * r), y + g * self.eta * draw(y.expand(len(x), *y.shape[1:]))
+        target = self.operator.proximal(target, y, self.eta, r, tolerance=tolerance, iterations=iterations)
+        return target if self.scale == 1 else torch.lerp(x, target, self.scale)
 
     def _gain(self, eigenvalues: Tensor) -> Tensor:
-        return self.scale / (1 / self.sigma**2 + eigenvalues / self.eta**2)
+        return self.scale / (self.prior_weight / self.sigma**2 + eigenvalues / self.eta**2)
 
     def apply(self, v: Tensor) -> Tensor:
+        """``P v``, in closed form."""
         return self.operator.spectral(self._gain, v)
 
     def sqrt(self, v: Tensor) -> Tensor:
+        """``P^(1/2) v``, in closed form."""
         return self.operator.spectral(lambda eigenvalues: self._gain(eigenvalues).sqrt(), v)
 
 
@@ -97,10 +163,10 @@ def walk(
         denoiser: gives ``score(x, sigma)``.
         x: start ``[B, ...]``; not written to. The state is kept in its type, but in float32 at least.
         sigmas: noise level of each step.
-        step_sizes: ``tau`` of each step: a number, a tensor that broadcasts against x, or a :class:`LinearStep`.
+        step_sizes: ``tau`` of each step: a number, a tensor that broadcasts against x, or a :class:`MatrixStep`.
         temperatures: T of each step; nothing is drawn where it is 0.
         measurement: gives the likelihood score; None samples the prior.
-        noise: ``noise(k, x)`` gives the draw of step k, like x; the default is ``torch.randn_like(x)``.
+        noise: ``noise(k, x)`` gives a draw of step k, like x; the default is ``torch.randn_like(x)``.
         callback: called as ``callback(k, x, sigma)`` after step k, with the state after it.
 
     Raises:
@@ -112,17 +178,22 @@ def walk(
     finite_steps = torch.zeros((), dtype=torch.long, device=x.device)
     with torch.no_grad():
         for k, (sigma, tau, temperature) in enumerate(steps):
+
+            def draw(like: Tensor, k: int = k) -> Tensor:
+                return torch.randn_like(like) if noise is None else noise(k, like)
+
             with torch.inference_mode():
                 drift = denoiser.score(x, sigma)
-            if measurement is not None:
-                drift = drift + measurement.score(x)
-            x = x + (tau * drift if isinstance(tau, (int, float, Tensor)) else tau.apply(drift))
-            del drift  # large pictures: no tensor is kept longer than needed
-            if temperature > 0:
-                n = torch.randn_like(x) if noise is None else noise(k, x)
-                n = tau**0.5 * n if isinstance(tau, (int, float, Tensor)) else tau.sqrt(n)
-                x = (math.sqrt(2 * temperature) * n).add_(x)
-                del n
+            if not isinstance(tau, (int, float, Tensor)):
+                x = tau.move(x, drift, measurement, temperature, draw)
+                del drift
+            else:
+                if measurement is not None:
+                    drift = drift + measurement.score(x)
+                x = x + tau * drift
+                del drift  # large pictures: no tensor is kept longer than needed
+                if temperature > 0:
+                    x = (math.sqrt(2 * temperature) * (tau**0.5 * draw(x))).add_(x)
             finite_steps += all_finite(x)
             # Reading the count waits for a GPU, so there it is read once, at the end.
             if (x.device.type == "cpu" or k == len(steps) - 1) and finite_steps <= k:

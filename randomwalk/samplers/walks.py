@@ -59,9 +59,13 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
 
         x <- x + tau (score(x, s) + A^T (y - A x) / eta^2) + sqrt(2 tau T) n,    tau = min(c s^2, eta^2)
 
-    or, if ``preconditioned``, with the matrix step ``tau = c (I / s^2 + A^T A / eta^2)^-1``. The walk targets
-    ``p_s(x) f(y | x)`` at every level, which becomes the posterior as s goes to 0; it samples the posterior if it mixes
-    at the low levels, which a finite walk between distant modes does not.
+    or, if ``preconditioned``, with the matrix step ``P = c (lambda I / s^2 + A^T A / eta^2)^-1``,
+
+        x <- x + P (lambda score(x, s) + A^T (y - A x) / eta^2) + sqrt(2 T) P^(1/2) n
+
+    (`PreconditionedStep`). With lambda = 1 the walk targets ``p_s(x) f(y | x)`` at every level, which becomes the
+    posterior as s goes to 0; it samples the posterior if it mixes at the low levels, which a finite walk between
+    distant modes does not.
 
     The matrix step is c s^2 where nothing is measured, and so needs tens of steps where the scalar one, slow in every
     direction, needs hundreds. The scalar step is stable for operators of norm at most 1, or a little more, as that of
@@ -69,14 +73,25 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
     (An operator that is not linear and does not define ``norm`` is taken to have 1.) For noise that is not Gaussian,
     eta is its ``stable_std`` here.
 
+    **Restoration.** Other settings give one good image in few steps instead of samples: a weight of the prior
+    (``prior_weight``) lambda < 1, c near 1, and a temperature that follows the next level p,
+
+        2 T c s^2 / lambda = kappa^2 p^2 - (1 - c)^2 s^2      (T = 0 where that is negative, and on the last step)
+
+    so that where nothing is measured, noise of standard deviation ``kappa p`` is left: of that in x, (1 - c) s, and
+    what is drawn. With ``last_denoised`` the last state x is replaced by ``D(x, s / 2)``, and with ``down_to_noise``
+    the levels from the first to that of the noise are spaced as those of the schedule, on the logarithmic scale, if
+    eta is above the last of them. Known methods are members of the family: DPIR (Zhang et al. 2021) is c = 1,
+    kappa = 0, lambda = 0.23; without a measurement DDIM is ``c = 1 - p / s, kappa = 1``, and DDPM
+    ``c = 1 - p^2 / s^2``.
+
     Source: Park et al. 2025, doi 10.1109/MSP.2025.3590608, and the code published with it.
     """
 
     needs = Needs(measurement="optional", copies=16)
 
-    @property
-    def uses_spectral(self) -> bool:
-        return self.preconditioned
+    def num_steps(self, num_levels: int) -> int:
+        return num_levels + self.last_denoised
 
     def knows(self, noise: Noise) -> bool:
         return not self.preconditioned or noise.name == "gaussian"
@@ -88,27 +103,46 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
         operator, noise = measurement.operator, measurement.noise
         if noise.std == 0:
             raise InputError("sampler random_walk follows the likelihood's score: it needs noise with a positive std")
-        if self.preconditioned and not (operator.linear and operator.has_spectral and noise.name == "gaussian"):
+        if self.preconditioned and not (operator.linear and noise.name == "gaussian"):
             raise InputError(
-                "sampler random_walk with preconditioned: true needs a linear operator with a spectral decomposition "
-                f"and Gaussian noise; here are {type(operator).__name__} and {noise.name}: take preconditioned: false"
+                "sampler random_walk with preconditioned: true needs a linear operator and Gaussian noise; here are "
+                f"{type(operator).__name__} and {noise.name}: take preconditioned: false"
             )
+        if not self.preconditioned and (self.prior_weight != 1 or self.kappa is not None):
+            key = "kappa" if self.prior_weight == 1 else "prior_weight"
+            raise InputError(f"sampler random_walk: {key} is for preconditioned: true; set that, or remove it")
 
     def plan(self, sigmas: Sigmas, measurement: Measurement | None = None) -> Plan:
         self.check(measurement)
         s = decreasing(sigmas)
-        temperatures = torch.linspace(self.initial_temperature, self.final_temperature, len(s), dtype=s.dtype)
+        if measurement is not None and self.down_to_noise and s[0] > measurement.std > s[-1]:
+            s = s[0] * (s / s[0]) ** (math.log(measurement.std / s[0]) / math.log(s[-1] / s[0]))
+        c, weight = self.step_scale, self.prior_weight if measurement is not None else 1.0
+        if self.kappa is None:
+            temperatures = torch.linspace(self.initial_temperature, self.final_temperature, len(s), dtype=s.dtype)
+        else:
+            drawn = (self.kappa * s.roll(-1)) ** 2 - ((1 - c) * s) ** 2
+            temperatures = weight * drawn.clamp_min(0) / (2 * c * s**2)
         temperatures[-1] = 0
         steps: list[StepSize]
         if measurement is not None and self.preconditioned:
             operator, eta = measurement.operator, measurement.std
-            steps = [PreconditionedStep(operator, sigma, eta, self.step_scale) for sigma in s.tolist()]
+            steps = [PreconditionedStep(operator, sigma, eta, c, weight) for sigma in s.tolist()]
         else:
             longest = math.inf
             if measurement is not None:
                 longest = measurement.noise.stable_std**2 / _excess(measurement.operator)
-            steps = [min(self.step_scale * sigma**2, longest) for sigma in s.tolist()]
+            steps = [min(c * sigma**2, longest) for sigma in s.tolist()]
         return Plan(s.tolist(), steps, temperatures.tolist())
+
+    def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
+        x = super().run(problem, x, callback)
+        if self.last_denoised:
+            last = self.plan(problem.levels, problem.given).sigmas[-1]
+            sigma = max(last / 2, problem.denoiser.sigma_min)
+            x = problem.denoiser(x, sigma)
+            callback(len(problem.levels), x, sigma)
+        return x
 
 
 class AnnealedLangevin(WalkSampler, AnnealedLangevinSettings):

@@ -25,7 +25,7 @@ class Batch:
 
     Attributes:
         ids: the samples of the batch.
-        x: the drawn images ``[B, C, H, W]``.
+        x: the drawn images ``[B, C, H, W]``, without margins.
         truth: the true images; None in an unconditional run, and where measurements are given.
         measurement: y, ``[B, *operator.measurement_shape]``; None in an unconditional run.
         visible: the part of y in the range of A, ``A A^+ y``, which leaves out the noise on missing pixels; y itself
@@ -70,8 +70,8 @@ def visible_and_baseline(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor 
     """
     inverse = operator.pinv(y) if operator.has_spectral else None
     visible = y if inverse is None else operator(inverse)
-    if tuple(visible.shape[1:]) == operator.image_shape:
+    if tuple(visible.shape[1:]) == operator.shown_shape:
         return visible, visible
     if inverse is None and operator.linear:
         inverse = operator.adjoint(y)
-    return visible, inverse
+    return visible, None if inverse is None else operator.cut(inverse)

@@ -53,11 +53,13 @@ def _draw_walk(axes: Any, plan: Plan, norm: float | None) -> None:
 def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
     steps = plan.step_sizes
     if all(isinstance(step, PreconditionedStep) for step in steps):
-        c = [(step.scale, step.sigma, step.eta) for step in steps if isinstance(step, PreconditionedStep)]
+        each = [step for step in steps if isinstance(step, PreconditionedStep)]
+        c, weight, eta = each[0].scale, each[0].prior_weight, each[0].eta
+        curvature = weight / np.array([step.sigma for step in each]) ** 2
         eigenvalue = (1.0 if norm is None else norm) ** 2
         return {
-            "τ where nothing is measured": np.array([s * sigma**2 for s, sigma, _ in c]),
-            "τ where most is measured": np.array([s / (1 / sigma**2 + eigenvalue / eta**2) for s, sigma, eta in c]),
+            "τ where nothing is measured": c / curvature,
+            "τ where most is measured": c / (curvature + eigenvalue / eta**2),
         }
     if all(isinstance(step, (int, float)) for step in steps):
         return {"τ": np.array([float(step) for step in steps if isinstance(step, (int, float))])}

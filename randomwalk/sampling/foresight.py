@@ -9,6 +9,7 @@ from randomwalk import samplers
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
+from randomwalk.images.kinds import left_out_notes
 from randomwalk.operators import Operator
 from randomwalk.operators.noise import PoissonNoise
 from randomwalk.rng import Stream, torch_generator
@@ -24,7 +25,11 @@ _LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is 
 
 def notes_of(task: Task) -> list[str]:
     """Notes on a task before it starts, one line each."""
+    left_out = [] if task.source is None else left_out_notes(task.source.where, task.source.left_out)
     return [
+        *left_out,
+        *_page_notes(task),
+        *_operator_notes(task),
         *_unit_notes(task),
         *_photon_notes(task),
         *_coupling_notes(task),
@@ -34,19 +39,36 @@ def notes_of(task: Task) -> list[str]:
     ]
 
 
+def _operator_notes(task: Task) -> list[str]:
+    """Notes on how the operator was made, such as on the file of a blur kernel."""
+    return [] if task.config.measurement is None else list(task.trial_operator().notes)
+
+
 def image_notes(task: Task, image: int) -> list[str]:
     """Notes on the measurement of an image, one line each."""
     found = []
     noise = task.estimated_noise.get(image)
+    stays = task.config.measurement is not None and task.config.measurement.keeps_known
+    kept = ", and left in the known pixels (keep_known)" if stays else ""
     if isinstance(noise, PoissonNoise):
         read = f" and read noise of {127.5 * noise.read_std:.2g} of 255" if noise.read_std > 0 else ""
-        found.append(f"{task.names[image]}: estimated {noise.peak:.3g} photons at white{read}")
+        found.append(f"{task.names[image]}: estimated {noise.peak:.3g} photons at white{read}{kept}")
     elif noise is not None:
-        found.append(f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255")
-    if task.config.masks_beside and task.source is not None:
-        missing = 1 - float(task.source.mask(image).mean())
-        found.append(f"{task.names[image]}: {missing:.1%} of the pixels are missing, where the mask is dark")
-    return found
+        found.append(f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255{kept}")
+    return [*found, *task.mask_notes.get(image, ())]
+
+
+def _page_notes(task: Task) -> list[str]:
+    """One note on files with several pages, if the config does not say which to take."""
+    if task.source is None or task.config.data is None or "page" in task.config.data.model_fields_set:
+        return []
+    counts = {name: task.source.num_pages(i) for i, name in enumerate(task.names)}
+    several = [name for name, count in counts.items() if count > 1]
+    if not several:
+        return []
+    others = {1: "", 2: "; so does another file"}.get(len(several), f"; so do {len(several) - 1} other files")
+    pages = f"{several[0]} has {counts[several[0]]} pages, of which the first is taken"
+    return [f"{pages}{others}: data.page (restore: --page) takes another, data.page: all takes each"]
 
 
 def _of_255(std: float) -> str:

@@ -32,6 +32,7 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     written_only = read_config(config.network.path) is not None
     source = None if config.data is None else open_images(config.data.path)
     source = source.without_masks() if source is not None and config.masks_beside else source
+    source = source.of_page(config.data.page) if source is not None and config.data is not None else None
     network, adapter = (
         None if section is None else section.model_dump(exclude_none=True, exclude_unset=written_only)
         for section in (config.network.architecture, config.network.denoiser)

@@ -11,19 +11,23 @@ from torch import Tensor
 from randomwalk.config import SampleConfig
 from randomwalk.config.measurement import Measurement as MeasurementSettings
 from randomwalk.config.noise import PoissonNoiseSettings
-from randomwalk.config.operators import parts_of
+from randomwalk.config.operators import blurs_of, parts_of
 from randomwalk.errors import InputError
 from randomwalk.images.noise_estimation import estimate_noise, estimate_photons
 from randomwalk.images.noise_regression import estimate_level
 from randomwalk.images.sources import ImageSource
-from randomwalk.operators import Composition, Inpainting, Operator
+from randomwalk.operators import Composition, Inpainting, Measurement, Operator
 from randomwalk.operators.noise import GaussianNoise, Noise, PoissonNoise
-from randomwalk.sampling.batch import Batch
+from randomwalk.sampling.batch import Batch, repeated
 
 COPIES = 3
 """Number of equal channels in which a colour network receives a grey image."""
 
-KEEP_BRIGHTNESS = ("denoising", "inpainting", "super_resolution", "gaussian_blur", "blur")
+CAUTION = 1.1
+"""Factor of the estimated noise of a blurred image: too little ruins a deblurring, a little too much does no harm."""
+KEEP_BRIGHTNESS = (
+    "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
+)  # fmt: skip
 """Operators that leave even areas as bright as they are."""
 MOST_VALUES = 2**20
 """Values of a picture that are looked at."""
@@ -54,6 +58,20 @@ def known_part(operator: Operator) -> Tensor | None:
     return operator.mask if isinstance(operator, Inpainting) else None
 
 
+def with_known(x: Tensor, measurement: Measurement, count: int) -> Tensor:
+    """Samples ``[B, C, H, W]`` with the known pixels of their measurement in place of their own.
+
+    Args:
+        x: the samples, ``count`` of each measurement in a row.
+        measurement: pictures with missing pixels.
+        count: number of samples of each.
+    """
+    known = known_part(measurement.operator)
+    assert known is not None
+    y = repeated(measurement.y, count)
+    return torch.where(repeated(known, count) > 0 if len(known) > 1 else known > 0, y, x)
+
+
 def has_copies(y: Tensor) -> bool:
     """Whether measurements ``[B, ...]`` of grey images have `COPIES` equal channels."""
     return y.ndim == 4 and y.shape[1] == COPIES
@@ -82,8 +100,10 @@ def estimated_noise(
         if isinstance(settings.noise, PoissonNoiseSettings):
             return PoissonNoise(*estimate_photons(bright, mask)).brightened(1 / gain)
         if settings.estimate_noise or getattr(settings.noise, "white", False):
-            return GaussianNoise(estimate_noise(bright, mask, least) / gain)
-        return GaussianNoise(estimate_level(bright, mask, least, (gain * jpeg[0], gain * jpeg[1])) / gain)
+            std = estimate_noise(bright, mask, least)
+        else:
+            std = estimate_level(bright, mask, least, (gain * jpeg[0], gain * jpeg[1]))
+        return GaussianNoise(std / gain * (CAUTION if blurs_of(settings.operator) else 1))
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics, pictures, sheets
+from randomwalk.images.kinds import stem_of
 from randomwalk.images.tensors import to_bytes
 from randomwalk.lookup import shortened
 from randomwalk.rng import Stream, generator
@@ -41,6 +42,8 @@ ANIMATED_SIDE = 512
 """Longest side of images that are animated."""
 OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID, OVERVIEW_CLASSES = 8, 2, 64, 10
 MOST_REASONS = 5
+PLAIN = "._-\u200c\u200d"
+"""Marks that stay in names; the last two join and part letters in Persian and in the languages of India."""
 MOST_BYTES = 150
 """Longest part of an image's name in the names of its files, which have at most 255 bytes with number and suffix."""
 
@@ -176,8 +179,7 @@ class ImageResults(Results):
         number = f"{image:0{self._digits}d}"
         if not self.conditional:
             return number
-        name = str(PurePosixPath(self.task.names[image]).with_suffix(""))
-        return f"{number}_{shortened(plain_name(name), MOST_BYTES)}"
+        return f"{number}_{shortened(plain_name(stem_of(self.task.names[image])), MOST_BYTES)}"
 
     def sample_name(self, image: int, sample: int | str) -> str:
         """Name of a sample's files, without folder and suffix."""
@@ -269,14 +271,15 @@ class ImageResults(Results):
         return names
 
     def _write_images(self, image: int, shown: Mapping[str, torch.Tensor]) -> None:
-        """Write images ``[C, H, W]`` by name; if they keep their size, with depth, alpha and profile of their file."""
+        """Write images ``[C, H, W]`` by name; if they keep their size, with depth, alpha and metadata of their file."""
         if self.task.sizes is None or self.task.source is None:
             for name, x in shown.items():
                 self.folder.write_image(f"images/{name}.png", to_bytes(x[None])[0])
             return
         like, coloured = self.task.source.picture(image), not self.task.is_grey(image)
+        gps = self.task.config.data is None or self.task.config.data.gps
         for name, x in shown.items():
-            self.folder.write_bytes(f"images/{name}.png", pictures.encode(x, like, coloured))
+            self.folder.write_bytes(f"images/{name}.png", pictures.encode(x, like, coloured, gps))
 
     def _write_animations(self, batch: Batch) -> list[str]:
         written, steps = [], self.task.num_steps
@@ -343,7 +346,7 @@ class ImageResults(Results):
             return {}
         counts: dict[str, list[np.ndarray]] = {"contested": [], "all": []}
         for image in images:
-            samples, truth = self._samples(image), self.task.load_image(image).numpy()
+            samples, truth = self._samples(image), self.task.load_truth(image).numpy()
             ranks = calibration.pixel_ranks(samples, truth, generator(self.task.config.seed, Stream.TIES, image))
             chosen = {"contested": ranks[calibration.contested(samples, truth)], "all": ranks}
             for kind, found in chosen.items():
@@ -370,7 +373,7 @@ class ImageResults(Results):
         self.folder.write_image(f"images/{stem}_std.png", sheets.std_map(np.sqrt((std**2).mean(0))))
         if self.task.config.given:
             return self._about(image, MEAN)
-        truth = self.task.load_image(image)[None]
+        truth = self.task.load_truth(image)[None]
         return {**self._about(image, MEAN), **metrics.qualities(torch.from_numpy(mean)[None], truth)[0]}
 
     def _overview(self, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
@@ -396,7 +399,7 @@ class ImageResults(Results):
         if count > 1:
             label = f"std (0 to {sheets.STD_WHITE:g})"
             shown.append(sheets.Row(label, [self._picture(f"{self.stem(i)}_std") for i in columns]))
-        return sheets.overview(shown, [PurePosixPath(self.task.names[i]).stem for i in columns])
+        return sheets.overview(shown, [PurePosixPath(stem_of(self.task.names[i])).name for i in columns])
 
     def _details(self, images: Sequence[int], kind: int | str) -> list[sheets.Row]:
         """Rows of an enlarged detail of large images: of what was measured, restored, and of the truth."""
@@ -439,7 +442,7 @@ class ImageResults(Results):
 
 def plain_name(name: str) -> str:
     """Name with the letters, digits and symbols of all languages; ``_`` for what a shell or a system may not take."""
-    kept = (c if c in "._-" or (c.isalnum() if c.isascii() else c.isprintable()) else " " for c in name)
+    kept = (c if c in PLAIN or (c.isalnum() if c.isascii() else c.isprintable()) else " " for c in name)
     return re.sub(" +", "_", "".join(kept))
 
 

@@ -12,14 +12,17 @@ import torch
 from randomwalk import distributed
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import dump
+from randomwalk.config.operators import blurs_of
 from randomwalk.distributed import Context
 from randomwalk.errors import InputError
-from randomwalk.images import metrics
-from randomwalk.progress import show_notes
+from randomwalk.images import metrics, sheets
+from randomwalk.operators.blur import kernel_of
+from randomwalk.operators.operator import cut
+from randomwalk.progress import labelled, show_notes
 from randomwalk.runs.folder import RunFolder
 from randomwalk.runs.session import Session, session
 from randomwalk.samplers.walk import PreconditionedStep
-from randomwalk.sampling import figures
+from randomwalk.sampling import doubts, figures
 from randomwalk.sampling.batch import SampleId, stacked
 from randomwalk.sampling.foresight import image_notes, notes_of
 from randomwalk.sampling.inputs import check_unchanged, inputs_of, read_inputs
@@ -123,6 +126,10 @@ def _begin(task: Task, held: Session, results_for: Callable[[RunFolder, Task], R
             inputs = inputs_of(task)
         facts = {"seed": task.config.seed, "inputs": inputs}
     held.begin(task.config, facts)
+    if held.context.is_main and task.config.measurement and blurs_of(task.config.measurement.operator):
+        kernel = kernel_of(task.trial_operator())
+        if kernel is not None:
+            held.folder.write_image("kernel.png", sheets.kernel_picture(kernel.cpu().numpy()))
     if held.context.is_main and task.config.sampler.schedule and not held.folder.has("schedule.png"):
         plan, norm = task.plan(), None
         if plan is not None and isinstance(plan.step_sizes[0], PreconditionedStep):
@@ -176,7 +183,7 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
     together = stacked([loaded[one.image] for one in ids]).to(task.device) if loaded else None
     loaded.clear()
     record = results.watch_batch(ids)
-    progress.start_batch(None if task.config.given else together)
+    progress.start_batch(None if task.config.given or together is None else cut(together, task.margins))
 
     def watch(k: int, x: torch.Tensor, sigma: float, probe: Any) -> None:
         record(k, x, sigma, probe)
@@ -185,7 +192,7 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
     def say_notes() -> None:
         for one in ids:
             for line in image_notes(task, one.image) if one.sample == 0 else ():
-                progress.say(f"note: {line}")
+                progress.say(labelled(line))
 
     estimated_later = task.config.measurement is not None and task.config.measurement.estimate_noise
     if not estimated_later:
@@ -193,4 +200,6 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
     batch = task.sample(ids, together, watch, progress.tile)
     if estimated_later:
         say_notes()
+    for line in doubts.of_batch(task, batch):
+        progress.say(f"warning: {line}")
     results.write_batch(b, batch, skipped)

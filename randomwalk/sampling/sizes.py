@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.operators import SuperResolutionSettings, parts_of
+from randomwalk.config.operators import AnyBlurSettings, SuperResolutionSettings, parts_of
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource
 from randomwalk.images.tensors import Size
+from randomwalk.operators.blur import size_of_kernel
 from randomwalk.operators.operator import ImageShape
 
 
@@ -42,9 +43,10 @@ def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, cou
                 raise InputError(
                     f"{source.names[i]}: is a measurement of {measured[0]}x{measured[1]} pixels, but the network of "
                     f"{config.network.path} takes {denoiser.image_size}x{denoiser.image_size} only"
+                    + (", and measurement.operator.boundary: unknown adds to the size" if measured != size else "")
                 )
-            if config.masks_beside:
-                source.mask(i)
+            if config.masks_beside and config.painted_mask is not None:
+                source.mask(i, config.painted_mask.grow, config.painted_mask.invert)
             sizes.append(size)
         except InputError as error:
             sizes.append(None)
@@ -76,8 +78,8 @@ def image_shape(config: SampleConfig, denoiser: Denoiser, sizes: Sequence[Size |
 def measured_size(config: SampleConfig, size: Size, name: str) -> Size:
     """Height and width of the true image that belongs to a file.
 
-    The factor of super_resolution multiplies the size of a given measurement; a true image is cropped to a multiple of
-    the factor.
+    The factor of super_resolution multiplies the size of a given measurement, and unknown surroundings of a blur add to
+    it; a true image is cropped to a multiple of the factor.
 
     Args:
         config: of the run.
@@ -88,9 +90,16 @@ def measured_size(config: SampleConfig, size: Size, name: str) -> Size:
         InputError: the image is smaller than the factor.
     """
     height, width = size
-    factor = scale_factor(config)
+    parts = [] if config.measurement is None else parts_of(config.measurement.operator)
     if config.given:
-        return height * factor, width * factor
+        for part in reversed(parts):
+            if isinstance(part, SuperResolutionSettings):
+                height, width = height * part.factor, width * part.factor
+            elif isinstance(part, AnyBlurSettings) and part.boundary == "unknown":
+                rows, columns = size_of_kernel(part)
+                height, width = height + rows - 1, width + columns - 1
+        return height, width
+    factor = scale_factor(config)
     if min(size) < factor:
         raise InputError(f"{name}: {height}x{width} pixels are too few for super_resolution by {factor}")
     return height - height % factor, width - width % factor

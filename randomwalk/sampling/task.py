@@ -18,6 +18,7 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
+from randomwalk.config.operators import InpaintingSettings, blurs_of
 from randomwalk.config.sampling import Start
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
@@ -29,7 +30,7 @@ from randomwalk.images.tensors import Size
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise, PoissonNoise
-from randomwalk.operators.operator import ImageShape
+from randomwalk.operators.operator import ImageShape, Margins, cut
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
@@ -38,8 +39,10 @@ from randomwalk.sampling.sizes import measured_size
 
 ASSUMED_STD = 2 * 10 / 255
 """Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
+FAINT_STD = 2 * 1 / 255
+"""Standard deviation for pictures whose noise stays as it is and cannot be estimated."""
 ASSUMED_PEAK = 100.0
-"""Likewise, photons at white."""
+"""Photons at white, likewise."""
 BATCH_PIXELS = 2**20
 """Most pixels in a batch of images that keep their own size: larger batches are not faster, and take memory."""
 
@@ -58,7 +61,7 @@ class Task:
         denoiser: the network, not yet conditioned on a class.
         sampler: of the prior, or of the posterior if there is a measurement.
         sigmas: noise levels of the schedule, decreasing.
-        image_shape: ``(C, H, W)`` of the images; of the largest if they keep their own size.
+        image_shape: ``(C, H, W)`` of the images, with margins; of the largest if they keep their own size.
         source: the true or measured images; None in an unconditional run.
         names: name of each image, empty in an unconditional run.
         sizes: size of each image if they keep their own, None for one that cannot be read; None if all have one size.
@@ -66,6 +69,7 @@ class Task:
         greys: whether each image is grey while the network takes colour; empty unless images keep their own size.
         budget: memory bound of a network that takes any size; None for other networks.
         estimated_noise: noise that was estimated, by image.
+        mask_notes: how the mask of an image was understood, a line each.
     """
 
     config: SampleConfig
@@ -81,6 +85,7 @@ class Task:
     greys: list[bool] = field(default_factory=list)
     budget: Budget | None = None
     estimated_noise: dict[int, Noise] = field(default_factory=dict, init=False)
+    mask_notes: dict[int, list[str]] = field(default_factory=dict, init=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -112,7 +117,13 @@ class Task:
         if measurement is None or start != Start():
             shape = self.image_shape if measurement is None else measurement.operator.image_shape
             std = float(self.sigmas[0]) if start.std is None else start.std
-            x = draws.normal(shape).mul_(std).add_(start.mean)
+            mean: float | Tensor
+            if start.mean == "measurement":
+                assert measurement is not None
+                mean = repeated(measurement.operator.interpolated(measurement.y), self.coupled_samples)
+            else:
+                mean = start.mean
+            x = draws.normal(shape).mul_(std).add_(mean)
         return self.sampler.sample(
             probe, self.sigmas, measurement, num_samples=self.coupled_samples, start=x, draws=draws, callback=callback
         )
@@ -177,6 +188,22 @@ class Task:
             channels, *size = self.make_operator([image])[0].measurement_shape
         return self.source.load(image, channels, size, self.config.data.fit)
 
+    @cached_property
+    def margins(self) -> Margins:
+        """Rows and columns around the measured part of an image: restored, if a blur reaches there, and cut off."""
+        measurement = self.config.measurement
+        if measurement is None or all(blur.boundary != "unknown" for blur in blurs_of(measurement.operator)):
+            return Operator.margins
+        return self.trial_operator().margins
+
+    def load_truth(self, image: int) -> Tensor:
+        """Load the part of a true image that is measured, ``[C, H, W]``: what a result is compared with.
+
+        Raises:
+            InputError: it does not decode.
+        """
+        return cut(self.load_image(image), self.margins)
+
     def load_measurable(self, image: int) -> Tensor:
         """`load_image`, and check that the image can be measured.
 
@@ -221,9 +248,8 @@ class Task:
         if self._measured is None or self._measured[0] != list(images):  # kept: a decomposition can take seconds
             generators = [measurement_stream(self.config.seed, image) for image in images]
             masks = None
-            if self.config.masks_beside:
-                assert self.source is not None
-                masks = [self.source.mask(image) for image in images]
+            if self.config.painted_mask is not None and self.sizes is not None:
+                masks = [self._read_mask(image, self.config.painted_mask) for image in images]
                 if not self.config.given:  # the true images may have been cropped
                     shapes = map(self.shape_of, images)
                     masks = [mask[:height, :width] for mask, (_, height, width) in zip(masks, shapes, strict=True)]
@@ -232,6 +258,15 @@ class Task:
             self._measured = (list(images), operator.to(self.device), generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
+
+    def _read_mask(self, image: int, settings: InpaintingSettings) -> Tensor:
+        """Mask ``[H, W]`` of an image, and what the user should know about it, each line once."""
+        assert self.source is not None
+        mask = self.source.mask(image, settings.grow, settings.invert, settings.file)
+        missing = f"{1 - float(mask.known.mean()):.1%} of the pixels are missing, where the mask is painted"
+        told = {line for other, lines in self.mask_notes.items() if other != image for line in lines}
+        self.mask_notes[image] = [line for line in [*mask.notes, f"{self.names[image]}: {missing}"] if line not in told]
+        return mask.known
 
     def trial_operator(self) -> Operator:
         """Operator of the largest image that has one, to check settings with.
@@ -298,9 +333,14 @@ class Task:
         if image not in self.estimated_noise:
             channels = y[0, :1] if self.is_grey(image) else y[0]
             steps = (0.0, 0.0) if self.source is None else self.source.jpeg_steps(image)
-            self.estimated_noise[image] = measuring.estimated_noise(
-                self.config.measurement, operator, channels, self.names[image], steps
-            )
+            try:
+                self.estimated_noise[image] = measuring.estimated_noise(
+                    self.config.measurement, operator, channels, self.names[image], steps
+                )
+            except InputError:
+                if not self.config.measurement.keeps_known:
+                    raise
+                return GaussianNoise(FAINT_STD)  # the noise is not to be removed, and hardly matters
         return self.estimated_noise[image]
 
     # --- the batches ---------------------------------------------------------------------------------------------
@@ -364,7 +404,8 @@ class Task:
         draws = ImageDraws([sample_stream(self.config.seed, one.image, one.sample) for one in ids], self.device)
         denoiser, tiling = self.denoiser_of(images), self.tiling_of(ids)
         probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
-        callback = None if watch is None else lambda k, x, sigma: watch(k, x, sigma, probe)
+        probe.shown = lambda x: cut(x, self.margins)
+        callback = None if watch is None else lambda k, x, sigma: watch(k, cut(x, self.margins), sigma, probe)
         try:
             measurement = None if loaded is None else self._measure(batch, loaded)
             began = self._now()
@@ -376,6 +417,11 @@ class Task:
                 if self.is_grey(images[0]):
                     batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
                 batch.residuals = measuring.residuals(measurement.operator.repeated(self.coupled_samples), batch)
+                assert self.config.measurement is not None
+                if self.config.measurement.keeps_known:
+                    batch.x = measuring.with_known(batch.x, measurement, self.coupled_samples)
+                batch.x = cut(batch.x, self.margins)
+                batch.truth = None if batch.truth is None else cut(batch.truth, self.margins)
                 with torch.no_grad():  # not before the walk, whose memory is the run's
                     visible, baseline = visible_and_baseline(measurement.operator, measurement.y)
                 batch.visible = repeated(visible, self.coupled_samples)

@@ -11,6 +11,7 @@ import numpy as np
 from randomwalk.config import TrainConfig
 from randomwalk.config.training import Optimizer, TrainData
 from randomwalk.errors import InputError
+from randomwalk.images.kinds import left_out_notes
 from randomwalk.images.pictures import Header
 from randomwalk.images.sources import ImageSource
 
@@ -46,6 +47,8 @@ def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_tr
     data = config.data
     if not isinstance(data, TrainData):
         return found
+    for source in sources:
+        found += left_out_notes(source.where, source.left_out)
     sample = _evenly(sources, LOOKED_AT)
     headers = [header for source, i in sample if (header := _header(source, i)) is not None]
     where = ", ".join(source.where for source in sources)

@@ -109,6 +109,9 @@ def test_vp_numbers() -> None:
         "initial_temperature": 0.0,
         "final_temperature": 1.0,
         "preconditioned": False,
+        "prior_weight": 1.0,
+        "down_to_noise": False,
+        "last_denoised": False,
         "schedule": {
             "name": "sigmoid",
             "num_steps": 750,
@@ -119,12 +122,19 @@ def test_vp_numbers() -> None:
     }
     assert (config.start.mean, config.start.std) == (0, 1)
     assert config.measurement is not None and config.data is not None
-    assert config.measurement.noise.model_dump() == {"name": "gaussian", "std": 0.2, "pixel_range": [-1, 1]}
+    assert config.measurement.noise.model_dump() == {
+        "name": "gaussian",
+        "std": 0.2,
+        "pixel_range": [-1, 1],
+        "white": False,
+    }
     assert config.measurement.operator.model_dump(exclude_none=True) == {
         "name": "inpainting",
         "mask": "random",
         "missing": 0.92,
         "margin": 0,
+        "grow": "auto",
+        "invert": False,
     }
     assert (config.data.path, config.data.num_images, config.output) == ("./faces", None, "./out/vp_inpainting")
     assert (config.seed, config.device, config.network.weights) == (0, "auto", "ema")
@@ -139,7 +149,12 @@ def test_ve_numbers_are_doubled() -> None:
     assert (schedule.name, schedule.num_steps, schedule.sigma_min, schedule.sigma_max) == ("geometric", 1000, 0.02, 696)
     assert (config.start.mean, config.start.std) == (-1, 2)
     assert config.measurement is not None and config.network.denoiser is not None
-    assert config.measurement.noise.model_dump() == {"name": "gaussian", "std": 0.2, "pixel_range": [0, 1]}
+    assert config.measurement.noise.model_dump() == {
+        "name": "gaussian",
+        "std": 0.2,
+        "pixel_range": [0, 1],
+        "white": False,
+    }
     assert config.network.denoiser.model_dump() == {"name": "ve", "sigma_min": 0.01, "sigma_max": 348}
     assert (config.network.weights, config.seed, config.device) == ("raw", 42, "cuda:1")
     assert (config.animation_frames, config.output) == (0, "./out/ve_super_resolution")

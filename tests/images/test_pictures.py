@@ -406,3 +406,79 @@ def test_a_colour_tiff_of_16_bits_is_turned_upright() -> None:
     np.testing.assert_array_equal(found.pixels, np.rot90(values, -1))
     header = pictures.read_header(io.BytesIO(file.getvalue()), "a.tif")
     assert (header.height, header.width) == (9, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "channels"),
+    [
+        ({"planarconfig": "separate"}, 3),
+        ({"planarconfig": "separate", "compression": "zlib", "rowsperstrip": 5}, 3),
+        ({"planarconfig": "separate", "compression": "zlib", "predictor": True, "tile": (16, 16)}, 4),
+        ({"bigtiff": True}, 3),
+        ({"bigtiff": True, "compression": "zlib", "predictor": True}, 4),
+        ({"bigtiff": True, "planarconfig": "separate", "rowsperstrip": 3}, 3),
+        ({}, 1),
+        ({"bigtiff": True, "compression": "zlib", "predictor": True}, 1),
+    ],
+)
+def test_every_layout_of_a_tiff_of_16_bits(options: dict[str, Any], channels: int) -> None:
+    """Separate planes, which Pillow decodes wrongly, and the large kind of TIFF."""
+    import tifffile
+
+    values = np.random.default_rng(3).integers(0, 65536, (21, 37, channels), dtype=np.uint16)
+    stored = values.transpose(2, 0, 1) if "planarconfig" in options else values
+    extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, stored[..., 0] if channels == 1 else stored, photometric="minisblack" if channels == 1 else "rgb",
+        **extra, **options,
+    )  # fmt: skip
+    found = pictures.read(file.getvalue(), "a.tif")
+    np.testing.assert_array_equal(found.pixels, values[..., : min(channels, 3)])
+    if channels == 4:
+        assert found.alpha is not None
+        np.testing.assert_array_equal(found.alpha, values[..., 3])
+
+
+def test_a_negative_in_a_tiff_is_shown_as_a_positive() -> None:
+    import tifffile
+
+    values = deep(1)[..., 0]
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="miniswhite")
+    np.testing.assert_array_equal(pictures.read(file.getvalue(), "x").pixels[..., 0], 65535 - values)
+
+
+@pytest.mark.parametrize("kind", ["assocalpha", "unspecified"])
+def test_a_fourth_channel_of_a_tiff_is_what_its_tag_says(kind: str) -> None:
+    """Colours that were multiplied by their alpha are divided by it; a channel without a meaning is none."""
+    import tifffile
+
+    draws = np.random.default_rng(4)
+    colours, alpha = draws.random((21, 37, 3)), draws.uniform(0.2, 1, (21, 37, 1))
+    multiplied = colours * alpha if kind == "assocalpha" else colours
+    values = np.concatenate([multiplied, alpha], axis=2)
+    file = io.BytesIO()
+    stored = (values * 65535).round().astype(np.uint16)
+    tifffile.imwrite(file, stored, photometric="rgb", extrasamples=[kind])
+    found = pictures.read(file.getvalue(), "x")
+    if kind == "unspecified":
+        assert found.alpha is None
+        np.testing.assert_array_equal(found.pixels, stored[..., :3])
+    else:
+        assert found.alpha is not None
+        np.testing.assert_array_equal(found.alpha, stored[..., 3])
+        np.testing.assert_allclose(
+            found.pixels / 65535, colours, atol=5.5 / 65535
+        )  # half a step of both over 0.2, and once more
+
+
+@pytest.mark.parametrize("white", [4095, 65535])
+def test_a_colour_ppm_of_more_than_8_bits_keeps_them(white: int) -> None:
+    values = np.random.default_rng(5).integers(0, white + 1, (5, 7, 3))
+    data = b"P6\n# of a raw converter\n7 5\n%d\n" % white + values.astype(">u2").tobytes()
+    found = pictures.read(data, "x")
+    assert found.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(found.pixels, (values * (65535 / white)).round())
+    with pytest.raises(InputError, match="x does not decode"):
+        pictures.read(data[:-3], "x")

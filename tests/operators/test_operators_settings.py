@@ -16,9 +16,10 @@ from torch import Tensor
 from randomwalk import InputError, operators
 from randomwalk.config.operators import Boundary
 from randomwalk.operators import Measurement
-from randomwalk.operators.blur import Blur, gaussian_kernel, motion_kernel
+from randomwalk.operators.blur import Blur
 from randomwalk.operators.fourier import line_mask
 from randomwalk.operators.inpainting import box_mask, random_mask
+from randomwalk.operators.kernels import gaussian_profile, random_motion
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator
 
@@ -82,11 +83,23 @@ def test_mask_from_a_file(tmp_path: Path) -> None:
     operator = operators.make("inpainting", image_shape=(3, 6, 8), **settings)
     x = normal(2, 3, 6, 8)
     torch.testing.assert_close(operator(x), x * (torch.from_numpy(pixels) > 0))
-    with pytest.raises(InputError, match=r"mask\.png has 6x8 pixels, but the images have 8x8"):
+    with pytest.raises(InputError, match=r"mask\.png has 6x8 pixels, but the image has 8x8"):
         operators.make("inpainting", image_shape=(3, 8, 8), **settings)
     (tmp_path / "mask.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"mask\.png does not decode"):
         operators.make("inpainting", image_shape=(3, 6, 8), **settings)
+
+
+def test_holes_are_filled_in_smoothly() -> None:
+    """A ramp solves Laplace's equation; in a large hole of another picture the answer is near the exact one."""
+    known = torch.ones(1, 1, 40, 50)
+    known[..., 8:25, 12:30] = 0
+    known[..., 30:33, 20:45] = 0
+    ramp = torch.linspace(-1, 1, 50).expand(1, 2, 40, 50) + torch.linspace(0, 1, 40)[:, None]
+    made = operators.Inpainting((2, 40, 50), known).interpolated(ramp * known)
+    assert torch.equal(made * known, ramp * known)
+    assert (made - ramp).abs().max() < 0.1 * (17 * 1 / 39 + 18 * 2 / 49)  # of what the ramp rises in the first hole
+    assert torch.equal(operators.Inpainting((2, 40, 50), torch.ones(40, 50)).interpolated(ramp), ramp)
 
 
 # --- blurs -----------------------------------------------------------------------------------------------------------
@@ -94,12 +107,12 @@ def test_mask_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("boundary", ["reflect", "replicate", "zero", "circular"])
 @pytest.mark.parametrize("taps", [(3, 5), (4, 2), (11, 17)])
-def test_blur_is_a_correlation_with_a_continued_image(boundary: Boundary, taps: tuple[int, int]) -> None:
+def test_blur_is_a_convolution_of_a_continued_image(boundary: Boundary, taps: tuple[int, int]) -> None:
     kernel, x = random_kernel(*taps), normal(2, 3, 8, 9)
-    rows, columns = ((taps[0] // 2, taps[0] - 1 - taps[0] // 2), (taps[1] // 2, taps[1] - 1 - taps[1] // 2))
+    rows, columns = ((n - 1 - n // 2, n // 2) for n in taps)
     modes: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "zero": "constant", "circular": "wrap"}
     padded = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), rows, columns), modes[boundary]))
-    weight = kernel.expand(3, 1, *taps)
+    weight = kernel.flip(0, 1).expand(3, 1, *taps)  # conv2d correlates
     expected = torch.nn.functional.conv2d(padded, weight, groups=3)
     operator = operators.blur_with_kernel((3, 8, 9), kernel, boundary)
     torch.testing.assert_close(operator(x), expected, rtol=1e-12, atol=1e-12)
@@ -109,7 +122,7 @@ def test_blur_is_a_correlation_with_a_continued_image(boundary: Boundary, taps: 
 def test_motion_kernels(size: int, intensity: float) -> None:
     place = torch.arange(size, dtype=torch.float64) - size // 2
     for seed in range(30):
-        kernel = motion_kernel(size, intensity, generator(seed))
+        kernel = random_motion(size, intensity, generator(seed))
         assert kernel.shape == (size, size) and (kernel >= 0).all()
         assert kernel.sum().item() == pytest.approx(1)
         mean = torch.stack([(kernel.sum(1) * place).sum(), (kernel.sum(0) * place).sum()])
@@ -127,7 +140,7 @@ def test_motion_kernels_are_as_curved_as_intensity_says() -> None:
     def straightness(intensity: float) -> float:
         shares = []
         for seed in range(40):
-            kernel = motion_kernel(41, intensity, generator(seed))
+            kernel = random_motion(41, intensity, generator(seed))
             cross = (kernel * place[:, None] * place).sum()
             rows, columns = (kernel.sum(1) * place**2).sum(), (kernel.sum(0) * place**2).sum()
             low, high = torch.linalg.eigvalsh(torch.stack([rows, cross, cross, columns]).reshape(2, 2))
@@ -144,16 +157,20 @@ def test_blur_from_a_file(tmp_path: Path) -> None:
     expected = operators.Blur((1, 8, 8), kernel / kernel.sum(), "reflect")
     x = normal(1, 1, 8, 8)
     torch.testing.assert_close(operator(x), expected(x), rtol=1e-12, atol=1e-12)
-    grey = np.array([[0, 51, 255], [102, 0, 0]], dtype=np.uint8)
+    grey = np.array([[0, 51, 255], [102, 0, 0], [0, 0, 153]], dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "kernel.png")
-    operator = operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / "kernel.png")
+    operator = operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / "kernel.png", center=False)
     assert torch.equal(operator.get_buffer("kernel")[0, 0], torch.from_numpy(grey.astype(float)) / grey.sum())
     (tmp_path / "kernel.png").write_bytes(b"not an image")
     np.save(tmp_path / "kernel.npy", np.ones(3))
     np.save(tmp_path / "zero.npy", np.array([[1.0, -1.0]]))
     with pytest.raises(InputError, match="sums to 0; use normalize: false"):
         operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / "zero.npy")
-    for file, said in (("kernel.png", "cannot be read"), ("kernel.npy", "expected rows and columns"), ("no", "cannot")):
+    for file, said in (
+        ("kernel.png", "does not decode"),
+        ("kernel.npy", "expected rows and columns"),
+        ("no", "cannot"),
+    ):
         with pytest.raises(InputError, match=said):
             operators.make("blur", image_shape=(1, 8, 8), file=tmp_path / file)
 
@@ -310,6 +327,8 @@ def test_composition() -> None:
         ("inpainting", {"mask": "box", "box_size": 7, "margin": 1}, "does not fit 8x8"),
         ("inpainting", {"mask": "box"}, "box_size: missing; mask: box needs the side"),
         ("inpainting", {"mask": "file"}, "file: missing; mask: file needs the path"),
+        ("inpainting", {"grow": 1}, "grow: is for painted masks"),
+        ("inpainting", {"invert": True}, "invert: is for painted masks"),
         ("gaussian_blur", {"std": 0.0}, "std: found 0.0; allowed: a number above 0"),
         ("gaussian_blur", {"kernel_size": 4}, "kernel_size: found 4; allowed: an odd number"),
         ("gaussian_blur", {"boundary": "mirror"}, "allowed: one of reflect, replicate, zero, circular"),
@@ -362,19 +381,19 @@ def test_lines_are_drawn_by_the_square_of_their_nearness_to_the_middle() -> None
     assert chi_squared < 22.5  # 6 degrees of freedom: P = 0.001
 
 
-def test_a_mask_from_a_file_is_known_where_it_is_brighter_than_half(tmp_path: Path) -> None:
-    pixels = np.array([[0, 127, 128, 255]], dtype=np.uint8)
+def test_a_mask_from_a_file_is_known_where_it_is_white(tmp_path: Path) -> None:
+    pixels = np.array([[0, 254, 254, 255]], dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    operator = operators.make("inpainting", image_shape=(1, 1, 4), mask="file", file=str(tmp_path / "mask.png"))
-    assert operator(torch.ones(1, 1, 1, 4)).flatten().tolist() == [0, 0, 1, 1]
+    operator = operators.make("inpainting", image_shape=(1, 1, 4), mask="file", file=str(tmp_path / "mask.png"), grow=0)
+    assert operator(torch.ones(1, 1, 1, 4)).flatten().tolist() == [0, 0, 0, 1]
 
 
 def test_a_gaussian_kernel_is_a_gaussian_out_to_four_standard_deviations() -> None:
     for std, radius in ((1.0, 4), (0.6, 2), (2.2, 9)):
         place = torch.arange(-radius, radius + 1, dtype=torch.float64)
         weight = torch.exp(-(place**2) / (2 * std**2))
-        torch.testing.assert_close(gaussian_kernel(std, None), weight / weight.sum())
-    assert len(gaussian_kernel(2.2, 5)) == 5
+        torch.testing.assert_close(gaussian_profile(std, None), weight / weight.sum())
+    assert len(gaussian_profile(2.2, 5)) == 5
 
 
 def test_a_weak_frequency_of_a_circular_blur_is_inverted() -> None:

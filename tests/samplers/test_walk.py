@@ -87,7 +87,7 @@ def likelihood_of(run: Recorded, data: dict[str, Tensor]) -> Measurement | None:
     if run.operator == "inpainting":
         operator = operators.Inpainting(shape, data["mask"])
     elif run.operator == "super_resolution":
-        operator = operators.make("super_resolution", image_shape=shape, factor=4)
+        operator = operators.make("super_resolution", image_shape=shape, downsampling="bicubic_mirrored")
     elif run.operator == "blur":
         operator = Blur((shape[0], shape[1], shape[2]), data["blur_kernel"])
     else:

@@ -240,7 +240,10 @@ REFUSED = [
         "measurement={operator: {name: phase_retrieval}, noise: {std: 1}, given: true}",
         ["measurement.given", "phase_retrieval"],
     ),
-    ("measurement={operator: {name: motion_blur}, noise: {std: 1}, given: true}", ["motion_blur draws its kernel"]),
+    (
+        "measurement={operator: {name: motion_blur}, noise: {std: 1}, given: true}",
+        ["motion_blur without length draws its kernel"],
+    ),
     (f"measurement={{operator: {INPAINTING}, noise: {{std: 1}}, given: true}}", ["mask: random", "file or beside"]),
     (f"measurement={{operator: {INPAINTING}, noise: {{std: auto}}}}", ["noise.std", "found auto", "estimate_noise"]),
     ("measurement={operator: {name: hdr}, noise: {std: auto}, given: true}", ["noise.std", "found auto", "hdr"]),

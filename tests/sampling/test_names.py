@@ -21,6 +21,7 @@ from randomwalk.cli.restore import config_of, output_of
 from randomwalk.cli.restore import parser as restore_parser
 from randomwalk.config.files import dump, load_sample_config
 from randomwalk.errors import InputError
+from randomwalk.images.kinds import stem_of
 from randomwalk.images.sources import open_images
 from randomwalk.lookup import expand, printable, shortened
 from randomwalk.runs.folder import RunFolder
@@ -84,6 +85,7 @@ def test_it_can_be_resumed(named: tuple[Path, subprocess.CompletedProcess[bytes]
 
 def test_names_of_results_keep_all_languages_and_are_one_word() -> None:
     assert plain_name("फ़ोटो 漢字 ÅÄÖ.тест-1_2") == "फ़ोटो_漢字_ÅÄÖ.тест-1_2"
+    assert plain_name("می‌خواهم க்‍ஷ") == "می‌خواهم_க்‍ஷ"  # with marks that join and part letters
     assert plain_name("a/b \n\t$`'\"\\\udcff*c") == "a_b_c"
     assert shortened("é" * 10, 7) == "é" * 3 and shortened("short", 7) == "short"
 
@@ -111,6 +113,24 @@ def test_a_file_with_a_dollar_in_its_name_is_found(tmp_path: Path) -> None:
 def test_a_path_is_set_to_the_letter(given: str, meant: str, tmp_path: Path) -> None:
     path = write_config(tmp_path, count=1)
     assert load_sample_config(path, [f"output={given}"]).output == meant
+
+
+def test_a_number_behind_a_dot_is_no_suffix() -> None:
+    names = ["scan.2023", "scan.2024", "in/scan.v2.TIF", "photo.jpeg", "phone.HEIC", "plain", ".png"]
+    assert [stem_of(name) for name in names] == [
+        "scan.2023",
+        "scan.2024",
+        "in/scan.v2",
+        "photo",
+        "phone",
+        "plain",
+        ".png",
+    ]
+    assert restore_output("scan.2023") != restore_output("scan.2024")
+
+
+def restore_output(name: str) -> str:
+    return output_of(restore_parser().parse_args([name])).name
 
 
 def test_restore_makes_a_name_that_fits_and_expands_the_paths_of_options(

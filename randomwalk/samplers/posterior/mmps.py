@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.config.samplers import MMPSSettings
-from randomwalk.operators.solve import dot, iterates
+from randomwalk.operators.solve import iterates
 from randomwalk.samplers.posterior.steps import ddim
 from randomwalk.samplers.sampler import Needs, Problem, Sampler
 
@@ -72,5 +72,5 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iteratio
         b: ``[B, ...]``.
         iterations: products with V.
     """
-    goal = (10 * torch.finfo(b.dtype).eps) ** 2 * dot(b, b)
-    return next(islice(iterates(product, b, goal, restart=False), iterations, None))[0]
+    tolerance = 10 * torch.finfo(b.dtype).eps
+    return next(islice(iterates(product, b, tolerance, restart=False), iterations, None))[0]

@@ -19,9 +19,12 @@ from randomwalk.samplers.schedules import karras
 class SplittingSampler(Sampler, SplittingSettings):
     """Base of the samplers that draw from ``q(x) ~ Normal(x; z, r^2 I) f(y | x)``, z an image without y.
 
-    With a linear operator and Gaussian noise that is a Gaussian, drawn from exactly by functions of ``A^T A``:
+    With a linear operator and Gaussian noise that is a Gaussian, drawn from exactly, as in `PreconditionedStep`:
 
         x = argmin ||A x - y||^2 / eta^2 + ||x - z||^2 / r^2 + (I / r^2 + A^T A / eta^2)^(-1/2) n
+          ~ argmin ||A x - y - eta n2||^2 / eta^2 + ||x - z - r n1||^2 / r^2
+
+    by the first line, functions of ``A^T A``, where there is a spectral decomposition, and otherwise by the second.
 
     With any other, it is approximated by Langevin steps from z, of a size in units of the curvature,
 
@@ -44,8 +47,8 @@ class SplittingSampler(Sampler, SplittingSettings):
         langevin_steps = self._takes_langevin_steps(measurement)
         if langevin_steps and self.inner == "exact":
             raise InputError(
-                f"sampler {name} with inner: exact needs a linear operator with a spectral decomposition and Gaussian "
-                f"noise; here are {type(operator).__name__} and {noise.name}: take inner: langevin"
+                f"sampler {name} with inner: exact needs a linear operator and Gaussian noise (or none, and a spectral "
+                f"decomposition); here are {type(operator).__name__} and {noise.name}: take inner: langevin"
             )
         if langevin_steps and noise.std == 0:
             raise InputError(
@@ -64,7 +67,8 @@ class SplittingSampler(Sampler, SplittingSettings):
 
     def _takes_langevin_steps(self, measurement: Measurement) -> bool:
         operator, noise = measurement.operator, measurement.noise
-        gaussian = operator.linear and operator.has_spectral and (noise.name == "gaussian" or noise.std == 0)
+        exact = noise.std == 0 and operator.has_spectral
+        gaussian = operator.linear and (exact or (noise.name == "gaussian" and noise.std > 0))
         return self.inner == "langevin" or not gaussian
 
 
@@ -74,13 +78,17 @@ def norm_or_one(operator: Operator) -> float:
 
 
 def gaussian_conditional(problem: Problem, z: Tensor, r: float) -> Tensor:
-    """A draw of ``Normal(x; z, r^2 I) Normal(y; A x, eta^2 I)`` for each row, by functions of ``A^T A``."""
-    eta, measured = problem.eta, seen(problem.operator) if problem.eta == 0 else None
+    """A draw of ``Normal(x; z, r^2 I) Normal(y; A x, eta^2 I)`` for each row."""
+    eta, y = problem.eta, problem.measurement.y
+    if not problem.operator.has_spectral:
+        n = problem.draws.normal(y.shape[1:]).to(y)
+        return problem.operator.proximal(z + r * problem.normal(), y + eta * n, eta, r)
+    measured = seen(problem.operator) if eta == 0 else None
 
     def std(t: Tensor) -> Tensor:
         return r * eta * (eta**2 + r**2 * t).rsqrt() if measured is None else torch.where(measured(t), 0 * t, r)
 
-    mean = problem.operator.proximal(z, problem.measurement.y, eta, r)
+    mean = problem.operator.proximal(z, y, eta, r)
     return mean + problem.operator.spectral(std, problem.normal())
 
 
