@@ -255,7 +255,7 @@ class PosteriorMeanSettings(SamplerBase):
     """Denoising by Tweedie's formula: the mean of the posterior, D(y, eta), by one evaluation of the network."""
 
     name: Literal["posterior_mean"] = "posterior_mean"
-    schedule: None = None  # type: ignore[assignment]
+    schedule: Any = Field(default=None, json_schema_extra={"type": "null"})
     """None: its one level is that of the noise."""
     turns: Literal[1, 4] = 1
     """Turns of the image whose results are averaged: 4 are all quarter turns, for about 0.1 dB more."""

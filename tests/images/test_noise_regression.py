@@ -1,4 +1,4 @@
-"""The level of best denoising, of pictures whose noise has been through Pillow's files and filters, and photon counts."""
+"""The level of best denoising of pictures whose noise has been through Pillow's files and filters; photon counts."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_windows_hold_known_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_texture_of_most_windows_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     levels = iter(np.log([20.0, 50.0, 60.0, 80.0]))
     monkeypatch.setattr(noise_regression, "regression", lambda *_: next(levels))
-    found = estimate_level(tensor(noisy(photograph("coffee"), 5))) * 127.5
+    found = estimate_level(tensor(noisy(photograph("coffee"), 8))) * 127.5
     assert found == pytest.approx(20**0.25 * 50**0.75)
 
 
@@ -131,7 +131,7 @@ def test_steps_of_a_jpeg_file_are_those_of_pillow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("peak", "read_std"), [(8, 0.0), (30, 0.0), (120, 0.0), (60, 0.05)])
 def test_photons_are_counted(peak: float, read_std: float) -> None:
-    """The variance at middling brightness is found to 30%, in pictures that SciPy has smoothed, in floats and files."""
+    """The variance at middling brightness is found to 30%, in smoothed pictures, in floats and in files."""
     draws = np.random.default_rng(0)
     smooth = ndimage.gaussian_filter(photograph("coffee"), (1.5, 1.5, 0)) * 0.8
     x = tensor(smooth).double().numpy()
