@@ -75,7 +75,9 @@ def _windows(y: Tensor, known: Tensor | None) -> list[np.ndarray]:
         for left in range(0, width - side + 1, side // 16 * 8)
         if known is None or bool((known[top : top + side, left : left + side] > 0).all())
     ]
-    chosen = np.unique(np.linspace(0, len(places) - 1, MOST_WINDOWS).round().astype(int)) if places else []
+    if not places:
+        return []
+    chosen = np.unique(np.linspace(0, len(places) - 1, MOST_WINDOWS).round().astype(int))
     cut = [y[:, top : top + side, left : left + side] for top, left in (places[k] for k in chosen)]
     return [((one.detach().float().cpu() + 1) * 127.5).permute(1, 2, 0).numpy() for one in cut]
 

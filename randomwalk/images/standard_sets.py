@@ -133,7 +133,10 @@ def check_standard_set(name: str, path: str | Path) -> None:
         InputError: it is not there and cannot be downloaded.
     """
     path, address = Path(path), urlsplit(KINDS[name].address)
-    there = find_standard_set(name, path) is not None or (name == "cifar10" and (path / CIFAR_ARCHIVE).is_file())
+    try:
+        there = find_standard_set(name, path) is not None or (name == "cifar10" and (path / CIFAR_ARCHIVE).is_file())
+    except OSError as error:  # a name that is too long
+        raise InputError(f"data.path: {path}: {error.strerror}") from error
     if there or getproxies():
         return
     try:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from randomwalk import samplers
+from randomwalk.config.noise import GaussianNoiseSettings, LaplaceNoiseSettings
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
@@ -80,10 +81,9 @@ def _of_255(std: float) -> str:
 def _unit_notes(task: Task) -> list[str]:
     """One note if the standard deviation of the noise looks like a number in another unit."""
     noise = None if task.config.measurement is None else task.config.measurement.noise
-    std = getattr(noise, "std", None)
-    if noise is None or not isinstance(std, float):
+    if not isinstance(noise, GaussianNoiseSettings | LaplaceNoiseSettings) or not isinstance(noise.std, float):
         return []
-    low, high = noise.pixel_range
+    std, (low, high) = noise.std, noise.pixel_range
     width = high - low
     shown = f"measurement.noise.std: {std:g} on [{low:g}, {high:g}]"
     if width > 100 and std < width / 1000:

@@ -289,3 +289,8 @@ def test_the_old_name_of_fashion_mnist_is_understood() -> None:
     config = load_train_config(ROOT / "configs/vp_train.yaml", ["data.dataset=fashion_mnist_files"])
     assert isinstance(config, TrainConfig) and isinstance(config.data, TrainData)
     assert config.data.dataset == "fashion_mnist" and config.data.path == "data"
+
+
+def test_a_path_that_no_system_takes_is_one_message() -> None:
+    with pytest.raises(InputError, match=r"data\.path: a{300}: File name too long"):
+        standard_sets.check_standard_set("mnist", "a" * 300)
