@@ -108,7 +108,8 @@ def quick(job: Job, training: Job | None = None) -> list[str]:
         points = training is not None and isinstance(getattr(training.config, "data", None), PointData)
         if points:
             return [f"num_images={FEW_POINTS}", "animation_frames=2"]
-        enough = small_pictures(config) or config.sampler.schedule.num_steps <= FEW_STEPS
+        schedule = config.sampler.schedule
+        enough = small_pictures(config) or schedule is None or schedule.num_steps <= FEW_STEPS
         few = [] if enough else [f"sampler.schedule.num_steps={FEW_STEPS}"]
         changes = [*few, f"num_samples={min(config.num_samples, FEW_IMAGES)}", "animation_frames=2"]
         if config.num_images is not None:

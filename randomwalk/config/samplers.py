@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from randomwalk.config.base import WHOLE, Fraction, NonNegative, Positive, Settings, Steps, TableSize, check_order
 from randomwalk.config.networks import SDESettings
@@ -251,21 +251,19 @@ class DDIMSettings(SamplerBase):
 # Equations, sources and biases: randomwalk/samplers/posterior/NAME.py.
 
 
+def _no_schedule(value: Any) -> None:
+    if value is not None:
+        raise ValueError("posterior_mean has a single level, that of the noise; remove it")
+
+
 class PosteriorMeanSettings(SamplerBase):
     """Denoising by Tweedie's formula: the mean of the posterior, D(y, eta), by one evaluation of the network."""
 
     name: Literal["posterior_mean"] = "posterior_mean"
-    schedule: Any = Field(default=None, json_schema_extra={"type": "null"})
+    schedule: Annotated[Any, AfterValidator(_no_schedule)] = Field(default=None, json_schema_extra={"type": "null"})
     """None: its one level is that of the noise."""
     turns: Literal[1, 4] = 1
     """Turns of the image whose results are averaged: 4 are all quarter turns, for about 0.1 dB more."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_schedule(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("schedule") is not None:
-            raise ValueError("schedule: posterior_mean has a single level, that of the noise; remove it")
-        return data
 
 
 class DPSSettings(SamplerBase):
