@@ -350,6 +350,8 @@ class RunFolder:
         """
         try:
             array: np.ndarray = np.load(self.file(name), allow_pickle=False, mmap_mode="r")
+            if not isinstance(array, np.ndarray):
+                raise ValueError("it holds several arrays")
             return np.array(array)
         except Exception as error:  # a damaged header can raise anything
             raise InputError(f"{self.file(name)}: cannot be read ({printable(str(error))[:200]})") from error

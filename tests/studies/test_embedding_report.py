@@ -125,6 +125,16 @@ def test_shapes_that_do_not_fit(tmp_path: Path, name: str, shape: Sequence[int])
         report.write(folder)
 
 
+def test_an_archive_of_arrays_is_no_array(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run", 2, 8)
+    with folder.file("times.npy").open("wb") as file:
+        np.savez(file, a=np.ones(2), b=np.ones(2))
+    with pytest.raises(InputError, match=r"times\.npy: is not an array .*several"):
+        report.write(folder)
+    with pytest.raises(InputError, match=r"times\.npy: cannot be read .*several"):
+        folder.read_array("times.npy")
+
+
 def test_a_number_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "run", 1, 8)
     rows = rows_of(folder, "log.csv")

@@ -151,7 +151,9 @@ def _array(folder: RunFolder, name: str, axes: str, shape: Sequence[int | None],
     path = _required(folder, name)
     try:
         found: np.ndarray = np.load(path, allow_pickle=False, **options)
-    except (OSError, ValueError, EOFError) as error:
+        if not isinstance(found, np.ndarray):
+            raise ValueError("it holds several arrays")
+    except Exception as error:  # a damaged header can raise anything
         raise InputError(f"{path}: is not an array that can be read ({error}); {_REMEDY}") from error
     fits = found.ndim == len(shape) and all(w is None or s == w for s, w in zip(found.shape, shape, strict=True))
     if not fits or 0 in found.shape or found.dtype.kind != "f":
