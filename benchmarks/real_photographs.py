@@ -1,4 +1,4 @@
-"""What the shipped tasks make of photographs that were damaged without the library.
+"""Restorations, by the shipped tasks, of photographs that were damaged without the library.
 
 Blurs go on beyond the frame, kernels are pictures of a point of light, masks are painted, noise has been through a
 camera and JPEG: `support/strangers.py`. Each row is run by the file of configs/ for it, from files, as by sample.py.
@@ -53,6 +53,9 @@ class Method:
     make: Make | None = None
 
 
+DEFAULTS = Method("defaults")
+
+
 @dataclass(frozen=True)
 class Row:
     """A kind of damage.
@@ -69,10 +72,7 @@ class Row:
     title: str
     task: str
     make: Make
-    methods: Sequence[Method]
-
-
-DEFAULTS = Method("defaults")
+    methods: Sequence[Method] = (DEFAULTS,)
 
 
 # --- the rows --------------------------------------------------------------------------------------------------------
@@ -96,13 +96,7 @@ def blur_rows() -> Iterator[Row]:
 def mask_rows() -> Iterator[Row]:
     """Painted strokes on clean and grainy photographs."""
     for noise in (0, 5, 15):
-        yield Row(
-            "masks",
-            f"painted, grain {noise}",
-            "inpainting",
-            partial(strangers.painted_photograph, noise=noise),
-            [DEFAULTS],
-        )
+        yield Row("masks", f"painted, grain {noise}", "inpainting", partial(strangers.painted_photograph, noise=noise))
 
 
 def noise_rows() -> Iterator[Row]:
@@ -115,21 +109,10 @@ def noise_rows() -> Iterator[Row]:
     kinds += [(0, "white"), (0, "jpeg 85"), (0, "jpeg 60"), (0, "jpeg 30")]
     for sigma, kind in kinds:
         title = f"noise {sigma}, {kind}" if sigma else "clean" if kind == "white" else f"clean, {kind}"
-        yield Row(
-            "noise",
-            title,
-            "denoise",
-            partial(strangers.noisy_photograph, noise=sigma, kind=kind),
-            [DEFAULTS],
-        )
+        yield Row("noise", title, "denoise", partial(strangers.noisy_photograph, noise=sigma, kind=kind))
     for photons, quality in ((4000, 95), (1000, 90), (300, 85)):
-        yield Row(
-            "noise",
-            f"camera, {photons} photons, JPEG {quality}",
-            "denoise",
-            partial(strangers.camera_photograph, photons=photons, read=3, quality=quality),
-            [DEFAULTS],
-        )
+        make = partial(strangers.camera_photograph, photons=photons, read=3, quality=quality)
+        yield Row("noise", f"camera, {photons} photons, JPEG {quality}", "denoise", make)
 
 
 def photon_rows() -> Iterator[Row]:
@@ -152,13 +135,8 @@ def enlargement_rows() -> Iterator[Row]:
     """Small pictures, by the four ways to make them; the picture before is bicubic enlargement."""
     for factor in (2, 4):
         for how in ("bicubic", "box", "nearest", "strided"):
-            yield Row(
-                "enlargement",
-                f"x{factor}, {how}",
-                "super_resolution",
-                partial(strangers.small_photograph, factor=factor, how=how),
-                [DEFAULTS],
-            )
+            make = partial(strangers.small_photograph, factor=factor, how=how)
+            yield Row("enlargement", f"x{factor}, {how}", "super_resolution", make)
 
 
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {

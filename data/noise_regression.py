@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.images.noise_regression import COEFFICIENTS, features
+from randomwalk.images.pictures import steps_of
 
 LEVELS = (1.0, 1.5, 2.2, 3.2, 4.6, 6.6, 9.5, 13.6, 19.6, 28.0, 40.0, 58.0)
 """Levels of 255 at which each picture is denoised."""
@@ -30,11 +32,6 @@ CAP = 45.0
 SIDE, EACH, BATCH = 128, 900, 256
 LUMA = np.array([0.299, 0.587, 0.114])
 LANCZOS, BICUBIC, BILINEAR, BOX = (Image.Resampling[n] for n in ("LANCZOS", "BICUBIC", "BILINEAR", "BOX"))
-KINDS = {
-    "clean": 0.13, "clean_jpeg": 0.11, "white": 0.18, "white_jpeg": 0.22, "resized": 0.13, "raw": 0.14, "webp": 0.06,
-    "grain": 0.03,
-}  # fmt: skip
-"""Kinds of damage and their shares."""
 Table = Any
 """Luminance table of a JPEG file; None for others."""
 
@@ -117,87 +114,118 @@ def photographed(
     return 255 * np.clip(how(balanced, seen), 0, 1) ** (1 / 2.2)
 
 
-def damaged(x: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Table]:
-    """Damage a photograph in some way; the truth, the picture, and the table of its file."""
-    kind = draws.choice(list(KINDS), p=list(KINDS.values()))
-    if draws.random() < 0.12 and kind != "raw":
+Damaged = tuple[np.ndarray, np.ndarray, Table]
+"""The truth, the picture, and the table of its file."""
+
+
+def between(low: float, high: float, draws: np.random.Generator) -> float:
+    """Draw a number whose logarithm is uniform."""
+    return float(np.exp(draws.uniform(np.log(low), np.log(high))))
+
+
+def smaller(x: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+    """Scale a photograph down."""
+    return resized(x, between(0.4, 0.9, draws), LANCZOS).clip(0, 255)
+
+
+def clean(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """Scale, blur, or change the contrast or brightness, without noise."""
+    y, which = x, draws.random()
+    if which < 0.25:
+        y = resized(x, between(0.4, 0.9, draws), LANCZOS)
+    elif which < 0.4:
+        y = resized(x, between(1.1, 1.8, draws), BICUBIC)
+    elif which < 0.5:
+        blur = draws.uniform(0.4, 1.5)
+        y = ndimage.gaussian_filter(x, (blur, blur, 0))
+    elif which < 0.55:
+        y = 127.5 + (x - 127.5) * draws.uniform(0.3, 0.9)
+    elif which < 0.62:
+        y = x * draws.uniform(0.15, 0.6)
+    elif which < 0.68:
+        y = 127.5 + (x - 127.5) * draws.uniform(1.1, 1.6)
+    x = y.clip(0, 255)
+    return x, x.round(), None
+
+
+def clean_jpeg(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """Compress without noise."""
+    x = smaller(x, draws) if draws.random() < 0.3 else x
+    return (x, *as_jpeg(x, draws, 30, 99))
+
+
+def white(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """Add white noise, mostly rounded to 8 bits."""
+    x = smaller(x, draws) if draws.random() < 0.2 else x
+    x = x * draws.uniform(0.2, 0.8) if draws.random() < 0.1 else x
+    y = x + between(1.5, 62, draws) * draws.standard_normal(x.shape)
+    return x, in_8_bits(y) if draws.random() < 0.85 else y, None
+
+
+def white_jpeg(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """Add white noise and compress."""
+    std, quality = between(2, 50, draws), int(draws.integers(30, 98))
+    y = x + std * draws.standard_normal(x.shape)
+    return (x, *through_file(y, "jpeg", quality=quality, subsampling=int(draws.integers(0, 3))))
+
+
+def noisy_then_resized(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """Add white noise and scale; sometimes compress."""
+    std, factor = between(3, 50, draws), between(0.35, 1.5, draws)
+    ways = [BILINEAR, BICUBIC, LANCZOS, BOX] if factor < 1 else [BILINEAR, BICUBIC, LANCZOS]
+    how = ways[draws.integers(len(ways))]
+    y = in_8_bits(resized(in_8_bits(x + std * draws.standard_normal(x.shape)), factor, how))
+    x = resized(x, factor, how).clip(0, 255)
+    return (x, *as_jpeg(y, draws, 50, 98)) if draws.random() < 0.4 else (x, y, None)
+
+
+def raw(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """See through a Bayer filter, with white noise or that of a camera; sometimes scale down or compress."""
+    how = (bilinear, malvar)[int(draws.integers(2))]
+    if draws.random() < 0.5:
+        std, seen = between(3, 40, draws), bayer(*x.shape[:2])
+        mosaic = sum(x[..., c] * seen[c] for c in range(3)) + std * draws.standard_normal(x.shape[:2])
+        y = how(mosaic, seen)
+    else:
+        peak, read = between(60, 8000, draws), between(0.2, 4, draws)
+        gains = (draws.uniform(1, 2.2), 1.0, draws.uniform(1, 2.2))
+        y = photographed(x, draws, peak, read, gains, how)
+    y = in_8_bits(y)
+    if draws.random() < 0.3:
+        factor = between(0.4, 0.9, draws)
+        y, x = in_8_bits(resized(y, factor, LANCZOS)), resized(x, factor, LANCZOS).clip(0, 255)
+    return (x, *as_jpeg(y, draws, 50, 98)) if draws.random() < 0.55 else (x, y, None)
+
+
+def webp(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """Add white noise, mostly, and write as WebP."""
+    std = 0.0 if draws.random() < 0.25 else between(2, 40, draws)
+    quality = int(draws.integers(40, 98))
+    y, _ = through_file(x + std * draws.standard_normal(x.shape), "webp", quality=quality)
+    return x, (y @ LUMA)[..., None].round() if x.shape[2] == 1 else y, None
+
+
+def grain(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """Add the same smooth noise to all channels; sometimes compress."""
+    std, n = between(3, 30, draws), draws.standard_normal(x.shape[:2])
+    n = ndimage.gaussian_filter(n, draws.uniform(0, 0.9))
+    y = in_8_bits(x + std * (n / n.std())[..., None])
+    return (x, *as_jpeg(y, draws, 50, 98)) if draws.random() < 0.5 else (x, y, None)
+
+
+KINDS: dict[Callable[[np.ndarray, np.random.Generator], Damaged], float] = {
+    clean: 0.13, clean_jpeg: 0.11, white: 0.18, white_jpeg: 0.22, noisy_then_resized: 0.13, raw: 0.14, webp: 0.06,
+    grain: 0.03,
+}  # fmt: skip
+"""Kinds of damage and their shares."""
+
+
+def damaged(x: np.ndarray, draws: np.random.Generator) -> Damaged:
+    """Damage a photograph in some way, grey or in colour."""
+    kind = list(KINDS)[draws.choice(len(KINDS), p=list(KINDS.values()))]
+    if draws.random() < 0.12 and kind is not raw:
         x = (x @ LUMA)[..., None]
-    table: Table = None
-
-    def between(low: float, high: float) -> float:
-        return float(np.exp(draws.uniform(np.log(low), np.log(high))))
-
-    def noise() -> np.ndarray:
-        return draws.standard_normal(x.shape)
-
-    if kind == "clean":
-        y, which = x, draws.random()
-        if which < 0.25:
-            y = resized(x, between(0.4, 0.9), LANCZOS)
-        elif which < 0.4:
-            y = resized(x, between(1.1, 1.8), BICUBIC)
-        elif which < 0.5:
-            blur = draws.uniform(0.4, 1.5)
-            y = ndimage.gaussian_filter(x, (blur, blur, 0))
-        elif which < 0.55:
-            y = 127.5 + (x - 127.5) * draws.uniform(0.3, 0.9)
-        elif which < 0.62:
-            y = x * draws.uniform(0.15, 0.6)
-        elif which < 0.68:
-            y = 127.5 + (x - 127.5) * draws.uniform(1.1, 1.6)
-        x = y.clip(0, 255)
-        y = x.round()
-    elif kind == "clean_jpeg":
-        if draws.random() < 0.3:
-            x = resized(x, between(0.4, 0.9), LANCZOS).clip(0, 255)
-        y, table = as_jpeg(x, draws, 30, 99)
-    elif kind == "white":
-        if draws.random() < 0.2:
-            x = resized(x, between(0.4, 0.9), LANCZOS).clip(0, 255)
-        if draws.random() < 0.1:
-            x = x * draws.uniform(0.2, 0.8)
-        y = x + between(1.5, 62) * noise()
-        y = in_8_bits(y) if draws.random() < 0.85 else y
-    elif kind == "white_jpeg":
-        std, quality = between(2, 50), int(draws.integers(30, 98))
-        y = x + std * noise()
-        y, table = through_file(y, "jpeg", quality=quality, subsampling=int(draws.integers(0, 3)))
-    elif kind == "resized":
-        std, factor = between(3, 50), between(0.35, 1.5)
-        ways = [BILINEAR, BICUBIC, LANCZOS, BOX] if factor < 1 else [BILINEAR, BICUBIC, LANCZOS]
-        how = ways[draws.integers(len(ways))]
-        y = in_8_bits(resized(in_8_bits(x + std * noise()), factor, how))
-        x = resized(x, factor, how).clip(0, 255)
-        if draws.random() < 0.4:
-            y, table = as_jpeg(y, draws, 50, 98)
-    elif kind == "raw":
-        how_ = (bilinear, malvar)[int(draws.integers(2))]
-        if draws.random() < 0.5:
-            std, seen = between(3, 40), bayer(*x.shape[:2])
-            raw = sum(x[..., c] * seen[c] for c in range(3)) + std * draws.standard_normal(x.shape[:2])
-            y = how_(raw, seen)
-        else:
-            peak, read = between(60, 8000), between(0.2, 4)
-            gains = (draws.uniform(1, 2.2), 1.0, draws.uniform(1, 2.2))
-            y = photographed(x, draws, peak, read, gains, how_)
-        y = in_8_bits(y)
-        if draws.random() < 0.3:
-            factor = between(0.4, 0.9)
-            y, x = in_8_bits(resized(y, factor, LANCZOS)), resized(x, factor, LANCZOS).clip(0, 255)
-        if draws.random() < 0.55:
-            y, table = as_jpeg(y, draws, 50, 98)
-    elif kind == "webp":
-        std = 0.0 if draws.random() < 0.25 else between(2, 40)
-        quality = int(draws.integers(40, 98))
-        y, _ = through_file(x + std * noise(), "webp", quality=quality)
-        y = (y @ LUMA)[..., None].round() if x.shape[2] == 1 else y
-    else:  # grain, the same in all channels
-        std, n = between(3, 30), draws.standard_normal(x.shape[:2])
-        n = ndimage.gaussian_filter(n, draws.uniform(0, 0.9))
-        y = in_8_bits(x + std * (n / n.std())[..., None])
-        if draws.random() < 0.5:
-            y, table = as_jpeg(y, draws, 50, 98)
-    return x, y, table
+    return kind(x, draws)
 
 
 # --- what is best for them -------------------------------------------------------------------------------------------
@@ -213,10 +241,7 @@ def measure(split: Path, seed: int, denoiser: nn.Module) -> tuple[np.ndarray, np
         side = min(SIDE, *(n // 8 * 8 for n in y.shape[:2]))
         top, left = (int(draws.integers((n - side) // 8 + 1)) * 8 for n in y.shape[:2])
         truth, y = truth[top : top + side, left : left + side], y[top : top + side, left : left + side]
-        steps = (0.0, 0.0)
-        if table is not None:
-            square = np.reshape(table, (8, 8))
-            steps = (float(square[:4, :4].mean()), float(square[4:, 4:].mean()))
+        steps = (0.0, 0.0) if table is None else steps_of(table)
         found.append(features(y.astype(np.float16) if (y != y.round()).any() else y, steps))
         t, z = (torch.from_numpy(v.transpose(2, 0, 1).copy()).float() / 127.5 - 1 for v in (truth, y))
         copies = z.expand(3, -1, -1)[None].repeat(len(LEVELS), 1, 1, 1)

@@ -62,7 +62,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("(self.kappa * s.roll(-1)) ** 2 - ((1 - c) * s) ** 2", "(self.kappa * s.roll(-1)) ** 2"),
         ("temperatures = weight * drawn.clamp_min(0)", "temperatures = drawn.clamp_min(0)"),
         ("s.roll(-1)", "s"),
-        ("sigma = max(last / 2, problem.denoiser.sigma_min)", "sigma = max(last, problem.denoiser.sigma_min)"),
+        ("sigma = max(plan.sigmas[-1] / 2, problem.", "sigma = max(plan.sigmas[-1], problem."),
         (
             "return self.step_scale * sigma**2, torch.ones_like(sigma)",
             "return 2 * self.step_scale * sigma**2, torch.ones_like(sigma)",
@@ -325,7 +325,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     "randomwalk/operators/decimation.py": [
         ("aliases.mean((0, 2))", "aliases.sum((0, 2))"),
-        ("self._transfer(y).conj()", "self._transfer(y)"),
+        ("return self.blur.adjoint(spread)", "return self.blur(spread)"),
         ("(f(t) - at_zero) / t", "f(t) / t"),
     ],
     "randomwalk/operators/nonlinear.py": [

@@ -177,8 +177,8 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
 
     Paths are set after loading, as they are.
     """
-    changes = [f"seed={args.seed}", f"device={args.device}"]
     _check_belongs(args)
+    changes = [f"seed={args.seed}", f"device={args.device}"]
     changes += [f"measurement.noise.std={args.noise}"] if args.noise is not None else []
     changes += [f"measurement.noise={{name: poisson, peak: {args.photons}}}"] if args.photons is not None else []
     changes += [f"max_memory={args.max_memory}"] if args.max_memory is not None else []
@@ -223,6 +223,8 @@ def _check_belongs(args: argparse.Namespace) -> None:
     ):
         if given and asked is None:
             raise InputError(f"{option}: is for {task}, which is not asked for; add it, or remove {option}")
+    if args.flip and not isinstance(args.deblur, BlurSettings):
+        raise InputError("--flip: turns the kernel of a file; give --deblur the path of one, or remove --flip")
 
 
 def _result_stem(photo: Path) -> str:
@@ -259,8 +261,6 @@ def main(args: argparse.Namespace) -> int:
             f"{args.photo}: is a folder; restore takes one photograph. For a folder: randomwalk sample --config "
             f"configs/photo_denoise.yaml --set data.path={args.photo}"
         )
-    if args.flip and not isinstance(args.deblur, BlurSettings):
-        raise InputError("--flip: turns the kernel of a file; give --deblur the path of one, or remove --flip")
     config, output = config_of(args), output_of(args)
     check_files(config, new=False)
 

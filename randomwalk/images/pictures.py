@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import IO
 
@@ -226,13 +227,16 @@ def jpeg_steps(file: IO[bytes]) -> tuple[float, float]:
     first and last 4 x 4 entries: 4.9, 13 and 27 (low) at Pillow's quality 85, 60 and 30.
     """
     try:
-        with Image.open(file) as image:
+        with kinds.open_picture(file, "") as image:
             table = getattr(image, "quantization", None)
     except BROKEN:
         return 0.0, 0.0
-    if not table:
-        return 0.0, 0.0
-    steps = np.reshape(table[0], (8, 8))
+    return steps_of(table[0]) if table else (0.0, 0.0)
+
+
+def steps_of(table: Sequence[int]) -> tuple[float, float]:
+    """`jpeg_steps` of a file with this quantisation table of the luminance."""
+    steps = np.reshape(table, (8, 8))
     return float(steps[:4, :4].mean()), float(steps[4:, 4:].mean())
 
 

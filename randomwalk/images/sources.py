@@ -123,22 +123,26 @@ class ImageSource:
         Raises:
             InputError: it is not an image.
         """
-        name = f"{self.where}: {self.names[i]}"
-        if self._open is not None:
-            with self._open(i) as file:
-                return pictures.read_header(file, name, self.pages[i])
-        raw = self._read(i)
-        if isinstance(raw, np.ndarray):
-            return Header(raw.shape[0], raw.shape[1], raw.ndim == 2 or raw.shape[2] == 1)
-        return pictures.read_header(io.BytesIO(raw), name, self.pages[i])
+        found = self._file(i)
+        if isinstance(found, np.ndarray):
+            return Header(found.shape[0], found.shape[1], found.ndim == 2 or found.shape[2] == 1)
+        with found:
+            return pictures.read_header(found, f"{self.where}: {self.names[i]}", self.pages[i])
 
     def jpeg_steps(self, i: int) -> tuple[float, float]:
         """See `pictures.jpeg_steps`; 0 for an array."""
+        found = self._file(i)
+        if isinstance(found, np.ndarray):
+            return 0.0, 0.0
+        with found:
+            return pictures.jpeg_steps(found)
+
+    def _file(self, i: int) -> IO[bytes] | np.ndarray:
+        """File ``i``, opened; of a source without files its array."""
         if self._open is not None:
-            with self._open(i) as file:
-                return pictures.jpeg_steps(file)
+            return self._open(i)
         raw = self._read(i)
-        return (0.0, 0.0) if isinstance(raw, np.ndarray) else pictures.jpeg_steps(io.BytesIO(raw))
+        return raw if isinstance(raw, np.ndarray) else io.BytesIO(raw)
 
     def size(self, i: int) -> Size:
         """Height and width of image ``i``; see `header`."""
@@ -188,11 +192,11 @@ class ImageSource:
     def num_pages(self, i: int) -> int:
         """Number of pages in file ``i``, such as those of a TIFF or the frames of a GIF; 1 if it cannot be read."""
         try:
-            if self._open is not None:
-                with self._open(i) as file:
-                    return pictures.num_pages(file, self.names[i])
-            raw = self._read(i)
-            return 1 if isinstance(raw, np.ndarray) else pictures.num_pages(io.BytesIO(raw), self.names[i])
+            found = self._file(i)
+            if isinstance(found, np.ndarray):
+                return 1
+            with found:
+                return pictures.num_pages(found, self.names[i])
         except InputError:
             return 1
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -190,14 +191,7 @@ def margins_of(image_shape: Sequence[int], taps: Sequence[int]) -> Margins:
 
 def fast_size(size: int) -> int:
     """The smallest number from ``size`` on without prime factors above 5, for fast Fourier transforms."""
-    while True:
-        left = size
-        for factor in (2, 3, 5):
-            while left % factor == 0:
-                left //= factor
-        if left == 1:
-            return size
-        size += 1
+    return int(next_fast_len(size, real=True))
 
 
 class SeparableBlur(Separable):

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from randomwalk.config.operators import Downsampling
 from randomwalk.errors import InputError
 from randomwalk.operators import kernels
+from randomwalk.operators.blur import Blur
 from randomwalk.operators.operator import RCOND, Operator
 from randomwalk.operators.separable import Separable, SuperResolution, check_factor, enlarged
 
@@ -32,17 +32,10 @@ class BlurredDecimation(Operator):
         kernel: ``[k, l]``.
     """
 
-    kernel: Tensor
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, image_shape: Sequence[int], factor: int, kernel: Tensor) -> None:
         super().__init__(image_shape)
         check_factor(*self.image_shape[1:], factor)
-        self.factor = factor
-        self.register_buffer("kernel", kernel.double())
-        for name, size, taps in zip(("rows", "columns"), self.image_shape[1:], kernel.shape, strict=True):
-            self.register_buffer(name, one_hot((torch.arange(taps) - taps // 2) % size, size).double())
+        self.factor, self.blur = factor, Blur(image_shape, kernel, "circular")
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:
@@ -50,12 +43,12 @@ class BlurredDecimation(Operator):
         return (channels, height // self.factor, width // self.factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _filter(x, self._transfer(x))[..., :: self.factor, :: self.factor]
+        return self.blur(x)[..., :: self.factor, :: self.factor]
 
     def adjoint(self, y: Tensor) -> Tensor:
         spread = y.new_zeros((*y.shape[:-2], *self.image_shape[1:]))
         spread[..., :: self.factor, :: self.factor] = y
-        return _filter(spread, self._transfer(y).conj())
+        return self.blur.adjoint(spread)
 
     def pinv(self, y: Tensor) -> Tensor:
         t = self._eigenvalues(y)
@@ -65,22 +58,19 @@ class BlurredDecimation(Operator):
         return enlarged(y, self.factor, "strided")
 
     def norm(self) -> float:
-        return float(self._eigenvalues(self.kernel).max().sqrt())
+        return float(self._eigenvalues(self.blur.kernel).max().sqrt())
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        t = self._eigenvalues(self.kernel)
+        t = self._eigenvalues(self.blur.kernel)
         at_zero = f(t.new_zeros(()))
         change = torch.where(t > RCOND**2 * t.max(), (f(t) - at_zero) / t, 0.0)
         return at_zero.to(x.dtype) * x + self.adjoint(_filter(self(x), change.to(x.dtype)))
 
-    def _transfer(self, like: Tensor) -> Tensor:
-        """Fourier transform of the kernel on the grid of the image, half of it, in the precision of ``like``."""
-        return torch.fft.rfft2((self.rows.T @ self.kernel @ self.columns).to(like.dtype))
-
     def _eigenvalues(self, like: Tensor) -> Tensor:
         """Eigenvalues t of ``A A^T``, half of them, in the precision of ``like``."""
         _, height, width = self.measurement_shape
-        squared = torch.fft.fft2((self.rows.T @ self.kernel @ self.columns).to(like.dtype)).abs() ** 2
+        kernel = (self.blur.rows.T @ self.blur.kernel @ self.blur.columns).to(like.dtype)  # on the grid of the image
+        squared = torch.fft.fft2(kernel).abs() ** 2
         aliases = squared.reshape(self.factor, height, self.factor, width)
         return aliases.mean((0, 2))[:, : width // 2 + 1]
 

@@ -342,8 +342,8 @@ class RunFolder:
                 f"{self.file(name)}: is damaged ({printable(str(error))[:200]}); remove it to go on"
             ) from error
 
-    def read_array(self, name: str) -> np.ndarray:
-        """Array of a ``.npy`` file.
+    def read_array(self, name: str, mapped: bool = False) -> np.ndarray:
+        """Array of a ``.npy`` file; if ``mapped``, only the parts that are used are read.
 
         Raises:
             InputError: it is missing or damaged.
@@ -352,7 +352,7 @@ class RunFolder:
             array: np.ndarray = np.load(self.file(name), allow_pickle=False, mmap_mode="r")
             if not isinstance(array, np.ndarray):
                 raise ValueError("it holds several arrays")
-            return np.array(array)
+            return array if mapped else np.array(array)
         except Exception as error:  # a damaged header can raise anything
             raise InputError(f"{self.file(name)}: cannot be read ({printable(str(error))[:200]})") from error
 

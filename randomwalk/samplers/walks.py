@@ -44,10 +44,14 @@ class WalkSampler(Sampler):
         return Plan(s.tolist(), step_sizes.tolist(), temperatures.tolist())
 
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
-        plan = self.plan(problem.levels, problem.given)
-        steps = (plan.sigmas, plan.step_sizes, plan.temperatures)
-        noise = problem.draws.noise
-        return walk(problem.denoiser, x, *steps, measurement=problem.given, noise=noise, callback=callback)
+        return follow(self.plan(problem.levels, problem.given), problem, x, callback)
+
+
+def follow(plan: Plan, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
+    """Walk from ``x`` by a plan and return where it ends."""
+    steps = (plan.sigmas, plan.step_sizes, plan.temperatures)
+    noise = problem.draws.noise
+    return walk(problem.denoiser, x, *steps, measurement=problem.given, noise=noise, callback=callback)
 
 
 class RandomWalk(WalkSampler, RandomWalkSettings):
@@ -136,10 +140,10 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
         return Plan(s.tolist(), steps, temperatures.tolist())
 
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
-        x = super().run(problem, x, callback)
+        plan = self.plan(problem.levels, problem.given)
+        x = follow(plan, problem, x, callback)
         if self.last_denoised:
-            last = self.plan(problem.levels, problem.given).sigmas[-1]
-            sigma = max(last / 2, problem.denoiser.sigma_min)
+            sigma = max(plan.sigmas[-1] / 2, problem.denoiser.sigma_min)
             x = problem.denoiser(x, sigma)
             callback(len(problem.levels), x, sigma)
         return x

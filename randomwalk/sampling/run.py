@@ -126,7 +126,8 @@ def _begin(task: Task, held: Session, results_for: Callable[[RunFolder, Task], R
             inputs = inputs_of(task)
         facts = {"seed": task.config.seed, "inputs": inputs}
     held.begin(task.config, facts)
-    if held.context.is_main and task.config.measurement and blurs_of(task.config.measurement.operator):
+    measurement = task.config.measurement
+    if held.context.is_main and measurement and blurs_of(measurement.operator) and not held.folder.has("kernel.png"):
         kernel = kernel_of(task.trial_operator())
         if kernel is not None:
             held.folder.write_image("kernel.png", sheets.kernel_picture(kernel.cpu().numpy()))

@@ -146,15 +146,13 @@ def _required(folder: RunFolder, name: str) -> Path:
     return folder.file(name)
 
 
-def _array(folder: RunFolder, name: str, axes: str, shape: Sequence[int | None], **options: Any) -> np.ndarray:
+def _array(folder: RunFolder, name: str, axes: str, shape: Sequence[int | None], mapped: bool = False) -> np.ndarray:
     """Read a .npy file of floats and check its shape, where None stands for any length."""
     path = _required(folder, name)
     try:
-        found: np.ndarray = np.load(path, allow_pickle=False, **options)
-        if not isinstance(found, np.ndarray):
-            raise ValueError("it holds several arrays")
-    except Exception as error:  # a damaged header can raise anything
-        raise InputError(f"{path}: is not an array that can be read ({error}); {_REMEDY}") from error
+        found = folder.read_array(name, mapped)
+    except InputError as error:
+        raise InputError(f"{path}: is not an array that can be read ({error.__cause__}); {_REMEDY}") from error
     fits = found.ndim == len(shape) and all(w is None or s == w for s, w in zip(found.shape, shape, strict=True))
     if not fits or 0 in found.shape or found.dtype.kind != "f":
         wanted = ", ".join(f"{a}={s}" if s is not None else a for a, s in zip(axes.split(), shape, strict=True))
@@ -206,7 +204,7 @@ def embedded(folder: RunFolder, run: Run, count: int, columns: int) -> Embedded 
         return None
     channels, height, width = run.truth.shape[1:]
     shape = (method.num_levels, len(run.truth), channels, 2, height, width)
-    scores = _array(folder, "scores.npy", "N n C 2 H W", shape, mmap_mode="r")[:, :count]
+    scores = _array(folder, "scores.npy", "N n C 2 H W", shape, mapped=True)[:, :count]
     times = _array(folder, "times.npy", "N", (method.num_levels,))
     field = field_of(torch.from_numpy(np.array(scores, dtype=np.float64)), method.component)
     if method.embedding == "random":
