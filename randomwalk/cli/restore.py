@@ -34,7 +34,7 @@ examples:
   randomwalk restore photo.jpg                          denoise; the strength of the noise is estimated
   randomwalk restore photo.jpg --photons auto           denoise; the noise is that of few photons
   randomwalk restore photo.jpg --fill mask.png          fill in what is painted in mask.png, keep all else as it is
-  randomwalk restore photo.jpg --fill mask.png --noise auto     fill in, and denoise all else
+  randomwalk restore photo.jpg --fill mask.png --noise auto     fill in, and denoise all else (or --photons auto)
   randomwalk restore photo.jpg --enlarge 2              twice the width and height
   randomwalk restore photo.jpg --enlarge 2 --downsampling nearest     the same, if it was reduced without a filter
   randomwalk restore photo.jpg --deblur kernel.png      sharpen, with an image of the blurred point of light
@@ -187,7 +187,8 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     name = "denoise"
     if args.fill is not None:
         name = "inpainting"
-        changes += ["measurement.keep_known=false"] if args.noise is not None else []
+        asked = args.noise is not None or args.photons is not None
+        changes += ["measurement.keep_known=false"] if asked else []
     elif args.enlarge is not None:
         name = "super_resolution"
         changes.append(f"measurement.operator.factor={args.enlarge}")

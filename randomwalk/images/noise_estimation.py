@@ -69,8 +69,7 @@ def estimate_noise(y: Tensor, known: Tensor | None = None, least: float = ROUNDI
     patches, fewest = _patches(y, side, known), FEWEST * len(y) * side**2
     if len(patches) < fewest:
         raise InputError(
-            f"the noise can't be estimated from {len(patches)} patches of {side}x{side} known pixels; it takes "
-            f"{fewest}: give measurement.noise.std a number"
+            f"the noise can't be estimated from {len(patches)} patches of {side}x{side} known pixels; it takes {fewest}"
         )
     variance = _variance_of_flat_patches(patches) if len(y) == 1 else _level(_variances(patches))
     if len(y) == len(LUMA):

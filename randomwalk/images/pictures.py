@@ -36,11 +36,12 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Header:
-    """Height and width (upright) of a picture, and whether it is grey, as the beginning of its file says."""
+    """Height and width (upright) of a picture, whether it is grey, and the number of pictures in its file."""
 
     height: int
     width: int
     grey: bool
+    pages: int = 1
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def read(data: bytes, name: str, page: int = 0) -> Picture:
     Args:
         data: bytes of the file.
         name: name of the file in messages.
-        page: which of the pictures in it, counted from 0; see `num_pages`.
+        page: which of the pictures in it, counted from 0; see `Header`.
 
     Raises:
         InputError: it is damaged, not a picture, has fewer pages, or its values do not fit into 16 bits.
@@ -181,21 +182,17 @@ def read_header(file: IO[bytes], name: str, page: int = 0) -> Header:
             _go_to(image, page)
             width, height = image.size if _orientation(image) < 5 else reversed(image.size)
             grey = png16.is_grey(beginning) if png16.is_png16(beginning) else image.mode in GREY_MODES
-            return Header(height, width, grey)
+            try:
+                pages = _num_pages(image)
+            except Exception:  # of damaged pages further on, besides those of the first
+                pages = 1
+            return Header(height, width, grey, pages)
     except BROKEN as error:
         raise InputError(f"{name} does not decode as an image ({error})") from error
 
 
-def num_pages(file: IO[bytes], name: str) -> int:
-    """Number of pictures in a file, such as pages of a TIFF or frames of a GIF; 1 if it cannot be read."""
-    try:
-        with kinds.open_picture(file, name) as image:
-            return _num_pages(image)
-    except Exception:  # of damaged pages further on, besides those of the first
-        return 1
-
-
 def _num_pages(image: Image.Image) -> int:
+    """Number of pages of a TIFF, or of frames of a GIF and the like."""
     return int(getattr(image, "n_frames", 1)) if image.format in kinds.STACKS else 1
 
 

@@ -73,6 +73,7 @@ class ImageSource:
         self.classes = [printable(name) for name in classes]
         self.left_out = [printable(name) for name in left_out]
         self.pages = [0] * len(self.names)
+        self._num_pages: dict[int, int] = {}
         self._read, self._open, self._beside = read, open, beside
         self._digest = digest or (lambda i: digest_of(read(i)))
 
@@ -127,7 +128,9 @@ class ImageSource:
         if isinstance(found, np.ndarray):
             return Header(found.shape[0], found.shape[1], found.ndim == 2 or found.shape[2] == 1)
         with found:
-            return pictures.read_header(found, f"{self.where}: {self.names[i]}", self.pages[i])
+            header = pictures.read_header(found, f"{self.where}: {self.names[i]}", self.pages[i])
+        self._num_pages[i] = header.pages
+        return header
 
     def jpeg_steps(self, i: int) -> tuple[float, float]:
         """See `pictures.jpeg_steps`; 0 for an array."""
@@ -190,13 +193,12 @@ class ImageSource:
         return self._chosen(kept, [self.names[i] for i in kept])
 
     def num_pages(self, i: int) -> int:
-        """Number of pages in file ``i``, such as those of a TIFF or the frames of a GIF; 1 if it cannot be read."""
+        """Number of pages in file ``i``, such as those of a TIFF or the frames of a GIF; 1 if it cannot be read.
+
+        The file is not opened again if its `header` was read.
+        """
         try:
-            found = self._file(i)
-            if isinstance(found, np.ndarray):
-                return 1
-            with found:
-                return pictures.num_pages(found, self.names[i])
+            return self._num_pages[i] if i in self._num_pages else self.header(i).pages
         except InputError:
             return 1
 

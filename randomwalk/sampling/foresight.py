@@ -15,7 +15,7 @@ from randomwalk.operators import Operator
 from randomwalk.operators.noise import PoissonNoise
 from randomwalk.rng import Stream, torch_generator
 from randomwalk.samplers.remainder import COARSE, NOISE_LIMIT, Remainder, noise_of_walk, remainder
-from randomwalk.sampling.sizes import measured_size, scale_factor
+from randomwalk.sampling.sizes import scale_factor
 from randomwalk.sampling.task import Task
 
 _NAMES = ("geometric", "sigmoid", "karras")
@@ -129,7 +129,7 @@ def _crop_notes(task: Task) -> list[str]:
     if not cropped:
         return []
     name, size = cropped[0]
-    was, kept = ("{}x{}".format(*sides) for sides in (size, measured_size(task.config, size, name)))
+    was, kept = ("{}x{}".format(*sides) for sides in (size, task.sizing(size, name)))
     return [
         f"{name} is cropped from {was} to {kept} pixels, at the right and the bottom, to a multiple of the factor "
         f"{factor}{_and_others(len(cropped) - 1)}"

@@ -105,7 +105,9 @@ def estimated_noise(
             std = estimate_level(bright, mask, least, (gain * jpeg[0], gain * jpeg[1]))
         return GaussianNoise(std / gain * (CAUTION if blurs_of(settings.operator) else 1))
     except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        key, option = ("peak", "photons") if isinstance(settings.noise, PoissonNoiseSettings) else ("std", "noise")
+        advice = f"give measurement.noise.{key} a number (restore: --{option})"
+        raise InputError(f"{name}: {error}: {advice}") from error
 
 
 def step_of(y: Tensor) -> float:

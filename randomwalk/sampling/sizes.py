@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from randomwalk.config import SampleConfig
 from randomwalk.config.operators import AnyBlurSettings, SuperResolutionSettings, parts_of
@@ -13,6 +14,9 @@ from randomwalk.images.sources import ImageSource
 from randomwalk.images.tensors import Size
 from randomwalk.operators.blur import size_of_kernel
 from randomwalk.operators.operator import ImageShape
+
+Sizing = Callable[[Size, str], Size]
+"""``sizing(size, name)`` is the size of the true image that belongs to a file with an image of this size and name."""
 
 
 def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, count: int) -> list[Size | None] | None:
@@ -33,12 +37,13 @@ def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, cou
             f"data.fit: keep needs a network that takes images of any size, but that of {config.network.path} takes "
             f"only the size that it was trained on{trained}; choose resize, crop or pad"
         )
+    measured_size = sizing_of(config)
     sizes: list[Size | None] = []
     reasons: list[str] = []
     for i in range(count):
         try:
             size = source.size(i)
-            measured = measured_size(config, size, source.names[i])
+            measured = measured_size(size, source.names[i])
             if not denoiser.any_size and denoiser.image_size is not None and set(measured) != {denoiser.image_size}:
                 raise InputError(
                     f"{source.names[i]}: is a measurement of {measured[0]}x{measured[1]} pixels, but the network of "
@@ -66,7 +71,7 @@ def image_shape(config: SampleConfig, denoiser: Denoiser, sizes: Sequence[Size |
         raise InputError(f"{config.network.path}: does not say how many channels its images have")
     if sizes is not None:
         largest = max((size for size in sizes if size is not None), key=math.prod)
-        return (denoiser.channels, *measured_size(config, largest, "the largest image"))
+        return (denoiser.channels, *sizing_of(config)(largest, "the largest image"))
     size = config.image_size
     if size is None:
         if denoiser.image_size is None:
@@ -75,31 +80,37 @@ def image_shape(config: SampleConfig, denoiser: Denoiser, sizes: Sequence[Size |
     return (denoiser.channels, size[0], size[1])
 
 
-def measured_size(config: SampleConfig, size: Size, name: str) -> Size:
-    """Height and width of the true image that belongs to a file.
+def sizing_of(config: SampleConfig) -> Sizing:
+    """Rule for the height and width of the true image that belongs to a file.
 
     The factor of super_resolution multiplies the size of a given measurement, and unknown surroundings of a blur add to
-    it; a true image is cropped to a multiple of the factor.
-
-    Args:
-        config: of the run.
-        size: height and width of the file's image.
-        name: of the image, for the message.
+    it; a true image is cropped to a multiple of the factor. The rule raises InputError for an image that is smaller
+    than the factor. Kernels of blurs are read here, once.
 
     Raises:
-        InputError: the image is smaller than the factor.
+        InputError: the file of a kernel cannot be read.
     """
-    height, width = size
-    parts = [] if config.measurement is None else parts_of(config.measurement.operator)
-    if config.given:
-        for part in reversed(parts):
-            if isinstance(part, SuperResolutionSettings):
-                height, width = height * part.factor, width * part.factor
-            elif isinstance(part, AnyBlurSettings) and part.boundary == "unknown":
-                rows, columns = size_of_kernel(part)
-                height, width = height + rows - 1, width + columns - 1
+    if not config.given:
+        return partial(_cropped, factor=scale_factor(config))
+    steps: list[tuple[int, Size]] = []  # factor and added pixels of each part, the last first
+    for part in [] if config.measurement is None else reversed(parts_of(config.measurement.operator)):
+        if isinstance(part, SuperResolutionSettings):
+            steps.append((part.factor, (0, 0)))
+        elif isinstance(part, AnyBlurSettings) and part.boundary == "unknown":
+            rows, columns = size_of_kernel(part)
+            steps.append((1, (rows - 1, columns - 1)))
+
+    def enlarged(size: Size, name: str) -> Size:
+        height, width = size
+        for factor, (rows, columns) in steps:
+            height, width = factor * height + rows, factor * width + columns
         return height, width
-    factor = scale_factor(config)
+
+    return enlarged
+
+
+def _cropped(size: Size, name: str, factor: int) -> Size:
+    height, width = size
     if min(size) < factor:
         raise InputError(f"{name}: {height}x{width} pixels are too few for super_resolution by {factor}")
     return height - height % factor, width - width % factor

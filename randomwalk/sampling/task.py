@@ -35,7 +35,7 @@ from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
 from randomwalk.sampling.memory import Budget
-from randomwalk.sampling.sizes import measured_size
+from randomwalk.sampling.sizes import Sizing, sizing_of
 
 ASSUMED_STD = 2 * 10 / 255
 """Standard deviation used to check settings and draw schedules while the true one is still to be estimated."""
@@ -164,17 +164,22 @@ class Task:
         """Whether an image is grey while the network takes colour: it is repeated in all channels."""
         return bool(self.greys) and self.greys[image]
 
+    @cached_property
+    def sizing(self) -> Sizing:
+        """Size of the true image that belongs to one of the source; see `sizes.sizing_of`."""
+        return sizing_of(self.config)
+
     def shape_of(self, image: int) -> ImageShape:
         """Shape ``(C, H, W)`` of an image.
 
         Raises:
-            InputError: it cannot be read, or is too small; see `sizes.measured_size`.
+            InputError: it cannot be read, or is too small; see `sizing`.
         """
         if self.sizes is None:
             return self.image_shape
         assert self.source is not None
         size = self.sizes[image] or self.source.size(image)
-        return (self.image_shape[0], *measured_size(self.config, size, self.names[image]))
+        return (self.image_shape[0], *self.sizing(size, self.names[image]))
 
     def load_image(self, image: int) -> Tensor:
         """Load a true image, ``[C, H, W]``, or its measurement if measurements are given.
@@ -364,7 +369,7 @@ class Task:
             rows = 1 if self.sampler.batch_of_one else config.batch_size
             if self.grouped_by is not None:
                 own = self.grouped_by[images[0]]
-                pixels = BATCH_PIXELS if own is None else math.prod(measured_size(config, own, self.names[images[0]]))
+                pixels = BATCH_PIXELS if own is None else math.prod(self.sizing(own, self.names[images[0]]))
                 rows = min(rows, BATCH_PIXELS // pixels)
             rows = max(1, rows // self.coupled_samples) * self.coupled_samples
             ids = [SampleId(image, sample) for image in images for sample in range(config.num_samples)]

@@ -42,7 +42,7 @@ def test_every_page_of_every_kind(kind: str) -> None:
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("Pillow without AVIF")
     data = stack(kind)
-    assert pictures.num_pages(io.BytesIO(data), "x") == 3
+    assert pictures.read_header(io.BytesIO(data), "x").pages == 3
     for k, pixels in enumerate(FRAMES):
         found = pictures.read(data, "x", k).pixels
         assert found.shape == (20, 26, 3) and np.abs(found.astype(int) - pixels).max() <= (3 if kind == "AVIF" else 0)
@@ -67,7 +67,7 @@ def test_pages_of_16_bits_and_of_different_sizes(options: dict[str, Any]) -> Non
         found = pictures.read(out.getvalue(), "x", k)
         np.testing.assert_array_equal(found.pixels, values if values.ndim == 3 else values[..., None])
         header = pictures.read_header(io.BytesIO(out.getvalue()), "x", k)
-        assert header == pictures.Header(*values.shape[:2], grey=values.ndim == 2)
+        assert header == pictures.Header(*values.shape[:2], grey=values.ndim == 2, pages=len(pages))
 
 
 def test_what_lies_beside_a_photograph_in_its_file_is_no_page() -> None:
@@ -75,7 +75,7 @@ def test_what_lies_beside_a_photograph_in_its_file_is_no_page() -> None:
     out = io.BytesIO()
     Image.fromarray(FRAMES[0]).save(out, "MPO", save_all=True, append_images=[Image.fromarray(FRAMES[1])])
     assert Image.open(out).n_frames == 2  # type: ignore[attr-defined]
-    assert pictures.num_pages(out, "x") == 1
+    assert pictures.read_header(out, "x").pages == 1
 
 
 def test_a_later_page_that_is_a_bomb_is_refused() -> None:
@@ -84,7 +84,7 @@ def test_a_later_page_that_is_a_bomb_is_refused() -> None:
         tags = {256: side, 257: side, 258: 1, 259: 1, 262: 1, 273: 8, 277: 1, 278: side, 279: 8}
         data += struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in tags.items())
         data += struct.pack("<I", len(data) + 4 if side == 8 else 0)
-    assert pictures.num_pages(io.BytesIO(data), "x") == 2
+    assert pictures.read_header(io.BytesIO(data), "x").pages == 2
     assert pictures.read(data, "x", 0).pixels.shape == (8, 8, 1)
     for look in (lambda: pictures.read(data, "x", 1), lambda: pictures.read_header(io.BytesIO(data), "x", 1)):
         with pytest.raises(InputError, match=r"x does not decode as an image \(page 2 has 30000 x 30000 pixels\)"):

@@ -16,10 +16,12 @@ from sampling_tools import read_metrics
 
 from randomwalk import kernels
 from randomwalk.config.files import load_sample_config
+from randomwalk.images import pictures
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import doubts
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.batch import Batch, SampleId
+from randomwalk.sampling.foresight import notes_of
 from randomwalk.sampling.loading import load_task
 
 NOISE = {"std": 2, "pixel_range": [0, 255]}
@@ -120,6 +122,28 @@ def test_an_interrupted_deblurring_goes_on(tmp_path: Path) -> None:
     (run / "arrays" / "0001_1_sample0.npy").unlink()
     assert sampling.run(load_sample_config(run / "config.yaml"), RunFolder.resume(run)) == 0
     assert np.array_equal(np.load(run / "arrays" / "0001_1_sample0.npy"), before)
+
+
+def test_a_kernel_is_read_and_files_are_opened_as_often_for_many_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "kernel.npy", HOOK.astype(float))
+    measurement = deblurring("blur", file=str(tmp_path / "kernel.npy"))
+    reads, opened, read, header = [], [], kernels.read, pictures.read_header
+    monkeypatch.setattr(kernels, "read", lambda *args, **rest: reads.append(1) or read(*args, **rest))
+    monkeypatch.setattr(pictures, "read_header", lambda *args: opened.append(args[1]) or header(*args))
+    count = {}
+    for number in (1, 4):
+        folder = tmp_path / f"{number}"
+        for i in range(number):
+            save_picture(folder / "in" / f"{i}.png", photograph(20, 26, seed=i))
+        reads.clear(), opened.clear()
+        task = task_for(folder, folder / "in", measurement, sampler=RESTORING)
+        notes_of(task)
+        task.batches()
+        count[number] = len(reads)
+        assert len(opened) == len(set(opened)) == number
+    assert count[4] == count[1]
 
 
 def test_tiles_and_memory_are_those_of_the_larger_image(tmp_path: Path) -> None:
