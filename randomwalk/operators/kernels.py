@@ -28,6 +28,7 @@ LARGEST = 2047
 _POINTS = 500  # of the path of a random motion kernel
 _PARTS = 32  # of a pixel along each axis, for the share of it that a shape covers
 _DARK = 0.02  # share of the largest value up to which a flat border is background
+_NOISE = 6  # standard deviations of the noise of a background, above which there is light
 _FAR = 0.25  # pixels off the middle that are worth a note
 
 
@@ -206,8 +207,10 @@ def _mended(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
         notes.append("is dark on a bright background: black and white are exchanged")
     ring, largest = _ring(values), values.max()
     level, top = float(np.median(ring)), float(ring.max())
-    if top > 0 and np.ptp(ring) <= 2 * _DARK * largest and level < 0.5 * largest:
-        without = np.where(values > top, values - level, 0.0)
+    noise = _noise(values)
+    flat = np.ptp(ring) <= 2 * _DARK * largest or 0 < noise < 2 * _DARK * largest
+    if top > 0 and flat and level < 0.5 * largest:
+        without = np.where(values > max(top, level + _NOISE * noise), values - level, 0.0)
         share = 1 - without.sum() / values.sum()
         if share > 0.01 and without.any():
             values = without
@@ -215,6 +218,11 @@ def _mended(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
                 f"has a background of {100 * level / largest:.1f}% of its brightest pixel, {100 * share:.0f}% of all "
                 "its light, which is subtracted"
             )
+    elif noise > 2 * _DARK * largest:
+        notes.append(
+            f"has noise of {100 * noise / largest:.0f}% of its brightest pixel all over it, which passes for light: "
+            "take a photograph with less, or cut it to the point of light"
+        )
     return values, notes
 
 
@@ -234,6 +242,20 @@ def _ring(values: np.ndarray) -> np.ndarray:
     if min(values.shape) < 3:
         return values.ravel()
     return np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
+
+
+def _noise(values: np.ndarray) -> float:
+    """Standard deviation of the noise around a photographed point of light; 0 if the outermost pixels are not noise.
+
+    Noise has no values far from its median, and neighbours that differ as much as distant pixels do.
+    """
+    ring, sides = _ring(values), (values[0], values[-1], values[:, 0], values[:, -1])
+    level = np.median(ring)
+    std = 1.4826 * float(np.median(np.abs(ring - level)))  # of a Gaussian, by its median absolute deviation
+    if min(values.shape) < 16 or ring.max() > level + _NOISE * std:
+        return 0.0
+    near = np.mean(np.concatenate([np.diff(side) for side in sides]) ** 2)
+    return std if near > np.var(ring) else 0.0
 
 
 def _cut(values: np.ndarray, center: bool | None) -> tuple[np.ndarray, str]:

@@ -182,6 +182,31 @@ def test_the_files_of_other_people_are_mended_with_a_note(defect: str, tmp_path:
     assert len(rest) == (defect == "inverted in a frame")  # which are two defects
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_the_noise_around_a_photographed_point_of_light_is_no_part_of_the_kernel(suffix: str, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for noise in (1, 3, 5):
+        around = 3 * noise + noise * draws.standard_normal((200, 240))
+        around[95:104, 115:124] += 230 / 255 * np.asarray(HOOK, float)
+        Image.fromarray(around.clip(0, 255).round().astype(np.uint8)).save(tmp_path / f"k.{suffix}", quality=95)
+        found = kernels.read(tmp_path / f"k.{suffix}", center=True)
+        assert max(found.kernel.shape) <= 13
+        assert sum("is subtracted" in line for line in found.notes) == 1
+    around = (60 + 14 * draws.standard_normal((200, 240))).clip(0, 255).round().astype(np.uint8)
+    around[100, 120] = 255
+    notes = kernels.read(saved(tmp_path, around)).notes
+    assert sum("of its brightest pixel all over it" in line for line in notes) == 1
+
+
+def test_a_path_that_touches_the_border_is_no_noise(tmp_path: Path) -> None:
+    path = np.zeros((21, 21), np.uint8)
+    for place in ((0, 4), (0, 12), (20, 9), (7, 0), (13, 20), (3, 20)):
+        path[place] = 100
+    path[10, 5:16] = 255
+    found = kernels.read(saved(tmp_path, path))
+    assert np.array_equal(found.kernel, path) and not any("noise" in line or "subtr" in line for line in found.notes)
+
+
 def test_sixteen_bits_keep_their_precision(tmp_path: Path) -> None:
     fine = HOOK.astype(np.uint16) * 200 + np.where(HOOK > 0, 77, 0).astype(np.uint16)
     Image.fromarray(fine).save(tmp_path / "kernel.png")
