@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm",
@@ -28,6 +28,10 @@ FORMATS = (
 """Formats that are decoded. The rest of Pillow's are guesses, or run a program (EPS)."""
 STACKS = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
 """Formats whose pictures in one file are pages of one kind; not layers, sizes, or the gain map beside a photograph."""
+for _order, _big in ((b"II", ""), (b"MM", "B")):  # floating-point TIFF files, which Pillow does not open otherwise
+    TiffImagePlugin.OPEN_INFO.setdefault((_order, 1, (3,), 1, (64,), ()), ("F", f"F;64{_big}F"))
+    for _bits in (32, 64):  # decoded by `tiff16`
+        TiffImagePlugin.OPEN_INFO.setdefault((_order, 2, (3,), 1, (_bits,) * 3, ()), ("RGB", "RGB"))
 BEGINNING = 64
 """Bytes of a file that tell its kind."""
 DNG_VERSION = 50706

@@ -27,6 +27,9 @@ OF_COLOURS = (b"iCCP", b"cHRM", b"cICP")
 XMP = b"XML:com.adobe.xmp"
 RAW_PROFILE = b"Raw profile type "
 """Beginning of the keywords under which some programs write EXIF data as text."""
+IPTC, OF_PHOTOSHOP = 0x0404, b"8BIM"
+"""Number of the block with captions and keywords among Photoshop's, and the bytes with which these begin."""
+IPTC_OF_TIFF = 33723
 INCH = 0.0254
 """Metres."""
 UNSPECIFIED, REC_709, SRGB_CURVE = 2, 1, 13
@@ -121,6 +124,11 @@ def _of_others(image: Image.Image, data: bytes, page: int) -> Iterator[Chunk]:
     xmp = image.info.get("xmp")
     if isinstance(xmp, bytes) and 0 < len(xmp) <= MOST_TEXT:
         yield b"iTXt", _itxt(XMP, xmp.rstrip(b"\0"))
+    blocks = image.info.get("photoshop")
+    iptc = image.tag_v2.get(IPTC_OF_TIFF) if image.format == "TIFF" else None  # type: ignore[attr-defined]
+    iptc = blocks.get(IPTC) if isinstance(blocks, dict) else iptc
+    if isinstance(iptc, bytes) and 0 < len(iptc) <= MOST_TEXT:
+        yield b"zTXt", _iptc_text(iptc)
     comment = image.info.get("comment")
     if isinstance(comment, bytes) and comment.strip(b"\0") and len(comment) <= MOST_TEXT:
         try:
@@ -146,6 +154,13 @@ def _length_of_text(kind: bytes, content: bytes) -> int:
 
 def _itxt(keyword: bytes, text: bytes) -> bytes:
     return keyword + b"\0\0\0\0\0" + text
+
+
+def _iptc_text(iptc: bytes) -> bytes:
+    """IPTC data as ImageMagick and ExifTool write them into PNG files: as a block of Photoshop's, in hexadecimals."""
+    block = OF_PHOTOSHOP + struct.pack(">HHI", IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
+    lines = "\n".join(block.hex()[k : k + 72] for k in range(0, 2 * len(block), 72))
+    return RAW_PROFILE + b"iptc\0\0" + zlib.compress(f"\niptc\n{len(block):8d}\n{lines}\n".encode())
 
 
 def _turned(content: bytes) -> bytes:

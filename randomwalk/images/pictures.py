@@ -124,7 +124,8 @@ def read(data: bytes, name: str, page: int = 0) -> Picture:
     """Decode a picture file.
 
     The picture is turned upright by its EXIF data. CMYK becomes sRGB by the file's profile, or by the plain formula if
-    there is none; palettes become colours, and 1-bit pictures grey. PNG and TIFF files of 16 bits keep their precision.
+    there is none; palettes become colours, and 1-bit pictures grey. PNG and TIFF files of 16 bits keep their precision;
+    floating-point numbers from 0 to 1 become 16 bits.
 
     Args:
         data: bytes of the file.
@@ -148,6 +149,8 @@ def read(data: bytes, name: str, page: int = 0) -> Picture:
                     array = np.concatenate([array, opaque.astype(np.uint16) * 65535], axis=2)
             elif tiff16.is_tiff16(image):
                 array, turn = tiff16.decode(data, image), tiff16.orientation(image)
+            elif tiff16.is_float_colour(image):
+                array, turn = tiff16.in_16_bits(tiff16.decode(data, image)), tiff16.orientation(image)
             elif image.format == "PPM" and data[:2] == b"P6" and (white := _white_of_ppm(image)) > 255:
                 array = _ppm16(data, image, white)
             else:
@@ -294,7 +297,7 @@ def _ppm16(data: bytes, image: Image.Image, white: int) -> np.ndarray:
 def _to_array(image: Image.Image, profile: bytes | None) -> np.ndarray:
     """Pixels ``[H, W, C]``, alpha last: uint16 where Pillow has more than 8 bits, otherwise uint8."""
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+        return tiff16.in_16_bits(np.asarray(image))[..., None]
     if image.mode.startswith("I"):
         array = np.asarray(image)
         if array.min() < 0 or array.max() > 65535:

@@ -1,4 +1,4 @@
-"""TIFF files with 16 bits per channel: in colour Pillow cuts them to 8, and where 0 is white it shows negatives."""
+"""TIFF files that Pillow reads in part: 16 bits per channel, cut to 8 in colour, negatives, floating-point colours."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ PIECES = (273, 279, 324, 325)
 """Tags of the places and lengths of strips and tiles."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 SEPARATE = 2
+FLOATING = 3
+"""Of the tag FORMAT."""
 UNKNOWN, PREMULTIPLIED, ALPHA = 0, 1, 2
 """Meanings of a channel besides the colours."""
 
@@ -43,6 +45,30 @@ def is_tiff16(image: Image.Image) -> bool:
     )
 
 
+def is_float_colour(image: Image.Image) -> bool:
+    """Whether an opened picture is a TIFF of floating-point colours, as `kinds` lets Pillow open them."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    tags = image.tag_v2
+    return tags.get(KIND) == RGB and set(_listed(tags.get(FORMAT, 1))) == {FLOATING}
+
+
+def in_16_bits(values: np.ndarray) -> np.ndarray:
+    """Floating-point pixels, whose black is 0 and whose white is 1, as uint16.
+
+    Raises:
+        ValueError: there are others, so that nobody knows which number is white.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):
+        found = f"from {low:.4g} to {high:.4g}" if np.isfinite([low, high]).all() else "and not all finite"
+        raise ValueError(
+            f"its pixels are floating-point numbers {found}; expected 0 (black) to 1 (white): "
+            "scale or clip them, or save it with 8 or 16 bits"
+        )
+    return (values.astype(np.float64) * 65535).round().astype(np.uint16)
+
+
 def orientation(image: Image.Image) -> int:
     """Orientation of an opened TIFF, from 1 (upright) to 8."""
     found = image.tag_v2.get(ORIENTATION, 1)  # type: ignore[attr-defined]
@@ -50,7 +76,9 @@ def orientation(image: Image.Image) -> int:
 
 
 def decode(data: bytes, image: Image.Image) -> np.ndarray:
-    """Decode the page that is opened to uint16 ``[H, W, C]``, as it is stored, not turned upright; alpha last.
+    """Decode the page that is opened to ``[H, W, C]``, as it is stored, not turned upright; alpha last.
+
+    The values are those of the file: whole numbers of 16 bits, or floating-point numbers.
 
     A row of interleaved colours is a row of a grey picture that is C times as wide, and separate planes are grey
     pictures. Pillow decodes these, after a directory that describes each is added to the file. Differences along a row
@@ -61,6 +89,8 @@ def decode(data: bytes, image: Image.Image) -> np.ndarray:
     """
     tags = image.tag_v2  # type: ignore[attr-defined]
     channels = tags.get(SAMPLES, 1)
+    if is_float_colour(image) and tags.get(PREDICTOR, 1) != 1:
+        raise ValueError("its floating-point numbers are stored as differences (a predictor); save it without")
     if tags.get(PLANES, 1) == SEPARATE and channels > 1:
         array = np.concatenate([_decode_grey(data, tags, 1, (k, channels)) for k in range(channels)], axis=2)
     else:
@@ -83,9 +113,10 @@ def _decode_grey(
     width, height = tags[WIDTH], tags[HEIGHT]
     with TiffImagePlugin.TiffImageFile(io.BytesIO(_as_grey(data, tags, channels, part))) as grey:
         array = np.array(grey)
-    if array.shape != (height, width * channels) or array.dtype.itemsize != 2:
+    real = array.dtype.kind == "f"
+    if array.shape != (height, width * channels) or array.dtype.itemsize != (4 if real else 2):
         raise ValueError("its tags contradict each other")
-    array = array.astype(np.uint16).reshape(height, width, channels)
+    array = array.astype(np.float32 if real else np.uint16).reshape(height, width, channels)
     if tags.get(PREDICTOR, 1) == 2:
         across = tags.get(TILE_WIDTH, width)
         for start in range(0, width, across):
@@ -98,7 +129,9 @@ def _as_grey(data: bytes, tags: TiffImagePlugin.ImageFileDirectory_v2, channels:
     """The file with a directory of a grey picture at its end, which is the first one."""
     order, big = exif.ORDERS[data[:2]], exif.is_big(data)
     unit, count_unit, kind, start = ("Q", "Q", 16, 8) if big else ("I", "H", 4, 4)
-    values: dict[int, tuple[int, ...]] = {BITS: (16,), KIND: (BLACK_IS_ZERO,), SAMPLES: (1,)}
+    values: dict[int, tuple[int, ...]] = {
+        BITS: _listed(tags[BITS])[:1], KIND: (BLACK_IS_ZERO,), SAMPLES: (1,), FORMAT: _listed(tags.get(FORMAT, 1))[:1],
+    }  # fmt: skip
     values |= {tag: _listed(tags[tag]) for tag in (HEIGHT, COMPRESSION, FILL_ORDER, ROWS, TILE_LENGTH) if tag in tags}
     values |= {tag: (tags[tag] * channels,) for tag in (WIDTH, TILE_WIDTH) if tag in tags}
     for tag in PIECES:

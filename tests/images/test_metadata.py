@@ -286,6 +286,27 @@ def test_the_resolution_is_kept_and_turned_with_the_picture(
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_captions_and_keywords_are_kept_in_the_block_that_other_programs_read(kind: str) -> None:
+    iptc = b"\x1c\x02\x69\x00\x03hut\x1c\x02\x78\x00\x0aA hut \xe2\x80\xa6."  # headline, caption
+    block = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
+    if kind == "JPEG":
+        data, segment = saved("JPEG"), b"Photoshop 3.0\0" + block
+        data = data[:2] + b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment + data[2:]
+    else:
+        import tifffile
+
+        out = io.BytesIO()
+        tifffile.imwrite(out, PIXELS, photometric="rgb", extratags=[(33723, 7, len(iptc), iptc, True)])
+        data = out.getvalue()
+    with Image.open(io.BytesIO(result_of(data))) as result:
+        assert isinstance(result, PngImagePlugin.PngImageFile)
+        _, name, length, *lines = result.text["Raw profile type iptc"].split("\n")
+    assert name == "iptc" and int(length) == len(block) and bytes.fromhex("".join(lines)) == block
+    again = [content for which, content in chunks(result_of(result_of(data))) if which == b"zTXt"]
+    assert len(again) == 1  # a result that is restored again keeps it
+
+
 @pytest.mark.parametrize("gps", [True, False])
 def test_the_results_of_a_run_have_the_metadata_of_the_photograph(gps: bool, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()

@@ -309,7 +309,9 @@ def test_transparency_follows_the_size() -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.linspace(0, 1, 35, dtype=np.float32), "are floating-point numbers of unknown range"),
+        (np.linspace(0, 1.01, 35, dtype=np.float32), r"are floating-point numbers from 0 to 1\.01; expected 0 \(black\)"),
+        (np.linspace(-0.1, 1, 35, dtype=np.float32), r"are floating-point numbers from -0\.1 to 1;"),
+        (np.where(np.arange(35) == 7, np.nan, 0.5).astype(np.float32), "are floating-point numbers and not all finite"),
         (np.arange(35, dtype=np.int32) * 2000, "are numbers outside 0 to 65535"),
         (np.arange(35, dtype=np.int32) - 1, "are numbers outside 0 to 65535"),
     ],
@@ -394,6 +396,43 @@ def test_colour_tiff_files_of_16_bits_keep_them(options: dict[str, Any], alpha: 
     assert (header.height, header.width, header.grey) == (21, 37, False)
     with pytest.raises(InputError, match=r"a\.tif does not decode"):
         pictures.read(file.getvalue()[: len(file.getvalue()) // 2], "a.tif")
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"byteorder": ">"},
+        {"compression": "zlib"},
+        {"planarconfig": "separate", "rowsperstrip": 4},
+        {"tile": (16, 16)},
+        {"bigtiff": True},
+        {"extratags": [(274, "H", 1, 6, True)]},
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tiff_files_of_floating_point_numbers_from_black_0_to_white_1(
+    kind: str, options: dict[str, Any], channels: int
+) -> None:
+    import tifffile
+
+    values = np.random.default_rng(5).random((21, 37, channels)).astype(kind)
+    options = {key: value for key, value in options.items() if key != "planarconfig" or channels == 3}
+    stored = values.transpose(2, 0, 1) if "planarconfig" in options else values if channels == 3 else values[..., 0]
+    file = io.BytesIO()
+    tifffile.imwrite(file, stored, photometric="rgb" if channels == 3 else "minisblack", **options)
+    found = pictures.read(file.getvalue(), "a.tif")
+    expected = (values.astype(np.float32).astype(np.float64) * 65535).round()
+    expected = np.rot90(expected, -1) if "extratags" in options else expected
+    assert found.pixels.dtype == np.uint16 and np.array_equal(found.pixels, expected)
+    header = pictures.read_header(io.BytesIO(file.getvalue()), "a.tif")
+    assert (header.height, header.width, header.grey) == (*expected.shape[:2], channels == 1)
+    if not options:
+        file = io.BytesIO()
+        tifffile.imwrite(file, 255 * stored, photometric="rgb" if channels == 3 else "minisblack")
+        with pytest.raises(InputError, match=r"numbers from .* to 25\d.*; expected 0 \(black\) to 1 \(white\)"):
+            pictures.read(file.getvalue(), "a.tif")
 
 
 def test_a_colour_tiff_of_16_bits_is_turned_upright() -> None:
