@@ -54,7 +54,7 @@ def is_float_colour(image: Image.Image) -> bool:
 
 
 def in_16_bits(values: np.ndarray) -> np.ndarray:
-    """Floating-point pixels, whose black is 0 and whose white is 1, as uint16.
+    """Convert floating-point pixels, whose black is 0 and whose white is 1, to uint16.
 
     Raises:
         ValueError: there are others, so that nobody knows which number is white.

@@ -309,7 +309,7 @@ def test_transparency_follows_the_size() -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.linspace(0, 1.01, 35, dtype=np.float32), r"are floating-point numbers from 0 to 1\.01; expected 0 \(black\)"),
+        (np.linspace(0, 2, 35, dtype=np.float32), r"are floating-point numbers from 0 to 2; expected 0 \(black\)"),
         (np.linspace(-0.1, 1, 35, dtype=np.float32), r"are floating-point numbers from -0\.1 to 1;"),
         (np.where(np.arange(35) == 7, np.nan, 0.5).astype(np.float32), "are floating-point numbers and not all finite"),
         (np.arange(35, dtype=np.int32) * 2000, "are numbers outside 0 to 65535"),
