@@ -26,7 +26,7 @@ PIECES = (273, 279, 324, 325)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 SEPARATE = 2
 FLOATING = 3
-"""Of the tag FORMAT."""
+"""Value of the tag FORMAT."""
 UNKNOWN, PREMULTIPLIED, ALPHA = 0, 1, 2
 """Meanings of a channel besides the colours."""
 
