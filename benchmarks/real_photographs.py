@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,8 @@ import torch
 from PIL import Image
 from support import strangers
 from support.common import ROOT, Report, check_least, parser, resolve_precision, start
+from support.photo_methods import deepinv_missing, plug_and_play
+from support.photo_problems import Problem
 from support.photographs import cut, load_model, spread
 from support.strangers import KERNELS, RIM, Stranger
 
@@ -34,6 +38,8 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.images import sheets
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_tensor
+from randomwalk.operators.deepinv_adapter import from_deepinv
+from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import generator
 from randomwalk.sampling import run as sampling
 
@@ -42,6 +48,9 @@ Make = Callable[[np.ndarray, int, np.random.Generator], Stranger]
 GRID = (0.65, 1.3, 2, 3, 4.5, 6.5, 9, 13, 18, 25, 36, 50, 65)
 """Noise levels of 255 among which the best is looked for."""
 BEST = "best given"
+DPIR = "DPIR, best padding"
+PADDINGS = ("valid", "circular", "replicate", "reflect")
+"""What deepinv's blur supposes about the surroundings; valid restores them too. Circular is after edgetaper."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Row:
         task: of configs/photo_TASK.yaml.
         make: damages a photograph.
         methods: that restore it.
+        kernel, noise: of a blur, for DPIR.
     """
 
     section: str
@@ -73,6 +83,8 @@ class Row:
     task: str
     make: Make
     methods: Sequence[Method] = (DEFAULTS,)
+    kernel: np.ndarray | None = None
+    noise: float = 0.0
 
 
 # --- the rows --------------------------------------------------------------------------------------------------------
@@ -90,7 +102,7 @@ def blur_rows() -> Iterator[Row]:
                 Method("surroundings known", given, partial(make, surroundings=True)),
                 Method("edgetaper", given, partial(make, tapered=True)),
             ]
-            yield Row("blur", f"{name}, noise {noise}", "deblur", make, methods)
+            yield Row("blur", f"{name}, noise {noise}", "deblur", make, methods, KERNELS[name](), noise)
 
 
 def mask_rows() -> Iterator[Row]:
@@ -206,6 +218,29 @@ def best_given(denoiser: Denoiser, made: Sequence[Stranger]) -> list[np.ndarray]
     return found
 
 
+def dpir(one: Stranger, kernel: np.ndarray, noise: float, padding: str, denoiser: Denoiser) -> np.ndarray:
+    """Deblur a picture by deepinv's DPIR with our denoiser, 24 evaluations of it, and deepinv's blur.
+
+    Args:
+        one: the picture.
+        kernel: ``[k, k]``, k odd.
+        noise: its standard deviation, of 255.
+        padding: one of `PADDINGS`.
+        denoiser: the network.
+    """
+    y = strangers.edgetaper(one.before, kernel) if padding == "circular" else one.before
+    margin = len(kernel) // 2 if padding == "valid" else 0
+    shape = (3, *(side + 2 * margin for side in y.shape[:2]))
+    physics = importlib.import_module("deepinv.physics")
+    taps = torch.from_numpy(kernel).float()[None, None]
+    blur = from_deepinv(physics.Blur(filter=taps, padding=padding, use_fft=True), shape)
+    given = torch.from_numpy(y / 127.5 - 1).permute(2, 0, 1)[None].float()
+    problem = Problem(blur, GaussianNoise(2 * noise / 255), given, torch.zeros(1, *shape))
+    with torch.inference_mode():
+        x = plug_and_play(problem, denoiser, first_level=49, iterations=24).x
+    return strangers.inside(((x[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round(), margin)
+
+
 def psnr(x: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> float:
     """PSNR in dB, at most 60; of the pixels of ``where [H, W]`` alone, if given."""
     error = (x - truth) ** 2 if where is None else ((x - truth) ** 2)[where]
@@ -249,33 +284,41 @@ def measure(
         found[method.name] = [figures(x, one) for x, one in zip(pictures, made, strict=True)]
     if row.section == "noise":
         found[BEST] = [figures(x, one) for x, one in zip(best_given(denoiser, made), made, strict=True)]
+    if row.kernel is not None and deepinv_missing() is None:
+        tried = {}
+        for padding in PADDINGS:
+            tried[padding] = [figures(dpir(one, row.kernel, row.noise, padding, denoiser), one) for one in made]
+            found[f"DPIR, {padding}"] = tried[padding]
+        found[DPIR] = max(tried.values(), key=lambda records: sum(record["whole"] for record in records))
     return found
 
 
 def write(report: Report, section: str, found: dict[str, dict[str, list[dict[str, float]]]]) -> None:
     """The table of a section, and its rows of results.csv."""
-    names = list(dict.fromkeys(name for methods in found.values() for name in methods))
+    in_csv_only = [f"DPIR, {padding}" for padding in PADDINGS]
+    names = list(dict.fromkeys(name for methods in found.values() for name in methods if name not in in_csv_only))
     table = []
     for title, methods in found.items():
-        cells = []
-        for name in names:
-            shown = ""
-            if records := methods.get(name):
-                means = {key: statistics.fmean(record[key] for record in records) for key in records[0]}
-                shown = " / ".join(f"{means[key]:.2f}" for key in shown_keys(section))
-                for key, value in means.items():
-                    report.add(f"{section}: {title}", name, key, value, "1" if key == "changed" else "dB")
-            cells.append(shown)
+        cells = dict.fromkeys(names, "")
+        for name, records in methods.items():
+            means = {key: statistics.fmean(record[key] for record in records) for key in records[0]}
+            if name in cells:
+                cells[name] = " / ".join(f"{means[key]:.2f}" for key in shown_keys(section))
+            for key, value in means.items():
+                report.add(f"{section}: {title}", name, key, value, "1" if key == "changed" else "dB")
+        line = [title, *cells.values()]
         if BEST in methods:
             losses = [
                 best["whole"] - ours["whole"] for best, ours in zip(methods[BEST], methods["defaults"], strict=True)
             ]
-            cells.append(f"{statistics.fmean(losses):.2f} ({max(losses):.2f})")
+            line.append(f"{statistics.fmean(losses):.2f} ({max(losses):.2f})")
             report.add(f"{section}: {title}", "defaults", "loss", statistics.fmean(losses), "dB")
-        table.append([title, *cells])
+        table.append(line)
     head = [section, *names, *(["loss (largest)"] if any(BEST in methods for methods in found.values()) else [])]
-    note = f"PSNR in dB, mean over the photographs: {' / '.join(shown_keys(section))}"
-    report.table(section, head, table, [note])
+    notes = [f"PSNR in dB, mean over the photographs: {' / '.join(shown_keys(section))}"]
+    if DPIR in names:
+        notes.append(f"DPIR by deepinv with its blur, told the noise: the best, in each row, of {', '.join(PADDINGS)}")
+    report.table(section, head, table, notes)
 
 
 def draw(shown: dict[str, list[np.ndarray]]) -> Image.Image:
@@ -334,6 +377,8 @@ def main(chosen: argparse.Namespace) -> int:
             )
         photos.append(pixels)
     denoiser = load_model(chosen.network, device, chosen.precision)
+    if "blur" in chosen.sections and (missing := deepinv_missing()):
+        print(missing, file=sys.stderr)
     report = Report("real_photographs", chosen, str(device), ["scipy", "pillow"])
     shown: dict[str, list[np.ndarray]] = {}
     for section in chosen.sections:

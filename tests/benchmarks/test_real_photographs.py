@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import real_photographs
+import torch
 from PIL import Image
 from scipy import signal
 from support import strangers
+from support.common import ROOT
+from support.photographs import load_model
 
 from randomwalk.images import pictures
 
@@ -90,3 +93,15 @@ def test_a_row_is_restored_from_files(tmp_path: Path) -> None:
     psnr = {row["method"]: float(row["value"]) for row in rows if row["metric"] == "whole"}
     assert psnr["defaults"] > psnr["before"] + 0.5
     assert (tmp_path / "out" / "real_photographs.png").is_file()
+
+
+def test_dpir_restores_a_blurred_photograph_in_its_place() -> None:
+    pytest.importorskip("deepinv")
+    whole = np.asarray(Image.open(ROOT / "data" / "photographs" / "coffee.png").convert("RGB"), float)
+    kernel = strangers.disc(2.5)
+    one = strangers.blurred_photograph(whole, 64, DRAWS(0), kernel, 2)
+    denoiser = load_model(ROOT / "pretrained_models" / "photo_ve.safetensors", torch.device("cpu"), "fp32")
+    before = real_photographs.psnr(one.before, one.truth)
+    for padding, gain in (("valid", 3), ("circular", 1)):
+        x = real_photographs.dpir(one, kernel, 2, padding, denoiser)
+        assert real_photographs.psnr(x, one.truth) > before + gain
