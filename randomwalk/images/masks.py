@@ -25,6 +25,10 @@ LOSSY = 12
 """Largest difference of most pixels, of 255, between a photograph and its copy in a format that loses detail."""
 
 
+RINGS = 24
+"""Largest difference from white, of 255, that still counts as white in a mask that is a JPEG file: its rings."""
+
+
 @dataclass(frozen=True)
 class Mask:
     """Known part of a picture.
@@ -50,9 +54,9 @@ def read_mask(
 ) -> Mask:
     """Find the known pixels of a picture by a mask that somebody painted.
 
-    Known is what is white, fully: the soft edge of a brush is unknown. Transparent pixels of a layer are known, and its
-    paint is unknown, whatever the colour. If the mask is a copy of the photograph, what differs from it is unknown:
-    what was painted over or erased.
+    Known is what is white, fully but for the rings of a JPEG file: the soft edge of a brush is unknown. Transparent
+    pixels of a layer are known, and its paint is unknown, whatever the colour. If the mask is a copy of the photograph,
+    what differs from it is unknown: what was painted over or erased.
 
     Args:
         mask: the mask, of any kind: black on white, a colour, a layer with transparency.
@@ -72,6 +76,8 @@ def read_mask(
         raise InputError(f"{name} has {sizes[0]} pixels, but {whose} has {sizes[1]}; expected a mask of the same size")
     ground = 0 if invert else 255
     distance = np.abs(_bytes(mask.pixels).astype(np.int16) - ground).max(2)  # 0 is known
+    rings = (distance > 0) & (distance <= RINGS) if mask.jpeg else np.zeros(distance.shape, bool)
+    distance[rings] = 0
     alpha = np.full(distance.shape, 255, np.uint8) if mask.alpha is None else _bytes(mask.alpha)
     unknown = (distance > 0) & (alpha > 0)
     notes = []
@@ -99,6 +105,11 @@ def read_mask(
     grown = _widened(unknown, width)
     if grown.all():
         raise InputError(f"{name} keeps no pixel once its unknown area is widened by {width}; choose a smaller grow")
+    if copied is None and rings.any():
+        notes.append(
+            f"{name} is a JPEG file, with rings around its edges: what is within {RINGS} of 255 of "
+            f"{'black' if invert else 'white'} counts as {'black' if invert else 'white'}; better save masks as PNG"
+        )
     if copied is None and soft.any():
         notes.append(
             f"{name}: {int(soft.sum())} pixels are partly painted and count as unknown"

@@ -53,12 +53,14 @@ class Picture:
         alpha: ``[H, W]`` of the same type, largest where opaque; None without transparency.
         profile: ICC profile of the colours, if the file has one.
         metadata: what else the file says; see `randomwalk.images.metadata`.
+        jpeg: whether the file is a JPEG, which has rings around edges.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     profile: bytes | None = None
     metadata: tuple[Chunk, ...] = ()
+    jpeg: bool = False
 
     @property
     def grey(self) -> bool:
@@ -158,7 +160,7 @@ def read(data: bytes, name: str, page: int = 0) -> Picture:
                 array = _to_array(image, profile)
             if image.mode in ("CMYK", "LAB"):
                 profile = None
-            about = metadata.chunks_of(image, data, page, turned)
+            about, jpeg = metadata.chunks_of(image, data, page, turned), image.format in ("JPEG", "MPO")
     except BROKEN as error:
         raise InputError(f"{name} does not decode as an image ({error})") from error
     if turn >= 5:
@@ -169,7 +171,7 @@ def read(data: bytes, name: str, page: int = 0) -> Picture:
         array = array[:, ::-1]
     has_alpha = array.shape[2] in (2, 4)
     pixels = array[..., : array.shape[2] - has_alpha]
-    return Picture(np.ascontiguousarray(pixels), array[..., -1] if has_alpha else None, profile, about)
+    return Picture(np.ascontiguousarray(pixels), array[..., -1] if has_alpha else None, profile, about, jpeg)
 
 
 def read_header(file: IO[bytes], name: str, page: int = 0) -> Header:

@@ -106,6 +106,19 @@ def test_a_hard_edge_stays_where_it_is(mode: str) -> None:
     assert mask.notes == []
 
 
+@pytest.mark.parametrize(("colour", "quality"), [((0, 0, 0), 75), ((0, 0, 0), 95), (RED, 90)])
+def test_the_rings_of_a_jpeg_mask_are_no_paint(colour: tuple[int, int, int], quality: int) -> None:
+    """Its 8 x 8 blocks, or 16 x 16 with halved colours, have rings wherever there is an edge."""
+    mask = read(saved(over_white(colour, COVER), "JPEG", quality=quality))
+    unknown, touched = mask.known.numpy() == 0, COVER > 0
+    assert unknown[touched].all()
+    assert unknown.sum() < 1.3 * widened(touched, 1).sum()
+    assert sum("is a JPEG file, with rings around its edges" in note for note in mask.notes) == 1
+    turned = Image.fromarray(COVER)
+    inverted = read(saved(turned, "JPEG", quality=quality), invert=True).known.numpy() == 0
+    assert inverted[touched].all() and inverted.sum() < 1.3 * widened(touched, 1).sum()
+
+
 def test_what_differs_from_a_copy_of_the_photograph_is_unknown() -> None:
     photo = photograph()
     painted = photo.copy()
