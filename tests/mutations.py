@@ -310,7 +310,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("np.clip(radius**2 - x**2, 0, None)", "np.clip(radius - x**2, 0, None)"),
         ("along[:, None] * -np.sin(turn)", "along[:, None] * np.sin(turn)"),
         ("values[::-1, ::-1] if flip else values", "values"),
-        ("np.where(values > top, values - level, 0.0)", "np.where(values > top, values, 0.0)"),
+        ("level + _NOISE * noise), values - level, 0.0)", "level + _NOISE * noise), values, 0.0)"),
+        ("max(top, level + _NOISE * noise)", "max(top, level)"),
     ],
     "randomwalk/operators/inpainting.py": [
         ("int(missing * mask.size)", "int(missing * mask.size) + 1"),
@@ -403,6 +404,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("astype(np.int16) - ground).max(2)", "astype(np.int16) - ground).min(2)"),
         ("2 * pixels + 1, 1, pixels", "2 * pixels - 1, 1, pixels - 1"),
         ("return (difference > 0) | (alpha < 255)", "return difference > 0"),
+        ("distance[rings] = 0", "pass"),
     ],
     "randomwalk/images/metrics.py": [
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x.clamp(-1, 1), truth, 1.0)"),
