@@ -271,7 +271,6 @@ def main(chosen: argparse.Namespace) -> int:
     device = resolve_device(chosen.device)
     path = getattr(chosen, chosen.model)
     denoiser = None if chosen.classical else load_model(path, device, chosen.precision)
-    metrics.load()
     network = {} if denoiser is None else {"weights": fingerprint(path), "precision": chosen.precision}
     no_deepinv = None if denoiser is None else photo_methods.deepinv_missing()
     if chosen.tune:

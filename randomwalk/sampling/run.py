@@ -15,7 +15,7 @@ from randomwalk.config.files import dump
 from randomwalk.config.operators import blurs_of
 from randomwalk.distributed import Context
 from randomwalk.errors import InputError
-from randomwalk.images import metrics, sheets
+from randomwalk.images import sheets
 from randomwalk.operators.blur import kernel_of
 from randomwalk.operators.operator import cut
 from randomwalk.progress import labelled, show_notes
@@ -152,8 +152,6 @@ def _work(results: Results, batches: Sequence[Sequence[SampleId]], context: Cont
         show_notes(results.damage)
     if context.is_main and len(left) < len(batches):
         print(f"{len(batches) - len(left)} of {len(batches)} batches are already done")
-    if task.source is not None and left:
-        metrics.load()
     progress = Progress(context, len(left) * task.num_steps)
     try:
         for n in context.share(len(left)):
