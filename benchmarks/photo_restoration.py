@@ -43,7 +43,6 @@ from support.photographs import (
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
-from randomwalk.images import metrics
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_pixels
 from randomwalk.operators import SuperResolution

@@ -65,7 +65,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="print the config and check every file, without starting",
     )
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (short for --set device=...)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="of the network (short for --set precision=...)")
+    parser.add_argument(
+        "--precision", choices=["auto", "fp32", "bf16"], help="of the network (short for --set precision=...)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the network (short for --set compile=true)")
 
 

@@ -27,7 +27,9 @@ _LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is 
 def notes_of(task: Task) -> list[str]:
     """Notes on a task before it starts, one line each."""
     left_out = [] if task.source is None else left_out_notes(task.source.where, task.source.left_out)
+    precision, why = task.precision
     return [
+        *([f"precision: {precision}, since {why}"] if why else []),
         *left_out,
         *_page_notes(task),
         *_operator_notes(task),
