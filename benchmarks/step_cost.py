@@ -41,7 +41,7 @@ from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.progress import Progress, Recorder
 from randomwalk.sampling.task import Task
 
-RATIO, SCHEDULE, HELP = 1.03, 0.010, 2.0
+RATIO, SCHEDULE, HELP = 1.02, 0.010, 2.0
 """Targets: loop over forward pass, seconds for a schedule, seconds for --help."""
 
 RANGES: dict[str, dict[str, Any]] = {
@@ -128,8 +128,16 @@ def bundled_case(weights: Path, network: str, device: torch.device, steps: int, 
     """configs/fashion/{network}_inpainting.yaml: 16 images of 32x32, with a measurement and preconditioned steps."""
     changes = [f"network.path={weights}", f"data.path={ROOT / 'data' / 'fashion_mnist'}", "batch_size=16"]
     path = ROOT / "configs" / "fashion" / f"{network}_inpainting.yaml"
-    config = load_sample_config(path, [*changes, "data.num_images=16"])
+    config = load_sample_config(path, [*changes, "data.num_images=16", "precision=fp32"])
     return Case(f"{weights.name}, 32x32, batch 16", load_task(shortened(config, steps), device), steps, turns)
+
+
+def photo_case(weights: Path, precision: str, device: torch.device, steps: int, turns: int) -> Case:
+    """configs/vp_inpainting.yaml: three photographs of 256x256, with a measurement and preconditioned steps."""
+    changes = [f"network.path={weights}", f"data.path={ROOT / 'data' / 'photographs'}", f"precision={precision}"]
+    config = load_sample_config(ROOT / "configs" / "vp_inpainting.yaml", changes)
+    task = load_task(shortened(config, steps), device)
+    return Case(f"{weights.name}, 256x256, batch {len(task.names)}, {precision}", task, steps, turns)
 
 
 def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
@@ -359,7 +367,7 @@ def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
     add_weights(made)
-    made.add_argument("--turns", type=int, default=25, metavar="N", help="walks of the bundled networks (25)")
+    made.add_argument("--turns", type=int, default=5, metavar="N", help="walks of the bundled networks (5)")
     made.add_argument(
         "--ffhq-turns", type=int, default=5, metavar="N", help="walks of the FFHQ network, 0 leaves it out (5)"
     )
@@ -379,6 +387,11 @@ def main(chosen: argparse.Namespace) -> int:
     cases: list[Callable[[], Case]] = [
         lambda n=n, path=path: bundled_case(path, n, device, 30, turns)  # type: ignore[misc]
         for n, path in weights.items()
+    ]
+    photographs = ROOT / "pretrained_models" / "photo_vp.safetensors"
+    cases += [
+        lambda p=precision: photo_case(photographs, p, device, 4 if chosen.quick else 20, turns)  # type: ignore[misc]
+        for precision in ("fp32", "bf16")
     ]
     if ffhq_turns:
         cases.append(lambda: ffhq_case(device, 2, ffhq_turns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import signal
 import sys
@@ -20,7 +21,7 @@ from randomwalk.config.resumption import changes
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.lookup import expand, printable
-from randomwalk.progress import show_notes
+from randomwalk.progress import opening, show_notes
 from randomwalk.runs.folder import RunFolder
 
 
@@ -145,6 +146,11 @@ def check(config: Settings, args: argparse.Namespace) -> None:
             show_notes(getattr(config, "notes", ()))
             print(dump(config), end="", flush=True)
         raise
+
+
+def loading() -> contextlib.AbstractContextManager[None]:
+    """Context of the imports that bring PyTorch, which take seconds: a terminal shows them pass."""
+    return opening("loading PyTorch", shown=distributed.launch().rank == 0)
 
 
 def run(command: Callable[[], int]) -> int:
