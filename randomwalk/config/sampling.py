@@ -96,8 +96,8 @@ class SampleConfig(Settings):
     max_memory: Positive | None = None
     """Memory limit of a process in GiB, for networks of any size: large images are denoised in overlapping tiles.
     60% of the free memory of the device by default."""
-    compile: bool = False
-    """torch.compile the network."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile the network. auto: on a GPU, where the images have one size and the run is long."""
     animation_frames: Frames = 24
     """Frames of the progress animation, for images of up to 512 pixels along a side; 0 writes none."""
     _notes: tuple[str, ...] = PrivateAttr(default=())

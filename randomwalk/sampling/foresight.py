@@ -29,7 +29,6 @@ def notes_of(task: Task) -> list[str]:
     left_out = [] if task.source is None else left_out_notes(task.source.where, task.source.left_out)
     precision, why = task.precision
     return [
-        *([f"precision: {precision}, since {why}"] if why else []),
         *left_out,
         *_page_notes(task),
         *_operator_notes(task),
@@ -39,6 +38,7 @@ def notes_of(task: Task) -> list[str]:
         *_crop_notes(task),
         *_tiling_notes(task),
         *schedule_notes(task),
+        *([f"precision: {precision}, since {why}"] if why else []),
     ]
 
 

@@ -9,7 +9,7 @@ import torch
 from randomwalk import samplers
 from randomwalk.config import SampleConfig
 from randomwalk.denoisers.checkpoints import load_denoiser, read_config
-from randomwalk.denoisers.precision import choose_precision
+from randomwalk.denoisers.precision import choose_precision, pays_to_compile
 from randomwalk.errors import InputError
 from randomwalk.images.sources import open_images
 from randomwalk.sampling import measuring
@@ -49,7 +49,7 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
         weights=config.network.weights,
         device=device,
         precision=precision,
-        compile=config.compile,
+        compile=config.compile is True,
     )
     try:
         sigmas = sampler.levels(denoiser)
@@ -73,6 +73,8 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     if sizes is not None and source is not None and denoiser.channels != 1:
         task.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
     task.budget = make_budget(config, denoiser, device, sampler.needs)
+    if config.compile == "auto" and sizes is None and pays_to_compile(device, len(task.batches()) * task.num_steps):
+        denoiser.network = torch.compile(denoiser.network)  # type: ignore[assignment]
     check_task(task)
     return task
 

@@ -64,3 +64,12 @@ def test_bf16_changes_a_denoised_photograph_by_less_than_a_fiftieth_of_a_decibel
             found[name] = -10 * (denoiser(noisy, sigma) - truth).square().mean().log10()
     assert found["fp32"] > -10 * np.log10(sigma**2)  # it denoises
     assert abs(found["bf16"] - found["fp32"]) < 0.02
+
+
+def test_a_network_is_compiled_on_a_gpu_in_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: name)
+    long = precision.COMPILED_FROM
+    assert precision.pays_to_compile(GPU, long)
+    assert not precision.pays_to_compile(GPU, long - 1) and not precision.pays_to_compile(CPU, long)
+    monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: None)
+    assert not precision.pays_to_compile(GPU, long)  # PyTorch without its compiler

@@ -12,6 +12,7 @@ from sampling_tools import arrays_of, make_config
 from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers import precision
 from randomwalk.runs.folder import RunFolder
+from randomwalk.sampling import loading
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.foresight import notes_of
 from randomwalk.sampling.loading import load_task
@@ -32,7 +33,7 @@ def test_samplers_that_differentiate_the_network_keep_fp32(
 ) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     task = load_task(make_config(tmp_path, 1, sampler={**sampler, "schedule": SCHEDULE}), torch.device("cpu"))
-    assert notes_of(task)[0] == f"precision: {found}, since {why}"
+    assert notes_of(task)[-1] == f"precision: {found}, since {why}"
     assert task.denoiser.autocast_dtype == (torch.bfloat16 if found == "bf16" else None)
 
 
@@ -63,3 +64,17 @@ def test_a_resumed_run_goes_on_in_the_precision_in_which_it_began(
     assert sampling.run(load_sample_config(folder / "config.yaml"), RunFolder.resume(folder)) == 0
     for name, values in arrays_of(folder).items():
         assert (values == whole[name]).all(), name
+
+
+@pytest.mark.parametrize(
+    ("compile", "pays", "compiled"), [("auto", True, True), ("auto", False, False), (False, True, False)]
+)
+def test_auto_compiles_where_it_pays(
+    compile: str | bool, pays: bool, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(loading, "pays_to_compile", lambda device, evaluations: asked.append(evaluations) or pays)
+    monkeypatch.setattr(torch, "compile", lambda network: torch.nn.Sequential(network))
+    task = load_task(make_config(tmp_path, 5, compile=compile), torch.device("cpu"))
+    assert isinstance(task.denoiser.network, torch.nn.Sequential) == compiled
+    assert asked == ([3 * 6] if compile == "auto" else [])  # batches times steps
