@@ -349,8 +349,8 @@ def network_table(report: Report, cases: list[Callable[[], Case]]) -> None:
     notes.append(f"medians over the walks, of {clock} time; interval: 95% confidence, all walks where fewer than six")
     notes.append(f"peak: {what}; {torch.get_num_threads()} threads")
     report.table("One network evaluation in sample.py's loop", head, rows, notes)
-    what = ["milliseconds of processor time for each step, and relative to the network; measured by a profiler"]
-    report.table("What a step consists of", spent_head, spent_rows, what)
+    note = "milliseconds of processor time for each step, and relative to the network; measured by a profiler"
+    report.table("What a step consists of", spent_head, spent_rows, [note])
 
 
 # --- before the first step -----------------------------------------------------------------------------------
