@@ -1,10 +1,11 @@
-"""Memory: peak of a restoration against megapixels, for 1 and 24 evaluations, and what 50 runs in one process leave.
+"""Time and memory: peak and processor time of a restoration against megapixels, and what 50 runs in one process leave.
 
 Each case is a process of its own with the settings of configs/photo_NAME.yaml, but for the number of steps, and its
-figure is the system's: the largest resident memory of the process. Denoising takes one evaluation. The photograph is
-one of data/photographs, enlarged, with noise, and for inpainting with a painted line. On the CPU. Steps are long: 24 of
-24 megapixels take hours. The runs in one process are small ones; after each, free memory is given back to the system,
-as far as the C library can.
+figures are the system's: the largest resident memory of the process, and the time of its processors, of which starting
+takes a few seconds. Both are drawn against the size in sizes.png. Denoising takes one evaluation. The photograph is one
+of data/photographs, enlarged, with noise, and for inpainting with a painted line. On the CPU. Steps are long: 24 of 24
+megapixels take hours. The runs in one process are small ones; after each, free memory is given back to the system, as
+far as the C library can.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,12 @@ from PIL import Image
 from support.common import ROOT, Report, check_least, parser, start
 
 from randomwalk.errors import InputError, RunError
+from randomwalk.images import sheets
 
-SIZES = {3: (2000, 1500), 6: (3000, 2000), 12: (4000, 3000), 24: (6000, 4000)}
+SIZES = {
+    0.06: (300, 200), 0.24: (600, 400), 1: (1200, 800), 3: (2000, 1500), 6: (3000, 2000), 12: (4000, 3000),
+    24: (6000, 4000),
+}  # fmt: skip
 """Width and height by megapixels."""
 BOUNDS = {12: 4.0, 24: 6.0}
 """Promised peak in GiB by megapixels."""
@@ -29,7 +36,8 @@ CHILD = """
 import resource, sys
 from randomwalk.cli.main import main
 status = main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print("used", used.ru_maxrss, used.ru_utime + used.ru_stime)
 sys.exit(status)
 """
 
@@ -80,8 +88,8 @@ def write_photograph(folder: Path, width: int, height: int) -> Path:
     return folder / "photo.png"
 
 
-def peak(task: str, width: int, height: int, evaluations: int) -> float:
-    """Peak in GiB of a run.
+def used(task: str, width: int, height: int, evaluations: int) -> tuple[float, float]:
+    """Peak in GiB and processor seconds of a run.
 
     Raises:
         RunError: it failed.
@@ -95,7 +103,29 @@ def peak(task: str, width: int, height: int, evaluations: int) -> float:
     if done.returncode:
         raise RunError(f"photo_{task}, {width}x{height}: {done.stderr[-500:]}")
     unit = 2**30 if sys.platform == "darwin" else 2**20
-    return int(done.stdout.splitlines()[-1].removeprefix("peak ")) / unit
+    _, largest, seconds = done.stdout.splitlines()[-1].split()
+    return int(largest) / unit, float(seconds)
+
+
+def draw(found: Mapping[str, Sequence[tuple[float, float, float]]]) -> bytes:
+    """Draw memory and time against megapixels, as a PNG.
+
+    Args:
+        found: megapixels, GiB and seconds of the sizes by the name of the run.
+    """
+    figure = sheets.new_figure((9, 3.8))
+    for axis, column, label in zip(figure.subplots(1, 2), (1, 2), ("peak (GiB)", "processor time (s)"), strict=True):
+        for name, rows in found.items():
+            axis.plot([row[0] for row in rows], [row[column] for row in rows], marker="o", markersize=4, label=name)
+        axis.set(xscale="log", xlabel="megapixels", ylabel=label)
+        axis.set_xticks([row[0] for row in max(found.values(), key=len)])
+        axis.set_xticklabels([f"{row[0]:g}" for row in max(found.values(), key=len)])
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+        sheets.tidy(axis)
+        sheets.legend_below(axis)
+    figure.subplots_adjust(left=0.07, right=0.98, top=0.96, bottom=0.24, wspace=0.22)
+    return sheets.png(figure)
 
 
 def residents(words: list[str], runs: int) -> list[float]:
@@ -130,7 +160,7 @@ def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
     made.add_argument(
-        "--megapixels", type=int, nargs="*", choices=SIZES, default=list(SIZES), help="3 6 12 24; none: no peaks"
+        "--megapixels", type=float, nargs="*", choices=SIZES, default=list(SIZES), help="all of them; none: no peaks"
     )
     made.add_argument("--evaluations", type=int, nargs="+", default=[1, 24], metavar="N", help="1 24")
     made.add_argument("--tasks", nargs="+", choices=("denoise", "inpainting"), default=["denoise", "inpainting"])
@@ -147,15 +177,24 @@ def main(chosen: argparse.Namespace) -> int:
     check_least(chosen, runs=0)
     sizes = {0.08: (320, 240)} if chosen.quick else {mp: SIZES[mp] for mp in chosen.megapixels}
     report, rows = Report("memory", chosen, "cpu"), []
+    drawn: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for task in chosen.tasks:
         for megapixels, (width, height) in sizes.items():
             for evaluations in [1] if chosen.quick or task == "denoise" else chosen.evaluations:
-                found, bound = peak(task, width, height, evaluations), BOUNDS.get(int(megapixels))
+                found, seconds = used(task, width, height, evaluations)
+                bound = BOUNDS.get(int(megapixels))
                 verdict = "-" if bound is None else f"{bound:g}: {'met' if found <= bound else 'MISSED'}"
-                rows.append([task, f"{megapixels:g}", str(evaluations), f"{found:.2f}", verdict])
+                rows.append([task, f"{megapixels:g}", str(evaluations), f"{found:.2f}", verdict, f"{seconds:.1f}"])
                 print(" ".join(rows[-1]), file=sys.stderr, flush=True)
-                report.add(f"{megapixels:g} MP, {evaluations} evaluations", task, "peak_memory", found, "GiB")
-    report.table("Peak memory of a restoration", ["task", "MP", "evaluations", "peak (GiB)", "bound (GiB)"], rows)
+                case = f"{megapixels:g} MP, {evaluations} evaluations"
+                report.add(case, task, "peak_memory", found, "GiB")
+                report.add(case, task, "processor_time", seconds, "s")
+                plural = "" if evaluations == 1 else "s"
+                drawn[f"{task}, {evaluations} evaluation{plural}"].append((width * height / 1e6, found, seconds))
+    head = ["task", "MP", "evaluations", "peak (GiB)", "bound (GiB)", "processor time (s)"]
+    report.table("Peak memory and time of a restoration", head, rows)
+    if drawn:
+        report.folder.write_bytes("sizes.png", draw(drawn))
     if chosen.runs:
         repeated(report, 6 if chosen.quick else chosen.runs)
     return report.finish()

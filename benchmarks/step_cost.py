@@ -4,8 +4,8 @@ A walk with everything that sample.py does at each step (draws, update, counting
 pass of its network, in inference mode, take turns in one process: beside each of its passes the network is run once
 more on the very same tensors. The first table has the median over the walks of the time of a walk, less that of the
 bare passes, over that of the bare passes; and the part of a step that is spent outside the network, which a busy
-machine disturbs less than the ratio. The second has the seconds to build a schedule of 1000 levels and to answer
-`sample.py --help`.
+machine disturbs less than the ratio. The second says what that part is, by Python's profiler on one more walk. The
+third has the seconds to build a schedule of 1000 levels and to answer `sample.py --help`.
 
 On the CPU the verdict goes by the processor's time, which waiting for other programs does not lengthen, though sharing
 caches and memory with them does. Waiting threads count as busy there, so use one: OMP_NUM_THREADS=1.
@@ -14,7 +14,9 @@ caches and memory with them does. Waiting threads count as busy there, so use on
 from __future__ import annotations
 
 import argparse
+import cProfile
 import math
+import pstats
 import resource
 import statistics
 import subprocess
@@ -34,14 +36,16 @@ from randomwalk.config import SampleConfig
 from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.checkpoints import load_denoiser, make_denoiser, resolve_device
 from randomwalk.denoisers.denoiser import NetworkDenoiser
+from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import InputError
-from randomwalk.samplers import schedules
+from randomwalk.rng import ImageDraws
+from randomwalk.samplers import schedules, walk
 from randomwalk.sampling.batch import SampleId
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.progress import Progress, Recorder
 from randomwalk.sampling.task import Task
 
-RATIO, SCHEDULE, HELP = 1.03, 0.010, 2.0
+RATIO, SCHEDULE, HELP = 1.02, 0.010, 2.0
 """Targets: loop over forward pass, seconds for a schedule, seconds for --help."""
 
 RANGES: dict[str, dict[str, Any]] = {
@@ -128,8 +132,16 @@ def bundled_case(weights: Path, network: str, device: torch.device, steps: int, 
     """configs/fashion/{network}_inpainting.yaml: 16 images of 32x32, with a measurement and preconditioned steps."""
     changes = [f"network.path={weights}", f"data.path={ROOT / 'data' / 'fashion_mnist'}", "batch_size=16"]
     path = ROOT / "configs" / "fashion" / f"{network}_inpainting.yaml"
-    config = load_sample_config(path, [*changes, "data.num_images=16"])
+    config = load_sample_config(path, [*changes, "data.num_images=16", "precision=fp32"])
     return Case(f"{weights.name}, 32x32, batch 16", load_task(shortened(config, steps), device), steps, turns)
+
+
+def photo_case(weights: Path, precision: str, device: torch.device, steps: int, turns: int) -> Case:
+    """configs/vp_inpainting.yaml: three photographs of 256x256, with a measurement and preconditioned steps."""
+    changes = [f"network.path={weights}", f"data.path={ROOT / 'data' / 'photographs'}", f"precision={precision}"]
+    config = load_sample_config(ROOT / "configs" / "vp_inpainting.yaml", changes)
+    task = load_task(shortened(config, steps), device)
+    return Case(f"{weights.name}, 256x256, batch {len(task.names)}, {precision}", task, steps, turns)
 
 
 def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
@@ -239,6 +251,30 @@ def measure(case: Case) -> Timing:
     return replace(timing, memory=peak(device))
 
 
+def outside(case: Case) -> dict[str, float]:
+    """Processor seconds of a step of one walk, in the network and in each part outside it, under the profiler."""
+    profiler, walk_once = cProfile.Profile(time.process_time), loop(case)
+    profiler.runcall(walk_once)
+    found = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+
+    def spent(function: Callable[..., object]) -> float:
+        code = function.__code__
+        entry = found.get((code.co_filename, code.co_firstlineno, code.co_name))
+        return 0.0 if entry is None else entry[3] / case.steps
+
+    network, draws = spent(type(case.network.network).forward), spent(ImageDraws.noise)
+    parts = {
+        "network": network,
+        "random numbers": draws,
+        "snapshots for the animation": spent(Recorder.watch),
+        "bar, with its PSNR": spent(Progress.watch),
+        "adapter of the network": spent(Probe.score) - network,
+        "check that the state is finite": spent(walk.all_finite),
+    }
+    step = spent(walk.walk) - sum(parts.values())
+    return {**parts, "update, with the measurement": step}
+
+
 def forget_peak(device: torch.device) -> None:
     """Begin to measure the peak of memory anew, where that can be done."""
     if device.type == "cuda":
@@ -280,6 +316,7 @@ def network_table(report: Report, cases: list[Callable[[], Case]]) -> None:
     """The table of ratios."""
     clock = "wall" if "cuda" in report.settings["device"] else "processor"
     rows, notes = [], []
+    spent_rows, spent_head = [], ["case"]
     for make_case in cases:
         case = make_case()
         timing = measure(case)
@@ -300,12 +337,20 @@ def network_table(report: Report, cases: list[Callable[[], Case]]) -> None:
         ):
             report.add("step cost", case.name, metric, value, unit)
         notes.append(f"{case.name}: ratio {ratio:.4f}, target at most {RATIO}: {judge(timing.ratios(clock))}")
+        parts = outside(case)
+        for part, value in parts.items():
+            report.add("step cost", case.name, part, value, "s")
+        shares = [f"{1e3 * value:.2f} ({value / parts['network']:.1%})" for value in parts.values()]
+        spent_rows.append([case.name, *shares])
+        spent_head = ["case", *parts]
     head = ["case", "walks x steps", "forward pass (ms)", "in the loop (ms)", "outside the network (ms)"]
     head += ["ratio", "interval", "by the wall clock", "peak (MiB)"]
     what = "memory allocated on the GPU" if clock == "wall" else "resident memory of the process"
     notes.append(f"medians over the walks, of {clock} time; interval: 95% confidence, all walks where fewer than six")
     notes.append(f"peak: {what}; {torch.get_num_threads()} threads")
     report.table("One network evaluation in sample.py's loop", head, rows, notes)
+    note = "milliseconds of processor time for each step, and relative to the network; measured by a profiler"
+    report.table("What a step consists of", spent_head, spent_rows, [note])
 
 
 # --- before the first step -----------------------------------------------------------------------------------
@@ -359,7 +404,7 @@ def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
     add_weights(made)
-    made.add_argument("--turns", type=int, default=25, metavar="N", help="walks of the bundled networks (25)")
+    made.add_argument("--turns", type=int, default=5, metavar="N", help="walks of the bundled networks (5)")
     made.add_argument(
         "--ffhq-turns", type=int, default=5, metavar="N", help="walks of the FFHQ network, 0 leaves it out (5)"
     )
@@ -379,6 +424,11 @@ def main(chosen: argparse.Namespace) -> int:
     cases: list[Callable[[], Case]] = [
         lambda n=n, path=path: bundled_case(path, n, device, 30, turns)  # type: ignore[misc]
         for n, path in weights.items()
+    ]
+    photographs = ROOT / "pretrained_models" / "photo_vp.safetensors"
+    cases += [
+        lambda p=precision: photo_case(photographs, p, device, 4 if chosen.quick else 20, turns)  # type: ignore[misc]
+        for precision in ("fp32", "bf16")
     ]
     if ffhq_turns:
         cases.append(lambda: ffhq_case(device, 2, ffhq_turns))

@@ -8,7 +8,8 @@ Source: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis".
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,11 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     index = torch.arange(half, dtype=torch.float32, device=t.device)
     angles = t.float()[:, None] * torch.exp(-math.log(max_period) / half * index)
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Context of full precision, for cheap and sensitive parts; meta tensors do not support autocast."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 class Upsample(nn.Module):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guided_diffusion.blocks import timestep_embedding
+from guided_diffusion.blocks import timestep_embedding, without_autocast
 
 
 class ResidualBlock(nn.Module):
@@ -26,7 +27,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor, code: Tensor) -> Tensor:
         scale, shift = self.modulation(code)[:, :, None, None].chunk(2, 1)
-        inner = self.first(F.silu(h)) * (1 + scale) + shift
+        inner = torch.addcmul(shift, self.first(F.silu(h)), 1 + scale)
         out: Tensor = h + self.second(F.silu(inner))
         return out
 
@@ -111,7 +112,9 @@ class PhotoUNet(nn.Module):
         """Evaluate the network for images ``x [B, C, H, W]`` at times ``t [B]`` in the network's unit."""
         height, width = x.shape[-2:]
         code = self.embed(timestep_embedding(self.time_scale * t, self.code_size, 1000).to(self.last.weight.dtype))
-        h = self.first(F.pixel_unshuffle(mirrored(x, self.multiple), 2))
+        with without_autocast(x):  # in bfloat16 the image would be rounded by more than noise of one grey level
+            h = self.first(F.pixel_unshuffle(mirrored(x, self.multiple), 2))
+        h = h.to(code.dtype)
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
             for block in blocks:  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ Source: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis",
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from guided_diffusion.blocks import (
     Upsample,
     conv3x3,
     timestep_embedding,
+    without_autocast,
     zeroed,
 )
 
@@ -197,7 +197,7 @@ class UNet(nn.Module):
             ValueError: sizes are not divisible, shapes do not match, or labels are missing or not expected.
         """
         self._check(x, t, y)
-        with _without_autocast(x):
+        with without_autocast(x):
             emb = self._embed(t, y)
         h = x.to(emb.dtype)
         skips = []
@@ -207,7 +207,7 @@ class UNet(nn.Module):
         h = self.middle_block(h, emb)
         for stage in self.output_blocks:
             h = stage(torch.cat([h, skips.pop()], dim=1), emb)
-        with _without_autocast(x):
+        with without_autocast(x):
             return self.out(h.to(emb.dtype)).to(x.dtype)
 
     def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
@@ -231,11 +231,6 @@ class UNet(nn.Module):
             raise ValueError(f"this network {wanted}")
         if y is not None and y.shape != t.shape:
             raise ValueError(f"y must have shape [{x.shape[0]}], one label per image, got {list(y.shape)}")
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Context of full precision, for cheap and sensitive parts; meta tensors do not support autocast."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def unet_settings(

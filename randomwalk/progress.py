@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
@@ -98,3 +99,33 @@ def show_notes(notes: Iterable[str]) -> None:
 def labelled(note: str) -> str:
     """A note as it is printed; one that begins with "warning: " stays as it is."""
     return note if note.startswith("warning: ") else f"note: {note}"
+
+
+@contextlib.contextmanager
+def opening(what: str, shown: bool = True) -> Iterator[None]:
+    """Show what a program does before its work begins, and the seconds that it takes, on a terminal.
+
+    A thread counts the seconds, since libraries load in one piece; there is nothing yet by which to tell what remains.
+
+    Args:
+        what: the program does.
+        shown: False for processes other than the main one.
+    """
+    if not (shown and sys.stderr.isatty()):
+        yield
+        return
+    drawn = progress_bar(total=1, desc=what, leave=False, bar_format="  0%|{bar}| {desc} [{elapsed}<?]")
+    done = threading.Event()
+
+    def count() -> None:
+        while not done.wait(0.5):
+            drawn.refresh()
+
+    counter = threading.Thread(target=count, daemon=True)
+    counter.start()
+    try:
+        yield
+    finally:
+        done.set()
+        counter.join()
+        drawn.close()

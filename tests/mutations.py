@@ -350,6 +350,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     # --- denoisers ----------------------------------------------------------------------------------------------------
     "randomwalk/denoisers/adapters.py": [
         (".log() / 4).expand", ".log() / 2).expand"),
+        ("scale = 1 / math.sqrt(1 + sigma**2)", "scale = 1 / (1 + sigma**2)"),
+        ("torch.addcmul(scaled, torch", "torch.addcmul(x, torch"),
     ],
     # --- training -----------------------------------------------------------------------------------------------------
     "randomwalk/training/examples.py": [
@@ -411,13 +413,15 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x, truth, 2.0)"),
         ("/ (n - 1) / n)", "/ n / n)"),
         ("reach = SSIM_SIDE // 2", "reach = SSIM_SIDE // 2 - 1"),
-        ("data_range=2.0", "data_range=1.0"),
+        ("(0.03 * 2) ** 2", "(0.03 * 1) ** 2"),
+        ("product - mean_a * mean_b)", "product)"),
+        ("data_range**2 / (x - truth)", "data_range / (x - truth)"),
     ],
     "randomwalk/images/noise_estimation.py": [
         ("before > SUBSAMPLED**2 * variance", "before > SUBSAMPLED * variance"),
     ],
     "randomwalk/images/tensors.py": [
-        (").round().to(torch.uint8)", ").to(torch.uint8)"),
+        (".round_().to(torch.uint8)", ".to(torch.uint8)"),
         ("generator.integers(h - height + 1)", "generator.integers(max(h - height, 1))"),
         ("generator.integers(w - width + 1)", "generator.integers(max(w - width, 1))"),
     ],
@@ -649,6 +653,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("self.code_size, 1000)", "self.code_size)"),
         ("self.time_scale * t,", "t,"),
         ("* (1 + gain))", "* gain)"),
+        ("self.first(F.silu(h)), 1 + scale)", "self.first(F.silu(h)), scale)"),
+        ("with without_autocast(x):", "if True:"),
         ("skips.append(h)\n            h = shrink(h)", "h = shrink(h)\n            skips.append(h)"),
         ('mode="reflect" if fits else "replicate"', 'mode="replicate"'),
     ],

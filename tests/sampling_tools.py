@@ -111,5 +111,5 @@ def arrays_of(run: Path) -> dict[str, np.ndarray]:
 
 
 def other_notes(task: Task) -> list[str]:
-    """The notes of a task besides that about its schedule, which is of few steps to be quick."""
-    return [note for note in notes_of(task) if not note.startswith("sampler.schedule")]
+    """The notes of a task besides those about its schedule, which is of few steps to be quick, and its precision."""
+    return [note for note in notes_of(task) if not note.startswith(("sampler.schedule", "precision:"))]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import time
+
 import pytest
 
-from randomwalk.progress import bar
+from randomwalk.progress import bar, opening
 
 
 def drawn(capture: pytest.CaptureFixture[str]) -> list[str]:
@@ -61,3 +64,26 @@ def test_other_processes_show_none(capsys: pytest.CaptureFixture[str]) -> None:
     with bar(2, "training", shown=False) as tick:
         tick(2)
     assert not drawn(capsys)
+
+
+def test_a_terminal_shows_the_seconds_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    with opening("loading PyTorch"):
+        time.sleep(1.7)
+    shown = terminal.getvalue().split("\r")
+    assert "loading PyTorch [00:00<?]" in shown[1]
+    assert any("loading PyTorch [00:01<?]" in part for part in shown)
+    assert not shown[-1].strip()  # and leaves nothing behind
+
+
+def test_a_file_and_other_processes_are_not_told_of_the_beginning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opening("loading PyTorch"):
+        pass
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with opening("loading PyTorch", shown=False):
+        pass
+    assert capsys.readouterr().err == ""

@@ -23,6 +23,7 @@ from randomwalk.config import SampleConfig  # noqa: E402
 from randomwalk.config.files import load_sample_config  # noqa: E402
 from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device  # noqa: E402
 from randomwalk.denoisers.denoiser import NetworkDenoiser  # noqa: E402
+from randomwalk.denoisers.precision import choose_precision  # noqa: E402
 from randomwalk.errors import InputError  # noqa: E402
 from randomwalk.images.standard_sets import find_standard_set  # noqa: E402
 from randomwalk.progress import bar as bar  # noqa: E402
@@ -85,10 +86,8 @@ def add_restoring(made: argparse.ArgumentParser, num_images: int) -> None:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Precision on a device: "auto" becomes "bf16" where that is fast, else "fp32"."""
-    if precision != "auto":
-        return precision
-    return "bf16" if device.type == "cuda" or has_bf16() else "fp32"
+    """Precision on a device: "auto" becomes "bf16" where the device has units for it, else "fp32"."""
+    return choose_precision(precision, device)[0]
 
 
 def check_least(options: argparse.Namespace, **least: int) -> None:
@@ -193,14 +192,6 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def has_bf16() -> bool:
-    """True if the processor supports bfloat16; without that it is slower than float32."""
-    try:
-        return "_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
 
 
 # --- networks for Fashion-MNIST --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from randomwalk.cli import options
 from randomwalk.config.files import load_sample_config
 from randomwalk.lookup import HOME
 
-LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "scipy", "pillow", "pydantic", "safetensors")
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pydantic", "safetensors")
 OPTIONAL = {"mpi4py": "mpi", "torchdiffeq": "ode", "POT": "bridge", "deepinv": "deepinv"}
 """Optional libraries and the extras that install them."""
 NOISE, LEAST_GAIN = 25, 6.0
@@ -61,11 +61,10 @@ def main(args: argparse.Namespace) -> int:
     _line(
         "device", f"{device}  ({torch.cuda.get_device_name(device) if cuda else f'{torch.get_num_threads()} threads'})"
     )
-    fast = cuda and torch.cuda.is_bf16_supported()
-    _line("precision", f"fp32{', bf16 (--precision bf16)' if fast else ''}")
     _line("free memory", f"{free_memory(device) / SHARE / GIB:.1f} GiB, of which a run takes at most {SHARE:.0%}")
 
     task = load_task(config, device)
+    _line("precision", "{}, since {}".format(*task.precision))
     [units] = task.batches()
     truth = task.load_image(0)[None].to(device)
     start = time.perf_counter()

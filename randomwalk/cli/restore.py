@@ -265,13 +265,14 @@ def main(args: argparse.Namespace) -> int:
     config, output = config_of(args), output_of(args)
     check_files(config, new=False)
 
-    from randomwalk import distributed
-    from randomwalk.images import pictures
-    from randomwalk.sampling import doubts, measuring
-    from randomwalk.sampling import run as sampling
-    from randomwalk.sampling.foresight import image_notes, notes_of
-    from randomwalk.sampling.loading import load_task
-    from randomwalk.sampling.progress import Progress
+    with options.loading():
+        from randomwalk import distributed
+        from randomwalk.images import pictures
+        from randomwalk.sampling import doubts, measuring
+        from randomwalk.sampling import run as sampling
+        from randomwalk.sampling.foresight import image_notes, notes_of
+        from randomwalk.sampling.loading import load_task
+        from randomwalk.sampling.progress import Progress
 
     if args.dry_run:
         return sampling.dry_run(config)

@@ -51,11 +51,13 @@ def main(args: argparse.Namespace) -> int:
     options.check(config, args)
     # PyTorch is imported from here on: the config and its files are known to be good.
     if isinstance(config, BridgeSampleConfig):
-        from randomwalk.studies.bridge import sampling as bridge
+        with options.loading():
+            from randomwalk.studies.bridge import sampling as bridge
 
         return bridge.run(config, folder, args.dry_run)
-    from randomwalk.sampling import run as sampling
-    from randomwalk.studies.points.results import results_for
+    with options.loading():
+        from randomwalk.sampling import run as sampling
+        from randomwalk.studies.points.results import results_for
 
     return sampling.dry_run(config) if args.dry_run else sampling.run(config, folder, results_for)
 

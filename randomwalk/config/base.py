@@ -85,7 +85,7 @@ PATH_KEYS = frozenset({
 """Names of the settings whose text is a path."""
 Fit = Literal["resize", "crop", "pad"]
 SampleFit = Literal["resize", "crop", "pad", "keep"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", examples=["auto", "cpu", "cuda", "cuda:1"])]
 
 

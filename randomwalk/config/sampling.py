@@ -89,13 +89,15 @@ class SampleConfig(Settings):
     """Samples computed together. Particle methods always compute all samples of an image together."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
-    precision: Precision = "fp32"
-    """Precision of the network; the state of the walk is always float32."""
+    precision: Precision = "auto"
+    """Precision of the network; the state of the walk is always float32. auto: bf16 where the device has units for it,
+    but fp32 where rounding changes the result: where the sampler differentiates the network or controls its error, and
+    for networks of points."""
     max_memory: Positive | None = None
     """Memory limit of a process in GiB, for networks of any size: large images are denoised in overlapping tiles.
     60% of the free memory of the device by default."""
-    compile: bool = False
-    """torch.compile the network."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile the network. auto: on a GPU, where the images have one size and the run is long."""
     animation_frames: Frames = 24
     """Frames of the progress animation, for images of up to 512 pixels along a side; 0 writes none."""
     _notes: tuple[str, ...] = PrivateAttr(default=())

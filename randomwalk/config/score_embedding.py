@@ -246,6 +246,7 @@ class ScoreEmbeddingConfig(Settings):
     sampling: EmbeddedSampling = EmbeddedSampling()
     profile: Profile = Profile()
     precision: Precision = "fp32"
+    """Precision of the network; auto: bf16 where the device has units for it."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
     checkpoint_steps: Count = 100

@@ -161,7 +161,9 @@ class TrainConfig(Settings):
     """Length of the training in images, counting repeats."""
     max_minutes: Positive | None = None
     """Minutes of training after which to end, with the decay of the learning rate rescaled to them."""
-    precision: Precision = "fp32"
+    precision: Precision = "auto"
+    """Precision of the network; weights and gradients are float32. auto: bf16 where the device has units for it,
+    but fp32 for networks of points, and for objectives that differentiate the network twice."""
     gradient_checkpointing: bool = False
     compile: bool = False
     """torch.compile the network."""

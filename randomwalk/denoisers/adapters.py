@@ -9,6 +9,7 @@ and bounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,16 +89,28 @@ class SDEDenoiser(NetworkDenoiser):
         """Prediction of the network for ``x``, with as many channels as x."""
         self.check_sigma(sigma)
         levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(x.shape[0])
-        scale = (1 + levels.reshape(-1, *[1] * (x.ndim - 1)) ** 2).rsqrt().to(x.dtype)
+        scale: float | Tensor
+        if isinstance(sigma, Tensor):
+            scale = (1 + levels.reshape(-1, *[1] * (x.ndim - 1)) ** 2).rsqrt().to(x.dtype)
+        else:
+            scale = 1 / math.sqrt(1 + sigma**2)
         return self.call_network(scale * x, self.times.label(levels), label)[:, : x.shape[1]]
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         c_x, _, c_out, _ = PREDICTIONS[self.prediction](broadcast_sigma(sigma, x))
-        return c_x * x + c_out * self.predict(x, sigma, label)
+        return _combined(c_x, x, c_out, self.predict(x, sigma, label))
 
     def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         _, b_x, _, b_out = PREDICTIONS[self.prediction](broadcast_sigma(sigma, x))
-        return b_x * x + b_out * self.predict(x, sigma, label)
+        return _combined(b_x, x, b_out, self.predict(x, sigma, label))
+
+
+def _combined(a: Tensor | float, x: Tensor, b: Tensor | float, out: Tensor) -> Tensor:
+    """``a x + b out`` in as few passes over the images as can be: next to a fast network each one counts."""
+    if isinstance(a, float) and a == 0:
+        return b * out
+    scaled = x if isinstance(a, float) and a == 1 else a * x
+    return torch.addcmul(scaled, torch.as_tensor(b, dtype=out.dtype, device=out.device), out)
 
 
 class VPDenoiser(SDEDenoiser):

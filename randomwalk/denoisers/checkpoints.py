@@ -37,6 +37,7 @@ from randomwalk.denoisers.networks import (
     scratch_network,
     unknown_variant,
 )
+from randomwalk.denoisers.precision import choose_precision
 from randomwalk.denoisers.weight_files import WeightFile, read_config, read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.runs.folder import RunFolder
@@ -150,16 +151,18 @@ def load_denoiser(
             in the file, such as "state_dict.model". A plain state dict has one set of weights, which is loaded for
             both.
         device: "cpu", "cuda", "cuda:N", or "auto": a GPU if there is one.
-        precision: "fp32", or "bf16" for autocasting the network (parameters stay float32).
+        precision: "fp32", "bf16" for autocasting the network (parameters stay float32), or "auto": bf16 where the
+            device has units for it.
         compile: ``torch.compile`` the network.
 
     Raises:
         InputError: the file is missing, damaged, refused (it would run code), not described, or does not fit the
             network; or the device is not available. Weights are never left at random.
     """
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision: {precision!r} is not known; 'fp32' or 'bf16'")
+    if precision not in ("auto", "fp32", "bf16"):
+        raise InputError(f"precision: {precision!r} is not known; 'auto', 'fp32' or 'bf16'")
     target = resolve_device(device)
+    precision, _ = choose_precision(precision, target)
     file = read_weights(path, weights)
     network, denoiser = _settings(file, network, denoiser)
     with _about(file, network):

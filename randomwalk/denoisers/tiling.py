@@ -50,10 +50,14 @@ class Tiling:
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """The fewest tiles that cover an axis, spread evenly; each shares ``overlap`` pixels or more with the next."""
+    """The fewest tiles of at most ``tile`` pixels that cover an axis, evenly spread and no larger than they need be.
+
+    Each shares ``overlap`` pixels or a little more with the next.
+    """
     if length <= tile:
         return [(0, length)]
     count = math.ceil((length - tile) / (tile - overlap))
+    tile = ALIGNMENT * math.ceil((length + count * overlap) / (count + 1) / ALIGNMENT)
     step, last = (ALIGNMENT * math.ceil((length - tile) / n / ALIGNMENT) for n in (count, 1))
     starts = [min(i * step, last) for i in range(count + 1)]
     return [(start, min(start + tile, length)) for start in starts]

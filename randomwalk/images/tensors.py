@@ -41,7 +41,7 @@ def to_bytes(x: Tensor) -> np.ndarray:
     batch, channels, height, width = x.shape
     pixels = np.empty((batch, height, width, channels), np.uint8)
     for rows in strips(height, batch * channels * width):
-        values = ((x[..., rows, :].detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        values = x[..., rows, :].detach().float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
         pixels[:, rows] = values.permute(0, 2, 3, 1).cpu().numpy()
     return pixels[..., 0] if channels == 1 else pixels
 

@@ -27,6 +27,7 @@ _LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is 
 def notes_of(task: Task) -> list[str]:
     """Notes on a task before it starts, one line each."""
     left_out = [] if task.source is None else left_out_notes(task.source.where, task.source.left_out)
+    precision, why = task.precision
     return [
         *left_out,
         *_page_notes(task),
@@ -37,6 +38,7 @@ def notes_of(task: Task) -> list[str]:
         *_crop_notes(task),
         *_tiling_notes(task),
         *schedule_notes(task),
+        *([f"precision: {precision}, since {why}"] if why else []),
     ]
 
 

@@ -20,6 +20,7 @@ def inputs_of(task: Task) -> dict[str, Any]:
     """Digests of all files that the task reads, and what its batches and tiles are formed by."""
     path = Path(task.config.network.path)
     found: dict[str, Any] = {"weights": path.name, "weights_sha256": _sha256(path), "images": [], "digests": []}
+    found["precision"] = task.precision[0]
     found["files"] = {name: _sha256(Path(name)) for name in sorted(set(_other_files(task.config)))}
     if task.source is not None:
         masks = task.config.masks_beside
@@ -59,6 +60,7 @@ def _is_whole(inputs: Mapping[str, Any]) -> bool:
         and isinstance(digests, list)
         and isinstance(inputs.get("files", {}), dict)
         and isinstance(inputs.get("memory", 1.0), int | float)
+        and inputs.get("precision", "fp32") in ("fp32", "bf16")
         and isinstance(sizes, list)
         and len(sizes) in (0, len(names))
         and len(digests) in (0, len(names))

@@ -8,6 +8,7 @@ import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -282,9 +283,11 @@ class ImageResults(Results):
             self.folder.write_bytes(f"images/{name}.png", pictures.encode(x, like, coloured, gps))
 
     def _write_animations(self, batch: Batch) -> list[str]:
-        written, steps = [], self.task.num_steps
+        steps, lossless = self.task.num_steps, max(batch.x.shape[-2:]) <= 64
         firsts = [row for row, one in enumerate(batch.ids) if one.sample == 0] if self._snapshots else []
-        for n, row in enumerate(firsts):
+
+        def encoded(n: int) -> bytes:
+            row = firsts[n]
             picture = measurement_picture(batch, row)
             before = [] if picture is None else [("measurement", picture)]
             after = [] if batch.truth is None else [("truth", to_bytes(batch.truth[row : row + 1])[0])]
@@ -296,8 +299,12 @@ class ImageResults(Results):
                 )
                 for shot in self._snapshots
             ]
-            written.append(f"images/{self.stem(batch.ids[row].image)}_walk.webp")
-            self.folder.write_bytes(written[-1], sheets.animation(frames, lossless=max(batch.x.shape[-2:]) <= 64))
+            return sheets.animation(frames, lossless)
+
+        written = [f"images/{self.stem(batch.ids[row].image)}_walk.webp" for row in firsts]
+        with ThreadPoolExecutor(torch.get_num_threads()) as executor:  # the encoder leaves Python to other threads
+            for name, data in zip(written, executor.map(encoded, range(len(firsts))), strict=True):
+                self.folder.write_bytes(name, data)
         return written
 
     # --- the end -------------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from randomwalk import distributed
 from randomwalk.config import SampleConfig
 from randomwalk.config.files import dump
 from randomwalk.config.operators import blurs_of
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.distributed import Context
 from randomwalk.errors import InputError
-from randomwalk.images import metrics, sheets
+from randomwalk.images import sheets
 from randomwalk.operators.blur import kernel_of
 from randomwalk.operators.operator import cut
 from randomwalk.progress import labelled, show_notes
@@ -106,7 +107,12 @@ def dry_run(config: SampleConfig) -> int:
 
 
 def _restore_inputs(task: Task, inputs: Mapping[str, Any]) -> None:
-    """Form batches and tiles by the image sizes and the memory when the run began."""
+    """Form batches and tiles by the image sizes and the memory when the run began, and compute in its precision."""
+    began = inputs.get("precision", "fp32")  # runs of earlier versions do not say it
+    if task.config.precision == "auto" and began != task.precision[0]:
+        assert isinstance(task.denoiser, NetworkDenoiser)
+        task.denoiser.autocast_dtype = torch.bfloat16 if began == "bf16" else None
+        task.precision = (began, "the run began in it")
     if task.sizes is not None:
         task.grouped_by = [size and tuple(size) for size in inputs["sizes"]]
     if task.budget is not None and task.config.max_memory is None:
@@ -152,8 +158,6 @@ def _work(results: Results, batches: Sequence[Sequence[SampleId]], context: Cont
         show_notes(results.damage)
     if context.is_main and len(left) < len(batches):
         print(f"{len(batches) - len(left)} of {len(batches)} batches are already done")
-    if task.source is not None and left:
-        metrics.load()
     progress = Progress(context, len(left) * task.num_steps)
     try:
         for n in context.share(len(left)):

@@ -68,6 +68,7 @@ class Task:
         grouped_by: sizes by which batches are formed: ``sizes``, or in a resumed run those when it began.
         greys: whether each image is grey while the network takes colour; empty unless images keep their own size.
         budget: memory bound of a network that takes any size; None for other networks.
+        precision: of the network, "fp32" or "bf16", and why; an empty reason where the config says it.
         estimated_noise: noise that was estimated, by image.
         mask_notes: how the mask of an image was understood, a line each.
     """
@@ -84,6 +85,7 @@ class Task:
     grouped_by: list[Size | None] | None = None
     greys: list[bool] = field(default_factory=list)
     budget: Budget | None = None
+    precision: tuple[str, str] = ("fp32", "")
     estimated_noise: dict[int, Noise] = field(default_factory=dict, init=False)
     mask_notes: dict[int, list[str]] = field(default_factory=dict, init=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(

@@ -17,6 +17,7 @@ from randomwalk.config import TrainConfig
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import first_difference
+from randomwalk.denoisers.precision import choose_precision
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import Stream, generator, seed_torch
@@ -33,6 +34,13 @@ VALIDATED = "validated.pt"
 """Checkpoint of the last good validation, to go back to."""
 FALL = 3.0
 """dB that the mean PSNR may fall below its best; a network that has diverged falls by ten and more."""
+
+
+def why_exact(config: TrainConfig) -> str:
+    """Why a training should not compute in bf16 where the config leaves that open; empty if it may."""
+    if config.network.name == "mlp":
+        return "a network of points is small"
+    return "" if config.objective.name == "denoising" else "the objective differentiates the network twice"
 
 
 def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
@@ -107,8 +115,8 @@ class Trainer(Loop):
         self.unit = self.data.unit
         self.denoiser = build_denoiser(config).to(context.device)
         self.denoiser.network.to(memory_format=torch.channels_last)
-        if config.precision == "bf16":
-            self.denoiser.autocast_dtype = torch.bfloat16
+        self.precision, _ = choose_precision(config.precision, context.device, why_exact(config))
+        self.denoiser.autocast_dtype = torch.bfloat16 if self.precision == "bf16" else None
         self.loss = make_loss(config.objective, self.denoiser)
         parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
         self.descent = Descent(self.denoiser.network, parameters, config.optimizer, config.ema, config.batch_size)
@@ -121,7 +129,7 @@ class Trainer(Loop):
         parameters = sum(p.numel() for p in self.descent.parameters)
         return (
             f"{self.config.network.name} with {parameters:,} parameters, {self.data.description}, "
-            f"on {self.device} x {self.context.size}"
+            f"on {self.device} x {self.context.size}, in {self.precision}"
         )
 
     # --- state ---------------------------------------------------------------------------------------------------

@@ -118,10 +118,18 @@ def test_the_interval_of_a_median_and_what_it_says() -> None:
     values = [1 + n / 1000 for n in range(25)]
     assert step_cost.interval(values) == (values[7], values[17])  # P(Bin(25, 1/2) <= 7) = 0.0216
     assert step_cost.interval(values[:5]) == (values[0], values[4])
-    assert step_cost.judge([1.01, 1.02, 1.03]) == "met"
+    assert step_cost.judge([1.01, 1.015, 1.02]) == "met"
     assert step_cost.judge([1.04, 1.05]) == "MISSED"
     for ratios in ([1.01, 1.04], [0.97, 0.98]):
         assert step_cost.judge(ratios).startswith("inconclusive")
+
+
+def test_the_parts_of_a_step_make_up_the_walk() -> None:
+    weights = common.ROOT / "pretrained_models" / "fashion_vp.safetensors"
+    case = step_cost.bundled_case(weights, "vp", torch.device("cpu"), 3, 1)
+    parts = step_cost.outside(case)
+    assert all(seconds > 0 for seconds in parts.values())
+    assert parts["network"] > 0.5 * sum(parts.values())
 
 
 def test_the_second_pass_sees_what_the_first_one_does() -> None:

@@ -12,7 +12,7 @@ from any_size_tools import photograph
 from config_examples import message_of
 from given_tools import config_for, save_picture, task_for, told
 from PIL import Image
-from sampling_tools import write_config
+from sampling_tools import other_notes, write_config
 
 from randomwalk.cli import restore
 from randomwalk.config.files import load_sample_config
@@ -128,7 +128,7 @@ def test_white_leaves_a_jpeg_file_as_it_is(tmp_path: Path) -> None:
 def test_a_level_in_another_unit_is_noted(std: float, pixel_range: list[int], said: str, tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png", photograph(32, 32))
     section = denoising(std=std, pixel_range=pixel_range)
-    notes = notes_of(task_for(tmp_path, tmp_path / "a.png", section, sampler=ONE))
+    notes = other_notes(task_for(tmp_path, tmp_path / "a.png", section, sampler=ONE))
     assert (said in notes[0]) if said else not notes
 
 

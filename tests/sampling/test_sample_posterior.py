@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sampling_tools import SIZE, arrays_of, make_config, read_metrics
+from sampling_tools import SIZE, arrays_of, make_config, other_notes, read_metrics
 
 from randomwalk.cli import options as cli
 from randomwalk.config.samplers import POSTERIOR_NAMES
@@ -23,7 +23,6 @@ from randomwalk.samplers import SAMPLERS, RandomWalk
 from randomwalk.sampling import figures
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.figures import schedule_figure as draw_schedule
-from randomwalk.sampling.foresight import notes_of
 from randomwalk.sampling.loading import load_task
 
 STEPS = 4
@@ -230,7 +229,7 @@ def test_particles_of_an_image_are_made_together(tmp_path: Path, capfd: pytest.C
 
 def test_one_particle_is_warned_of(tmp_path: Path) -> None:
     task = load_task(make_config(tmp_path, count=1, sampler=sampler("tds")), torch.device("cpu"))
-    assert len(notes_of(task)) == 1 and "num_samples: 1" in notes_of(task)[0]
+    assert len(other_notes(task)) == 1 and "num_samples: 1" in other_notes(task)[0]
 
 
 def test_an_image_that_does_not_decode_takes_its_particles_along(tmp_path: Path) -> None:

@@ -193,10 +193,10 @@ def test_a_killed_run_resumes_to_the_weights_of_one_that_was_not(images: Path, t
 
 def test_two_processes_at_half_the_batch_train_the_weights_of_one(images: Path, tmp_path: Path) -> None:
     """Up to float32 rounding, whose size is that of summing the same gradients in two parts in one process."""
-    one = in_process(images, tmp_path / "one", num_images=16)
+    one = in_process(images, tmp_path / "one", num_images=16, precision="fp32")
     assert one.step == 4
-    in_process(images, tmp_path / "parts", num_images=16, accumulate=2)
-    config = written(tmp_path, images, "two", num_images=16)
+    in_process(images, tmp_path / "parts", num_images=16, precision="fp32", accumulate=2)
+    config = written(tmp_path, images, "two", num_images=16, precision="fp32")
     done = train("--config", config, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))
     assert done.returncode == 0, done.stderr
     start = Trainer(one.config, one.context, one.folder).denoiser.network.state_dict()

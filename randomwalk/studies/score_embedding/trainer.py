@@ -14,6 +14,7 @@ from torch import Tensor
 
 from randomwalk.config.score_embedding import EmbeddingMethod, ScoreEmbeddingConfig
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
+from randomwalk.denoisers.precision import choose_precision
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.arrays import read_array
 from randomwalk.progress import bar
@@ -53,7 +54,7 @@ class Trainer(Loop):
         seed_torch(torch.device("cpu"), config.seed, Stream.EMBEDDING_WEIGHTS)
         self.denoiser = make_denoiser(config.network.model_dump(), denoiser_settings(config.method)).to(device)
         self.denoiser.network.to(memory_format=torch.channels_last)
-        if config.precision == "bf16":
+        if choose_precision(config.precision, device)[0] == "bf16":
             self.denoiser.autocast_dtype = torch.bfloat16
         self.descent = Descent(
             self.denoiser.network, self.denoiser.parameters(), config.optimizer, config.ema, config.batch_size
