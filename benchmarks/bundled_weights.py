@@ -279,7 +279,7 @@ def main(chosen: argparse.Namespace) -> int:
     check(chosen)
     for path in (getattr(chosen, n) for n in chosen.networks):
         load_denoiser(path)  # a bad file ends the run now, not after ten minutes
-    setup = Setup.open("bundled_weights", chosen, ["scikit-image"])
+    setup = Setup.open("bundled_weights", chosen, ["scikit-image", "torchmetrics"])
     report = setup.report
     times = []
     for part in chosen.parts:

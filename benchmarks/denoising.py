@@ -259,8 +259,9 @@ def main(chosen: argparse.Namespace) -> int:
     photos = photographs(source, folder, spread(len(source), chosen.num_images), chosen.crop)
     device = resolve_device(chosen.device)
     trained = networks(chosen, device)
-    report = Report("denoising", chosen, str(device), ["scikit-image", "bm3d"])
+    report = Report("denoising", chosen, str(device), ["scikit-image", "torchmetrics", "bm3d"])
     missing = photo_baselines.bm3d_missing() if chosen.bm3d_images else None
+    metrics.load()
     methods = {**classical(chosen), **trained}
     found = measure_all(chosen, device, methods, photos, Records(report.folder, chosen.resume))
     write(report, chosen, found, list(trained), [missing] if missing else [])

@@ -154,7 +154,8 @@ def main(chosen: argparse.Namespace) -> int:
         raise InputError(f"--budgets {min(chosen.budgets)}: expected 2 or more")
     if chosen.quick:
         chosen.budgets = [5, 10]
-    setup = Setup.open("few_evaluations", chosen, [])
+    setup = Setup.open("few_evaluations", chosen, ["torchmetrics"])
+    metrics.load()
     draw({problem: measure(setup, problem) for problem in chosen.problems}, setup.report.folder)
     return setup.report.finish()
 

@@ -327,8 +327,9 @@ def main(chosen: argparse.Namespace) -> int:
         raise InputError(f"there is no configs/posterior/{unknown[0]}.yaml; there are {', '.join(METHODS)}")
     names = chosen.methods or METHODS
     methods = [Method(name) for name in names] + [Method(name, "ve") for name in chosen.ve_methods if name in names]
-    setup = Setup.open("inverse_problems", chosen, ["scikit-image"], quick_images=2)
+    setup = Setup.open("inverse_problems", chosen, ["scikit-image", "torchmetrics"], quick_images=2)
     records = Records(setup.report.folder, chosen.resume)
+    metrics.load()
     for name in chosen.tasks:
         run(setup, records, name, methods)
     setup.report.say(

@@ -43,6 +43,7 @@ from support.photographs import (
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
+from randomwalk.images import metrics
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_pixels
 from randomwalk.operators import SuperResolution
@@ -270,6 +271,7 @@ def main(chosen: argparse.Namespace) -> int:
     device = resolve_device(chosen.device)
     path = getattr(chosen, chosen.model)
     denoiser = None if chosen.classical else load_model(path, device, chosen.precision)
+    metrics.load()
     network = {} if denoiser is None else {"weights": fingerprint(path), "precision": chosen.precision}
     no_deepinv = None if denoiser is None else photo_methods.deepinv_missing()
     if chosen.tune:

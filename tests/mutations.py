@@ -413,9 +413,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x, truth, 2.0)"),
         ("/ (n - 1) / n)", "/ n / n)"),
         ("reach = SSIM_SIDE // 2", "reach = SSIM_SIDE // 2 - 1"),
-        ("(0.03 * 2) ** 2", "(0.03 * 1) ** 2"),
-        ("product - mean_a * mean_b)", "product)"),
-        ("data_range**2 / (x - truth)", "data_range / (x - truth)"),
+        ("data_range=2.0", "data_range=1.0"),
     ],
     "randomwalk/images/noise_estimation.py": [
         ("before > SUBSAMPLED**2 * variance", "before > SUBSAMPLED * variance"),

@@ -8,18 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-SSIM_SIDE, SSIM_STD = 11, 1.5
-"""Side and standard deviation of SSIM's Gaussian window; smaller images have no SSIM."""
-SSIM_CONSTANTS = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-"""``c_1 = (K_1 L)^2`` and ``c_2 = (K_2 L)^2`` of SSIM, L = 2 the range of the pixels."""
+SSIM_SIDE = 11
+"""Side of SSIM's window; smaller images have no SSIM."""
 
 SSIM_PIXELS = 2**18
 """Pixels for which SSIM is computed at a time: it takes about 700 bytes for each."""
 
 QUALITIES = ("psnr", "ssim", "psnr_minmax")
+
+
+def load() -> None:
+    """Import torchmetrics, which takes seconds, before the first batch is timed."""
+    import torchmetrics.functional.image  # noqa: F401
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
@@ -48,25 +50,16 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
 
 
 def _ssim_rows(x: Tensor, truth: Tensor, top: int, bottom: int) -> Tensor:
-    """Sum over some rows of the row means of SSIM's map, ``[B]``, computed from these rows and those around them.
+    """Sum over some rows of the row means of SSIM's map, ``[B]``, computed from these rows and those around them."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
-        SSIM = (2 m_x m_y + c_1) (2 cov + c_2) / ((m_x^2 + m_y^2 + c_1) (var_x + var_y + c_2))
-
-    with the moments of the two images under the window, which sees them mirrored beyond their edges.
-    """
     reach = SSIM_SIDE // 2
     first = max(0, top - reach)
     rows = slice(first, bottom + reach)
-    a, b = x[..., rows, :].clamp(-1, 1), truth[..., rows, :]
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype) / SSIM_STD) ** 2)
-    window = torch.outer(line, line).div(line.sum() ** 2).expand(x.shape[1], 1, SSIM_SIDE, SSIM_SIDE)
-    a, b = F.pad(torch.cat([a, b]), (reach, reach, reach, reach), mode="reflect").chunk(2)
-    moments = F.conv2d(torch.cat([a, b, a * a, b * b, a * b]), window, groups=x.shape[1]).chunk(5)
-    mean_a, mean_b, square_a, square_b, product = moments
-    c_1, c_2 = SSIM_CONSTANTS
-    similarity = (2 * mean_a * mean_b + c_1) * (2 * (product - mean_a * mean_b) + c_2)
-    norm = (mean_a**2 + mean_b**2 + c_1) * (square_a - mean_a**2 + square_b - mean_b**2 + c_2)
-    return (similarity / norm)[..., top - first : bottom - first, :].mean((1, 3)).sum(1)
+    _, found = structural_similarity_index_measure(
+        x[..., rows, :].clamp(-1, 1), truth[..., rows, :], data_range=2.0, reduction="none", return_full_image=True
+    )
+    return torch.as_tensor(found)[..., top - first : bottom - first, :].mean((1, 3)).sum(1)
 
 
 def psnr_minmax(x: Tensor, truth: Tensor) -> Tensor:
@@ -79,7 +72,10 @@ def psnr_minmax(x: Tensor, truth: Tensor) -> Tensor:
 
 
 def _psnr(x: Tensor, truth: Tensor, data_range: float) -> Tensor:
-    return 10 * torch.log10(data_range**2 / (x - truth).square().flatten(1).mean(1))
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    value = peak_signal_noise_ratio(x, truth, data_range=data_range, reduction="none", dim=tuple(range(1, x.ndim)))
+    return torch.as_tensor(value)
 
 
 def _stretch(x: Tensor) -> Tensor:
