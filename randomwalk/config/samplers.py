@@ -103,15 +103,18 @@ class RandomWalkSettings(SamplerBase):
     """T1: 1 samples, 0 climbs to a mode."""
     preconditioned: bool = False
     """With a measurement: step c (lambda I/sigma^2 + A^T A/eta^2)^-1 instead of min(c sigma^2, eta^2)."""
-    prior_weight: Positive = 1.0
-    """lambda, with `preconditioned`: weight of the prior's score; 1 samples the posterior, less trusts y more."""
+    prior_weight: Positive | Literal["auto"] = 1.0
+    """lambda, with `preconditioned`: weight of the prior's score; 1 samples the posterior, less trusts y more; auto
+    lets through no more of y's noise than the next level."""
     kappa: Fraction | None = None
     """Temperature that follows the next level sigma': where nothing is measured, noise of kappa sigma' is left after
-    each step. Instead of T0 and T1."""
+    each step; where y is seen, its own noise is. Instead of T0 and T1."""
     down_to_noise: bool = False
     """With a measurement: where its noise is above the lowest level, the levels end there, spaced anew."""
     last_denoised: bool = False
-    """Denoise the last state once more, at half the last level: one image for PSNR rather than a sample."""
+    """Denoise the last state once more, at 0.65 of the last level: one image for PSNR rather than a sample."""
+    turns: Literal[1, 8] = 1
+    """8: the network sees the image turned and mirrored in another way at each step; for networks of photographs."""
 
     @model_validator(mode="after")
     def _one_temperature(self) -> RandomWalkSettings:

@@ -25,7 +25,7 @@ from randomwalk.config.base import (
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
-from randomwalk.config.operators import InpaintingSettings, SuperResolutionSettings, parts_of
+from randomwalk.config.operators import AnyBlurSettings, InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
 SAMPLING = (
@@ -39,8 +39,8 @@ class Start(Settings):
     """Start of the walk: mean + std * Normal(0, I). With a measurement, for random_walk only."""
 
     mean: Number | Literal["measurement"] = 0.0
-    """Mean of every pixel; or measurement: the small image of super_resolution enlarged by cubic interpolation, or that
-    of inpainting with its holes filled in smoothly."""
+    """Mean of every pixel; or measurement: the small image of super_resolution enlarged by cubic interpolation, that of
+    inpainting with its holes filled in smoothly, or the blurred one as it is."""
     std: Positive | None = None
     """Standard deviation; the highest sigma of the schedule by default."""
 
@@ -141,11 +141,11 @@ class SampleConfig(Settings):
                 f"start: is for the sampler random_walk; {self.sampler.name} chooses its own start; remove it"
             )
         interpolated = self.measurement is not None and isinstance(
-            self.measurement.operator, InpaintingSettings | SuperResolutionSettings
+            self.measurement.operator, InpaintingSettings | SuperResolutionSettings | AnyBlurSettings
         )
         if self.start.mean == "measurement" and not interpolated:
             raise ValueError(
-                "start.mean: found measurement, which is for the operators inpainting and super_resolution; remove it"
+                "start.mean: found measurement, which is for inpainting, super_resolution and blurs; remove it"
             )
         if self.sampler.name == "posterior_mean" and self.num_samples > 1:
             raise ValueError(

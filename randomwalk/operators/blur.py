@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import one_hot, pad
 
 from randomwalk.config.operators import AnyBlurSettings, Boundary
 from randomwalk.errors import InputError
@@ -110,6 +110,9 @@ class Blur(Operator):
         largest = squared.amax((-2, -1), keepdim=True)
         return self._filter(y, torch.where(squared > RCOND**2 * largest, transfer.conj() / squared, 0.0))
 
+    def interpolated(self, y: Tensor) -> Tensor:
+        return continued(y, self.margins)
+
     def solve(self, b: Tensor, damping: float, tolerance: float | None = None, iterations: int | None = None) -> Tensor:
         _, height, width = self.measurement_shape
         power = self._transfer(b).abs() ** 2
@@ -189,6 +192,12 @@ def margins_of(image_shape: Sequence[int], taps: Sequence[int]) -> Margins:
     return (*reach(taps[0]), *reach(taps[1]))
 
 
+def continued(y: Tensor, margins: Margins) -> Tensor:
+    """Images ``[B, C, h, w]`` with their border pixels repeated in the margins around them."""
+    top, bottom, left, right = margins
+    return pad(y, (left, right, top, bottom), mode="replicate")
+
+
 def fast_size(size: int) -> int:
     """The smallest number from ``size`` on without prime factors above 5, for fast Fourier transforms."""
     return int(next_fast_len(size, real=True))
@@ -210,6 +219,9 @@ class SeparableBlur(Separable):
         margins = margins_of(image_shape, (len(rows), len(columns))) if boundary == "unknown" else Operator.margins
         super().__init__(image_shape, blur_matrix(height, rows, boundary), blur_matrix(width, columns, boundary))
         self.margins, self.taps = margins, (rows, columns)
+
+    def interpolated(self, y: Tensor) -> Tensor:
+        return continued(y, self.margins)
 
     @property
     def kernel(self) -> Tensor:

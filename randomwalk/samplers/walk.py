@@ -75,8 +75,9 @@ class PreconditionedStep:
         x <- x + c (x' - x),    x' = argmin_z ||z - d'||^2 / r^2 + ||A z - y'||^2 / eta^2
 
     has the same mean, and the same covariance: that of ``g H^-1 (n1 / r + A^T n2 / eta)`` is ``g^2 H^-1``, and
-    ``c^2 g^2 H^-1 = 2 T P``. The minimum is found by conjugate gradients in the space of measurements, to a part of
-    ``TOLERANCE`` of what y asks for or in ``ITERATIONS``, whichever comes first.
+    ``c^2 g^2 H^-1 = 2 T P``. Without ``perturbs_y`` there is no n2, since y has noise of its own: then
+    ``x <- x + P (...) + sqrt(2 T lambda / c) P n1 / s``. The minimum is found by conjugate gradients in the space of
+    measurements, to a part of ``TOLERANCE`` of what y asks for or in ``ITERATIONS``, whichever comes first.
 
     Source: Papandreou and Yuille 2010, "Gaussian sampling by local perturbations".
 
@@ -86,6 +87,7 @@ class PreconditionedStep:
         eta: standard deviation of the measurement noise, which is Gaussian.
         scale: c, fraction of the Newton step.
         prior_weight: lambda.
+        perturbs_y: whether y is perturbed too.
     """
 
     TOLERANCE: ClassVar[float] = 0.1
@@ -96,6 +98,7 @@ class PreconditionedStep:
     eta: float
     scale: float
     prior_weight: float = 1.0
+    perturbs_y: bool = True
 
     def move(self, x: Tensor, score: Tensor, measurement: HasScore | None, temperature: float, draw: Draw) -> Tensor:
         """The state after the step, see :class:`MatrixStep`."""
@@ -107,7 +110,11 @@ class PreconditionedStep:
         del score
         x = x + self.apply(drift)
         del drift  # large pictures: no tensor is kept longer than needed
-        return (math.sqrt(2 * temperature) * self.sqrt(draw(x))).add_(x) if temperature > 0 else x
+        if temperature == 0:
+            return x
+        if self.perturbs_y:
+            return (math.sqrt(2 * temperature) * self.sqrt(draw(x))).add_(x)
+        return (math.sqrt(2 * temperature * self.prior_weight / self.scale) / self.sigma * self.apply(draw(x))).add_(x)
 
     def perturb_and_solve(
         self,
@@ -122,7 +129,7 @@ class PreconditionedStep:
         """The same step without a spectral decomposition.
 
         Args:
-            x, score, temperature, draw: see :class:`MatrixStep`; draws n1, then n2.
+            x, score, temperature, draw: see :class:`MatrixStep`; draws n1, then n2 if it ``perturbs_y``.
             y: the measurement, ``[B, *measurement_shape]``, or one ``[1, ...]``.
             tolerance, iterations: of the solution, see :meth:`Operator.proximal`.
         """
@@ -130,7 +137,8 @@ class PreconditionedStep:
         target = x + self.sigma**2 * score
         del score
         if g > 0:
-            target, y = target.add_(draw(x), alpha=g * r), y + g * self.eta * draw(y.expand(len(x), *y.shape[1:]))
+            target = target.add_(draw(x), alpha=g * r)
+            y = y + g * self.eta * draw(y.expand(len(x), *y.shape[1:])) if self.perturbs_y else y
         target = self.operator.proximal(target, y, self.eta, r, tolerance=tolerance, iterations=iterations)
         return target if self.scale == 1 else torch.lerp(x, target, self.scale)
 

@@ -8,6 +8,9 @@ and ``sigma^2 = (1 - alpha_bar) / alpha_bar``.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +24,7 @@ from randomwalk.config.samplers import (
     RandomWalkSettings,
     VEReverseDiffusionSettings,
 )
+from randomwalk.denoisers.wrappers import turning
 from randomwalk.errors import InputError
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators.noise import Noise
@@ -83,9 +87,20 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
         2 T c s^2 / lambda = kappa^2 p^2 - (1 - c)^2 s^2      (T = 0 where that is negative, and on the last step)
 
     so that where nothing is measured, noise of standard deviation ``kappa p`` is left: of that in x, (1 - c) s, and
-    what is drawn. With ``last_denoised`` the last state x is replaced by ``D(x, s / 2)``, and with ``down_to_noise``
-    the levels from the first to that of the noise are spaced as those of the schedule, on the logarithmic scale, if
-    eta is above the last of them. Known methods are members of the family: DPIR (Zhang et al. 2021) is c = 1,
+    what is drawn. It is drawn into the denoised image alone, before that is pulled towards y, whose own noise is left
+    where y is seen. For c = 1:
+
+        x <- argmin_z lambda ||z - D(x, s) - kappa p n||^2 / s^2 + ||A z - y||^2 / eta^2
+
+    The noise of y that this lets through has a standard deviation of up to ``s / (2 sqrt(lambda))``, in directions
+    whose singular value is ``sqrt(lambda) eta / s``. The weight ``auto``, ``lambda = 1.2 s^2 / (4 p^2)``, keeps it
+    below that of the next level, which the network expects (1.2 was chosen on photographs; the last s / p is the one before).
+    With ``turns`` the network sees x turned and mirrored, in the next of 8 ways at each step. With ``last_denoised``
+    the last state x is replaced by ``D(x, 0.65 s)``, since less than the noise of y is left in it, and with
+    ``down_to_noise`` the levels from the first to that of the noise are spaced as those of the schedule, on the
+    logarithmic scale, if eta is above the last of them.
+
+    Known methods are members of the family: DPIR (Zhang et al. 2021) is c = 1,
     kappa = 0, lambda = 0.23; without a measurement DDIM is ``c = 1 - p / s, kappa = 1``, and DDPM
     ``c = 1 - p^2 / s^2``.
 
@@ -93,6 +108,8 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
     """
 
     needs = Needs(measurement="optional", copies=16)
+    LAST: ClassVar[float] = 0.65
+    WEIGHT: ClassVar[float] = 1.2
 
     def num_steps(self, num_levels: int) -> int:
         return num_levels + self.last_denoised
@@ -121,17 +138,22 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
         s = decreasing(sigmas)
         if measurement is not None and self.down_to_noise and s[0] > measurement.std > s[-1]:
             s = s[0] * (s / s[0]) ** (math.log(measurement.std / s[0]) / math.log(s[-1] / s[0]))
-        c, weight = self.step_scale, self.prior_weight if measurement is not None else 1.0
+        c, weights = self.step_scale, torch.ones_like(s)
+        if measurement is not None:
+            weights = self._weights(s) if self.prior_weight == "auto" else weights * self.prior_weight
         if self.kappa is None:
             temperatures = torch.linspace(self.initial_temperature, self.final_temperature, len(s), dtype=s.dtype)
         else:
             drawn = (self.kappa * s.roll(-1)) ** 2 - ((1 - c) * s) ** 2
-            temperatures = weight * drawn.clamp_min(0) / (2 * c * s**2)
+            temperatures = weights * drawn.clamp_min(0) / (2 * c * s**2)
         temperatures[-1] = 0
         steps: list[StepSize]
         if measurement is not None and self.preconditioned:
             operator, eta = measurement.operator, measurement.std
-            steps = [PreconditionedStep(operator, sigma, eta, c, weight) for sigma in s.tolist()]
+            steps = [
+                PreconditionedStep(operator, sigma, eta, c, weight, perturbs_y=self.kappa is None)
+                for sigma, weight in zip(s.tolist(), weights.tolist(), strict=True)
+            ]
         else:
             longest = math.inf
             if measurement is not None:
@@ -139,13 +161,19 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
             steps = [min(c * sigma**2, longest) for sigma in s.tolist()]
         return Plan(s.tolist(), steps, temperatures.tolist())
 
+    def _weights(self, s: Tensor) -> Tensor:
+        """``lambda = 1.2 s^2 / (4 p^2)`` of each step; with a single level p is s."""
+        ratios = s[:-1] / s[1:] if len(s) > 1 else s.new_ones(1)
+        return self.WEIGHT / 4 * torch.cat([ratios, ratios[-1:]])[: len(s)] ** 2
+
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
         plan = self.plan(problem.levels, problem.given)
-        x = follow(plan, problem, x, callback)
-        if self.last_denoised:
-            sigma = max(plan.sigmas[-1] / 2, problem.denoiser.sigma_min)
-            x = problem.denoiser(x, sigma)
-            callback(len(problem.levels), x, sigma)
+        with turning(problem.denoiser) if self.turns > 1 else nullcontext(problem.denoiser) as denoiser:
+            x = follow(plan, replace(problem, denoiser=denoiser), x, callback)
+            if self.last_denoised:
+                sigma = max(self.LAST * plan.sigmas[-1], denoiser.sigma_min)
+                x = denoiser(x, sigma)
+                callback(len(problem.levels), x, sigma)
         return x
 
 
