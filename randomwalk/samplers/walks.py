@@ -94,7 +94,8 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
 
     The noise of y that this lets through has a standard deviation of up to ``s / (2 sqrt(lambda))``, in directions
     whose singular value is ``sqrt(lambda) eta / s``. The weight ``auto``, ``lambda = 1.2 s^2 / (4 p^2)``, keeps it
-    below that of the next level, which the network expects (1.2 was chosen on photographs; the last s / p is the one before).
+    below that of the next level, which the network expects (1.2 was chosen on photographs; the last s / p is the one
+    before it).
     With ``turns`` the network sees x turned and mirrored, in the next of 8 ways at each step. With ``last_denoised``
     the last state x is replaced by ``D(x, 0.65 s)``, since less than the noise of y is left in it, and with
     ``down_to_noise`` the levels from the first to that of the noise are spaced as those of the schedule, on the

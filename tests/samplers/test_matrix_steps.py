@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +20,10 @@ from torch import Tensor
 from randomwalk import InputError, Measurement, kernels, operators, samplers
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.denoisers.wrappers import Probe
 from randomwalk.operators import Blur, Operator, blur_with_kernel
 from randomwalk.operators.noise import GaussianNoise, PoissonNoise
+from randomwalk.operators.operator import cut
 from randomwalk.samplers.posterior.splitting import gaussian_conditional
 from randomwalk.samplers.sampler import Problem
 from randomwalk.samplers.walk import PreconditionedStep
@@ -103,6 +107,77 @@ def test_perturb_then_solve_has_the_law_of_the_matrix_step(name: str) -> None:
         measurement = Measurement(operator, GaussianNoise(ETA), normal(1, *operator.measurement_shape, seed=2))
         closed = law_of(operator, lambda x, score, y, t, draw: step.move(x, score, measurement, t, draw))
         assert error(closed, exact(operator)) < 1e-9
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_without_noise_for_y_the_step_is_the_proximal_map_of_a_perturbed_image(name: str) -> None:
+    """``c P lambda / s^2`` of noise ``sqrt(2 T / c) r`` in the denoised image, in both forms."""
+    operator = OPERATORS[name]()
+    step = replace(step_of(operator), perturbs_y=False)
+    expected = exact(operator)
+    passed = expected.covariance / (2 * TEMPERATURE) * WEIGHT / SIGMA**2  # P lambda / s^2
+    noise = 2 * TEMPERATURE / SCALE * SIGMA**2 / WEIGHT
+    expected = Law(expected.mean, noise * passed @ passed.T)
+    assert error(law_of(operator, solved(step)), expected) < 1e-8  # P comes twice, and with it its condition number
+    if operator.has_spectral:
+        measurement = Measurement(operator, GaussianNoise(ETA), normal(1, *operator.measurement_shape, seed=2))
+        closed = law_of(operator, lambda x, score, y, t, draw: step.move(x, score, measurement, t, draw))
+        assert error(closed, expected) < 1e-8
+    assert error(law_of(operator, solved(step_of(operator))), expected) > 0.1
+
+
+def test_the_automatic_weight_lets_through_a_part_of_the_next_level() -> None:
+    """The noise of y in a direction of singular value a: ``w eta / a``, ``w = t^2 / (t^2 + lambda), t = s a / eta``."""
+    levels, eta = [1.0, 0.6, 0.4, 0.1], 0.1
+    given = Measurement(operators.Identity(SHAPE), GaussianNoise(eta), torch.zeros(1, *SHAPE))
+    walk = samplers.make("random_walk", step_scale=1.0, preconditioned=True, prior_weight="auto", kappa=0.7)
+    plan = walk.plan(levels, given)
+    a = torch.logspace(-4, 4, 100_001, dtype=torch.float64)
+    for step, following in zip(plan.step_sizes, [0.6, 0.4, 0.1, 0.1 * 0.1 / 0.4], strict=True):
+        assert isinstance(step, PreconditionedStep) and not step.perturbs_y
+        t = step.sigma * a / eta
+        most = float((t**2 / (t**2 + step.prior_weight) * eta / a).max())
+        assert most == pytest.approx(following / 1.2**0.5, rel=1e-4)
+    single = walk.plan([0.3], given).step_sizes[0]
+    assert isinstance(single, PreconditionedStep) and single.prior_weight == pytest.approx(0.3)
+
+
+def test_each_step_sees_the_image_turned_another_way() -> None:
+    """A network that adds a picture of its own adds it in all eight ways in turn."""
+
+    class Adds(Shrink):
+        def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+            return x + own
+
+        def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+            return own / sigma**2
+
+    own = normal(1, 1, 4, 4)
+    probe, states = Probe(Adds()), [torch.zeros(1, 1, 4, 4, dtype=torch.float64)]
+    walk = samplers.make("random_walk", step_scale=1.0, final_temperature=0.0, turns=8)
+    shown = []
+
+    def look(k: int, x: Tensor, sigma: float) -> None:
+        states.append(x)
+        shown.append(float((probe.denoised() - x).abs().max()))
+
+    walk.sample(probe, torch.linspace(1, 0.1, 9), start=states[0], callback=look)
+    ways = [after - before for before, after in pairwise(states)]
+    turned = [own.rot90(-(k // 2 % 4), (-2, -1)) for k in range(9)]
+    expected = [e.flip(-1) if k % 2 else e for k, e in enumerate(turned)]
+    for way, right in zip(ways, expected, strict=True):
+        torch.testing.assert_close(way, right)
+    assert len({tuple(way.flatten().round(decimals=6).tolist()) for way in ways}) == 8
+    assert max(shown) < 1e-12 and probe.evaluations == 9 and isinstance(probe.inner, Adds)
+
+
+def test_a_blurred_picture_is_continued_at_its_border() -> None:
+    blur = unknown_blur()
+    y = normal(1, *blur.measurement_shape)
+    found = blur.interpolated(y)
+    assert found.shape == (1, *SHAPE)
+    torch.testing.assert_close(cut(found, blur.margins), y)
+    assert (found[..., 0, :] == found[..., blur.margins[0], :]).all()
 
 
 @pytest.mark.parametrize("mistake", ["no sqrt(2)", "no scale", "image noise alone", "weight of the noise"])
