@@ -60,9 +60,9 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("steps = [min(c * sigma**2, longest)", "steps = [max(c * sigma**2, longest)"),
         ("steps = [min(c * sigma**2, longest)", "steps = [min(c * sigma, longest)"),
         ("(self.kappa * s.roll(-1)) ** 2 - ((1 - c) * s) ** 2", "(self.kappa * s.roll(-1)) ** 2"),
-        ("temperatures = weight * drawn.clamp_min(0)", "temperatures = drawn.clamp_min(0)"),
+        ("temperatures = weights * drawn.clamp_min(0)", "temperatures = drawn.clamp_min(0)"),
         ("s.roll(-1)", "s"),
-        ("sigma = max(plan.sigmas[-1] / 2, problem.", "sigma = max(plan.sigmas[-1], problem."),
+        ("sigma = max(self.LAST * plan.sigmas[-1], denoiser.", "sigma = max(plan.sigmas[-1], denoiser."),
         (
             "return self.step_scale * sigma**2, torch.ones_like(sigma)",
             "return 2 * self.step_scale * sigma**2, torch.ones_like(sigma)",
