@@ -16,7 +16,6 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from support.common import ROOT, Report, check_least, parser, start
@@ -175,7 +174,7 @@ def measure(report: Report, chosen: argparse.Namespace, device: torch.device) ->
 def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
-    tasks = sorted(path.stem for path in Path(CONFIGS).glob("*.yaml"))
+    tasks = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     made.add_argument("--tasks", nargs="+", choices=tasks, default=tasks, help="some of the tasks (all)")
     made.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="some of the modes (all)")
     made.add_argument("--batches", nargs="+", type=int, default=[1, 16], metavar="N", help="batch sizes (1 16)")

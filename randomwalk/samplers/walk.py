@@ -108,13 +108,13 @@ class PreconditionedStep:
         drift = score if self.prior_weight == 1 else self.prior_weight * score
         drift = drift if measurement is None else drift + measurement.score(x)
         del score
+        if temperature > 0 and not self.perturbs_y:
+            drift = drift + math.sqrt(2 * temperature * self.prior_weight / self.scale) / self.sigma * draw(x)
         x = x + self.apply(drift)
         del drift  # large pictures: no tensor is kept longer than needed
-        if temperature == 0:
-            return x
-        if self.perturbs_y:
-            return (math.sqrt(2 * temperature) * self.sqrt(draw(x))).add_(x)
-        return (math.sqrt(2 * temperature * self.prior_weight / self.scale) / self.sigma * self.apply(draw(x))).add_(x)
+        if temperature > 0 and self.perturbs_y:
+            x = (math.sqrt(2 * temperature) * self.sqrt(draw(x))).add_(x)
+        return x
 
     def perturb_and_solve(
         self,

@@ -169,6 +169,8 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
 
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
         plan = self.plan(problem.levels, problem.given)
+        if self.turns > 1 and x.ndim != 4:
+            raise InputError(f"sampler random_walk: turns: 8 is for images; here are {x.ndim - 1}-d samples: remove it")
         with turning(problem.denoiser) if self.turns > 1 else nullcontext(problem.denoiser) as denoiser:
             x = follow(plan, replace(problem, denoiser=denoiser), x, callback)
             if self.last_denoised:

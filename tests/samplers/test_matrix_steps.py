@@ -355,6 +355,8 @@ def test_what_the_walk_refuses() -> None:
         samplers.make("random_walk", step_scale=1.0, preconditioned=True).check(
             Measurement(blur, PoissonNoise(30.0), y)
         )
+    with pytest.raises(InputError, match="turns: 8 is for images; here are 1-d samples"):
+        samplers.make("random_walk", step_scale=1.0, turns=8).sample(Shrink(), [1.0, 0.5], shape=(3, 2))
     with pytest.raises(InputError, match="final_temperature: found beside kappa"):
         samplers.make("random_walk", step_scale=1.0, kappa=0.7, final_temperature=0.3)
     with pytest.raises(InputError, match=r"DDRM needs the spectral .* that needs none \(random_walk, diffpir, daps"):
