@@ -48,6 +48,7 @@ Make = Callable[[np.ndarray, int, np.random.Generator], Stranger]
 GRID = (0.65, 1.3, 2, 3, 4.5, 6.5, 9, 13, 18, 25, 36, 50, 65)
 """Noise levels of 255 among which the best is looked for."""
 BEST = "best given"
+INTERPOLATED = "interpolated"
 DPIR = "DPIR, best padding"
 PADDINGS = ("valid", "circular", "replicate", "reflect")
 """What deepinv's blur supposes about the surroundings; valid restores them too. Circular is after edgetaper."""
@@ -106,9 +107,17 @@ def blur_rows() -> Iterator[Row]:
 
 
 def mask_rows() -> Iterator[Row]:
-    """Painted strokes on clean and grainy photographs."""
+    """Painted strokes on clean and grainy photographs, single pixels, a large hole."""
+    methods = [DEFAULTS, Method("noise removed", {"measurement.keep_known": False})]
     for noise in (0, 5, 15):
-        yield Row("masks", f"painted, grain {noise}", "inpainting", partial(strangers.painted_photograph, noise=noise))
+        make = partial(strangers.painted_photograph, noise=noise)
+        yield Row("masks", f"painted, grain {noise}", "inpainting", make, methods)
+    for share in (0.5, 0.8):
+        make = partial(strangers.sparse_photograph, missing=share)
+        yield Row("masks", f"{share:.0%} of the pixels", "inpainting", make, methods)
+    for hole in (25, 50):
+        make = partial(strangers.square_photograph, hole=hole)
+        yield Row("masks", f"a square of {hole} pixels", "inpainting", make, methods)
 
 
 def noise_rows() -> Iterator[Row]:
@@ -144,11 +153,14 @@ def photon_rows() -> Iterator[Row]:
 
 
 def enlargement_rows() -> Iterator[Row]:
-    """Small pictures, by the four ways to make them; the picture before is bicubic enlargement."""
+    """Small pictures, made in four ways and taken for each of them; the picture before is bicubic enlargement."""
+    ways = ("bicubic", "box", "nearest", "strided")
     for factor in (2, 4):
-        for how in ("bicubic", "box", "nearest", "strided"):
+        settings = {how: {"name": "super_resolution", "factor": factor, "downsampling": how} for how in ways}
+        methods = [Method(f"set: {how}", {"measurement.operator": what}) for how, what in settings.items()]
+        for how in ways:
             make = partial(strangers.small_photograph, factor=factor, how=how)
-            yield Row("enlargement", f"x{factor}, {how}", "super_resolution", make)
+            yield Row("enlargement", f"x{factor}, {how}", "super_resolution", make, methods)
 
 
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -159,14 +171,14 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     "enlargement": enlargement_rows,
 }
 SHOWN = {
-    "motion 21, noise 2": "shaken",
-    "defocus 2.5, noise 2": "out of focus",
-    "painted, grain 5": "painted",
-    "noise 25, jpeg 85": "noise and JPEG",
-    "30 photons at white": "few photons",
-    "x2, bicubic": "small",
+    "motion 21, noise 2": ("shaken", "noise given"),
+    "defocus 2.5, noise 2": ("out of focus", "noise given"),
+    "painted, grain 5": ("painted", "defaults"),
+    "noise 25, jpeg 85": ("noise and JPEG", "defaults"),
+    "30 photons at white": ("few photons", "poisson, estimated"),
+    "x2, bicubic": ("small", "set: bicubic"),
 }
-"""Rows of ``--quick``, of which real_photographs.png shows the first photograph, and what it calls them."""
+"""Rows of ``--quick``, of which real_photographs.png shows the first photograph: what it calls them, and the method."""
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -247,13 +259,21 @@ def psnr(x: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> f
     return float(10 * np.log10(255**2 / max(error.mean(), 255**2 / 1e6)))
 
 
+def variation(x: np.ndarray) -> float:
+    """Total variation: the sum of the absolute differences of neighbours."""
+    return float(np.abs(np.diff(x, axis=0)).sum() + np.abs(np.diff(x, axis=1)).sum())
+
+
 def figures(x: np.ndarray, one: Stranger) -> dict[str, float]:
     """PSNR of a picture: whole, rim, rest; and of the damaged pixels, if not all are."""
     rim = np.ones(x.shape[:2], bool)
     rim[RIM:-RIM, RIM:-RIM] = False
     found = {"whole": psnr(x, one.truth), "rim": psnr(x, one.truth, rim), "rest": psnr(x, one.truth, ~rim)}
+    found["gain"] = found["whole"] - psnr(one.before, one.truth)
+    found["variation"] = variation(x) / variation(one.before)
     if one.known is not None:
         found["hole"] = psnr(x, one.truth, ~one.known)
+        found["known"] = psnr(x, one.truth, one.known)
         found["changed"] = float((x != one.before).any(2)[one.known].mean())
     return found
 
@@ -267,8 +287,7 @@ def measure(
 ) -> dict[str, Any]:
     """Figures of each picture by method; "before" is the picture that the user has.
 
-    The first picture, what became of it by the last of the methods that know no more than a user, and the truth are put
-    into ``shown`` if the row is one of `SHOWN`.
+    The first picture, what became of it, and the truth are put into ``shown`` if the row is one of `SHOWN`.
     """
 
     def damaged(make: Make) -> list[Stranger]:
@@ -279,9 +298,11 @@ def measure(
     for method in row.methods:
         given = made if method.make is None else damaged(method.make)
         pictures = restored(row, method, given, options)
-        if row.title in SHOWN and method.make is None:
+        if method.name == SHOWN.get(row.title, ("", ""))[1]:
             shown[row.title] = [made[0].before, pictures[0], made[0].truth]
         found[method.name] = [figures(x, one) for x, one in zip(pictures, made, strict=True)]
+    if row.section == "masks":
+        found[INTERPOLATED] = [figures(strangers.interpolated(one), one) for one in made]
     if row.section == "noise":
         found[BEST] = [figures(x, one) for x, one in zip(best_given(denoiser, made), made, strict=True)]
     if row.kernel is not None and deepinv_missing() is None:
@@ -305,7 +326,7 @@ def write(report: Report, section: str, found: dict[str, dict[str, list[dict[str
             if name in cells:
                 cells[name] = " / ".join(f"{means[key]:.2f}" for key in shown_keys(section))
             for key, value in means.items():
-                report.add(f"{section}: {title}", name, key, value, "1" if key == "changed" else "dB")
+                report.add(f"{section}: {title}", name, key, value, "1" if key in ("changed", "variation") else "dB")
         line = [title, *cells.values()]
         if BEST in methods:
             losses = [
@@ -315,7 +336,7 @@ def write(report: Report, section: str, found: dict[str, dict[str, list[dict[str
             report.add(f"{section}: {title}", "defaults", "loss", statistics.fmean(losses), "dB")
         table.append(line)
     head = [section, *names, *(["loss (largest)"] if any(BEST in methods for methods in found.values()) else [])]
-    notes = [f"PSNR in dB, mean over the photographs: {' / '.join(shown_keys(section))}"]
+    notes = [f"Means over the photographs, PSNR in dB: {' / '.join(shown_keys(section))}"]
     if DPIR in names:
         notes.append(f"DPIR by deepinv with its blur, told the noise: the best, in each row, of {', '.join(PADDINGS)}")
     report.table(section, head, table, notes)
@@ -332,12 +353,13 @@ def draw(shown: dict[str, list[np.ndarray]]) -> Image.Image:
             tiles.setdefault(name, []).append(pixels)
             tiles.setdefault(f"detail: {name}", []).append(None if where is None else pixels[where])
     names = ["before", "after", "detail: before", "detail: after", "detail: truth"]
-    return sheets.overview([sheets.Row(name, tiles[name]) for name in names], [SHOWN[title] for title in shown])
+    return sheets.overview([sheets.Row(name, tiles[name]) for name in names], [SHOWN[title][0] for title in shown])
 
 
 def shown_keys(section: str) -> list[str]:
     """Figures that the table of a section shows."""
-    return {"blur": ["whole", "rim"], "masks": ["whole", "hole", "changed"]}.get(section, ["whole"])
+    keys = {"blur": ["whole", "rim"], "masks": ["hole", "known"], "enlargement": ["gain", "variation"]}
+    return keys.get(section, ["whole"])
 
 
 # --- the script ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage, signal
+from scipy import interpolate, ndimage, signal
 
 RIM = 12
 """Width in pixels of the rim, which is measured apart."""
@@ -194,22 +194,56 @@ def edgetaper(y: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def painted_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, noise: float) -> Stranger:
-    """Paint white strokes over a photograph with grain; the mask is what was painted, with soft edges, in 8 bits."""
-    truth = in_8_bits(middle(photo, side) + noise * draws.standard_normal((side, side, 3))).astype(float)
+    """Paint white strokes over a photograph with grain; the mask is what was painted, with soft edges."""
     large = Image.new("L", (4 * side, 4 * side), 255)
     draw = ImageDraw.Draw(large)
+    truth = grainy(photo, side, draws, noise)
     for _ in range(9):
         ends = draws.integers(0, 4 * side, 4).tolist()
         draw.line(ends, fill=0, width=int(draws.integers(12, 33)))
     draw.ellipse([side, side, side + 80, side + 64], fill=0)
-    mask = large.resize((side, side), Image.Resampling.BICUBIC)
+    return masked(truth, large.resize((side, side), Image.Resampling.BICUBIC), soft=True)
+
+
+def square_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, hole: int) -> Stranger:
+    """Paint a white square of ``hole`` pixels over the middle of a photograph."""
+    mask = Image.new("L", (side, side), 255)
+    first = (side - hole) // 2
+    ImageDraw.Draw(mask).rectangle([first, first, first + hole - 1, first + hole - 1], fill=0)
+    return masked(grainy(photo, side, draws, 0), mask, soft=False)
+
+
+def sparse_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, missing: float) -> Stranger:
+    """Paint a share ``missing`` of the pixels of a photograph white."""
+    mask = Image.fromarray(np.where(draws.random((side, side)) < missing, 0, 255).astype(np.uint8))
+    return masked(grainy(photo, side, draws, 0), mask, soft=False)
+
+
+def grainy(photo: np.ndarray, side: int, draws: np.random.Generator, noise: float) -> np.ndarray:
+    """Cut the middle of a photograph and add grain, in 8 bits."""
+    return in_8_bits(middle(photo, side) + noise * draws.standard_normal((side, side, 3))).astype(float)
+
+
+def masked(truth: np.ndarray, mask: Image.Image, soft: bool) -> Stranger:
+    """Paint white where the mask is not, in 8 bits; around ``soft`` paint one more pixel counts as damaged."""
     share = np.asarray(mask, float)[..., None] / 255
     y = in_8_bits(share * truth + (1 - share) * 255).astype(float)
     out = io.BytesIO()
     mask.save(out, "PNG")
     settings = {"measurement.operator": {"name": "inpainting", "mask": "file", "file": "{folder}/mask.png"}}
-    known = ndimage.minimum_filter(np.asarray(mask), 3) == 255
+    known = ndimage.minimum_filter(np.asarray(mask), 3 if soft else 1) == 255
     return Stranger({"photo.png": encoded(y), "mask.png": out.getvalue()}, truth, y, settings, known=known)
+
+
+def interpolated(one: Stranger) -> np.ndarray:
+    """Fill in what is damaged by SciPy: linear between known pixels (Delaunay), the nearest of them at the border."""
+    assert one.known is not None
+    places, holes = np.argwhere(one.known), np.argwhere(~one.known)
+    x = one.before.copy()
+    values = interpolate.LinearNDInterpolator(places, one.before[one.known])(holes)
+    nearest = interpolate.NearestNDInterpolator(places, one.before[one.known])(holes)
+    x[~one.known] = np.where(np.isnan(values), nearest, values).round()
+    return x
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------
