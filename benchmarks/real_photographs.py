@@ -108,13 +108,13 @@ def blur_rows() -> Iterator[Row]:
 
 def mask_rows() -> Iterator[Row]:
     """Painted strokes on clean and grainy photographs, single pixels, a large hole."""
-    methods = [DEFAULTS, Method("noise removed", {"measurement.keep_known": False})]
+    methods = [DEFAULTS, Method("noise removed", {"measurement.keep_known": False})]  # estimated where all is known
     for noise in (0, 5, 15):
         make = partial(strangers.painted_photograph, noise=noise)
         yield Row("masks", f"painted, grain {noise}", "inpainting", make, methods)
     for share in (0.5, 0.8):
         make = partial(strangers.sparse_photograph, missing=share)
-        yield Row("masks", f"{share:.0%} of the pixels", "inpainting", make, methods)
+        yield Row("masks", f"{share:.0%} of the pixels", "inpainting", make)
     for hole in (25, 50):
         make = partial(strangers.square_photograph, hole=hole)
         yield Row("masks", f"a square of {hole} pixels", "inpainting", make, methods)
@@ -137,19 +137,22 @@ def noise_rows() -> Iterator[Row]:
 
 
 def photon_rows() -> Iterator[Row]:
-    """Photon counts: taken as Gaussian noise, and by name with the number given or estimated."""
+    """Photon counts: taken as Gaussian noise, and by name with the number given or estimated; blurred ones too."""
     for peak in (8, 30, 120):
-        yield Row(
-            "photons",
-            f"{peak} photons at white",
-            "denoise",
-            partial(strangers.photon_photograph, peak=peak),
-            [
-                Method("as Gaussian"),
-                Method("poisson, given", {"measurement.noise": {"name": "poisson", "peak": peak}}),
-                Method("poisson, estimated", {"measurement.noise": {"name": "poisson", "peak": "auto"}}),
-            ],
-        )
+        make = partial(strangers.photon_photograph, peak=peak)
+        yield Row("photons", f"{peak} photons at white", "denoise", make, photon_methods(peak))
+    for name in ("Gaussian 1.6", "motion 21"):
+        for peak in (30, 120):
+            make = partial(strangers.photon_photograph, peak=peak, kernel=KERNELS[name]())
+            yield Row("photons", f"{name}, {peak} photons", "deblur", make, photon_methods(peak))
+
+
+def photon_methods(peak: float) -> list[Method]:
+    """Ways to state the noise of photons, ``peak`` of them at white."""
+    key = "measurement.noise"
+    ways = {"as Gaussian": {}, "poisson, given": {key: {"name": "poisson", "peak": peak}}}
+    ways["poisson, estimated"] = {key: {"name": "poisson", "peak": "auto"}}
+    return [Method(name, settings) for name, settings in ways.items()]
 
 
 def enlargement_rows() -> Iterator[Row]:

@@ -332,6 +332,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/operators/nonlinear.py": [
         ("if quality < 50 else", "if quality <= 50 else", "both formulas give 100 at quality 50"),
     ],
+    "randomwalk/operators/weighted.py": [
+        ("self.operator.adjoint(self.weights * y)", "self.operator.adjoint(y)"),
+        ("self.operator.interpolated(y / self.weights)", "self.operator.interpolated(y)"),
+    ],
     "randomwalk/operators/operator.py": [
         ("damping = (eta / sigma) ** 2", "damping = eta / sigma"),
         ("largest_eigenvalue(self._gram, start) ** 0.5", "largest_eigenvalue(self._gram, start)"),
@@ -439,6 +443,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("pooled.std(0, ddof=1) > level", "pooled.std(0) > level"),
     ],
     "randomwalk/sampling/measuring.py": [
+        ("noise.variance(y.mean()) / noise.variance(smooth)", "noise.variance(smooth) / noise.variance(y.mean())"),
         ("squares.sqrt() / batch.noise_std", "squares.sqrt() / batch.noise_std**2"),
         ("(share.to(error).flatten(1).mean(1) * error[0].numel())", "error[0].numel()"),
     ],

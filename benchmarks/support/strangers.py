@@ -144,8 +144,19 @@ def blurred(photo: np.ndarray, kernel: np.ndarray, noise: float, side: int, draw
     """
     reach = side + 2 * SURROUNDINGS
     larger = middle(photo, reach + len(kernel) - 1)
-    sharp = np.stack([signal.fftconvolve(larger[..., c], kernel, "valid") for c in range(3)], -1)
-    return in_8_bits(sharp + noise * draws.standard_normal(sharp.shape)).astype(float)
+    light = convolved(larger, kernel)
+    return in_8_bits(light + noise * draws.standard_normal(light.shape)).astype(float)
+
+
+def convolved(photo: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Convolve a photograph by SciPy, without what would need pixels beyond its border."""
+    return np.stack([signal.fftconvolve(photo[..., c], kernel, "valid") for c in range(3)], -1)
+
+
+def blur_of(kernel: np.ndarray) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """File of a kernel, and the settings that name it."""
+    files = {"kernel.png": encoded_in_16_bits(255 * kernel / kernel.max())}
+    return files, {"measurement.operator": {"name": "blur", "file": "{folder}/kernel.png"}}
 
 
 def blurred_photograph(
@@ -171,11 +182,16 @@ def blurred_photograph(
     whole = blurred(photo, kernel, noise, side, draws)
     y = inside(whole, SURROUNDINGS)
     given = whole if surroundings else edgetaper(y, kernel) if tapered else y
-    files = {"photo.png": encoded(given), "kernel.png": encoded_in_16_bits(255 * kernel / kernel.max())}
-    settings: dict[str, Any] = {"measurement.operator": {"name": "blur", "file": "{folder}/kernel.png"}}
+    files, settings = blur_of(kernel)
     if tapered:
         settings["measurement.operator"]["boundary"] = "circular"
-    return Stranger(files, middle(photo, side), y, settings, margin=SURROUNDINGS if surroundings else 0)
+    return Stranger(
+        {"photo.png": encoded(given), **files},
+        middle(photo, side),
+        y,
+        settings,
+        margin=SURROUNDINGS if surroundings else 0,
+    )
 
 
 def edgetaper(y: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -194,15 +210,19 @@ def edgetaper(y: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def painted_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, noise: float) -> Stranger:
-    """Paint white strokes over a photograph with grain; the mask is what was painted, with soft edges."""
+    """Paint white strokes over a photograph with grain; the mask is what was painted, with soft edges.
+
+    The truth has no grain.
+    """
     large = Image.new("L", (4 * side, 4 * side), 255)
     draw = ImageDraw.Draw(large)
-    truth = grainy(photo, side, draws, noise)
+    truth = middle(photo, side)
+    seen = truth + noise * draws.standard_normal(truth.shape)
     for _ in range(9):
         ends = draws.integers(0, 4 * side, 4).tolist()
         draw.line(ends, fill=0, width=int(draws.integers(12, 33)))
     draw.ellipse([side, side, side + 80, side + 64], fill=0)
-    return masked(truth, large.resize((side, side), Image.Resampling.BICUBIC), soft=True)
+    return masked(truth, seen, large.resize((side, side), Image.Resampling.BICUBIC), soft=True)
 
 
 def square_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, hole: int) -> Stranger:
@@ -210,24 +230,19 @@ def square_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, 
     mask = Image.new("L", (side, side), 255)
     first = (side - hole) // 2
     ImageDraw.Draw(mask).rectangle([first, first, first + hole - 1, first + hole - 1], fill=0)
-    return masked(grainy(photo, side, draws, 0), mask, soft=False)
+    return masked(middle(photo, side), middle(photo, side), mask, soft=False)
 
 
 def sparse_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, missing: float) -> Stranger:
     """Paint a share ``missing`` of the pixels of a photograph white."""
     mask = Image.fromarray(np.where(draws.random((side, side)) < missing, 0, 255).astype(np.uint8))
-    return masked(grainy(photo, side, draws, 0), mask, soft=False)
+    return masked(middle(photo, side), middle(photo, side), mask, soft=False)
 
 
-def grainy(photo: np.ndarray, side: int, draws: np.random.Generator, noise: float) -> np.ndarray:
-    """Cut the middle of a photograph and add grain, in 8 bits."""
-    return in_8_bits(middle(photo, side) + noise * draws.standard_normal((side, side, 3))).astype(float)
-
-
-def masked(truth: np.ndarray, mask: Image.Image, soft: bool) -> Stranger:
-    """Paint white where the mask is not, in 8 bits; around ``soft`` paint one more pixel counts as damaged."""
+def masked(truth: np.ndarray, seen: np.ndarray, mask: Image.Image, soft: bool) -> Stranger:
+    """Paint what is seen white where the mask is not, in 8 bits; around ``soft`` paint another pixel is damaged."""
     share = np.asarray(mask, float)[..., None] / 255
-    y = in_8_bits(share * truth + (1 - share) * 255).astype(float)
+    y = in_8_bits(share * in_8_bits(seen) + (1 - share) * 255).astype(float)
     out = io.BytesIO()
     mask.save(out, "PNG")
     settings = {"measurement.operator": {"name": "inpainting", "mask": "file", "file": "{folder}/mask.png"}}
@@ -328,11 +343,15 @@ def camera_photograph(
     return Stranger({"photo.jpg": data}, truth, decoded(data))
 
 
-def photon_photograph(photo: np.ndarray, side: int, draws: np.random.Generator, peak: float) -> Stranger:
-    """Count photons, ``peak`` of them at white, in a file of 16 bits that is clipped at white."""
+def photon_photograph(
+    photo: np.ndarray, side: int, draws: np.random.Generator, peak: float, kernel: np.ndarray | None = None
+) -> Stranger:
+    """Count photons, ``peak`` of them at white, in a file of 16 bits that is clipped at white; blurred by a kernel."""
     truth = middle(photo, side)
-    y = (draws.poisson(truth / 255 * peak) / peak * 255).clip(0, 255)
-    return Stranger({"photo.png": encoded_in_16_bits(y)}, truth, y)
+    light = truth if kernel is None else convolved(middle(photo, side + len(kernel) - 1), kernel).clip(0)
+    files, settings = ({}, {}) if kernel is None else blur_of(kernel)
+    y = (draws.poisson(light / 255 * peak) / peak * 255).clip(0, 255)
+    return Stranger({"photo.png": encoded_in_16_bits(y), **files}, truth, y, settings)
 
 
 # --- enlargement -----------------------------------------------------------------------------------------------------

@@ -158,6 +158,10 @@ class PoissonNoise(Noise):
         """Photons at white of the measurement itself, of which there may be ``copies``."""
         return self.peak * self.copies
 
+    def variance(self, clean: Tensor) -> Tensor:
+        """``2 (A(x) + 1) / peak + read_std^2`` of each entry; black counts as 0.5% of white."""
+        return 2 * (clean + 1).clamp_min(0.01) / self.peak + self.read_std**2
+
     @property
     def read_photons(self) -> float:
         """Standard deviation of the read noise in photons."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from randomwalk import samplers
 from randomwalk.config.noise import GaussianNoiseSettings, LaplaceNoiseSettings
+from randomwalk.config.operators import blurs_of
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
@@ -98,12 +99,13 @@ def _unit_notes(task: Task) -> list[str]:
 
 def _photon_notes(task: Task) -> list[str]:
     """One note if the sampler takes photons for Gaussian noise."""
-    noise = task.noise
-    if noise is None or noise.name != "poisson" or task.knows_noise:
+    noise, measurement = task.noise, task.config.measurement
+    if noise is None or noise.name != "poisson" or task.knows_noise or measurement is None:
         return []
+    which = "the variance around each pixel" if blurs_of(measurement.operator) else "their mean variance"
     return [
-        f"sampler {task.config.sampler.name} takes the photons for Gaussian noise of their mean variance over the "
-        "picture; for denoising alone, posterior_mean knows their law"
+        f"sampler {task.config.sampler.name} takes the photons for Gaussian noise of {which}; for denoising alone, "
+        "posterior_mean knows their law"
     ]
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from randomwalk.config import SampleConfig
 from randomwalk.config.measurement import Measurement as MeasurementSettings
@@ -20,6 +21,8 @@ from randomwalk.operators import Composition, Inpainting, Measurement, Operator
 from randomwalk.operators.noise import GaussianNoise, Noise, PoissonNoise
 from randomwalk.sampling.batch import Batch, repeated
 
+AROUND = 5
+"""Side of the squares over which photons are averaged to tell their variance."""
 COPIES = 3
 """Number of equal channels in which a colour network receives a grey image."""
 
@@ -70,6 +73,19 @@ def with_known(x: Tensor, measurement: Measurement, count: int) -> Tensor:
     assert known is not None
     y = repeated(measurement.y, count)
     return torch.where(repeated(known, count) > 0 if len(known) > 1 else known > 0, y, x)
+
+
+def photon_weights(noise: PoissonNoise, y: Tensor) -> Tensor:
+    """Weights of the pixels of a blurred picture: its mean standard deviation over that of each, ``[1, C, H, W]``.
+
+    The blurred picture without noise is taken to be the mean of `AROUND` x `AROUND` pixels.
+
+    Args:
+        noise: the photons.
+        y: the picture, ``[1, C, H, W]``.
+    """
+    smooth = avg_pool2d(y, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False)
+    return (noise.variance(y.mean()) / noise.variance(smooth)).sqrt()
 
 
 def has_copies(y: Tensor) -> bool:

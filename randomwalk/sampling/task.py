@@ -31,6 +31,7 @@ from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise, Noise, PoissonNoise
 from randomwalk.operators.operator import ImageShape, Margins, cut
+from randomwalk.operators.weighted import Weighted
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, repeated, visible_and_baseline
@@ -247,7 +248,7 @@ class Task:
             return noise
         known = measuring.known_part(operator)
         mean = y.mean() if known is None else (known * y).mean() / known.mean()
-        return GaussianNoise(math.sqrt(2 * max(float(mean) + 1, 0.01) / noise.peak + noise.read_std**2))
+        return GaussianNoise(math.sqrt(float(noise.variance(mean))))
 
     def make_operator(self, images: Sequence[int]) -> tuple[Operator, ImageDraws]:
         """Operator of some images, each with its own mask, and the draws from which their noise comes next."""
@@ -324,6 +325,20 @@ class Task:
         batch.measurement = repeated(y, count)
         copied = grey and measuring.has_copies(y)
         return Measurement(operator, noise.of_copies(measuring.COPIES) if copied else noise, y)
+
+    def _weighted(self, image: int, measurement: Measurement, told: Measurement) -> Measurement:
+        """What the sampler is told, weighted by how precise each pixel is if photons pass for Gaussian noise of a blur.
+
+        (With missing pixels it made no difference: 0.06 dB less to 0.01 dB more.)
+        """
+        photons = self._noise_of(image, measurement.operator, measurement.y)
+        if self.knows_noise or self.sampler.uses_spectral or not isinstance(photons, PoissonNoise):
+            return told
+        assert self.config.measurement is not None
+        if not blurs_of(self.config.measurement.operator):
+            return told
+        weights = measuring.photon_weights(photons, measurement.y)
+        return Measurement(Weighted(told.operator, weights), told.noise, weights * told.y)
 
     def _gain_of(self, measurement: Measurement) -> float:
         """Factor by which a given picture whose noise is estimated is made brighter for the network; mostly 1."""
@@ -417,7 +432,8 @@ class Task:
             measurement = None if loaded is None else self._measure(batch, loaded)
             began = self._now()
             gain = 1.0 if measurement is None else self._gain_of(measurement)
-            batch.x = self._sample(probe, measurement and measurement.brightened(gain), draws, callback)
+            told = measurement and self._weighted(images[0], measurement, measurement.brightened(gain))
+            batch.x = self._sample(probe, told, draws, callback)
             batch.x = batch.x if gain == 1 else (batch.x + 1) / gain - 1
             batch.seconds = (self._now() - began) / len(ids)
             if measurement is not None:

@@ -72,7 +72,7 @@ def test_a_bayer_sensor_keeps_a_third_and_even_colours() -> None:
 def test_known_pixels_of_a_painted_photograph_are_those_of_the_photograph() -> None:
     one = strangers.painted_photograph(photo(), 96, DRAWS(0), noise=5)
     assert one.known is not None and 0.5 < one.known.mean() < 0.95
-    np.testing.assert_array_equal(one.before[one.known], one.truth[one.known])
+    assert abs((one.before - one.truth)[one.known].std() - 5) < 0.2
     with Image.open(io.BytesIO(one.files["mask.png"])) as mask:
         assert len(np.unique(np.asarray(mask))) > 10  # soft edges
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from operator_cases import LINEAR, NONLINEAR, Case, Correlation, Shape, Square, build, dense, label, normal
+from operator_cases import (
+    LINEAR,
+    NONLINEAR,
+    Case,
+    Correlation,
+    Shape,
+    Square,
+    build,
+    dense,
+    label,
+    normal,
+    random_kernel,
+)
 from torch import Tensor
 
 from randomwalk import InputError, RunError, operators, samplers
@@ -12,6 +24,7 @@ from randomwalk.operators import Dense, Measurement, Operator
 from randomwalk.operators.noise import GaussianNoise, PoissonNoise
 from randomwalk.operators.operator import RCOND
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
+from randomwalk.operators.weighted import Weighted
 
 EACH_LINEAR = pytest.mark.parametrize("case", LINEAR, ids=label)
 EACH = pytest.mark.parametrize("case", LINEAR + NONLINEAR, ids=label)
@@ -251,3 +264,17 @@ def test_the_walk_takes_steps_that_are_stable_for_photons() -> None:
     given = Measurement(operators.Identity((1, 2, 2)), noise, torch.zeros(1, 1, 2, 2))
     steps = walk.plan([1.0, 0.01], given).step_sizes
     assert steps == pytest.approx([(1 / 50) ** 2, 0.5 * 0.01**2], rel=1e-12)
+
+
+def test_a_weighted_operator_takes_noise_that_differs_from_entry_to_entry() -> None:
+    """``argmin_x sum (A x - y)_i^2 / eta_i^2 + ||x - z||^2 / sigma^2``, with matrices."""
+    blur = operators.blur_with_kernel((1, 5, 4), random_kernel(3, 2), "unknown")
+    stds = 0.1 + normal(1, *blur.measurement_shape).abs()
+    eta, sigma = 0.3, 0.7
+    operator, z, y = Weighted(blur, eta / stds), normal(1, 1, 5, 4), normal(1, *blur.measurement_shape, seed=1)
+    matrix, precision = dense(blur), stds.flatten() ** -2
+    curvature = matrix.T @ (precision[:, None] * matrix) + torch.eye(20, dtype=torch.float64) / sigma**2
+    exact = torch.linalg.solve(curvature, matrix.T @ (precision * y.flatten()) + z.flatten() / sigma**2)
+    close(operator.proximal(z, eta / stds * y, eta, sigma).flatten(), exact, 1e-9)
+    close(operator.adjoint(y).flatten(), dense(operator).T @ y.flatten(), 1e-12)
+    close(operator.interpolated(eta / stds * y), blur.interpolated(y), 1e-12)

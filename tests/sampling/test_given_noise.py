@@ -71,6 +71,29 @@ def test_samplers_that_do_not_know_photons_take_them_for_gaussian_noise(
     assert not any("mean variance" in note for note in notes_of(exact)) and exact.knows_noise
 
 
+def test_blurred_photons_are_weighted_by_their_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an even picture half of which is four times as bright, there the weight is half as large."""
+    pixels = np.full((64, 64, 3), 0.1)
+    pixels[:, 32:] = 0.4
+    pixels *= [1, 0.8, 1.2]
+    save_picture(tmp_path / "a.png", (pixels * 65535).astype(np.uint16))
+    section = {"noise": {"name": "poisson", "peak": 1000}, "given": True}
+    gaussian = {**section, "operator": {"name": "gaussian_blur", "std": 1.0}}
+    schedule = {"name": "geometric", "num_steps": 3, "sigma_max": 10.0}
+    walk = {"name": "random_walk", "step_scale": 0.7, "schedule": schedule, "preconditioned": True}
+    task = task_for(tmp_path / "1", tmp_path / "a.png", gaussian, sampler=walk)
+    assert any("around each pixel" in note for note in notes_of(task))
+    noise, y = told(task, monkeypatch)
+    weights = y / (2 * torch.from_numpy(pixels).permute(2, 0, 1) - 1)
+    assert noise.std**2 == pytest.approx(2 * 0.5 / 1000, rel=1e-3)  # of the mean grey, 0.25
+    expected = torch.from_numpy(0.25 / pixels).permute(2, 0, 1).sqrt()
+    torch.testing.assert_close(weights[0, :, :, [0, 63]], expected[:, :, [0, 63]], atol=1e-3, rtol=0)
+    circular = {**section, "operator": {"name": "gaussian_blur", "std": 1.0, "boundary": "circular"}}
+    ddrm = {"name": "ddrm", "schedule": {**schedule, "sigma_max": 1.0}}
+    _, y = told(task_for(tmp_path / "2", tmp_path / "a.png", circular, sampler=ddrm), monkeypatch)
+    torch.testing.assert_close(y[0].double(), 2 * torch.from_numpy(pixels).permute(2, 0, 1) - 1, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_dim_pictures_are_brightened_for_the_network(
     bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
