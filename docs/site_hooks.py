@@ -1,0 +1,40 @@
+"""Hooks of mkdocs: pages from outside of docs/, and links that work in the site as in the repository."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {
+    "README.md": "index.md",
+    "docs/README.md": "documents.md",  # docs/README.md would be the index of the site
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "benchmarks/README.md": "benchmarks/README.md",
+    **{f"pretrained_models/{path.name}": f"pretrained_models/{path.name}"
+       for suffix in ("md", "png") for path in (ROOT / "pretrained_models").glob(f"*.{suffix}")},
+}  # fmt: skip
+"""Place in the site of files of the repository."""
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages outside of docs/."""
+    files.remove(files.get_file_from_path("README.md"))
+    for source, place in PAGES.items():
+        files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Rewrite links that leave docs/ or enter it."""
+    place = page.file.src_uri
+    if place in ("index.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        markdown = markdown.replace("](docs/README.md", "](documents.md").replace("](docs/", "](")
+        return markdown.replace('src="docs/', 'src="')
+    if place.startswith(("pretrained_models/", "benchmarks/")):
+        return markdown.replace("](../docs/", "](../")
+    return re.sub(r"\]\(\.\./(pretrained_models|benchmarks)/", r"](\1/", markdown)
