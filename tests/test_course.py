@@ -19,8 +19,8 @@ WITH_EQUATIONS = [
     *(ROOT / "docs" / "course").glob("*.md"),
     *(ROOT / "docs" / f"{name}.md" for name in ("extending", "likelihood", "posterior", "score_embedding", "training")),
 ]
-LOST = re.compile(r"\\operatorname|\\[,;:!{}%\\|]|(?<![A-Za-z0-9'])_")
-"""TeX that GitHub changes before it is typeset: macros that it forbids, escapes and emphasis of Markdown."""
+LOST = re.compile(r"\\operatorname|\\[,;:!{}%\\|]|(?<![A-Za-z0-9'])_|^ *[-+*>#] ", flags=re.MULTILINE)
+"""TeX that GitHub changes before it is typeset: macros that it forbids; escapes, emphasis and lists of Markdown."""
 
 
 def by_name(path: Path) -> str:
