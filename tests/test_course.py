@@ -1,4 +1,4 @@
-"""The course: each page begins with its symbols and ends with three exercises, whose answers run and print what they say."""
+"""The course: pages begin with their symbols and end with exercises, whose answers print what the page says."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def by_name(path: Path) -> str:
 def equations(text: str) -> Iterator[str]:
     """Displayed and inline equations of a page, without those in code."""
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    for block in re.findall(r"^ *\$\$\n(.*?)\n *\$\$$", text, flags=re.DOTALL | re.MULTILINE):
-        yield block
+    yield from re.findall(r"^ *\$\$\n(.*?)\n *\$\$$", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"^ *\$\$\n.*?\n *\$\$$", "", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"`[^`]*`", "", text)
     assert text.count("$") % 2 == 0, "an equation is not closed"
@@ -68,7 +67,7 @@ def test_commands_are_valid(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(ROOT)
     text = page.read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
-    commands = [part.strip() for line in blocks.splitlines() for part in line.split("  #")[0].split("&&") if part.strip()]
+    commands = [part for line in blocks.splitlines() for part in line.split("  #")[0].split("&&") if part.strip()]
     assert commands
     for command in commands:
         python, script, *rest = shlex.split(command)
