@@ -1,0 +1,127 @@
+"""Run every command and snippet of the documentation, in order, as a newcomer would: python docs/run_commands.py
+
+Each page's blocks of bash are run line by line in a copy of the project, and its blocks of Python together, as one
+program. The first error ends the run. Pictures that a page supposes (``photo.jpg``, ``my_images``, ...) are made from
+data/. Trainings are cut to half a minute. Lines with a name in capitals (``FOLDER``) need data that only the reader
+has, and are counted, not run; so are installations, unless ``--fresh`` makes an environment for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in (
+    "restore", "your_photographs", "training", "samplers", "posterior", "points", "photographs", "extending",
+))]  # fmt: skip
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PLACEHOLDER = re.compile(r"\b(FOLDER|RUN|FILE)\b")
+SHORT = "max_minutes=0.5 validate_images=null"
+"""What is added to the settings of a training of images."""
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """Commands of a block of bash, without comments; a line that ends with a backslash goes on."""
+    for line in text.replace("\\\n", " ").splitlines():
+        command = re.sub(r"(^|\s)#.*", "", line).strip()
+        if command:
+            yield command
+
+
+def shortened(command: str) -> str:
+    """The command, cut to half a minute if it trains on images for longer."""
+    if not re.search(r"\btrain(\.py)?\b", command) or "--resume" in command or "toy" in command or "bridge" in command:
+        return command
+    return f"{command} {SHORT}" if "--set" in command else f"{command} --set {SHORT}"
+
+
+def prepare(folder: Path) -> None:
+    """Make the pictures that the pages suppose."""
+    data, made = folder / "data", {}
+    for name in ("photo.jpg", "my_photo.jpg", "photo.png"):
+        made[name] = Image.open(data / "degraded" / "noisy.png").convert("RGB")
+    made["my_photo.png"] = Image.open(data / "degraded" / "painted.png").convert("RGB")
+    made["my_photo_mask.png"] = Image.open(data / "degraded" / "painted_mask.png")
+    made["mask.png"] = made["my_photo_mask.png"].resize(made["photo.png"].size)
+    made["small.png"] = Image.open(data / "degraded" / "small.png").convert("RGB")
+    made["blurred.jpg"] = Image.open(data / "degraded" / "blurred.png").convert("RGB")
+    kernel = Image.new("L", (5, 5))
+    for x, y, light in ((2, 2, 255), (1, 2, 160), (3, 2, 160), (2, 1, 160), (2, 3, 160)):
+        kernel.putpixel((x, y), light)
+    made["kernel.png"] = kernel
+    for name, image in made.items():
+        image.save(folder / name)
+    (folder / "small_images").mkdir()
+    shutil.copy(data / "degraded" / "small.png", folder / "small_images")
+    for kind in ("cat", "dog"):
+        (folder / "my_images" / kind).mkdir(parents=True)
+        for k in range(80):
+            source = Image.open(data / "photographs" / ("chelsea.png" if kind == "cat" else "coffee.png"))
+            source.crop((k, k, k + 120, k + 120)).save(folder / "my_images" / kind / f"{k}.png")
+
+
+def run(command: str, folder: Path, environment: dict[str, str]) -> float:
+    """Run a command in a folder, and return the seconds that it took.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    began = time.perf_counter()
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        print(f"FAILED ({done.returncode}): {command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise SystemExit(1)
+    return seconds
+
+
+def environment_of(folder: Path, fresh: bool) -> dict[str, str]:
+    """Variables for the commands; with ``fresh`` those of a new environment."""
+    if not fresh:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+    subprocess.run([sys.executable, "-m", "venv", str(folder / ".venv")], check=True)
+    return {**os.environ, "PATH": f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
+def main() -> int:
+    """Run the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", default=PAGES, help="pages, relative to the project")
+    parser.add_argument("--fresh", action="store_true", help="in a new environment: run the installations too")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "project"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+        prepare(folder)
+        environment, left = environment_of(folder, chosen.fresh), 0
+        for page in chosen.pages:
+            print(f"# {page}", flush=True)
+            blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+            for command in (c for kind, text in blocks if kind == "bash" for c in lines_of(text)):
+                if PLACEHOLDER.search(command) or (command.startswith("pip ") and not chosen.fresh):
+                    left += 1
+                    continue
+                command = shortened(command)
+                print(f"{run(command, folder, environment):7.1f} s  {command}", flush=True)
+            program = "".join(text for kind, text in blocks if kind == "python")
+            if program:
+                (folder / "snippets.py").write_text(program, encoding="utf-8")
+                print(f"{run('python snippets.py', folder, environment):7.1f} s  its Python", flush=True)
+    print(f"all ran; {left} commands need data of the reader's, or install")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
