@@ -26,7 +26,7 @@ from torch import Tensor
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.rng import StepNoise, Stream, generator
 from randomwalk.samplers.sampler import Sampler, Sigmas, decreasing
-from randomwalk.samplers.walk import Plan, PreconditionedStep
+from randomwalk.samplers.walk import Plan
 
 NOISE_LIMIT = 0.05
 """Smallest noise that is visible in flat areas: 2.5% of the range of pixels, 6 of 255."""
@@ -108,7 +108,7 @@ def _steps(plan: Plan) -> list[tuple[float, float, float]]:
     of ``c s^2`` at the temperature ``T / lambda``.
     """
     return [
-        (s, tau.scale * s**2, t / tau.prior_weight) if isinstance(tau, PreconditionedStep) else (s, float(tau), t)  # type: ignore[arg-type]
+        (s, float(tau), t) if isinstance(tau, (int, float, Tensor)) else (s, tau.scale * s**2, t / tau.prior_weight)
         for s, tau, t in zip(plan.sigmas, plan.step_sizes, plan.temperatures, strict=True)
     ]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,17 +33,35 @@ class HasScore(Protocol):
 
 
 class MatrixStep(Protocol):
-    """A step size that is a symmetric positive definite matrix P."""
+    """A step that differs by direction. Where nothing is measured it is ``x + c s^2 score``, plus noise of the std
+    ``s sqrt(2 T c / lambda)``.
+    """
+
+    @property
+    def sigma(self) -> float:
+        """s, noise level of the prior."""
+
+    @property
+    def scale(self) -> float:
+        """c."""
+
+    @property
+    def prior_weight(self) -> float:
+        """lambda."""
+
+    @property
+    def operator(self) -> Operator:
+        """A."""
 
     def move(self, x: Tensor, score: Tensor, measurement: HasScore | None, temperature: float, draw: Draw) -> Tensor:
-        """The state after the step from ``x``, with the noise ``Normal(0, 2 T P)``.
+        """The state after the step from ``x``.
 
         Args:
             x: the state.
             score: of the prior, at x.
             measurement: gives the likelihood score, if there is one.
             temperature: T.
-            draw: gives the random numbers; not called where T is 0.
+            draw: gives the random numbers.
         """
 
 
@@ -63,84 +81,73 @@ class Plan:
 class PreconditionedStep:
     """``P = c H^-1, H = lambda I / s^2 + A^T A / eta^2``: long where the measurement says little, short where much.
 
-        x <- x + P (lambda score(x, s) + A^T (y - A x) / eta^2) + sqrt(2 T) P^(1/2) n
+        x <- x + P (lambda score(x, s) + A^T (y - A x) / eta^2) + N
+          =  x + c (x' - x) + N,    x' = argmin_z ||z - D||^2 / r^2 + ||A z - y||^2 / eta^2,    r = s / sqrt(lambda)
 
-    For a flat prior P is c times the inverse curvature of the target: c in (0, 1] is stable in every direction, and
-    c = 1 reaches the optimum in one step: the denoised image D = x + s^2 score is pulled towards y.
+    with the denoised image ``D = x + s^2 score``, which x' pulls towards y. For a flat prior P is c times the inverse
+    curvature of the target: c in (0, 1] is stable in every direction, and c = 1 reaches the optimum in one step.
 
-    Where A has a spectral decomposition this is computed as it stands. For any other linear A, **perturb, then solve**:
-    with r^2 = s^2 / lambda and g = sqrt(2 T / c),
+    The noise N has the standard deviation ``v = r sqrt(2 T c)`` where nothing is measured. Where y is seen it is
 
-        d' = D + g r n1,    y' = y + g eta n2
-        x <- x + c (x' - x),    x' = argmin_z ||z - d'||^2 / r^2 + ||A z - y'||^2 / eta^2
+        "matrix"    Normal(0, 2 T P), Langevin's
+        "image"     ``v lambda P n / (c s^2)``: drawn into D, before it is pulled towards y
+        "white"     ``v n``, the same everywhere
 
-    has the same mean, and the same covariance: that of ``g H^-1 (n1 / r + A^T n2 / eta)`` is ``g^2 H^-1``, and
-    ``c^2 g^2 H^-1 = 2 T P``. Without ``perturbs_y`` there is no n2, since y has noise of its own: then
-    ``x <- x + P (...) + sqrt(2 T lambda / c) P n1 / s``. The minimum is found by conjugate gradients in the space of
-    measurements, to a part of ``TOLERANCE`` of what y asks for or in ``ITERATIONS``, whichever comes first.
+    Where A has a spectral decomposition P^(1/2) is computed as it stands. For any other linear A, **perturb, then
+    solve**: with g = sqrt(2 T / c), put ``D + g r n1`` for D and ``y + g eta n2`` for y. The covariance of
+    ``g H^-1 (n1 / r + A^T n2 / eta)`` is ``g^2 H^-1``, and ``c^2 g^2 H^-1 = 2 T P``. The minimum is found by conjugate
+    gradients in the space of measurements, to ``tolerance`` or in ``iterations``, whichever comes first.
 
     Source: Papandreou and Yuille 2010, "Gaussian sampling by local perturbations".
 
     Args:
         operator: A, linear.
         sigma: s, noise level of the prior.
-        eta: standard deviation of the measurement noise, which is Gaussian.
+        eta: standard deviation of the measurement noise, which is Gaussian; 0, for exact y, not with "matrix".
         scale: c, fraction of the Newton step.
         prior_weight: lambda.
-        perturbs_y: whether y is perturbed too.
+        noise: kind of N.
+        tolerance, iterations: of the minimum, see :meth:`Operator.proximal`; by default a part of what y asks for.
     """
-
-    TOLERANCE: ClassVar[float] = 0.1
-    ITERATIONS: ClassVar[int] = 20
 
     operator: Operator
     sigma: float
     eta: float
     scale: float
     prior_weight: float = 1.0
-    perturbs_y: bool = True
+    noise: Literal["matrix", "image", "white"] = "matrix"
+    tolerance: float | None = 0.1
+    iterations: int | None = 20
 
     def move(self, x: Tensor, score: Tensor, measurement: HasScore | None, temperature: float, draw: Draw) -> Tensor:
-        """The state after the step, see :class:`MatrixStep`."""
-        if not self.operator.has_spectral:
+        """The state after the step, see :class:`MatrixStep`; nothing is drawn where T is 0."""
+        if not (self.noise == "matrix" and self.operator.has_spectral):
             assert isinstance(measurement, Measurement)
             return self.perturb_and_solve(x, score, measurement.y, temperature, draw)
         drift = score if self.prior_weight == 1 else self.prior_weight * score
         drift = drift if measurement is None else drift + measurement.score(x)
         del score
-        if temperature > 0 and not self.perturbs_y:
-            drift = drift + math.sqrt(2 * temperature * self.prior_weight / self.scale) / self.sigma * draw(x)
         x = x + self.apply(drift)
         del drift  # large pictures: no tensor is kept longer than needed
-        if temperature > 0 and self.perturbs_y:
-            x = (math.sqrt(2 * temperature) * self.sqrt(draw(x))).add_(x)
-        return x
+        return (math.sqrt(2 * temperature) * self.sqrt(draw(x))).add_(x) if temperature > 0 else x
 
-    def perturb_and_solve(
-        self,
-        x: Tensor,
-        score: Tensor,
-        y: Tensor,
-        temperature: float,
-        draw: Draw,
-        tolerance: float = TOLERANCE,
-        iterations: int | None = ITERATIONS,
-    ) -> Tensor:
-        """The same step without a spectral decomposition.
+    def perturb_and_solve(self, x: Tensor, score: Tensor, y: Tensor, temperature: float, draw: Draw) -> Tensor:
+        """The same step by its minimum.
 
         Args:
-            x, score, temperature, draw: see :class:`MatrixStep`; draws n1, then n2 if it ``perturbs_y``.
+            x, score, temperature, draw: see :class:`MatrixStep`; draws n1, then n2 for "matrix".
             y: the measurement, ``[B, *measurement_shape]``, or one ``[1, ...]``.
-            tolerance, iterations: of the solution, see :meth:`Operator.proximal`.
         """
         r, g = self.sigma / math.sqrt(self.prior_weight), math.sqrt(2 * temperature / self.scale)
         target = x + self.sigma**2 * score
         del score
-        if g > 0:
+        if g > 0 and self.noise != "white":
             target = target.add_(draw(x), alpha=g * r)
-            y = y + g * self.eta * draw(y.expand(len(x), *y.shape[1:])) if self.perturbs_y else y
-        target = self.operator.proximal(target, y, self.eta, r, tolerance=tolerance, iterations=iterations)
-        return target if self.scale == 1 else torch.lerp(x, target, self.scale)
+            y = y + g * self.eta * draw(y.expand(len(x), *y.shape[1:])) if self.noise == "matrix" else y
+        target = self.operator.proximal(target, y, self.eta, r, tolerance=self.tolerance, iterations=self.iterations)
+        x = target if self.scale == 1 else torch.lerp(x, target, self.scale)
+        del target
+        return x + self.scale * g * r * draw(x) if g > 0 and self.noise == "white" else x
 
     def _gain(self, eigenvalues: Tensor) -> Tensor:
         return self.scale / (self.prior_weight / self.sigma**2 + eigenvalues / self.eta**2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -151,8 +151,9 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
         steps: list[StepSize]
         if measurement is not None and self.preconditioned:
             operator, eta = measurement.operator, measurement.std
+            noise: Literal["matrix", "image"] = "matrix" if self.kappa is None else "image"
             steps = [
-                PreconditionedStep(operator, sigma, eta, c, weight, perturbs_y=self.kappa is None)
+                PreconditionedStep(operator, sigma, eta, c, weight, noise)
                 for sigma, weight in zip(s.tolist(), weights.tolist(), strict=True)
             ]
         else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from randomwalk.images.sheets import legend_below, new_figure, png, tidy
 from randomwalk.samplers import Plan
@@ -51,19 +52,17 @@ def _draw_walk(axes: Any, plan: Plan, norm: float | None) -> None:
 
 
 def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
-    steps = plan.step_sizes
-    if all(isinstance(step, PreconditionedStep) for step in steps):
-        each = [step for step in steps if isinstance(step, PreconditionedStep)]
-        c, weight, eta = each[0].scale, each[0].prior_weight, each[0].eta
-        curvature = weight / np.array([step.sigma for step in each]) ** 2
-        eigenvalue = (1.0 if norm is None else norm) ** 2
-        return {
-            "τ where nothing is measured": c / curvature,
-            "τ where most is measured": c / (curvature + eigenvalue / eta**2),
-        }
-    if all(isinstance(step, (int, float)) for step in steps):
-        return {"τ": np.array([float(step) for step in steps if isinstance(step, (int, float))])}
-    return {}
+    numbers = [float(step) for step in plan.step_sizes if isinstance(step, (int, float, Tensor))]
+    if numbers:
+        return {"τ": np.array(numbers)}
+    steps = [step for step in plan.step_sizes if not isinstance(step, (int, float, Tensor))]
+    c, weight, s = (np.array([getattr(step, name) for step in steps]) for name in ("scale", "prior_weight", "sigma"))
+    found = {"τ where nothing is measured": c * s**2 / weight}
+    if norm is not None:
+        eta = np.array([step.eta for step in steps if isinstance(step, PreconditionedStep)])
+        with np.errstate(divide="ignore"):
+            found["τ where most is measured"] = c / (weight / s**2 + (norm / eta) ** 2)
+    return found
 
 
 def calibration_lines(calibrations: Mapping[str, Calibration]) -> list[str]:

@@ -23,7 +23,12 @@ from randomwalk.rng import generator
 from randomwalk.samplers import Plan, schedules
 from randomwalk.samplers.walk import PreconditionedStep
 
-WALKS = [name for name, made in samplers.SAMPLERS.items() if issubclass(made, samplers.WalkSampler)]
+WALKS = [
+    name
+    for name, made in samplers.SAMPLERS.items()
+    if issubclass(made, samplers.WalkSampler) and made.needs.measurement != "required"
+]
+"""Walks that sample the prior; those of the posterior alone have tests of their own."""
 SIZE = 8  # images of 1 x 2 x 4
 SHAPE = (1, 2, 4)
 EYE = torch.eye(SIZE, dtype=torch.float64)

@@ -84,9 +84,7 @@ def error(found: Law, expected: Law) -> float:
 
 
 def solved(step: PreconditionedStep) -> Move:
-    return lambda x, score, y, temperature, draw: step.perturb_and_solve(
-        x, score, y, temperature, draw, tolerance=1e-12, iterations=None
-    )
+    return replace(step, tolerance=1e-12, iterations=None).perturb_and_solve
 
 
 OPERATORS: dict[str, Callable[[], Operator]] = {
@@ -113,7 +111,7 @@ def test_perturb_then_solve_has_the_law_of_the_matrix_step(name: str) -> None:
 def test_without_noise_for_y_the_step_is_the_proximal_map_of_a_perturbed_image(name: str) -> None:
     """``c P lambda / s^2`` of noise ``sqrt(2 T / c) r`` in the denoised image, in both forms."""
     operator = OPERATORS[name]()
-    step = replace(step_of(operator), perturbs_y=False)
+    step = replace(step_of(operator), noise="image")
     expected = exact(operator)
     passed = expected.covariance / (2 * TEMPERATURE) * WEIGHT / SIGMA**2  # P lambda / s^2
     noise = 2 * TEMPERATURE / SCALE * SIGMA**2 / WEIGHT
@@ -134,7 +132,7 @@ def test_the_automatic_weight_lets_through_a_part_of_the_next_level() -> None:
     plan = walk.plan(levels, given)
     a = torch.logspace(-4, 4, 100_001, dtype=torch.float64)
     for step, following in zip(plan.step_sizes, [0.6, 0.4, 0.1, 0.1 * 0.1 / 0.4], strict=True):
-        assert isinstance(step, PreconditionedStep) and not step.perturbs_y
+        assert isinstance(step, PreconditionedStep) and step.noise == "image"
         t = step.sigma * a / eta
         most = float((t**2 / (t**2 + step.prior_weight) * eta / a).max())
         assert most == pytest.approx(following / 1.2**0.5, rel=1e-4)
@@ -204,7 +202,7 @@ def test_the_tolerance_of_the_walk_changes_a_step_little() -> None:
     y = blur(normal(1, 1, 40, 40, seed=2))
     step = PreconditionedStep(blur, 0.5, 0.02, 1.0, 0.35)
     rough = step.perturb_and_solve(x, score, y, 0.0, torch.zeros_like)
-    fine = step.perturb_and_solve(x, score, y, 0.0, torch.zeros_like, tolerance=1e-10, iterations=None)
+    fine = solved(step)(x, score, y, 0.0, torch.zeros_like)
     start = x + 0.5**2 * score
     assert 1e-6 < float((rough - fine).norm() / (fine - start).norm()) < 0.1
 

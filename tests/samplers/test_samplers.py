@@ -18,7 +18,12 @@ from randomwalk.rng import StepNoise
 from randomwalk.samplers import schedules
 from randomwalk.samplers.walk import PreconditionedStep
 
-WALKS = [name for name, made in samplers.SAMPLERS.items() if issubclass(made, samplers.WalkSampler)]
+WALKS = [
+    name
+    for name, made in samplers.SAMPLERS.items()
+    if issubclass(made, samplers.WalkSampler) and made.needs.measurement != "required"
+]
+"""Walks that sample the prior; those of the posterior alone have tests of their own."""
 REQUIRED: dict[str, dict[str, Any]] = {"random_walk": {"step_scale": 0.7}}
 STEPS = 12
 NOISE = torch.randn((100, 2, 3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
 from randomwalk.config.samplers import DDNMPlusSettings
-from randomwalk.samplers.posterior.ddrm import remaining
-from randomwalk.samplers.posterior.steps import Mask, seen
-from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler
+from randomwalk.operators import Measurement
+from randomwalk.samplers.posterior.steps import SingularStep
+from randomwalk.samplers.sampler import Needs, Sigmas, decreasing
+from randomwalk.samplers.walk import Plan
+from randomwalk.samplers.walks import WalkSampler
 
 
-class DDNMPlus(Sampler, DDNMPlusSettings):
+class DDNMPlus(WalkSampler, DDNMPlusSettings):
     """The measurement replaces the measured part of the denoised image. From level s to p, with D = D(x, s):
 
         z  = D + L (A^+ y - A^+ A D)
         x' = z + E (x - D) / s + F n
 
-    L, E and F are functions of ``A^T A``; in a coordinate with the singular value a they are, c the stochasticity,
-
-        a = 0           0                               sqrt(1 - c^2) p     c p
-        p < eta / a     sqrt(1 - c^2) p / (eta / a)     0                   c p
-        p >= eta / a    1                               0                   sqrt(p^2 - eta^2 / a^2)
-        eta = 0 < a     1                               sqrt(1 - c^2) p     c p
+    L, E and F are functions of ``A^T A``: G, E and F of `SingularStep`, with the stochasticity c and b = 1. For exact y,
+    eta = 0, E and F are ``sqrt(1 - c^2) p`` and ``c p`` in every direction.
 
     Time travel: when x arrives at every l-th level from the last, it goes back l levels, by new noise, r - 1 times,
     with l = ``travel_length`` and r = ``travel_repeats``. One evaluation for each step, repeated ones included.
@@ -38,6 +33,7 @@ class DDNMPlus(Sampler, DDNMPlusSettings):
     """
 
     needs = Needs(linear=True, spectral=True, noise=("gaussian", "none"), copies=16)
+    repeats_levels = False
 
     def num_steps(self, num_levels: int) -> int:
         return len(self.path(num_levels))
@@ -56,35 +52,16 @@ class DDNMPlus(Sampler, DDNMPlusSettings):
             k = steps[-1][1]
         return steps
 
-    def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
-        levels = [*problem.levels, 0.0]
-        z, measured = problem.operator.pinv(problem.measurement.y), seen(problem.operator)
-        for step, (k, j) in enumerate(self.path(len(problem.levels))):
-            x = self._step(problem, x, z, measured, levels[k], levels[k + 1])
-            if j <= k:
-                x = x + math.sqrt(levels[j] ** 2 - levels[k + 1] ** 2) * problem.normal()
-            callback(step, x, levels[k])
-        return x
-
-    def _step(self, problem: Problem, x: Tensor, z: Tensor, measured: Mask, sigma: float, sigma_next: float) -> Tensor:
-        spectral, eta, c, p = problem.operator.spectral, problem.eta, self.stochasticity, sigma_next
-        keep = p * math.sqrt(1 - c**2)
-
-        def above(t: Tensor) -> Tensor:
-            return p * t.sqrt() >= eta
-
-        def trust(t: Tensor) -> Tensor:
-            return torch.where(measured(t), torch.where(above(t), 1, keep * t.sqrt() / (eta or 1)), 0)
-
-        def noise(t: Tensor) -> Tensor:
-            replaced = measured(t) & above(t) & (eta > 0)
-            return torch.where(replaced, remaining(t, p, eta), c * p)
-
-        denoised = problem.denoiser(x, sigma)
-        move = (x - denoised).mul_(keep / sigma)
-        del x
-        if eta > 0:
-            move = spectral(lambda t: (~measured(t)).to(t), move)
-        x = (denoised + spectral(trust, z - denoised)).add_(move)
-        del denoised, move
-        return x + spectral(noise, problem.normal()) if p > 0 else x
+    def plan(self, sigmas: Sigmas, measurement: Measurement | None = None) -> Plan:
+        self.check(measurement)
+        assert measurement is not None
+        operator, eta = measurement.operator, measurement.std
+        z, levels = operator.pinv(measurement.y), [*decreasing(sigmas).tolist(), 0.0]
+        steps = []
+        for k, j in self.path(len(levels) - 1):
+            s, p = levels[k], levels[k + 1]
+            travel = math.sqrt(levels[j] ** 2 - p**2)
+            steps.append(
+                SingularStep(operator, z, s, p, eta, self.stochasticity, keeps_all=eta == 0, travel=travel)
+            )
+        return Plan([step.sigma for step in steps], list(steps), [step.temperature for step in steps])

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
-from torch import Tensor
-
 from randomwalk.config.samplers import DiffPIRSettings
-from randomwalk.samplers.sampler import Needs, Problem, Sampler
+from randomwalk.operators import Measurement
+from randomwalk.samplers.posterior.steps import renewed
+from randomwalk.samplers.sampler import Needs, Sigmas, decreasing, pairs
+from randomwalk.samplers.walk import Plan, PreconditionedStep, StepSize
+from randomwalk.samplers.walks import WalkSampler
 
 
-class DiffPIR(Sampler, DiffPIRSettings):
+class DiffPIR(WalkSampler, DiffPIRSettings):
     """Denoise, pull the result toward the measurement, add the noise of the next level. From level s to p:
 
         z  = argmin_x ||A x - y||^2 / eta^2 + lambda ||x - D(x, s)||^2 / s^2
         x' = z + p (sqrt(1 - zeta) (x - z) / s + sqrt(zeta) n)
 
-    One evaluation for each level.
+    That is the walk with the matrix step ``P = c (lambda I / s^2 + A^T A / eta^2)^-1``, ``c = 1 - sqrt(1 - zeta) p / s``,
+    and the noise ``sqrt(zeta) p n`` in every direction (`PreconditionedStep`, "white"); in terms of `RandomWalk`,
+    kappa = 1. One evaluation for each level.
 
     The mean z is right at low levels only, where X given X_s = x is as wide as s. But with zeta > 0 every step adds new
     noise, and with many steps those at low levels are Langevin's, ``x + h (z - x) + sqrt(zeta) s n`` with
@@ -29,10 +31,20 @@ class DiffPIR(Sampler, DiffPIRSettings):
     """
 
     needs = Needs(linear=True, noise=("gaussian", "none"), copies=16)
+    repeats_levels = False
 
-    def step(self, problem: Problem, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        zeta, y = self.stochasticity, problem.measurement.y
-        denoised = problem.denoiser(x, sigma)
-        z = problem.operator.proximal(denoised, y, problem.eta, sigma / math.sqrt(self.strength))
-        x = z + sigma_next * math.sqrt(1 - zeta) / sigma * (x - z)
-        return x + sigma_next * math.sqrt(zeta) * problem.normal() if sigma_next > 0 and zeta > 0 else x
+    def plan(self, sigmas: Sigmas, measurement: Measurement | None = None) -> Plan:
+        self.check(measurement)
+        assert measurement is not None
+        levels = decreasing(sigmas).tolist()
+        steps: list[StepSize] = []
+        temperatures = []
+        for s, p in pairs(levels):
+            c, temperature = renewed(s, p, self.stochasticity)
+            steps.append(
+                PreconditionedStep(
+                    measurement.operator, s, measurement.std, c, self.strength, "white", tolerance=None, iterations=None
+                )
+            )
+            temperatures.append(self.strength * temperature)
+        return Plan(levels, steps, temperatures)
