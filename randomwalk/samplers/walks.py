@@ -101,9 +101,10 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
     ``down_to_noise`` the levels from the first to that of the noise are spaced as those of the schedule, on the
     logarithmic scale, if eta is above the last of them.
 
-    Known methods are members of the family: DPIR (Zhang et al. 2021) is c = 1,
-    kappa = 0, lambda = 0.23; without a measurement DDIM is ``c = 1 - p / s, kappa = 1``, and DDPM
-    ``c = 1 - p^2 / s^2``.
+    Known methods are members of the family. DPIR (Zhang et al. 2021) is c = 1, kappa = 0, ``lambda = 0.23 s^2 / p^2``,
+    which for geometric levels is one number, from the proximal map of ``A^T y``, and one denoising more at the end.
+    DiffPIR is ``c = 1 - sqrt(1 - zeta) p / s`` and kappa = 1, with the noise where y is seen too (`DiffPIR`). Without a
+    measurement DDIM is ``c = 1 - p / s, kappa = 1``, and DDPM ``c = 1 - p^2 / s^2``.
 
     Source: Park et al. 2025, doi 10.1109/MSP.2025.3590608, and the code published with it.
     """

@@ -124,6 +124,17 @@ def test_without_noise_for_y_the_step_is_the_proximal_map_of_a_perturbed_image(n
     assert error(law_of(operator, solved(step_of(operator))), expected) > 0.1
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_white_noise_is_that_of_the_unmeasured_directions_everywhere(name: str) -> None:
+    """``2 T c s^2 / lambda``, and no draw for y."""
+    operator = OPERATORS[name]()
+    measurement = Measurement(operator, GaussianNoise(ETA), normal(1, *operator.measurement_shape, seed=2))
+    step = replace(step_of(operator), noise="white", tolerance=1e-12, iterations=None)
+    white = 2 * TEMPERATURE * SCALE * SIGMA**2 / WEIGHT * torch.eye(SIZE, dtype=torch.float64)
+    found = law_of(operator, lambda x, score, y, t, draw: step.move(x, score, measurement, t, draw))
+    assert error(found, exact(operator)._replace(covariance=white)) < 1e-9
+
+
 def test_the_automatic_weight_lets_through_a_part_of_the_next_level() -> None:
     """The noise of y in a direction of singular value a: ``w eta / a``, ``w = t^2 / (t^2 + lambda), t = s a / eta``."""
     levels, eta = [1.0, 0.6, 0.4, 0.1], 0.1

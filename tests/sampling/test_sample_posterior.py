@@ -15,11 +15,11 @@ from sampling_tools import SIZE, arrays_of, make_config, other_notes, read_metri
 from randomwalk.cli import options as cli
 from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.errors import InputError
-from randomwalk.operators import Measurement
+from randomwalk.operators import Identity, Measurement
 from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
-from randomwalk.samplers import SAMPLERS, RandomWalk
+from randomwalk.samplers import SAMPLERS, RandomWalk, make
 from randomwalk.sampling import figures
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.figures import schedule_figure as draw_schedule
@@ -85,6 +85,20 @@ def test_every_sampler_runs_and_is_counted(name: str, tmp_path: Path, capfd: pyt
 def test_of_a_sampler_that_is_no_walk_the_noise_levels_are_drawn() -> None:
     with_plan = Image.open(BytesIO(draw_schedule([3.0, 2.0, 1.0], RandomWalk(step_scale=0.7).plan([3.0, 2.0, 1.0]))))
     assert Image.open(BytesIO(draw_schedule([3.0, 2.0, 1.0]))).width < with_plan.width / 2
+
+
+def test_step_sizes_are_drawn_where_most_and_where_nothing_is_measured() -> None:
+    given = Measurement(Identity((1, 2, 2)), GaussianNoise(0.2), torch.zeros(1, 1, 2, 2))
+    walk = RandomWalk(step_scale=0.7, preconditioned=True, prior_weight=0.4, kappa=1.0).plan([3.0, 2.0], given)
+    drawn = figures._step_sizes(walk, norm=1.5)
+    assert drawn["τ where nothing is measured"] == pytest.approx(np.array([0.7 * 9 / 0.4, 0.7 * 4 / 0.4]))
+    most = [0.7 / (0.4 / s**2 + 1.5**2 / 0.04) for s in (3.0, 2.0)]
+    assert drawn["τ where most is measured"] == pytest.approx(np.array(most))
+    ddrm = make("ddrm", stochasticity=0.0).plan([3.0, 2.0], given)
+    assert ddrm is not None
+    assert figures._step_sizes(ddrm, None)["τ where nothing is measured"] == pytest.approx(np.array([3.0, 4.0]))
+    drawn = figures._step_sizes(RandomWalk(step_scale=0.7).plan([3.0, 2.0]), None)
+    assert drawn["τ"] == pytest.approx(np.array([6.3, 2.8]))
 
 
 def test_the_random_walk_is_the_same_to_the_last_bit(tmp_path: Path) -> None:

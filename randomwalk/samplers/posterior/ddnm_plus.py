@@ -18,8 +18,8 @@ class DDNMPlus(WalkSampler, DDNMPlusSettings):
         z  = D + L (A^+ y - A^+ A D)
         x' = z + E (x - D) / s + F n
 
-    L, E and F are functions of ``A^T A``: G, E and F of `SingularStep`, with the stochasticity c and b = 1. For exact y,
-    eta = 0, E and F are ``sqrt(1 - c^2) p`` and ``c p`` in every direction.
+    L, E and F are functions of ``A^T A``: G, E and F of `SingularStep`, with the stochasticity c and b = 1. For exact
+    y, eta = 0, E and F are ``sqrt(1 - c^2) p`` and ``c p`` in every direction.
 
     Time travel: when x arrives at every l-th level from the last, it goes back l levels, by new noise, r - 1 times,
     with l = ``travel_length`` and r = ``travel_repeats``. One evaluation for each step, repeated ones included.
@@ -61,7 +61,5 @@ class DDNMPlus(WalkSampler, DDNMPlusSettings):
         for k, j in self.path(len(levels) - 1):
             s, p = levels[k], levels[k + 1]
             travel = math.sqrt(levels[j] ** 2 - p**2)
-            steps.append(
-                SingularStep(operator, z, s, p, eta, self.stochasticity, keeps_all=eta == 0, travel=travel)
-            )
+            steps.append(SingularStep(operator, z, s, p, eta, self.stochasticity, keeps_all=eta == 0, travel=travel))
         return Plan([step.sigma for step in steps], list(steps), [step.temperature for step in steps])

@@ -16,9 +16,9 @@ class DiffPIR(WalkSampler, DiffPIRSettings):
         z  = argmin_x ||A x - y||^2 / eta^2 + lambda ||x - D(x, s)||^2 / s^2
         x' = z + p (sqrt(1 - zeta) (x - z) / s + sqrt(zeta) n)
 
-    That is the walk with the matrix step ``P = c (lambda I / s^2 + A^T A / eta^2)^-1``, ``c = 1 - sqrt(1 - zeta) p / s``,
-    and the noise ``sqrt(zeta) p n`` in every direction (`PreconditionedStep`, "white"); in terms of `RandomWalk`,
-    kappa = 1. One evaluation for each level.
+    That is the walk with the matrix step ``P = c (lambda I / s^2 + A^T A / eta^2)^-1``, where
+    ``c = 1 - sqrt(1 - zeta) p / s``, and the noise ``sqrt(zeta) p n`` in every direction (`PreconditionedStep`,
+    "white"); in terms of `RandomWalk`, kappa = 1. One evaluation for each level.
 
     The mean z is right at low levels only, where X given X_s = x is as wide as s. But with zeta > 0 every step adds new
     noise, and with many steps those at low levels are Langevin's, ``x + h (z - x) + sqrt(zeta) s n`` with

@@ -46,7 +46,7 @@ def ddim(problem: Problem, x: Tensor, clean: Tensor, sigma: float, sigma_next: f
 def renewed(sigma: float, sigma_next: float, share: float) -> tuple[float, float]:
     """Scale c and temperature T of steps that renew a share zeta of the variance of the noise, and keep the rest.
 
-        x' = D + sqrt(1 - zeta) p (x - D) / s + sqrt(zeta) p n:    c = 1 - sqrt(1 - zeta) p / s,  2 T c s^2 = zeta p^2
+    x' = D + sqrt(1 - zeta) p (x - D) / s + sqrt(zeta) p n:    c = 1 - sqrt(1 - zeta) p / s,  2 T c s^2 = zeta p^2
     """
     scale = 1 - math.sqrt(1 - share) * sigma_next / sigma
     return scale, share * sigma_next**2 / (2 * scale * sigma**2)
@@ -102,7 +102,13 @@ class SingularStep:
 
     def move(self, x: Tensor, score: Tensor, measurement: HasScore | None, temperature: float, draw: Draw) -> Tensor:
         """The state after the step, see :class:`randomwalk.samplers.walk.MatrixStep`."""
-        spectral, measured, eta, b, p = self.operator.spectral, seen(self.operator), self.eta, self.trust, self.sigma_next
+        spectral, measured, eta, b, p = (
+            self.operator.spectral,
+            seen(self.operator),
+            self.eta,
+            self.trust,
+            self.sigma_next,
+        )
         keep, fresh = p * math.sqrt(1 - self.stochasticity**2), self.stochasticity * p
 
         def above(t: Tensor) -> Tensor:
