@@ -84,6 +84,7 @@ CASES: dict[str, Case] = {
     "heun": Case(samplers.make("heun")),
     "dpmpp_2m": Case(samplers.make("dpmpp_2m")),
     "dpmpp_3m": Case(samplers.make("dpmpp_3m")),
+    "unipc": Case(samplers.make("unipc")),
     "ve_reverse_diffusion": Case(samplers.make("ve_reverse_diffusion"), kappa=1),
     "ddpm_small": Case(samplers.make("ddpm_small"), kappa=1),
     "ddpm_large": Case(samplers.make("ddpm_large"), kappa=1),
@@ -130,8 +131,9 @@ class Published3M(Sampler):
                 (q, D_q), (o, D_o) = older
                 curvature = ((D - D_q) / math.log(q / s) - (D_q - D_o) / math.log(o / q)) / math.log(o / s)
                 h = math.log(s / p)
-                missing = (1 - 2 / h + 2 * (1 - p / s) / h**2) * h**2 * curvature / 2
-                x = dpm_solver.third_order(x, s, p, D, q, D_q, o, D_o) - missing
+                phi_3 = 1 - 2 / h + 2 * (1 - p / s) / h**2
+                more = (1 / (1 + h) - 1 / 2) * phi_3 * h**2 * curvature
+                x = dpm_solver.third_order(x, s, p, D, q, D_q, o, D_o) - more
             older = [(s, D), *older[:1]]
             callback(k, x, s)
         return x

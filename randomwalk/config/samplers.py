@@ -173,6 +173,14 @@ class DPMSolver3MSettings(SamplerBase):
     name: Literal["dpmpp_3m"] = "dpmpp_3m"
 
 
+class UniPCSettings(SamplerBase):
+    """UniPC (Zhao et al. 2023, arXiv 2302.04867): multistep predictor and corrector of the probability flow."""
+
+    name: Literal["unipc"] = "unipc"
+    solver_order: Literal[2, 3] = 2
+    """Denoised images that predict a step; the corrector has one more. 3 is for 12 steps or more."""
+
+
 class HeunSettings(SamplerBase):
     """EDM (Karras et al. 2022, arXiv 2206.00364): Heun's method for the probability flow, with noise if asked for."""
 
@@ -421,6 +429,7 @@ PriorSettings = (
     | HeunSettings
     | DPMSolver2MSettings
     | DPMSolver3MSettings
+    | UniPCSettings
     | ODESettings
     | PredictorCorrectorSettings
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from randomwalk import lookup
 from randomwalk.config.samplers import SamplerBase
-from randomwalk.samplers.dpm_solver import DPMSolver2M, DPMSolver3M
+from randomwalk.samplers.dpm_solver import DPMSolver2M, DPMSolver3M, UniPC
 from randomwalk.samplers.heun import Heun
 from randomwalk.samplers.ode import ODE
 from randomwalk.samplers.posterior.daps import DAPS
@@ -68,6 +68,7 @@ __all__ = [
     "Sampler",
     "SplitGibbs",
     "TweedieSMC",
+    "UniPC",
     "VEReverseDiffusion",
     "WalkSampler",
     "from_settings",
@@ -86,6 +87,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "heun": Heun,
     "dpmpp_2m": DPMSolver2M,
     "dpmpp_3m": DPMSolver3M,
+    "unipc": UniPC,
     "ode": ODE,
     "predictor_corrector": PredictorCorrector,
     # of the posterior

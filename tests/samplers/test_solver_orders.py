@@ -15,9 +15,10 @@ from support import convergence
 from support.convergence import CASES, MISTAKES, PREDICTORS, SIGMA_MAX, Case
 from torch import Tensor
 
+from randomwalk import GaussianMixture, samplers
 from randomwalk.errors import InputError
 from randomwalk.rng import StepNoise
-from randomwalk.samplers import SAMPLERS, Problem, Sampler, dpm_solver, integrate
+from randomwalk.samplers import SAMPLERS, Problem, Sampler, dpm_solver, integrate, schedules
 from randomwalk.samplers.heun import Heun
 from randomwalk.samplers.sampler import Callback, pairs
 from randomwalk.samplers.walks import VEReverseDiffusion
@@ -35,6 +36,43 @@ def check_orders(case: Case) -> None:
 @pytest.mark.parametrize("name", [*CASES, *PREDICTORS])
 def test_the_measured_order_is_the_stated_one(name: str) -> None:
     check_orders((CASES | PREDICTORS)[name])
+
+
+def test_the_third_image_of_unipc_pays() -> None:
+    """Its steps are of order 4, but the first, whose error is small here."""
+    two, three = CASES["unipc"], Case(samplers.make("unipc", solver_order=3))
+    assert 3.5 < convergence.orders(three, STEPS)["order"] < 4
+    assert convergence.errors(three, 64)["order"] < 0.25 * convergence.errors(two, 64)["order"]
+
+
+@pytest.mark.parametrize("schedule", ["karras", "geometric"])
+@pytest.mark.parametrize("prior", ["Gaussian", "mixture"])
+def test_the_third_order_is_level_with_the_published_form_in_few_evaluations(prior: str, schedule: str) -> None:
+    """In root mean square, for 200 draws: without the factor 1 / (1 + h) it is up to 2.4 times as far at 20."""
+    generator = torch.Generator().manual_seed(0)
+    if prior == "Gaussian":
+        means, spread = (
+            torch.full((1, 1, 1, 4), 0.4).double(),
+            torch.diag(torch.tensor([0.01, 0.05, 0.3, 1.0])).double(),
+        )
+        denoiser = GaussianMixture([1.0], means, spread[None])
+    else:
+        means = 0.5 * torch.randn((3, 1, 2, 4), generator=generator, dtype=torch.float64)
+        denoiser = GaussianMixture([0.2, 0.5, 0.3], means, torch.tensor([0.02, 0.1, 0.25]).double())
+    start = 80 * torch.randn((200, *means.shape[1:]), generator=generator, dtype=torch.float64)
+
+    def end(sampler: Sampler, name: str, steps: int) -> Tensor:
+        return sampler.sample(denoiser, schedules.make(name, steps, sigma_min=0.02, sigma_max=80.0), start=start)
+
+    exact = end(samplers.make("dpmpp_3m"), "geometric", 2000)
+    ratios = []
+    for n in (8, 10, 12, 15, 20):
+        ours, published = (
+            (end(sampler, schedule, n) - exact).square().mean().sqrt()
+            for sampler in (samplers.make("dpmpp_3m"), convergence.Published3M())
+        )
+        ratios.append(float(ours / published))
+    assert max(ratios) < 1.15 and sum(ratios) / len(ratios) < 1.06, ratios
 
 
 def test_every_stated_order_is_measured() -> None:
@@ -81,8 +119,20 @@ class Cold(VEReverseDiffusion):
         return tau, temperature / 2
 
 
-def order_1_start(denoise: Any, x: Tensor, sigma: float, sigma_next: float, D: Tensor) -> Tensor:
-    return dpm_solver.first_order(x, sigma, sigma_next, D)
+def not_corrected(x: Tensor, *rest: Any) -> Tensor:
+    return x
+
+
+def predicted_alone(
+    x: Tensor, sigma: float, sigma_next: float, D: Tensor, others: list[tuple[float, Tensor]]
+) -> Tensor:
+    """UniP-2: the corrector repeats the predictor."""
+    older = [one for one in others if one[0] > sigma]
+    return (
+        dpm_solver.second_order(x, sigma, sigma_next, D, *older[0])
+        if older
+        else dpm_solver.first_order(x, sigma, sigma_next, D)
+    )
 
 
 def equal_steps(x: Tensor, sigma: float, sigma_next: float, D: Tensor, sigma_prev: float, D_prev: Tensor) -> Tensor:
@@ -93,7 +143,8 @@ def equal_steps(x: Tensor, sigma: float, sigma_next: float, D: Tensor, sigma_pre
 MUTANTS: dict[str, tuple[Case, dict[str, Callable[..., Tensor]]]] = {
     "heun without the correction": (Case(Uncorrected()), {}),
     "2M without r": (CASES["dpmpp_2m"], {"second_order": equal_steps}),
-    "3M, first step of order 1": (CASES["dpmpp_3m"], {"midpoint": order_1_start}),
+    "3M, first step of order 1": (CASES["dpmpp_3m"], {"corrected": not_corrected}),
+    "UniPC without the corrector": (CASES["unipc"], {"polynomial": predicted_alone}),
     "3M as published": (MISTAKES["dpmpp_3m as published"], {}),
     "churn, not flowing back": (
         Case(NotFlowingBack(s_churn=convergence.CHURN), CASES["heun with churn"].kappa, even=True), {}

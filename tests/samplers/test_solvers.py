@@ -39,7 +39,7 @@ LEVELS = 12
 SIGMAS = schedules.make("karras", LEVELS, sigma_min=0.02, sigma_max=20.0)
 NOISE = torch.randn((LEVELS, 2, 3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 START = 20 * torch.randn((2, 3, 4), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-NAMES = ("heun", "dpmpp_2m", "dpmpp_3m", "ode")
+NAMES = ("heun", "dpmpp_2m", "dpmpp_3m", "unipc", "ode")
 SETTINGS: dict[str, dict[str, Any]] = {"heun": {"s_churn": 3.0, "s_min": 0.05, "s_max": 10.0, "s_noise": 1.01}}
 
 
@@ -108,34 +108,67 @@ def dpmpp_2m(x: Tensor) -> Tensor:
 
 
 def dpmpp_3m(x: Tensor) -> Tensor:
-    """Proposition 4.1 there with Lagrange's parabola for x_theta and numerical integrals, after algorithms 1 and 2.
+    """Proposition 4.1 there with Lagrange's parabola for x_theta, its curvature divided by 1 + h, and Gauss' integrals.
 
     z_t = sigma_t / sigma_s z_s + sigma_t integral of e^lambda x_theta(lambda) dlambda from lambda_s to lambda_t
     """
     alpha, sigma, lam = vp_levels()
     nodes, weights = np.polynomial.legendre.leggauss(20)
+
+    def integral(i: int, degrees: list[np.poly1d], values: list[Tensor], start: Tensor) -> Tensor:
+        """From level i - 1 to i, of polynomials in u with these values, beside the start's share."""
+        h = lam[i] - lam[i - 1]
+        z = sigma[i] / sigma[i - 1] * start
+        for node, weight in zip((nodes + 1) / 2, weights * h / 2, strict=True):
+            for polynomial, value in zip(degrees, values, strict=True):
+                z = z + sigma[i] * weight * math.exp(lam[i - 1] + node * h) * float(polynomial(node)) * value
+        return z
+
     z, predictions = alpha[0] * x, []
     for i in range(1, LEVELS):
         predictions.append(x_theta(z, lam[i - 1]))
         h = lam[i] - lam[i - 1]
         if i == 1:
-            middle = lam[0] + h / 2
-            alpha_m = 1 / math.sqrt(1 + math.exp(-2 * middle))
-            sigma_m = alpha_m * math.exp(-middle)
-            u = sigma_m / sigma[0] * z - alpha_m * (math.exp(-h / 2) - 1) * predictions[0]
-            z = sigma[1] / sigma[0] * z - alpha[1] * (math.exp(-h) - 1) * x_theta(u, middle)
+            z = integral(1, [np.poly1d([1])], predictions, z)
         elif i == 2:
+            z = integral(1, [np.poly1d([-1, 1]), np.poly1d([1, 0])], predictions, alpha[0] * x)  # the first, corrected
             r = (lam[1] - lam[0]) / h
             D = (1 + 1 / (2 * r)) * predictions[1] - 1 / (2 * r) * predictions[0]
-            z = sigma[2] / sigma[1] * z - alpha[2] * (math.exp(-h) - 1) * D
+            z = integral(2, [np.poly1d([1])], [D], z)
         else:
-            z = sigma[i] / sigma[i - 1] * z
-            for node, weight in zip(lam[i - 1] + h * (nodes + 1) / 2, weights * h / 2, strict=True):
-                for j, k, m in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
-                    a, b, c = (lam[i - 1 - n] for n in (j, k, m))
-                    share = (node - b) * (node - c) / ((a - b) * (a - c))
-                    z = z + sigma[i] * weight * math.exp(node) * share * predictions[-1 - j]
+            u = [(lam[i - 1 - n] - lam[i - 1]) / h for n in range(3)]
+            shares = []
+            for j, k, m in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
+                share = np.poly1d([u[k], u[m]], r=True) / ((u[j] - u[k]) * (u[j] - u[m]))
+                shares.append(np.poly1d([share[2] / (1 + h), share[1], share[0]]))
+            z = integral(i, shares, predictions[-1:-4:-1], z)
     return x_theta(z, lam[-1])
+
+
+def unipc(x: Tensor, order: int) -> Tensor:
+    """Zhao et al. 2023, algorithms 1 and 2 with B_2(h) = e^h - 1, as in the code published with it."""
+    alpha, sigma, lam = vp_levels()
+    z = alpha[0] * x
+    predictions = [x_theta(z, lam[0])]
+    for i in range(1, LEVELS):
+        p, h, hh = min(order, i), lam[i] - lam[i - 1], -(lam[i] - lam[i - 1])
+        rks = [(lam[i - 1 - m] - lam[i - 1]) / h for m in range(1, p)]
+        D1 = [(predictions[-1 - m] - predictions[-1]) / r for m, r in enumerate(rks, 1)]
+        h_phi_1 = B_h = math.expm1(hh)
+        h_phi_k, b, R = h_phi_1 / hh - 1, [], []
+        for k in range(1, p + 1):
+            R.append([r ** (k - 1) for r in [*rks, 1.0]])
+            b.append(h_phi_k * math.factorial(k) / B_h)
+            h_phi_k = h_phi_k / hh - 1 / math.factorial(k + 1)
+        rho_p = [0.5] if p == 2 else np.linalg.solve(np.array(R)[:-1, :-1], b[:-1]) if p > 2 else []
+        rho_c = [0.5] if p == 1 else np.linalg.solve(np.array(R), b)
+        base = sigma[i] / sigma[i - 1] * z - alpha[i] * h_phi_1 * predictions[-1]
+        predicted = base - alpha[i] * B_h * sum((float(c) * d for c, d in zip(rho_p, D1, strict=True)), 0 * z)
+        D_t = x_theta(predicted, lam[i])
+        corrected = sum((float(c) * d for c, d in zip(rho_c, [*D1, D_t - predictions[-1]], strict=True)), 0 * z)
+        z = base - alpha[i] * B_h * corrected
+        predictions.append(D_t)
+    return predictions[-1]
 
 
 # name, settings, textbook: one line for each solver and setting.
@@ -145,6 +178,8 @@ TEXTBOOKS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Tensor]]] = {
     "heun_most_churn": ("heun", {"s_churn": 100.0}, lambda x: edm(x, 100.0)),
     "dpmpp_2m": ("dpmpp_2m", {}, dpmpp_2m),
     "dpmpp_3m": ("dpmpp_3m", {}, dpmpp_3m),
+    "unipc": ("unipc", {}, lambda x: unipc(x, 2)),
+    "unipc, 3": ("unipc", {"solver_order": 3}, lambda x: unipc(x, 3)),
 }
 
 
