@@ -460,10 +460,21 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("noise.variance(y.mean()) / noise.variance(smooth)", "noise.variance(smooth) / noise.variance(y.mean())"),
         ("squares.sqrt() / batch.noise_std", "squares.sqrt() / batch.noise_std**2"),
         ("(share.to(error).flatten(1).mean(1) * error[0].numel())", "error[0].numel()"),
+        ("(y - seen).square_().mul_(weight)", "(y - seen).square_()"),
+        ("shown = seen if known is None else batch.x", "shown = batch.x"),
+        (".amax(1) < 1 - 2 * batch.noise_std)", ".amax(1) < 2)"),
+        ("[use].argsort()[:", "[use].argsort(descending=True)[:"),
+        ("count = y.shape[1] * avg_pool2d", "count = avg_pool2d"),
     ],
     "randomwalk/sampling/batch.py": [
         ("visible = y if inverse is None else operator(inverse)", "visible = y"),
         ("inverse = operator.adjoint(y)", "inverse = y"),
+    ],
+    "randomwalk/sampling/doubts.py": [
+        ("residual * batch.noise_std > most * max(batch.noise_std, lowest)", "residual > most"),
+        ("residual < least and batch.noise_std >= lowest", "residual < least"),
+        ("residual < least and", "residual < 0.5 * least and"),
+        ("(crowding - 0.2) / 0.5", "(crowding - 0.2)"),
     ],
     "randomwalk/sampling/figures.py": [
         ("c / (weight / s**2 + (norm / eta) ** 2)", "c / (weight / s**2 + norm / eta**2)"),

@@ -33,7 +33,8 @@ class Batch:
         baseline: an image from y alone, to compare with: ``visible`` if it has the shape of an image, else ``A^+ y``,
             else ``A^T y``; None if A has neither.
         noise_std: standard deviation of the noise as the sampler was told, pixels in [-1, 1]; None if there is none.
-        residuals: see `measuring.residuals`.
+        residuals, even_residuals: see `measuring.residuals` and `measuring.even_residuals`.
+        crowding: see `measuring.crowding`; None if no pixels are missing.
         evaluations: network evaluations per sample.
         vjps: products with the network's transposed Jacobian per sample.
         seconds: sampling time per sample.
@@ -47,6 +48,8 @@ class Batch:
     baseline: Tensor | None = None
     noise_std: float | None = None
     residuals: list[float] | None = None
+    even_residuals: list[float | None] | None = None
+    crowding: list[float] | None = None
     evaluations: int = 0
     vjps: int = 0
     seconds: float = 0.0

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, pad
 
 from randomwalk.config import SampleConfig
 from randomwalk.config.measurement import Measurement as MeasurementSettings
@@ -34,6 +34,8 @@ KEEP_BRIGHTNESS = (
 """Operators that leave even areas as bright as they are."""
 MOST_VALUES = 2**20
 """Values of a picture that are looked at."""
+WINDOW, EVEN = 4, 24
+"""Side of the windows in which y is looked at for even areas, and how many there must be."""
 DIM = 0.999
 """Share of the pixels that are dark in a dim picture."""
 
@@ -165,3 +167,49 @@ def residuals(operator: Operator, batch: Batch) -> list[float] | None:
     squares = error.mul_(share.to(error)).square_().flatten(1).sum(1)
     squares = squares / (share.to(error).flatten(1).mean(1) * error[0].numel())
     return [float(value) for value in squares.sqrt() / batch.noise_std]
+
+
+def even_residuals(operator: Operator, batch: Batch) -> list[float | None] | None:
+    """`residuals` in the most even areas alone: the quarter of the windows of y in which ``A x`` varies least.
+
+    There a restoration has no details to lose, so that what is left out of y is noise. Windows in which y may have been
+    clipped at black or white are left out.
+
+    Returns:
+        None for a sample that has fewer than `EVEN` such windows, or for all if y is no picture, or its noise has no
+        single standard deviation.
+    """
+    y = batch.measurement
+    if y is None or batch.noise_std is None or y.ndim != 4:
+        return None
+    with torch.no_grad():
+        seen, known = operator(batch.x), known_part(operator)
+        shown = seen if known is None else batch.x
+        mean = avg_pool2d(shown, WINDOW)
+        spread = (avg_pool2d(shown.square(), WINDOW) - mean.square()).mean(1).flatten(1)
+        inside = (mean.abs().amax(1) < 1 - 2 * batch.noise_std).flatten(1)
+        weight = torch.ones_like(y[:1, :1]) if known is None else known.to(y)
+        count = y.shape[1] * avg_pool2d(weight, WINDOW).flatten(1).expand(len(y), -1)
+        squares = avg_pool2d((y - seen).square_().mul_(weight), WINDOW).sum(1).flatten(1)
+    found: list[float | None] = []
+    for row in range(len(y)):
+        use = inside[row] & (count[row] > 0)
+        if int(use.sum()) < EVEN:
+            found.append(None)
+            continue
+        chosen = spread[row][use].argsort()[: int(use.sum()) // 4]
+        share = squares[row][use][chosen].sum() / count[row][use][chosen].sum()
+        found.append(float(share.sqrt()) / batch.noise_std)
+    return found
+
+
+def crowding(known: Tensor) -> list[float]:
+    """Mean share of a known pixel's four neighbours that are known, for each mask of ``[B, 1, H, W]``."""
+    k = (known > 0).float()
+    height, width = k.shape[-2:]
+    edged = pad(k, (1, 1, 1, 1), mode="replicate")
+    around = torch.stack([edged[..., i : i + height, j : j + width] for i, j in ((0, 1), (2, 1), (1, 0), (1, 2))]).mean(
+        0
+    )
+    shares: list[float] = ((k * around).flatten(1).sum(1) / k.flatten(1).sum(1).clamp_min(1)).tolist()
+    return shares

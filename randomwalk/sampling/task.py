@@ -444,7 +444,14 @@ class Task:
             if measurement is not None:
                 if self.is_grey(images[0]):
                     batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
-                batch.residuals = measuring.residuals(measurement.operator.repeated(self.coupled_samples), batch)
+                operator = measurement.operator.repeated(self.coupled_samples)
+                batch.residuals = measuring.residuals(operator, batch)
+                if self.config.given:
+                    batch.even_residuals = measuring.even_residuals(operator, batch)
+                    known = measuring.known_part(operator)
+                    batch.crowding = (
+                        None if known is None else measuring.crowding(known.expand(len(batch.x), -1, -1, -1))
+                    )
                 assert self.config.measurement is not None
                 if self.config.measurement.keeps_known:
                     batch.x = measuring.with_known(batch.x, measurement, self.coupled_samples)

@@ -175,7 +175,7 @@ def test_the_noise_of_a_blurred_photograph_is_rather_taken_too_large(tmp_path: P
 
 
 def batch_of(x: torch.Tensor, y: torch.Tensor, residual: float) -> Batch:
-    return Batch([SampleId(0, 0)], x[None], measurement=y[None], noise_std=2 * 2 / 255, residuals=[residual])
+    return Batch([SampleId(0, 0)], x[None], measurement=y[None], noise_std=2 * 2 / 255, even_residuals=[residual])
 
 
 def test_doubts_name_what_to_change(tmp_path: Path) -> None:
@@ -190,7 +190,10 @@ def test_doubts_name_what_to_change(tmp_path: Path) -> None:
     y = y + 2 * 2 / 255 * torch.randn(y.shape, generator=generator)
     assert doubts.of_batch(task, batch_of(x, y, 0.9)) == []
     [more] = doubts.of_batch(task, batch_of(x, y, 1.2))
-    assert more.startswith("photo.png: the residual is 1.20 times the noise of 2.0") and "(--noise) 2.8" in more
+    assert (
+        more.startswith("photo.png: where the picture is even the residual is 1.20 times the noise of 2.0")
+        and "(--noise) 2.8" in more
+    )
     [less] = doubts.of_batch(task, batch_of(x, y, 0.5))
     assert "there is less noise" in less and "(--noise) 1.1" in less
     [outside] = doubts.of_batch(task, batch_of(torch.where(x > x.quantile(0.9), 1.1, x), y, 0.9))
