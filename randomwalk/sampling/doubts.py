@@ -9,8 +9,8 @@ The bounds are for `random_walk` with ``kappa``, as in the configs for photograp
 photographs of 128 x 128 pixels with 80, 50, 20 or 20% in boxes missing, at x2 and x4, and blurred by a Gaussian and by
 motion, with noise of 2, 5, 10 of 255. With the right level, none of 168 restorations is out of them. Twice the level
 is noticed in all of 40 blurred pictures, in 78 of 80 with missing pixels, 23 of 24 at x2 and 19 of 23 at x4; half of it
-in all of 40 blurred ones, and in 47 of 48, 14 of 16 and 15 of 16 where that is above the lowest level of the walk, below
-which it changes nothing. Those of the kernel were found on three photographs that were blurred by Gaussian, disc,
+in all of 40 blurred ones, and in 47 of 48, 14 of 16 and 15 of 16 where that is above the lowest level of the walk,
+below which it changes nothing. Those of the kernel were found on three photographs that were blurred by Gaussian, disc,
 straight and crooked kernels.
 """
 

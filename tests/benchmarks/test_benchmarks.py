@@ -12,17 +12,21 @@ from typing import Any
 
 import bundled_weights
 import few_evaluations
+import few_photographs
 import inverse_problems
 import numpy as np
 import pytest
 import step_cost
 import torch
 from support import baselines, common, engine, frechet
+from support.photo_problems import make_problem
+from support.photographs import Photograph
 
 from randomwalk import operators
 from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.denoisers.checkpoints import load_denoiser
-from randomwalk.denoisers.denoiser import NetworkDenoiser
+from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
+from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling.loading import load_task
@@ -266,9 +270,37 @@ def test_forward_passes_are_counted_as_they_are_planned(tmp_path: Path) -> None:
         assert psnr[0] > 5  # random pixels have 3.6 dB
 
 
+class Shrinking(Denoiser):
+    """Denoiser of grey pictures with pixels of variance 1 / 4."""
+
+    def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        return x / (1 + 4 * sigma**2)
+
+    def score(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        return -x / (0.25 + sigma**2)
+
+
+@pytest.mark.parametrize("method", few_photographs.METHODS)
+def test_the_methods_for_photographs_take_the_evaluations_that_they_are_given(method: str) -> None:
+    """And come nearer to y than the start is."""
+    for case in few_photographs.CASES[2:]:
+        photo = Photograph(
+            "photographs", "x", 0, 0.5 * torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
+        )
+        problem = make_problem(case, photo, 0)
+        for budget in (4, 7):
+            counter = CountingDenoiser(Shrinking())
+            x = few_photographs.METHODS[method](problem, counter, photo.draws(0, 1), budget)
+            assert counter.evaluations == budget and x.shape == (1, 3, 32, 32)
+        start = problem.operator.interpolated(problem.y)
+        misfit, before = (float((problem.y - problem.operator(z)).norm()) for z in (x, start))
+        assert misfit < 0.8 * before
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
+        (few_photographs, ["--budgets", "2"], "--budgets"),
         (inverse_problems, ["--num-images", "1"], "--num-images"),
         (inverse_problems, ["--methods", "nothing"], "nothing.yaml"),
         (inverse_problems, ["--resume", "no/such/folder"], "no/such/folder"),
