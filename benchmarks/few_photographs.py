@@ -206,9 +206,9 @@ def draw(found: Found, folder: RunFolder) -> None:
             axis.minorticks_off()
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
-            if row is axes[0]:
-                axis.set_title(case, fontsize=9)
-            if row is axes[-1]:
+            if metric == metrics_there[0]:
+                axis.set_title(case.replace("_", " "), fontsize=9)
+            if metric == metrics_there[-1]:
                 axis.set_xlabel("evaluations")
         row[0].set_ylabel(LABELS[metric])
     lines = axes[0, 0].get_legend_handles_labels()
