@@ -72,12 +72,16 @@ def test_the_residual_is_that_of_even_areas_and_known_pixels() -> None:
     assert measuring.even_residuals(operator, batch) == pytest.approx([2.0, 2.0])
     half = torch.ones(40, 40)
     half[:, ::2] = 0
-    batch.measurement = y * half
-    y[:, :, :, ::2] = 7.0  # unknown
+    batch.measurement = torch.where(half > 0, y, 7.0)  # what is unknown does not count
     assert measuring.even_residuals(Inpainting((1, 40, 40), half), batch) == pytest.approx([2.0, 2.0])
     bright = Batch(batch.ids, x.clone(), measurement=x + 0.1, noise_std=0.05)
     bright.x[1] += 0.95
     assert measuring.even_residuals(operator, bright) == [pytest.approx(2.0), None]
+    small = operators.make("super_resolution", image_shape=(3, 80, 80), factor=2)
+    enlarged = Batch(
+        batch.ids, torch.zeros(2, 3, 80, 80), measurement=small(torch.zeros(2, 3, 80, 80)) + 0.1, noise_std=0.05
+    )
+    assert measuring.even_residuals(small, enlarged) == pytest.approx([2.0, 2.0])
     batch.measurement = torch.zeros(2, 30)
     assert measuring.even_residuals(operator, batch) is None
 
