@@ -354,8 +354,24 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     # --- denoisers ----------------------------------------------------------------------------------------------------
     "randomwalk/denoisers/adapters.py": [
         (".log() / 4).expand", ".log() / 2).expand"),
-        ("scale = 1 / math.sqrt(1 + sigma**2)", "scale = 1 / (1 + sigma**2)"),
+        ("return (1 + s**2).rsqrt()", "return 1 / (1 + s)"),
         ("torch.addcmul(scaled, torch", "torch.addcmul(x, torch"),
+        ("return 1 / (1 + s), -1 / (s * (1 + s)), -s", "return 1 / (1 + s), 1 / (s * (1 + s)), -s"),
+        ("-s / (a * (1 + s**2))", "-s / (1 + s**2)"),
+        ("(1.0, 0.0, s**2 * a, a)", "(1.0, 0.0, s**2, 1.0)"),
+    ],
+    "randomwalk/denoisers/wrap.py": [
+        ("turn = a * b_rate - b * a_rate", "turn = a * b_rate + b * a_rate"),
+        ("-b / turn, -(a**2) / (b * turn)", "-b / turn, -a / (b * turn)"),
+        ("len(self.table) - 1 - index if self.falls", "len(self.table) - index if self.falls"),
+        ("- self.offset) / self.scale", ") / self.scale"),
+        ("return self.scale * combined(b_x", "return combined(b_x"),
+        ("(1 + (self.scale * s) ** 2).rsqrt()", "(1 + s**2).rsqrt()"),
+        ("return found[:, :channels]", "return found[:, -channels:]"),
+        (
+            "self._ends()) / self.unit\n\n    @property\n    def sigma_max",
+            "self._ends())\n\n    @property\n    def sigma_max",
+        ),
     ],
     # --- training -----------------------------------------------------------------------------------------------------
     "randomwalk/training/examples.py": [
@@ -611,6 +627,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("torch.linspace(self.T / num, self.T, num", "torch.linspace(0, self.T, num"),
     ],
     "score_sde/times.py": [
+        ("self.scale * sigma / (1 + sigma)", "self.scale * sigma"),
+        ("return self.shift * even / (1 - even)", "return even / (1 - even)"),
         ("self.scale / self.sde.T * self.sde.time(sigma)", "self.scale * self.sde.time(sigma)"),
         ("return sigma.log() / 4", "return sigma.log() / 2"),
         ("self.start + u.double() * (1 - self.start)", "u.double()"),

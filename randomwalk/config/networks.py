@@ -27,6 +27,7 @@ from randomwalk.config.base import (
 )
 
 MOST_PARAMETERS = 4_000_000_000
+OpenFraction = Annotated[float, Field(ge=1e-6, le=1 - 1e-6)]
 Classes = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 Weight = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 
@@ -413,6 +414,27 @@ class SDEDenoiserSettings(Settings):
     """The class that means "any class", if the network has one."""
 
 
+class FlowDenoiserSettings(Settings):
+    """Network of flow matching, which sees (1 - t) X + t N and predicts N - X; sigma = t / (1 - t)."""
+
+    name: Literal["flow"]
+    t_min: OpenFraction = 0.001
+    """Lowest time."""
+    t_max: OpenFraction = 0.999
+    """Highest time: 0.999 is sigma = 999."""
+    time_scale: Positive = 999.0
+    """Factor of the time that the network sees."""
+    shift: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Even times u are taken as shift u / (1 + (shift - 1) u) (Esser et al. 2024, arXiv 2403.03206)."""
+    null_label: Natural | None = None
+    """The class that means "any class", if the network has one."""
+
+    @model_validator(mode="after")
+    def _range(self) -> FlowDenoiserSettings:
+        check_order("t_min", self.t_min, "t_max", self.t_max)
+        return self
+
+
 class ScoreDenoiserSettings(Settings):
     """Network that predicts the score of [0, 1] pixels at the time of an SDE without drift (score embedding)."""
 
@@ -428,7 +450,12 @@ class ScoreDenoiserSettings(Settings):
 
 
 DenoiserSettings = Annotated[
-    VPDenoiserSettings | VEDenoiserSettings | EDMDenoiserSettings | SDEDenoiserSettings | ScoreDenoiserSettings,
+    VPDenoiserSettings
+    | VEDenoiserSettings
+    | EDMDenoiserSettings
+    | SDEDenoiserSettings
+    | FlowDenoiserSettings
+    | ScoreDenoiserSettings,
     Field(discriminator="name"),
 ]
 
