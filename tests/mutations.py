@@ -393,6 +393,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     "randomwalk/training/objectives.py": [
         ("denoiser.sigma_data if isinstance(denoiser, EDMDenoiser) else 0.5", "0.5"),
+        ('"flow": lambda u, sigma: (1 + 1 / sigma) ** 2', '"flow": lambda u, sigma: sigma**-2'),
         (".clamp(max=objective.gamma)", ".clamp(min=objective.gamma)"),
         ('"v": lambda u, sigma: sigma**-2 + 1,', '"v": lambda u, sigma: sigma**-2 + 0.5,'),
         ("levels.rate(u) * sigma.double() ** -2", "levels.rate(u) * sigma.double() ** -1"),

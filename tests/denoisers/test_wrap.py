@@ -193,7 +193,12 @@ def test_the_flow_denoiser_of_a_training_is_the_same() -> None:
 
 @pytest.mark.parametrize(
     "output",
-    [lambda f: SimpleNamespace(sample=f), lambda f: {"sample": f}, lambda f: (f, None), lambda f: torch.cat([f, 0 * f], 1)],
+    [
+        lambda f: SimpleNamespace(sample=f),
+        lambda f: {"sample": f},
+        lambda f: (f, None),
+        lambda f: torch.cat([f, 0 * f], 1),
+    ],
     ids=["object", "dictionary", "tuple", "learned variance"],
 )
 def test_any_output(output: Callable[[Tensor], Any]) -> None:
