@@ -25,6 +25,17 @@ def on_device(value: Tensor, device: torch.device) -> Tensor:
     return value.float().to(device) if device.type in WITHOUT_FLOAT64 else value.to(device)
 
 
+def fitting(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A move of tensors, as of ``Module.to``, that makes float64 ones float32 where the device has no float64."""
+
+    def move(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.float64 and fn(tensor.new_zeros((), dtype=torch.float32)).device.type in WITHOUT_FLOAT64:
+            tensor = tensor.float()
+        return fn(tensor)
+
+    return move
+
+
 class Time(Protocol):
     """Map between the noise level in variance-exploding coordinates and the label that the network takes."""
 
@@ -158,7 +169,7 @@ class DiscreteTime(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiscreteTime:
         """Move the table as the network moves, but not to a device without float64."""
-        here = fn(torch.zeros((), device=self.table.device)).device
+        here = fn(self.table.new_zeros((), dtype=torch.float32)).device
         return self if here.type in WITHOUT_FLOAT64 else super()._apply(fn, recurse)
 
     @property

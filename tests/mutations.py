@@ -351,6 +351,11 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("w = w - diagonal[-1] * v -", "w = w -"),
         ("conjugate = towards + squared / before * direction", "conjugate = towards"),
     ],
+    "randomwalk/operators/deepinv_adapter.py": [
+        ("if self.linear and not self._has_exact_adjoint():", "if False:"),
+        ("torch.cat([function(row) for row in own.split(1)])", "function(own[:1])"),
+        ("row.reshape(-1, *shape, 2) if pair else row.reshape(-1, *shape)", "row.reshape(-1, *shape)"),
+    ],
     # --- denoisers ----------------------------------------------------------------------------------------------------
     "randomwalk/denoisers/adapters.py": [
         (".log() / 4).expand", ".log() / 2).expand"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from randomwalk.config.base import (
     Natural,
     NonNegative,
     Number,
+    Pair,
     PathText,
     Positive,
     Settings,
@@ -461,14 +462,50 @@ DenoiserSettings = Annotated[
 
 
 class Weights(Settings):
-    """Weights of the denoiser, with a description if the file has none."""
+    """Weights of the denoiser, with a description if the file has none; or a network of another library."""
 
+    name: Literal["file", "diffusers", "deepinv"] = "file"
+    """Format: a file with weights; a folder or repository of diffusers; or a denoiser of deepinv."""
     path: PathText
-    """File with the weights: .safetensors of train.py, or a state dict or training checkpoint of others."""
+    """File with the weights: .safetensors of train.py, or a state dict or training checkpoint of others. With name:
+    diffusers, the folder of a pipeline, or the id of a repository, which the library downloads. With name: deepinv, the
+    file of a state dict, or download (the default) for the weights that the library publishes."""
     weights: Text = "ema"
     """ema, the moving average of the parameters; raw, the parameters themselves; or, in a file of others, the path of
     a set of weights, such as `state_dict.model`."""
     architecture: NetworkSettings | None = None
     """Network, for files without a description."""
     denoiser: DenoiserSettings | None = None
-    """Denoiser around the network, for files without a description."""
+    """Denoiser around the network, for files without a description and pipelines without a scheduler."""
+    model: Text | None = None
+    """Class of deepinv.models, such as DRUNet."""
+    settings: dict[str, Any] | None = None
+    """Arguments of the class of deepinv.models, such as in_channels."""
+    noise_range: Annotated[list[Positive], Pair] | None = None
+    """[lowest, highest] noise level of the training of a deepinv denoiser, in units of [0, 1] pixels; known for those
+    that the library publishes."""
+    null_label: Natural | None = None
+    """The class that means "any class" of a diffusers network, if it has one."""
+    pickles: bool = False
+    """Whether diffusers may read weights in pickles (.bin), if there are no safetensors."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_by_default(cls, data: Any) -> Any:
+        return {"path": "download", **data} if isinstance(data, dict) and data.get("name") == "deepinv" else data
+
+    @model_validator(mode="after")
+    def _only_its_own_settings(self) -> Weights:
+        owners = {
+            "weights": ("file", "deepinv"), "architecture": ("file",), "denoiser": ("file", "diffusers"),
+            "model": ("deepinv",), "settings": ("deepinv",), "noise_range": ("deepinv",),
+            "null_label": ("diffusers",), "pickles": ("diffusers",),
+        }  # fmt: skip
+        for key, names in owners.items():
+            if key in self.model_fields_set and self.name not in names:
+                raise ValueError(f"{key}: is for name: {' and '.join(names)}, but name is {self.name}; remove it")
+        if self.name == "deepinv" and self.model is None:
+            raise ValueError("model: missing; expected a class of deepinv.models, such as DRUNet")
+        if self.noise_range is not None:
+            check_order("noise_range", self.noise_range[0], "its second number", self.noise_range[1])
+        return self

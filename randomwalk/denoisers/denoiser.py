@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from randomwalk.errors import InputError
+from score_sde.times import fitting
 
 # A float32 sigma may miss the end of the range that it was computed from by rounding.
 _RANGE_SLACK = 1e-5
@@ -40,6 +41,9 @@ class Denoiser(nn.Module):
     any_size: bool = False
     cost: int = 1
     response: float = 0.5
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Denoiser:
+        return super()._apply(fitting(fn), recurse)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """D(x, sigma) = E[X | X + sigma N = x].

@@ -203,6 +203,7 @@ class Called(nn.Module):
         self.network = network
 
     def forward(self, z: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
+        t = t.to(z.dtype) if t.is_floating_point() else t
         try:
             out = self.network(z, t, *labels)
         except TypeError as error:
