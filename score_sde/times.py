@@ -29,7 +29,10 @@ def fitting(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """A move of tensors, as of ``Module.to``, that makes float64 ones float32 where the device has no float64."""
 
     def move(tensor: Tensor) -> Tensor:
-        if tensor.dtype == torch.float64 and fn(tensor.new_zeros((), dtype=torch.float32)).device.type in WITHOUT_FLOAT64:
+        if (
+            tensor.dtype == torch.float64
+            and fn(tensor.new_zeros((), dtype=torch.float32)).device.type in WITHOUT_FLOAT64
+        ):
             tensor = tensor.float()
         return fn(tensor)
 

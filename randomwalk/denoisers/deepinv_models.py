@@ -44,11 +44,13 @@ NOISE_RANGES: dict[str, tuple[float, float]] = {
 """Noise levels of the training of published weights, in units of [0, 1] pixels, as their authors state them.
 
 DRUNet: Zhang et al. 2021, arXiv 2008.13751. GSDRUNet: Hurault et al. 2022, arXiv 2110.03220. FFDNet: Zhang et al. 2018,
-arXiv 1710.04026. SCUNet: Zhang et al. 2023, arXiv 2203.13278. Restormer: Zamir et al. 2022, arXiv 2111.09881. RAM: Terris
-et al. 2025, arXiv 2503.08915. DnCNN: one level, 2 of 255 (Pesquet et al. 2021, arXiv 2012.13247). NCSNpp and ADMUNet:
+arXiv 1710.04026. SCUNet: Zhang et al. 2023, arXiv 2203.13278. Restormer: Zamir et al. 2022, arXiv 2111.09881. RAM:
+Terris et al. 2025, arXiv 2503.08915. DnCNN: one level, 2 of 255 (Pesquet et al. 2021, arXiv 2012.13247). NCSNpp and ADMUNet:
 Karras et al. 2022, arXiv 2206.00364. DiffUNet: the levels of DDPM's table (Ho et al. 2020, arXiv 2006.11239)."""
 _DOWNLOADED = {"Restormer": "denoising", "RAM": True}
 """What stands for the published weights where it is not the word download."""
+_ANY_CHANNELS = {"RAM": 3}
+"""Channels of the images of classes that take several numbers of them."""
 _CHANNELS = ("in_channels", "in_nc", "in_chans", "img_channels", "channels")
 
 
@@ -79,7 +81,7 @@ def load_deepinv(
             read, or used with it; or no noise range is known.
     """
     library = optional_library("deepinv.models", "deepinv", "network.name: deepinv")
-    found = [name for name, made in vars(library).items() if _is_denoiser(made, library.Denoiser)]
+    found = [name for name, made in vars(library).items() if _is_denoiser(made, library.Denoiser) or name == "GSDRUNet"]
     made_by = find("network.model", {name: getattr(library, name) for name in sorted(found)}, model)
     given = dict(settings or {})
     if noise_range is None and model not in NOISE_RANGES:
@@ -103,12 +105,12 @@ def as_denoiser(model: Callable[..., Any], noise_range: Sequence[float]) -> Netw
     """A deepinv denoiser, any module called as ``model(x, sigma)`` on [0, 1] pixels, as a denoiser here.
 
     Args:
-        model: the denoiser. With labels (``map_label``, as NCSNpp and ADMUNet have), they are classes, and one more label
-            means any class.
+        model: the denoiser. With labels (``map_label``, as NCSNpp and ADMUNet have), they are classes, and one more
+            label means any class.
         noise_range: lowest and highest sigma, in units of [0, 1] pixels.
     """
     level = "sigma" if "sigma" in inspect.signature(_forward(model)).parameters else None
-    classes = getattr(getattr(model, "map_label", None), "in_features", None)
+    classes: Any = getattr(getattr(model, "map_label", None), "in_features", None)
 
     class Call(nn.Module):
         def __init__(self) -> None:
@@ -176,8 +178,6 @@ def _build(made_by: Callable[..., nn.Module], model: str, path: str, settings: d
     takes = inspect.signature(made_by).parameters
     if "pretrained" in takes:
         settings = {"pretrained": _DOWNLOADED.get(model, DOWNLOAD) if path == DOWNLOAD else None, **settings}
-    elif path != DOWNLOAD and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        pass  # a class without published weights, which the file has
     try:
         with _weights_only(), torch.random.fork_rng(devices=[]):
             return made_by(**settings)
@@ -222,4 +222,4 @@ def _channels(made_by: Callable[..., Any], settings: Mapping[str, Any]) -> int |
             value = settings.get(name, takes[name].default)
             if isinstance(value, int):
                 return value
-    return 3 if 3 in (value if isinstance(value := settings.get("in_channels", ()), list | tuple) else ()) else None
+    return _ANY_CHANNELS.get(made_by.__name__)

@@ -68,7 +68,7 @@ def load_diffusers(
     else:
         told = {**denoiser} if null_label is None else {**denoiser, "null_label": null_label}
         made = adapters.make(network=Called(unet), **told)
-    config = unet.config
+    config: Any = unet.config
     size = config.sample_size
     made.channels = config.in_channels
     made.image_size = size if isinstance(size, int) else size[0] if size and len(set(size)) == 1 else None
@@ -137,8 +137,8 @@ def _network(library: Any, where: str, index: Mapping[str, Any], pickles: bool) 
         folder = Path(where, found[0] or "")
         if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
             raise InputError(
-                f"{where}: its weights are a pickle ({folder.name}/{next(folder.glob('*.bin')).name}), which is read only "
-                "if told to: network.pickles: true, or load_denoiser(..., pickles=True); or save the pipeline again, "
+                f"{where}: its weights are a pickle ({folder.name}/{next(folder.glob('*.bin')).name}), which is read "
+                "only if told to: network.pickles: true, or load_denoiser(..., pickles=True); or save the pipeline again, "
                 "which makes safetensors"
             )
     load = library.UNet2DModel.from_pretrained
@@ -197,7 +197,8 @@ def _by_scheduler(
     flows = kind.startswith("FlowMatch") or predicts == "flow_prediction" or config.get("use_flow_sigmas")
     if predicts not in _PREDICTIONS:
         raise InputError(f"{about}: prediction_type {predicts!r} is not known; one of {', '.join(_PREDICTIONS)}")
-    whole = unet.config.time_embedding_type == "learned"
+    network_config: Any = unet.config
+    whole = network_config.time_embedding_type == "learned"
     if flows:
         steps = int(config.get("num_train_timesteps", 1000))
         shift = float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0)
