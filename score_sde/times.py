@@ -157,6 +157,7 @@ class DiscreteTime(nn.Module):
 
     Args:
         table: noise levels in ascending order, float64 ``[N]``.
+        scale: factor of the label.
 
     Raises:
         ValueError: the table is not ascending, or has fewer than two levels.
@@ -164,8 +165,9 @@ class DiscreteTime(nn.Module):
 
     table: Tensor
 
-    def __init__(self, table: Tensor) -> None:
+    def __init__(self, table: Tensor, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         if table.ndim != 1 or len(table) < 2 or not (table.diff() > 0).all():
             raise ValueError("a table of noise levels has at least two of them, in ascending order")
         self.register_buffer("table", table.double(), persistent=False)
@@ -187,6 +189,10 @@ class DiscreteTime(nn.Module):
 
     def label(self, sigma: Tensor) -> Tensor:
         """Fractional index whose linearly interpolated level is sigma; the nearest end outside the table."""
+        return self.scale * self.index(sigma)
+
+    def index(self, sigma: Tensor) -> Tensor:
+        """The label without its factor."""
         sigma = sigma.double().contiguous()
         upper = torch.searchsorted(self.table, sigma).clamp(1, len(self.table) - 1)
         low, high = self.table[upper - 1], self.table[upper]

@@ -77,7 +77,7 @@ class UNetSettings(Settings):
     attention_resolutions: Annotated[list[Side], Field(max_length=MOST_LEVELS)] = Field(default=[])
     """Downsampling rates at which attention is used: 16 means at `image_size / 16`."""
     dropout: Share = 0.0
-    channel_mult: Annotated[list[Width], Levels] = Field(default=[1, 2, 4, 8])
+    channel_mult: Annotated[list[Width | Annotated[float, Field(gt=0, lt=64)]], Levels] = Field(default=[1, 2, 4, 8])
     """Channels of each resolution level, in multiples of `model_channels`."""
     num_classes: Classes | None = None
     use_checkpoint: bool = False
@@ -104,7 +104,7 @@ class UNetSettings(Settings):
                     f"norm_groups: found {self.norm_groups}; allowed: a divisor of the channels of every level "
                     f"(model_channels {self.model_channels} times channel_mult {self.channel_mult})"
                 )
-        widths = [multiple * self.model_channels for multiple in self.channel_mult]
+        widths = [int(multiple * self.model_channels) for multiple in self.channel_mult]
         _check_parameters("model_channels", widths, [self.num_res_blocks] * len(widths), self.num_classes)
         n = self.in_channels
         if self.out_channels not in (n, 2 * n):
@@ -292,6 +292,8 @@ class VPDenoiserSettings(Settings):
     """Last per-step beta; 0.02 (linear) or 0.012 (scaled_linear) by default."""
     num_timesteps: TableSize | None = None
     """Length of a named table; 1000 by default."""
+    time_scale: Positive = 1.0
+    """Factor of the timestep that the network sees: 0.25 for improved-diffusion's 4000 timesteps shown as 1000."""
     null_label: Natural | None = None
     """The class that means "any class", if the network has one."""
 
@@ -477,6 +479,10 @@ class Weights(Settings):
     """Network, for files without a description."""
     denoiser: DenoiserSettings | None = None
     """Denoiser around the network, for files without a description and pipelines without a scheduler."""
+    published: Text | None = None
+    """Name of the published weights that a file holds, instead of architecture and denoiser: imagenet64, imagenet128,
+    imagenet256, imagenet256_uncond, imagenet512, lsun_bedroom, lsun_cat, lsun_horse (guided-diffusion), ffhq_10m (DPS),
+    improved_imagenet64_uncond, improved_imagenet64_cond, improved_cifar10_uncond or improved_lsun_bedroom."""
     model: Text | None = None
     """Class of deepinv.models, such as DRUNet."""
     settings: dict[str, Any] | None = None
@@ -497,13 +503,16 @@ class Weights(Settings):
     @model_validator(mode="after")
     def _only_its_own_settings(self) -> Weights:
         owners = {
-            "weights": ("file", "deepinv"), "architecture": ("file",), "denoiser": ("file", "diffusers"),
+            "weights": ("file", "deepinv"), "architecture": ("file",), "published": ("file",),
+            "denoiser": ("file", "diffusers"),
             "model": ("deepinv",), "settings": ("deepinv",), "noise_range": ("deepinv",),
             "null_label": ("diffusers",), "pickles": ("diffusers",),
         }  # fmt: skip
         for key, names in owners.items():
             if key in self.model_fields_set and self.name not in names:
                 raise ValueError(f"{key}: is for name: {' and '.join(names)}, but name is {self.name}; remove it")
+        if self.published is not None and (self.architecture is not None or self.denoiser is not None):
+            raise ValueError("published: says what architecture and denoiser say; remove it, or them")
         if self.name == "deepinv" and self.model is None:
             raise ValueError("model: missing; expected a class of deepinv.models, such as DRUNet")
         if self.noise_range is not None:

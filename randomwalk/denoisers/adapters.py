@@ -137,8 +137,9 @@ class VPDenoiser(SDEDenoiser):
     others belong to no SDE of this library.
 
     Args:
-        network: ``network(z, t) -> eps``, t on the scale 0 .. num_timesteps - 1.
+        network: ``network(z, time_scale t) -> eps``, t on the scale 0 .. num_timesteps - 1.
         table, beta_min, beta_max, num_timesteps: see `ddpm_table.vp_sigmas`.
+        time_scale: factor of the timestep that the network sees.
         null_label: see `NetworkDenoiser`.
     """
 
@@ -151,9 +152,10 @@ class VPDenoiser(SDEDenoiser):
         beta_min: float | None,
         beta_max: float | None,
         num_timesteps: int | None,
+        time_scale: float,
         null_label: int | None,
     ) -> None:
-        times = DiscreteTime(vp_sigmas(table, beta_min, beta_max, num_timesteps))
+        times = DiscreteTime(vp_sigmas(table, beta_min, beta_max, num_timesteps), time_scale)
         NetworkDenoiser.__init__(self, network, times.sigma_min, times.sigma_max, null_label)
         self.times, self.prediction, self.sde = times, "epsilon", None
         if table == "linear":

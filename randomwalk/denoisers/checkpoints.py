@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import reprlib
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from randomwalk.denoisers.networks import (
     unknown_variant,
 )
 from randomwalk.denoisers.precision import choose_precision
+from randomwalk.denoisers.published import alike
+from randomwalk.denoisers.published import published as settings_of
 from randomwalk.denoisers.weight_files import WeightFile, read_config, read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.runs.folder import RunFolder
@@ -134,6 +137,7 @@ def load_denoiser(
     *,
     network: Mapping[str, Any] | None = None,
     denoiser: Mapping[str, Any] | None = None,
+    published: str | None = None,
     weights: str = "ema",
     device: str | torch.device = "cpu",
     precision: str = "fp32",
@@ -152,6 +156,7 @@ def load_denoiser(
         path: the file, or the folder of a pipeline of diffusers.
         network: ``{"name": ..., **settings}``. It must agree with the description in the file, if there is one.
         denoiser: ``{"name": ..., **settings}``, likewise.
+        published: instead of both, the name of published weights, see `randomwalk.denoisers.published`.
         weights: "ema", the moving average of the parameters; "raw", the parameters themselves; or the path of a set
             in the file, such as "state_dict.model". A plain state dict has one set of weights, which is loaded for
             both.
@@ -173,6 +178,8 @@ def load_denoiser(
             raise InputError(f"{path}: a folder of diffusers describes its network; remove network")
         made = load_diffusers(path, denoiser=denoiser, null_label=null_label, pickles=pickles)
     else:
+        if published is not None:
+            network, denoiser = settings_of(published)
         made = _load_file(read_weights(path, weights), network, denoiser)
     return ready(made, target, precision, compile)
 
@@ -181,7 +188,7 @@ def _load_file(
     file: WeightFile, network: Mapping[str, Any] | None, denoiser: Mapping[str, Any] | None
 ) -> NetworkDenoiser:
     """The denoiser in a file, on the CPU."""
-    network, denoiser = _settings(file, network, denoiser)
+    network, denoiser, notes = _settings(file, network, denoiser)
     with _about(file, network):
         blank = blank_network(network, file.tensors)
     _check_fit(file, blank, network)
@@ -189,6 +196,7 @@ def _load_file(
         made = make_denoiser(network, denoiser)
     made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
     made.classes = tuple((file.config or {}).get("classes", ()))
+    made.notes = (*notes, *file.notes)
     return made
 
 
@@ -214,15 +222,19 @@ def load_prior(
     if network.name == "diffusers":
         made = load_diffusers(network.path, denoiser=adapter, null_label=network.null_label, pickles=network.pickles)
         return ready(made, device, precision, compile)
-    return load_denoiser(
+    made = load_denoiser(
         network.path,
         network=architecture,
         denoiser=adapter,
+        published=network.published,
         weights=network.weights,
         device=device,
         precision=precision,
         compile=compile,
     )
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return made
 
 
 def ready(
@@ -265,8 +277,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def _settings(
     file: WeightFile, network: Mapping[str, Any] | None, denoiser: Mapping[str, Any] | None
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Settings of the network and the denoiser: the file's own if it describes itself, else the given ones."""
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Sequence[str]]:
+    """Settings of the network and denoiser, and remarks: the file's own if it describes itself, else the given ones,
+    else those of published weights with the same tensors."""
     if file.config is not None:
         try:
             own_network = full_settings(file.config["network"])
@@ -275,9 +288,17 @@ def _settings(
             raise InputError(f"{file.path}: its description cannot be used: {error}") from error
         _check_agreement(file.path, "architecture", network, own_network)
         _check_agreement(file.path, "denoiser", denoiser and with_numbers(denoiser), own_denoiser)
-        return own_network, own_denoiser
+        return own_network, own_denoiser, ()
     if network is not None and denoiser is not None:
-        return network, denoiser
+        return network, denoiser, ()
+    if network is None and (names := alike(file.example())):
+        theirs, around = settings_of(names[0])
+        taken = {key: theirs[key] for key in ("image_size", "num_head_channels", "num_heads")}
+        note = (
+            f"{file.path}: has the tensors of the published {' or '.join(names)}, whose settings were taken: {taken}, "
+            f"denoiser {denoiser or around}; if it was trained otherwise, give network.architecture and .denoiser"
+        )
+        return theirs, denoiser or around, (note,)
     try:
         snippet = describe(file.example(), architecture=network is None, denoiser=denoiser is None)
     except InputError as error:

@@ -45,8 +45,8 @@ NOISE_RANGES: dict[str, tuple[float, float]] = {
 
 DRUNet: Zhang et al. 2021, arXiv 2008.13751. GSDRUNet: Hurault et al. 2022, arXiv 2110.03220. FFDNet: Zhang et al. 2018,
 arXiv 1710.04026. SCUNet: Zhang et al. 2023, arXiv 2203.13278. Restormer: Zamir et al. 2022, arXiv 2111.09881. RAM:
-Terris et al. 2025, arXiv 2503.08915. DnCNN: one level, 2 of 255 (Pesquet et al. 2021, arXiv 2012.13247). NCSNpp and ADMUNet:
-Karras et al. 2022, arXiv 2206.00364. DiffUNet: the levels of DDPM's table (Ho et al. 2020, arXiv 2006.11239)."""
+Terris et al. 2025, arXiv 2503.08915. DnCNN: one level, 2 of 255 (Pesquet et al. 2021, arXiv 2012.13247). NCSNpp and
+ADMUNet: Karras et al. 2022, arXiv 2206.00364. DiffUNet: DDPM's table (Ho et al. 2020, arXiv 2006.11239)."""
 _DOWNLOADED = {"Restormer": "denoising", "RAM": True}
 """What stands for the published weights where it is not the word download."""
 _ANY_CHANNELS = {"RAM": 3}
@@ -97,7 +97,9 @@ def load_deepinv(
         if wrong:
             raise InputError(f"{path} does not fit deepinv's {model} with these settings ({', '.join(wrong[:3])}, ...)")
     denoiser = as_denoiser(built, noise_range or NOISE_RANGES[model])
-    denoiser.channels = denoiser.channels or _channels(made_by, given)
+    denoiser.channels = _channels(made_by, given)
+    if (size := inspect.signature(made_by).parameters.get("img_resolution")) is not None:
+        denoiser.image_size, denoiser.any_size = given.get("img_resolution", size.default), False
     return denoiser
 
 
@@ -126,9 +128,7 @@ def as_denoiser(model: Callable[..., Any], noise_range: Sequence[float]) -> Netw
     denoiser = wrap(Call(), "x0", sigmas=list(noise_range), time="sigma", pixels=(0.0, 1.0), null_label=classes)
     if classes is not None:
         denoiser.num_classes = classes + 1
-    size = getattr(model, "img_resolution", None)
-    denoiser.image_size = size if isinstance(size, int) else None
-    denoiser.any_size = denoiser.image_size is None
+    denoiser.any_size = True
     return denoiser
 
 

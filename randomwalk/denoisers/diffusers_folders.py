@@ -138,8 +138,8 @@ def _network(library: Any, where: str, index: Mapping[str, Any], pickles: bool) 
         if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
             raise InputError(
                 f"{where}: its weights are a pickle ({folder.name}/{next(folder.glob('*.bin')).name}), which is read "
-                "only if told to: network.pickles: true, or load_denoiser(..., pickles=True); or save the pipeline again, "
-                "which makes safetensors"
+                "only if told to: network.pickles: true, or load_denoiser(..., pickles=True); or save the pipeline "
+                "again, which makes safetensors"
             )
     load = library.UNet2DModel.from_pretrained
     unet: nn.Module = _by_library(

@@ -179,11 +179,11 @@ class IndexTime(DiscreteTime):
     """
 
     def __init__(self, table: Tensor, scale: float, falls: bool, whole: bool) -> None:
-        super().__init__(table)
-        self.scale, self.falls, self.whole = scale, falls, whole
+        super().__init__(table, scale)
+        self.falls, self.whole = falls, whole
 
     def label(self, sigma: Tensor) -> Tensor:
-        index = super().label(sigma)
+        index = self.index(sigma)
         index = len(self.table) - 1 - index if self.falls else index
         return index.round().long() if self.whole else self.scale * index
 
