@@ -20,6 +20,11 @@ def with_float64(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
+def exact_type(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device without it."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
 def on_device(value: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device, in float32 if that has no float64."""
     return value.float().to(device) if device.type in WITHOUT_FLOAT64 else value.to(device)

@@ -292,7 +292,7 @@ def _averages_beside(path: Path) -> Path | None:
     ``ema_0.9999_000100.pt``, diffusers ``unet/`` and ``unet_ema/`` or ``ema_unet/``."""
     if match := re.fullmatch(r"model(\d+)\.pt", path.name):
         return next(iter(sorted(path.parent.glob(f"ema_*_{match[1]}.pt"))), None)
-    folder = path.parent
+    folder = path.absolute().parent  # a file in the current folder has a parent without a name
     beside = (folder.with_name(name) / path.name for name in (f"{folder.name}_ema", f"ema_{folder.name}"))
     return next((file for file in beside if folder.name and file.is_file()), None)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from randomwalk.errors import InputError
 from randomwalk.lookup import optional_library
 from randomwalk.operators import Operator
-from score_sde.times import WITHOUT_FLOAT64
+from score_sde.times import exact_type
 
 EXACT = 1e-4
 """Largest error of an inner product with the adjoint, relative to the norms, in float32."""
@@ -117,15 +117,11 @@ class PhysicsOperator(Operator):
             return super().spectral(f, x)
         # A = U diag(s) V^T: f(A^T A) = f(0) I + V (f(|s|^2) - f(0)) V^T
         mask, own = torch.as_tensor(self.physics.mask, device=x.device), self._blank().dtype
-        squared = mask.abs().to(self._exact(x)) ** 2
+        squared = mask.abs().to(exact_type(x.device)) ** 2
         at_zero = f(squared.new_zeros(()))
         change = (f(squared) - at_zero).to(own)
         moved: Tensor = self.physics.V(change * self.physics.V_adjoint(x.to(own)))
         return at_zero.to(x.dtype) * x + moved.to(x.dtype)
-
-    @staticmethod
-    def _exact(x: Tensor) -> torch.dtype:
-        return x.dtype if x.device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def _tensors(physics: Any) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from randomwalk.errors import InputError
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 from randomwalk.rng import Draws, Stream, torch_generator
-from score_sde.times import WITHOUT_FLOAT64, fitting
+from score_sde.times import exact_type, fitting
 
 ImageShape = tuple[int, int, int]
 Margins = tuple[int, int, int, int]
@@ -231,7 +231,7 @@ class Operator(nn.Module):
     def _exact_blank(self) -> Tensor:
         """A batch of one image of zeros of the most exact type in which the operator computes."""
         blank = self._blank()
-        return blank if blank.device.type in WITHOUT_FLOAT64 else blank.double()
+        return blank.to(exact_type(blank.device))
 
 
 def cut(x: Tensor, margins: Margins) -> Tensor:
@@ -279,8 +279,7 @@ class TightRows(Operator):
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         # A^T A / c is a projection: the eigenvalues are 0 and c.
-        exact = x.dtype if x.device.type in WITHOUT_FLOAT64 else torch.float64
-        at_zero, at_gain = f(x.new_tensor([0.0, self.gain], dtype=exact)).to(x.dtype)
+        at_zero, at_gain = f(x.new_tensor([0.0, self.gain], dtype=exact_type(x.device))).to(x.dtype)
         return at_zero * x + (at_gain - at_zero) / self.gain * self._gram(x)
 
 
