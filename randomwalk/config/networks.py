@@ -509,7 +509,7 @@ class Weights(Settings):
             "null_label": ("diffusers",), "pickles": ("diffusers",),
         }  # fmt: skip
         for key, names in owners.items():
-            if key in self.model_fields_set and self.name not in names:
+            if getattr(self, key) != type(self).model_fields[key].default and self.name not in names:
                 raise ValueError(f"{key}: is for name: {' and '.join(names)}, but name is {self.name}; remove it")
         if self.published is not None and (self.architecture is not None or self.denoiser is not None):
             raise ValueError("published: says what architecture and denoiser say; remove it, or them")

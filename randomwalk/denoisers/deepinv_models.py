@@ -48,7 +48,7 @@ arXiv 1710.04026. SCUNet: Zhang et al. 2023, arXiv 2203.13278. Restormer: Zamir 
 Terris et al. 2025, arXiv 2503.08915. DnCNN: one level, 2 of 255 (Pesquet et al. 2021, arXiv 2012.13247). NCSNpp and
 ADMUNet: Karras et al. 2022, arXiv 2206.00364. DiffUNet: DDPM's table (Ho et al. 2020, arXiv 2006.11239)."""
 _DOWNLOADED = {"Restormer": "denoising", "RAM": True}
-"""What stands for the published weights where it is not the word download."""
+"""Values of `pretrained` for the published weights, where it is not the word download."""
 _ANY_CHANNELS = {"RAM": 3}
 """Channels of the images of classes that take several numbers of them."""
 _CHANNELS = ("in_channels", "in_nc", "in_chans", "img_channels", "channels")

@@ -31,7 +31,7 @@ _PLAIN = {
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     ("builtins", "set"): set,
 }
-"""What may be called: functions that make tensors and containers."""
+"""Functions that may be called: they make tensors and containers."""
 _MODELS = {"SongUNet": "NCSNpp", "DhariwalUNet": "ADMUNet"}
 _ARGUMENTS = {
     "img_resolution", "in_channels", "out_channels", "label_dim", "augment_dim", "model_channels", "channel_mult",

@@ -275,7 +275,7 @@ class WrappedDenoiser(SDEDenoiser):
         return torch.ones_like(s) if self.exploding else (1 + (self.scale * s) ** 2).rsqrt()
 
     def coefficients(self, s: Tensor) -> Coefficients:
-        """Those of network units, at the level s of ours."""
+        """Coefficients in network units, at the level s of ours."""
         if self.prediction != "flow":
             return PREDICTIONS[self.prediction](self.scale * s, self.mean(s))
         assert self.path is not None
