@@ -365,6 +365,23 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("-s / (a * (1 + s**2))", "-s / (1 + s**2)"),
         ("(1.0, 0.0, s**2 * a, a)", "(1.0, 0.0, s**2, 1.0)"),
     ],
+    "randomwalk/denoisers/diffusers_folders.py": [
+        ("[(table != 0) & (table != 2**-24)]", ""),
+        ("(0.5, 0.02, 100.0)", "(1.0, 0.02, 100.0)"),
+        ("return -super().forward", "return super().forward"),
+        ('if predicts == "epsilon" else Negated(unet)', 'if predicts != "epsilon" else Negated(unet)'),
+    ],
+    "randomwalk/denoisers/deepinv_models.py": [
+        ("self.denoiser.check_sigma(2 * level)", "self.denoiser.check_sigma(level)"),
+        ("told = 2 * low if low == high else 2 * levels", "told = 2 * low"),
+        ("one_hot(label, classes + 1)[:, :classes]", "one_hot(label, classes + 1)[:, 1:]"),
+    ],
+    "randomwalk/denoisers/published.py": [
+        ('"time_scale": 0.25', '"time_scale": 1.0'),
+    ],
+    "randomwalk/denoisers/edm_pickles.py": [
+        ('"_was_trained_on_minus_one_one": True', '"_was_trained_on_minus_one_one": False'),
+    ],
     "randomwalk/denoisers/wrap.py": [
         ("turn = a * b_rate - b * a_rate", "turn = a * b_rate + b * a_rate"),
         ("-b / turn, -(a**2) / (b * turn)", "-b / turn, -a / (b * turn)"),

@@ -351,7 +351,7 @@ def wrap(
         pixels: the network's values of black and white.
         num_classes, null_label, classes: of a class-conditional network: number of its labels, the one that means "any
             class", and names. See `randomwalk.denoisers.guided`.
-        channels, image_size: of the network's images, if samplers and `randomwalk.save_denoiser` should know.
+        channels, image_size: of the network's images, for code that asks the denoiser.
 
     Raises:
         InputError: a contradiction between these; when it is called, a network of another signature or another size of
@@ -363,30 +363,36 @@ def wrap(
         raise InputError(f"wrap: pixels={pixels}; expected (black, white), such as (0, 1)")
     schedules = {"betas": betas, "alphas_cumprod": alphas_cumprod, "sigmas": sigmas, "alpha_sigma": alpha_sigma}
     given = [name for name, value in schedules.items() if value is not None]
-    straight = StraightTime(*times, shift=shift) if not given and predicts == "flow" else None
-    if straight is not None:
-        given, alpha_sigma = ["alpha_sigma"], (lambda t: 1 - t, lambda t: t)
+    straight = None
+    if not given and predicts == "flow":
+        given, alpha_sigma, straight = ["alpha_sigma"], (lambda t: 1 - t, lambda t: t), _straight(times, shift)
     elif shift != 1:
         raise InputError(f"wrap: shift={shift:g} is for flow on the straight path, without a schedule")
     if len(given) != 1:
         raise InputError(f"wrap: found {' and '.join(given) or 'no schedule'}; expected one of {', '.join(schedules)}")
     if predicts == "flow" and alpha_sigma is None:
         raise InputError(f"wrap: a velocity is the derivative along a path: give alpha_sigma instead of {given[0]}")
+    _check_condition(time, ("index" if alpha_sigma is None else "t", "sigma", "log_sigma"), given[0], whole_times)
     unit = (pixels[1] - pixels[0]) / 2
     path = None if alpha_sigma is None else Path(*alpha_sigma, *times)
     if path is not None:
-        made: Time = PathTime(path, unit, time_scale, None if straight is None else straight.levels)
-        _check_condition(time, ("t", "sigma", "log_sigma"), given[0], whole_times)
+        made: Time = PathTime(path, unit, time_scale, straight and straight.levels)
     else:
         table, falls = _table(given[0], schedules[given[0]], predicts)
         made = IndexTime(table / unit, time_scale, falls, whole_times)
-        _check_condition(time, ("index", "sigma", "log_sigma"), given[0], whole_times)
     if time in ("sigma", "log_sigma"):
         made = LevelTime(made, unit, time_scale, time == "log_sigma")
     denoiser = WrappedDenoiser(Called(network), predicts, made, path, sigmas is not None, pixels, null_label)
     denoiser.num_classes, denoiser.classes = num_classes, tuple(classes)
     denoiser.channels, denoiser.image_size = channels, image_size
     return denoiser
+
+
+def _straight(times: tuple[float, float], shift: float) -> StraightTime:
+    try:
+        return StraightTime(*times, shift=shift)
+    except ValueError as error:
+        raise InputError(f"wrap: {error}") from error
 
 
 def _check_condition(time: Condition | None, allowed: Sequence[str], schedule: str, whole: bool) -> None:

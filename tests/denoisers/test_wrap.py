@@ -247,6 +247,7 @@ def test_classes() -> None:
         ({"predicts": "x0", "alpha_sigma": STRAIGHT, "times": (0, 1)}, r"is 0 to inf at times 0 to 1"),
         ({"predicts": "x0", "alpha_sigma": (lambda t: 1.0, lambda t: (t - 0.5) ** 2 + 1)}, "must rise, or fall"),
         ({"predicts": "x0", "alpha_sigma": STRAIGHT, "whole_times": True}, "whole_times is for networks that are told"),
+        ({"predicts": "flow", "times": (0, 1)}, "times from 0 to 1: expected 0 < t_min < t_max < 1"),
         ({"predicts": "x0", "alpha_sigma": STRAIGHT, "shift": 3.0}, "shift=3 is for flow on the straight path"),
         ({"predicts": "x0", "betas": BETAS, "pixels": (1, 0)}, r"pixels=\(1, 0\); expected \(black, white\)"),
     ],
