@@ -376,7 +376,7 @@ def wrap(
     unit = (pixels[1] - pixels[0]) / 2
     path = None if alpha_sigma is None else Path(*alpha_sigma, *times)
     if path is not None:
-        made: Time = PathTime(path, unit, time_scale, straight and straight.levels)
+        made: Time = PathTime(path, unit, time_scale, None if straight is None else straight.levels)
     else:
         table, falls = _table(given[0], schedules[given[0]], predicts)
         made = IndexTime(table / unit, time_scale, falls, whole_times)
