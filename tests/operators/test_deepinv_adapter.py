@@ -309,8 +309,9 @@ def test_complex_measurements_are_pairs_and_lists_are_rows() -> None:
     operator, x = from_deepinv(fourier, (1, 4, 6)), normal(2, 1, 4, 6).float()
     assert operator.measurement_shape == (1, 4, 6, 2) and operator.norm() == pytest.approx(1.0, rel=1e-5)
     torch.testing.assert_close(operator.parts.split(operator(x)), torch.fft.fft2(x, norm="ortho"))  # type: ignore[attr-defined, operator]
-    stacked = P.stack(P.Denoising(), circular())
+    stacked = P.stack(P.Denoising(), fourier, circular())
     operator, x = from_deepinv(stacked, RGB), normal(2, *RGB).float()
+    assert operator.measurement_shape == (4 * 3 * 12 * 12,)
     parts = operator.parts.split(operator(x))  # type: ignore[operator, union-attr]
     for part, expected in zip(parts, stacked.A(x), strict=True):
         torch.testing.assert_close(part, expected)
