@@ -24,6 +24,7 @@ _EXPORTS = {
     "load_denoiser": "randomwalk.denoisers.checkpoints",
     "save_denoiser": "randomwalk.denoisers.checkpoints",
     "walk": "randomwalk.samplers.walk",
+    "wrap": "randomwalk.denoisers.wrap",
 }
 _MODULES = {
     "denoisers": "randomwalk.denoisers",

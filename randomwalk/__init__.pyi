@@ -7,6 +7,7 @@ from randomwalk.denoisers.checkpoints import load_denoiser as load_denoiser
 from randomwalk.denoisers.checkpoints import save_denoiser as save_denoiser
 from randomwalk.denoisers.denoiser import Denoiser as Denoiser
 from randomwalk.denoisers.mixture import GaussianMixture as GaussianMixture
+from randomwalk.denoisers.wrap import wrap as wrap
 from randomwalk.errors import InputError as InputError
 from randomwalk.errors import RunError as RunError
 from randomwalk.operators import Measurement as Measurement

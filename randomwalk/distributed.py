@@ -100,7 +100,7 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
     device that does, with a note from the first process on the machine.
 
     Args:
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (a GPU if there is one, CUDA's or Apple's), "cpu", "mps", "cuda" or "cuda:N".
         local_rank: number of this process on its machine.
 
     Raises:
@@ -108,17 +108,20 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
     """
     import torch
 
-    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    found = re.fullmatch(r"auto|cpu|mps|cuda(?::(\d+))?", device)
     if found is None:
-        raise InputError(f"device: {device!r} is not known; expected auto, cpu, cuda or cuda:N")
+        raise InputError(f"device: {device!r} is not known; expected auto, cpu, mps, cuda or cuda:N")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     number = -1 if found[1] is None else int(found[1])
-    if device == "cpu" or not count:
+    has_mps = torch.backends.mps.is_available()
+    if device == "cpu" or (device == "mps" and not has_mps) or not (count or has_mps):
         chosen = torch.device("cpu")
+    elif device == "mps" or not count:
+        chosen = torch.device("mps")
     else:
         chosen = torch.device("cuda", number if 0 <= number < count else local_rank % count)
     if device not in ("auto", chosen.type, str(chosen)) and not local_rank:
-        there = f"{count or 'no'} CUDA GPU{'s' * (count > 1)}"
+        there = f"{count or 'no'} CUDA GPU{'s' * (count > 1)}" if device != "mps" else "no mps device"
         print(f"note: device: {device} asked for, but PyTorch finds {there}; going on with {chosen}", file=sys.stderr)
     return chosen
 
@@ -269,7 +272,7 @@ def connect(device: str = "auto", start: Launch | None = None) -> Context:
     """Meet the other processes, if there are any.
 
     Args:
-        device: "auto", "cpu", "cuda" or "cuda:N"; see `choose_device`.
+        device: "auto", "cpu", "mps", "cuda" or "cuda:N"; see `choose_device`.
         start: how this process was started; from the environment by default.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,38 @@ import torch
 from torch import Tensor, nn
 
 from score_sde.sdes import SDE
+
+WITHOUT_FLOAT64 = {"mps"}
+"""Types of devices that have no float64, on which tables and times stay on the CPU."""
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU if it has no float64."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
+def exact_type(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device without it."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def on_device(value: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, in float32 if that has no float64."""
+    return value.float().to(device) if device.type in WITHOUT_FLOAT64 else value.to(device)
+
+
+def fitting(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A move of tensors, as of ``Module.to``, that makes float64 ones float32 where the device has no float64."""
+
+    def move(tensor: Tensor) -> Tensor:
+        if (
+            tensor.dtype == torch.float64
+            and fn(tensor.new_zeros((), dtype=torch.float32)).device.type in WITHOUT_FLOAT64
+        ):
+            tensor = tensor.float()
+        return fn(tensor)
+
+    return move
 
 
 class Time(Protocol):
@@ -75,6 +108,52 @@ class LogSigma(ContinuousTime):
         return sigma.log() / 4
 
 
+@dataclass(frozen=True)
+class StraightTime:
+    """Time t of the straight path ``(1 - t) X + t N``, on which ``sigma = t / (1 - t)``; the label is ``scale * t``.
+
+    Args:
+        start, end: range of t.
+        scale: factor of the label.
+        shift: of the times that are even in u: ``t = shift u / (1 + (shift - 1) u)``.
+
+    Raises:
+        ValueError: the range is not inside 0 to 1.
+    """
+
+    start: float = 0.001
+    end: float = 0.999
+    scale: float = 999.0
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start < self.end < 1:
+            raise ValueError(f"times from {self.start} to {self.end}: expected 0 < t_min < t_max < 1")
+
+    @property
+    def sigma_min(self) -> float:
+        """Noise level at the start."""
+        return self.start / (1 - self.start)
+
+    @property
+    def sigma_max(self) -> float:
+        """Noise level at the end."""
+        return self.end / (1 - self.end)
+
+    def label(self, sigma: Tensor) -> Tensor:
+        """``scale * t``."""
+        return self.scale * sigma / (1 + sigma)
+
+    def levels(self, u: Tensor) -> Tensor:
+        """Noise levels at times that are even in u but for the shift, from the start to the end.
+
+        The shift multiplies sigma: ``t / (1 - t) = shift u / (1 - u)``.
+        """
+        low, high = (t / (self.shift * (1 - t) + t) for t in (self.start, self.end))
+        even = low + u.double() * (high - low)
+        return self.shift * even / (1 - even)
+
+
 class DiscreteTime(nn.Module):
     """The label is the index in a table of noise levels, interpolated linearly between two of them.
 
@@ -83,6 +162,7 @@ class DiscreteTime(nn.Module):
 
     Args:
         table: noise levels in ascending order, float64 ``[N]``.
+        scale: factor of the label.
 
     Raises:
         ValueError: the table is not ascending, or has fewer than two levels.
@@ -90,11 +170,17 @@ class DiscreteTime(nn.Module):
 
     table: Tensor
 
-    def __init__(self, table: Tensor) -> None:
+    def __init__(self, table: Tensor, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         if table.ndim != 1 or len(table) < 2 or not (table.diff() > 0).all():
             raise ValueError("a table of noise levels has at least two of them, in ascending order")
         self.register_buffer("table", table.double(), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiscreteTime:
+        """Move the table as the network moves, but not to a device without float64."""
+        here = fn(self.table.new_zeros((), dtype=torch.float32)).device
+        return self if here.type in WITHOUT_FLOAT64 else super()._apply(fn, recurse)
 
     @property
     def sigma_min(self) -> float:
@@ -108,6 +194,10 @@ class DiscreteTime(nn.Module):
 
     def label(self, sigma: Tensor) -> Tensor:
         """Fractional index whose linearly interpolated level is sigma; the nearest end outside the table."""
+        return self.scale * self.index(sigma)
+
+    def index(self, sigma: Tensor) -> Tensor:
+        """The label without its factor."""
         sigma = sigma.double().contiguous()
         upper = torch.searchsorted(self.table, sigma).clamp(1, len(self.table) - 1)
         low, high = self.table[upper - 1], self.table[upper]

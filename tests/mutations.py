@@ -365,11 +365,49 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("w = w - diagonal[-1] * v -", "w = w -"),
         ("conjugate = towards + squared / before * direction", "conjugate = towards"),
     ],
+    "randomwalk/operators/deepinv_adapter.py": [
+        ("if self.linear and not self._has_exact_adjoint():", "if False:"),
+        ("torch.cat([function(row) for row in own.split(1)])", "function(own[:1])"),
+        ("row.reshape(-1, *shape, 2) if pair else row.reshape(-1, *shape)", "row.reshape(-1, *shape)"),
+    ],
     # --- denoisers ----------------------------------------------------------------------------------------------------
     "randomwalk/denoisers/adapters.py": [
         (".log() / 4).expand", ".log() / 2).expand"),
-        ("scale = 1 / math.sqrt(1 + sigma**2)", "scale = 1 / (1 + sigma**2)"),
+        ("return (1 + s**2).rsqrt()", "return 1 / (1 + s)"),
         ("torch.addcmul(scaled, torch", "torch.addcmul(x, torch"),
+        ("return 1 / (1 + s), -1 / (s * (1 + s)), -s", "return 1 / (1 + s), 1 / (s * (1 + s)), -s"),
+        ("-s / (a * (1 + s**2))", "-s / (1 + s**2)"),
+        ("(1.0, 0.0, s**2 * a, a)", "(1.0, 0.0, s**2, 1.0)"),
+    ],
+    "randomwalk/denoisers/diffusers_folders.py": [
+        ("[(table != 0) & (table != 2**-24)]", ""),
+        ("(0.5, 0.02, 100.0)", "(1.0, 0.02, 100.0)"),
+        ("return -super().forward", "return super().forward"),
+        ('if predicts == "epsilon" else Negated(unet)', 'if predicts != "epsilon" else Negated(unet)'),
+    ],
+    "randomwalk/denoisers/deepinv_models.py": [
+        ("self.denoiser.check_sigma(2 * level)", "self.denoiser.check_sigma(level)"),
+        ("told = 2 * low if low == high else 2 * levels", "told = 2 * low"),
+        ("one_hot(label, classes + 1)[:, :classes]", "one_hot(label, classes + 1)[:, 1:]"),
+    ],
+    "randomwalk/denoisers/published.py": [
+        ('"time_scale": 0.25', '"time_scale": 1.0'),
+    ],
+    "randomwalk/denoisers/edm_pickles.py": [
+        ('"_was_trained_on_minus_one_one": True', '"_was_trained_on_minus_one_one": False'),
+    ],
+    "randomwalk/denoisers/wrap.py": [
+        ("turn = a * b_rate - b * a_rate", "turn = a * b_rate + b * a_rate"),
+        ("-b / turn, -(a**2) / (b * turn)", "-b / turn, -a / (b * turn)"),
+        ("len(self.table) - 1 - index if self.falls", "len(self.table) - index if self.falls"),
+        ("- self.offset) / self.scale", ") / self.scale"),
+        ("return self.scale * combined(b_x", "return combined(b_x"),
+        ("(1 + (self.scale * s) ** 2).rsqrt()", "(1 + s**2).rsqrt()"),
+        ("return found[:, :channels]", "return found[:, -channels:]"),
+        (
+            "self._ends()) / self.unit\n\n    @property\n    def sigma_max",
+            "self._ends())\n\n    @property\n    def sigma_max",
+        ),
     ],
     # --- training -----------------------------------------------------------------------------------------------------
     "randomwalk/training/examples.py": [
@@ -391,6 +429,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     "randomwalk/training/objectives.py": [
         ("denoiser.sigma_data if isinstance(denoiser, EDMDenoiser) else 0.5", "0.5"),
+        ('"flow": lambda u, sigma: (1 + 1 / sigma) ** 2', '"flow": lambda u, sigma: sigma**-2'),
         (".clamp(max=objective.gamma)", ".clamp(min=objective.gamma)"),
         ('"v": lambda u, sigma: sigma**-2 + 1,', '"v": lambda u, sigma: sigma**-2 + 0.5,'),
         ("levels.rate(u) * sigma.double() ** -2", "levels.rate(u) * sigma.double() ** -1"),
@@ -636,6 +675,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("torch.linspace(self.T / num, self.T, num", "torch.linspace(0, self.T, num"),
     ],
     "score_sde/times.py": [
+        ("self.scale * sigma / (1 + sigma)", "self.scale * sigma"),
+        ("return self.shift * even / (1 - even)", "return even / (1 - even)"),
         ("self.scale / self.sde.T * self.sde.time(sigma)", "self.scale * self.sde.time(sigma)"),
         ("return sigma.log() / 4", "return sigma.log() / 2"),
         ("self.start + u.double() * (1 - self.start)", "u.double()"),

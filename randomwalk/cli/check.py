@@ -29,7 +29,7 @@ def parser(prog: str = "randomwalk check") -> argparse.ArgumentParser:
         description="Report versions, device, precision and memory, and denoise one small photograph.",
         epilog="exit status: 0 all is well; 1 the restoration failed or is poor; 2 a bundled file is missing.",
     )
-    made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    made.add_argument("--device", default="auto", help="auto (default), cpu, mps, cuda or cuda:N")
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeSampleConfig
-from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings
+from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings, Weights
 from randomwalk.config.operators import BlurSettings, InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.sampling import SampleConfig
 from randomwalk.config.score_embedding import EmbeddingData, ScoreEmbeddingConfig
@@ -53,7 +54,7 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
     if new:
         yield partial(_check_output, Path(config.output))  # type: ignore[attr-defined]
     if isinstance(config, SampleConfig):
-        yield partial(kind_of_weights, Path(config.network.path))
+        yield partial(_check_network, config.network)
         yield from _checks_of_table("network.denoiser", config.network.denoiser)
         if config.data is not None:
             yield partial(_check_images, "data.path", Path(config.data.path))
@@ -77,6 +78,16 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
         yield partial(kind_of_weights, Path(config.bridge.path), "bridge.path")
         if config.points is not None:
             yield partial(_check_file, "points", Path(config.points), "a .npy file of points")
+
+
+def _check_network(network: Weights) -> None:
+    path = Path(network.path)
+    if network.name == "file" or (network.name == "deepinv" and network.path != "download"):
+        kind_of_weights(path)
+    elif network.name == "diffusers" and not path.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", network.path):
+        raise InputError(
+            f"network.path: {path} is neither a folder nor the id of a repository (owner/name){near(path)}"
+        )
 
 
 def _checks_of_images(data: TrainData | EmbeddingData) -> Iterator[Check]:

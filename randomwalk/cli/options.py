@@ -69,7 +69,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the config and check every file, without starting",
     )
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (short for --set device=...)")
+    parser.add_argument("--device", help="auto, cpu, mps, cuda or cuda:N (short for --set device=...)")
     parser.add_argument(
         "--precision", choices=["auto", "fp32", "bf16"], help="of the network (short for --set precision=...)"
     )

@@ -96,7 +96,7 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     made.add_argument("--page", type=_page, metavar="N", help="page of a TIFF, or frame of an animation (default: 1)")
     made.add_argument("--no-gps", action="store_true", help="leave the coordinates out of the result's metadata")
     made.add_argument("--seed", type=int, default=0, help="seed of the random walk (default: 0)")
-    made.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    made.add_argument("--device", default="auto", help="auto (default), cpu, mps, cuda or cuda:N")
     made.add_argument("--max-memory", type=_positive, metavar="GIB", help="denoise in tiles to stay below this memory")
     made.add_argument("--dry-run", action="store_true", help="print the config and check the files, without starting")
     return made

@@ -86,7 +86,9 @@ PATH_KEYS = frozenset({
 Fit = Literal["resize", "crop", "pad"]
 SampleFit = Literal["resize", "crop", "pad", "keep"]
 Precision = Literal["auto", "fp32", "bf16"]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", examples=["auto", "cpu", "cuda", "cuda:1"])]
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", examples=["auto", "cpu", "mps", "cuda", "cuda:1"])
+]
 
 
 class Settings(BaseModel):

@@ -140,7 +140,7 @@ class BridgeConfig(Settings):
     """Steps between two lines of log.csv."""
     evaluation: BridgeEvaluation = BridgeEvaluation()
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, mps, cuda or cuda:N."""
 
     @model_validator(mode="after")
     def _network_of_points(self) -> BridgeConfig:
@@ -181,7 +181,7 @@ class BridgeSampleConfig(Settings):
     animation_frames: Frames = 36
     """Frames of the animation of each direction; 0 writes none."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, mps, cuda or cuda:N."""
 
     @model_validator(mode="after")
     def _start(self) -> BridgeSampleConfig:

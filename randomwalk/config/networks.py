@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from randomwalk.config.base import (
     Natural,
     NonNegative,
     Number,
+    Pair,
     PathText,
     Positive,
     Settings,
@@ -27,6 +28,7 @@ from randomwalk.config.base import (
 )
 
 MOST_PARAMETERS = 4_000_000_000
+OpenFraction = Annotated[float, Field(ge=1e-6, le=1 - 1e-6)]
 Classes = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 Weight = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 
@@ -75,7 +77,7 @@ class UNetSettings(Settings):
     attention_resolutions: Annotated[list[Side], Field(max_length=MOST_LEVELS)] = Field(default=[])
     """Downsampling rates at which attention is used: 16 means at `image_size / 16`."""
     dropout: Share = 0.0
-    channel_mult: Annotated[list[Width], Levels] = Field(default=[1, 2, 4, 8])
+    channel_mult: Annotated[list[Width | Annotated[float, Field(gt=0, lt=64)]], Levels] = Field(default=[1, 2, 4, 8])
     """Channels of each resolution level, in multiples of `model_channels`."""
     num_classes: Classes | None = None
     use_checkpoint: bool = False
@@ -102,7 +104,7 @@ class UNetSettings(Settings):
                     f"norm_groups: found {self.norm_groups}; allowed: a divisor of the channels of every level "
                     f"(model_channels {self.model_channels} times channel_mult {self.channel_mult})"
                 )
-        widths = [multiple * self.model_channels for multiple in self.channel_mult]
+        widths = [int(multiple * self.model_channels) for multiple in self.channel_mult]
         _check_parameters("model_channels", widths, [self.num_res_blocks] * len(widths), self.num_classes)
         n = self.in_channels
         if self.out_channels not in (n, 2 * n):
@@ -290,6 +292,8 @@ class VPDenoiserSettings(Settings):
     """Last per-step beta; 0.02 (linear) or 0.012 (scaled_linear) by default."""
     num_timesteps: TableSize | None = None
     """Length of a named table; 1000 by default."""
+    time_scale: Positive = 1.0
+    """Factor of the timestep that the network sees: 0.25 for improved-diffusion's 4000 timesteps shown as 1000."""
     null_label: Natural | None = None
     """The class that means "any class", if the network has one."""
 
@@ -413,6 +417,27 @@ class SDEDenoiserSettings(Settings):
     """The class that means "any class", if the network has one."""
 
 
+class FlowDenoiserSettings(Settings):
+    """Network of flow matching, which sees (1 - t) X + t N and predicts N - X; sigma = t / (1 - t)."""
+
+    name: Literal["flow"]
+    t_min: OpenFraction = 0.001
+    """Lowest time."""
+    t_max: OpenFraction = 0.999
+    """Highest time: 0.999 is sigma = 999."""
+    time_scale: Positive = 999.0
+    """Factor of the time that the network sees."""
+    shift: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Even times u are taken as shift u / (1 + (shift - 1) u) (Esser et al. 2024, arXiv 2403.03206)."""
+    null_label: Natural | None = None
+    """The class that means "any class", if the network has one."""
+
+    @model_validator(mode="after")
+    def _range(self) -> FlowDenoiserSettings:
+        check_order("t_min", self.t_min, "t_max", self.t_max)
+        return self
+
+
 class ScoreDenoiserSettings(Settings):
     """Network that predicts the score of [0, 1] pixels at the time of an SDE without drift (score embedding)."""
 
@@ -428,20 +453,68 @@ class ScoreDenoiserSettings(Settings):
 
 
 DenoiserSettings = Annotated[
-    VPDenoiserSettings | VEDenoiserSettings | EDMDenoiserSettings | SDEDenoiserSettings | ScoreDenoiserSettings,
+    VPDenoiserSettings
+    | VEDenoiserSettings
+    | EDMDenoiserSettings
+    | SDEDenoiserSettings
+    | FlowDenoiserSettings
+    | ScoreDenoiserSettings,
     Field(discriminator="name"),
 ]
 
 
 class Weights(Settings):
-    """Weights of the denoiser, with a description if the file has none."""
+    """Weights of the denoiser, with a description if the file has none; or a network of another library."""
 
+    name: Literal["file", "diffusers", "deepinv"] = "file"
+    """Format: a file with weights; a folder or repository of diffusers; or a denoiser of deepinv."""
     path: PathText
-    """File with the weights: .safetensors of train.py, or a state dict or training checkpoint of others."""
+    """File with the weights: .safetensors of train.py, or a state dict or training checkpoint of others. With name:
+    diffusers, the folder of a pipeline, or the id of a repository, which the library downloads. With name: deepinv, the
+    file of a state dict, or download (the default) for the weights that the library publishes."""
     weights: Text = "ema"
     """ema, the moving average of the parameters; raw, the parameters themselves; or, in a file of others, the path of
     a set of weights, such as `state_dict.model`."""
     architecture: NetworkSettings | None = None
     """Network, for files without a description."""
     denoiser: DenoiserSettings | None = None
-    """Denoiser around the network, for files without a description."""
+    """Denoiser around the network, for files without a description and pipelines without a scheduler."""
+    published: Text | None = None
+    """Name of the published weights that a file holds, instead of architecture and denoiser: imagenet64, imagenet128,
+    imagenet256, imagenet256_uncond, imagenet512, lsun_bedroom, lsun_cat, lsun_horse (guided-diffusion), ffhq_10m (DPS),
+    improved_imagenet64_uncond, improved_imagenet64_cond, improved_cifar10_uncond or improved_lsun_bedroom."""
+    model: Text | None = None
+    """Class of deepinv.models, such as DRUNet."""
+    settings: dict[str, Any] | None = None
+    """Arguments of the class of deepinv.models, such as in_channels."""
+    noise_range: Annotated[list[Positive], Pair] | None = None
+    """[lowest, highest] noise level of the training of a deepinv denoiser, in units of [0, 1] pixels; known for those
+    that the library publishes."""
+    null_label: Natural | None = None
+    """The class that means "any class" of a diffusers network, if it has one."""
+    pickles: bool = False
+    """Whether diffusers may read weights in pickles (.bin), if there are no safetensors."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_by_default(cls, data: Any) -> Any:
+        return {"path": "download", **data} if isinstance(data, dict) and data.get("name") == "deepinv" else data
+
+    @model_validator(mode="after")
+    def _only_its_own_settings(self) -> Weights:
+        owners = {
+            "weights": ("file", "deepinv"), "architecture": ("file",), "published": ("file",),
+            "denoiser": ("file", "diffusers"),
+            "model": ("deepinv",), "settings": ("deepinv",), "noise_range": ("deepinv",),
+            "null_label": ("diffusers",), "pickles": ("diffusers",),
+        }  # fmt: skip
+        for key, names in owners.items():
+            if getattr(self, key) != type(self).model_fields[key].default and self.name not in names:
+                raise ValueError(f"{key}: is for name: {' and '.join(names)}, but name is {self.name}; remove it")
+        if self.published is not None and (self.architecture is not None or self.denoiser is not None):
+            raise ValueError("published: says what architecture and denoiser say; remove it, or them")
+        if self.name == "deepinv" and self.model is None:
+            raise ValueError("model: missing; expected a class of deepinv.models, such as DRUNet")
+        if self.noise_range is not None:
+            check_order("noise_range", self.noise_range[0], "its second number", self.noise_range[1])
+        return self

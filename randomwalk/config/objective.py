@@ -21,6 +21,14 @@ class LogNormalLevels(Settings):
     std: Annotated[float, Field(gt=0, le=10)] = 1.2
 
 
+class LogitNormalLevels(Settings):
+    """logit t ~ Normal(mean, std^2) for the time t of flow matching: log_normal, since sigma = t / (1 - t)."""
+
+    name: Literal["logit_normal"]
+    mean: Annotated[float, Field(ge=-25, le=20)] = 0.0
+    std: Annotated[float, Field(gt=0, le=10)] = 1.0
+
+
 class LogUniformLevels(Settings):
     """ln sigma ~ Uniform on the range of the denoiser (VE); importance sampling for the likelihood weight."""
 
@@ -28,7 +36,7 @@ class LogUniformLevels(Settings):
 
 
 class EvenTimeLevels(Settings):
-    """sigma at a uniform time of the denoiser's SDE, or at a uniform index of its table (denoisers sde and vp)."""
+    """sigma at a uniform time of the denoiser, or at a uniform index of its table (denoisers sde, vp and flow)."""
 
     name: Literal["even_time"]
 
@@ -40,7 +48,8 @@ class UniformTimestepLevels(Settings):
 
 
 LevelSettings = Annotated[
-    LogNormalLevels | LogUniformLevels | EvenTimeLevels | UniformTimestepLevels, Field(discriminator="name")
+    LogNormalLevels | LogitNormalLevels | LogUniformLevels | EvenTimeLevels | UniformTimestepLevels,
+    Field(discriminator="name"),
 ]
 
 
@@ -54,8 +63,9 @@ class Objective(Settings):
     """The square; tr J + ||s||^2 / 2 of the score s and its Jacobian J; or e^T J e + (e^T s)^2 / 2, e random."""
     levels: LevelSettings | None = None
     """Distribution of sigma."""
-    weight: Literal["inverse_variance", "edm", "uniform", "snr_clipped", "v", "likelihood"] | None = None
-    """w: sigma^-2 (squared error of epsilon), EDM's, 1 (of x0), min(sigma^-2, gamma), sigma^-2 + 1 (of v), or g^2."""
+    weight: Literal["inverse_variance", "edm", "uniform", "snr_clipped", "v", "flow", "likelihood"] | None = None
+    """w: sigma^-2 (squared error of epsilon), EDM's, 1 (of x0), min(sigma^-2, gamma), sigma^-2 + 1 (of v),
+    (1 + 1 / sigma)^2 (of flow's velocity), or g^2."""
     gamma: Positive = 5.0
     """The cap of snr_clipped (Hang et al. 2023, arXiv 2303.09556)."""
     divergence: Literal["exact", "hutchinson"] | None = None
@@ -91,15 +101,15 @@ def check_objective(objective: Objective, denoiser: DenoiserSettings, size: int,
         ValueError: ``key: what is wrong``.
     """
     levels = None if objective.levels is None else objective.levels.name
-    if levels in ("even_time", "uniform_timestep") and denoiser.name not in ("vp", "sde"):
+    if levels in ("even_time", "uniform_timestep") and denoiser.name not in ("vp", "sde", "flow"):
         raise ValueError(
             f"objective.levels.name: found {levels}; a {denoiser.name} denoiser has no timesteps, "
             "allowed: log_uniform, log_normal"
         )
-    if levels == "uniform_timestep" and denoiser.name == "sde" and denoiser.time == "continuous":
+    if levels == "uniform_timestep" and (denoiser.name == "flow" or getattr(denoiser, "time", "") == "continuous"):
         raise ValueError(
             "objective.levels.name: found uniform_timestep; the time of this denoiser is continuous, "
-            "allowed: even_time, log_uniform, log_normal"
+            "allowed: even_time, log_uniform, log_normal, logit_normal"
         )
     if objective.divergence == "exact" and size > EXACT_UP_TO:
         raise ValueError(

@@ -88,7 +88,7 @@ class SampleConfig(Settings):
     batch_size: Batch = 16
     """Samples computed together. Particle methods always compute all samples of an image together."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, mps, cuda or cuda:N."""
     precision: Precision = "auto"
     """Precision of the network; the state of the walk is always float32. auto: bf16 where the device has units for it,
     but fp32 where rounding changes the result: where the sampler differentiates the network or controls its error, and

@@ -248,7 +248,7 @@ class ScoreEmbeddingConfig(Settings):
     precision: Precision = "fp32"
     """Precision of the network; auto: bf16 where the device has units for it."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, mps, cuda or cuda:N."""
     checkpoint_steps: Count = 100
     """Steps between two checkpoints."""
 

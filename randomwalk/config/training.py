@@ -168,7 +168,7 @@ class TrainConfig(Settings):
     compile: bool = False
     """torch.compile the network."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, mps, cuda or cuda:N."""
     workers: Annotated[int, Field(ge=0, le=1024), WHOLE] = 0
     """Processes that decode images in advance."""
     log_every: Count = 50

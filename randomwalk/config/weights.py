@@ -56,7 +56,8 @@ def describe_missing_weights(path: str | Path) -> str:
 
 
 def kind_of_weights(path: Path, key: str = "network.path") -> str:
-    """The kind of a file with weights: 'safetensors', 'zip' (torch.save) or 'pickle' (torch.save before PyTorch 1.6).
+    """The kind of a file with weights: 'safetensors', 'shards' (an index of several of those), 'zip' (torch.save) or
+    'pickle' (torch.save before PyTorch 1.6).
 
     Raises:
         InputError: the file is missing, holds no weights or is incomplete.
@@ -68,6 +69,10 @@ def kind_of_weights(path: Path, key: str = "network.path") -> str:
     if not path.is_file():  # reading a pipe would wait for its writer
         raise InputError(f"{path} is a device or a pipe; give a file with weights")
     _refuse_checkpoint(path)
+    if path.name.endswith(".safetensors.index.json"):
+        for name in shards_of(path):
+            kind_of_weights(path.with_name(name), key)
+        return "shards"
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -97,6 +102,17 @@ def kind_of_weights(path: Path, key: str = "network.path") -> str:
     )
 
 
+def shards_of(path: Path) -> list[str]:
+    """Names of the files that an index of safetensors lists, beside it."""
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: it is no index of safetensors files ({error})") from error
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise InputError(f"{path} is damaged: it lists files that are not beside it")
+    return names
+
+
 def _refuse_checkpoint(path: Path) -> None:
     """Refuse the file from which a training of this program goes on, in the folder of its run."""
     weights, config = path.with_name("model.safetensors"), path.with_name("config.yaml")
@@ -105,7 +121,9 @@ def _refuse_checkpoint(path: Path) -> None:
 
 
 def _weights_in(folder: Path) -> str:
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth"))
+    if (folder / "model_index.json").is_file():
+        return f", or for the pipeline of diffusers in it: network: {{name: diffusers, path: {folder}}}"
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".ckpt"))
     return f", {folder / found[0]}" if len(found) == 1 else f": {', '.join(found[:4])}" if found else ""
 
 

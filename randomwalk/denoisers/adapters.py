@@ -9,7 +9,6 @@ and bounds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,22 +21,29 @@ from randomwalk.denoisers.ddpm_table import Table, pretrained, vp_sigmas
 from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.errors import InputError
 from score_sde import sdes
-from score_sde.times import ContinuousTime, DiscreteTime, LogSigma, Time
+from score_sde.times import ContinuousTime, DiscreteTime, LogSigma, StraightTime, Time, on_device, with_float64
 
-Coefficients = Callable[[Tensor], tuple[Tensor | float, Tensor | float, Tensor | float, Tensor | float]]
+Factor = Tensor | float
+Coefficients = tuple[Factor, Factor, Factor, Factor]
 
-PREDICTIONS: dict[str, Coefficients] = {
-    "epsilon": lambda s: (1.0, 0.0, -s, -1 / s),
-    "x0": lambda s: (0.0, -1 / s**2, 1.0, 1 / s**2),
-    "v": lambda s: (1 / (1 + s**2), -1 / (1 + s**2), -s * (1 + s**2).rsqrt(), -(1 + s**2).rsqrt() / s),
-    "score": lambda s: (1.0, 0.0, s**2 * (1 + s**2).rsqrt(), (1 + s**2).rsqrt()),
+PREDICTIONS: dict[str, Callable[[Tensor, Tensor], Coefficients]] = {
+    "epsilon": lambda s, a: (1.0, 0.0, -s, -1 / s),
+    "x0": lambda s, a: (0.0, -1 / s**2, 1.0, 1 / s**2),
+    "v": lambda s, a: (1 / (1 + s**2), -1 / (1 + s**2), -s / (a * (1 + s**2)), -1 / (a * s * (1 + s**2))),
+    "score": lambda s, a: (1.0, 0.0, s**2 * a, a),
 }
 """Predictions of a network, each with ``c_x, b_x, c_F, b_F`` of ``D = c_x x + c_F F`` and ``score = b_x x + b_F F``.
 
-With ``X_sigma = X + sigma N`` and ``z = X_sigma / sqrt(1 + sigma^2) = alpha X + beta N``: epsilon is N, x0 is X, v is
-``alpha N - beta X`` (Salimans and Ho 2022, arXiv 2202.00512), and score is the gradient of the log density of z. Two
+With ``X_sigma = X + sigma N`` and the network's input ``z = a X_sigma = a X + b N``: epsilon is N, x0 is X, v is
+``a N - b X`` (Salimans and Ho 2022, arXiv 2202.00512), and score is the gradient of the log density of z. Two
 sets of coefficients, since ``(D - x) / sigma^2`` loses digits at small sigma, and ``x + sigma^2 score`` at large.
 """
+
+
+def exact_levels(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Noise levels of the rows of x, ``[B]`` float64, on its device or, if that has no float64, on the CPU."""
+    levels = sigma.detach() if isinstance(sigma, Tensor) else torch.tensor(sigma, dtype=torch.float64)
+    return levels.to(with_float64(x.device)).double().expand(x.shape[0])
 
 
 class SDEDenoiser(NetworkDenoiser):
@@ -61,6 +67,7 @@ class SDEDenoiser(NetworkDenoiser):
     """
 
     sde: sdes.SDE | None
+    times: Time
 
     def __init__(
         self,
@@ -85,27 +92,34 @@ class SDEDenoiser(NetworkDenoiser):
             return pretrained(u, self.times.table.cpu())
         return self.times.levels(1 - u).clamp(self.sigma_min, self.sigma_max)
 
+    def mean(self, s: Tensor) -> Tensor:
+        """a, the factor of the image in the network's input ``z = a x``, at the noise level s."""
+        return (1 + s**2).rsqrt()
+
+    def coefficients(self, s: Tensor) -> Coefficients:
+        """``c_x, b_x, c_F, b_F`` at the noise level s, see `PREDICTIONS`."""
+        return PREDICTIONS[self.prediction](s, self.mean(s))
+
     def predict(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """Prediction of the network for ``x``, with as many channels as x."""
         self.check_sigma(sigma)
-        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(x.shape[0])
-        scale: float | Tensor
+        levels = exact_levels(sigma, x)
         if isinstance(sigma, Tensor):
-            scale = (1 + levels.reshape(-1, *[1] * (x.ndim - 1)) ** 2).rsqrt().to(x.dtype)
-        else:
-            scale = 1 / math.sqrt(1 + sigma**2)
-        return self.call_network(scale * x, self.times.label(levels), label)[:, : x.shape[1]]
+            z = broadcast_sigma(self.mean(levels), x) * x
+        else:  # without a transfer to the GPU
+            z = float(self.mean(torch.tensor(sigma, dtype=torch.float64))) * x
+        return self.call_network(z, on_device(self.times.label(levels), x.device), label)[:, : x.shape[1]]
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        c_x, _, c_out, _ = PREDICTIONS[self.prediction](broadcast_sigma(sigma, x))
-        return _combined(c_x, x, c_out, self.predict(x, sigma, label))
+        c_x, _, c_out, _ = self.coefficients(broadcast_sigma(sigma, x))
+        return combined(c_x, x, c_out, self.predict(x, sigma, label))
 
     def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        _, b_x, _, b_out = PREDICTIONS[self.prediction](broadcast_sigma(sigma, x))
-        return _combined(b_x, x, b_out, self.predict(x, sigma, label))
+        _, b_x, _, b_out = self.coefficients(broadcast_sigma(sigma, x))
+        return combined(b_x, x, b_out, self.predict(x, sigma, label))
 
 
-def _combined(a: Tensor | float, x: Tensor, b: Tensor | float, out: Tensor) -> Tensor:
+def combined(a: Tensor | float, x: Tensor, b: Tensor | float, out: Tensor) -> Tensor:
     """``a x + b out`` in as few passes over the images as can be: next to a fast network each one counts."""
     if isinstance(a, float) and a == 0:
         return b * out
@@ -123,8 +137,9 @@ class VPDenoiser(SDEDenoiser):
     others belong to no SDE of this library.
 
     Args:
-        network: ``network(z, t) -> eps``, t on the scale 0 .. num_timesteps - 1.
+        network: ``network(z, time_scale t) -> eps``, t on the scale 0 .. num_timesteps - 1.
         table, beta_min, beta_max, num_timesteps: see `ddpm_table.vp_sigmas`.
+        time_scale: factor of the timestep that the network sees.
         null_label: see `NetworkDenoiser`.
     """
 
@@ -137,9 +152,10 @@ class VPDenoiser(SDEDenoiser):
         beta_min: float | None,
         beta_max: float | None,
         num_timesteps: int | None,
+        time_scale: float,
         null_label: int | None,
     ) -> None:
-        times = DiscreteTime(vp_sigmas(table, beta_min, beta_max, num_timesteps))
+        times = DiscreteTime(vp_sigmas(table, beta_min, beta_max, num_timesteps), time_scale)
         NetworkDenoiser.__init__(self, network, times.sigma_min, times.sigma_max, null_label)
         self.times, self.prediction, self.sde = times, "epsilon", None
         if table == "linear":
@@ -150,6 +166,40 @@ class VPDenoiser(SDEDenoiser):
     def table(self) -> Tensor:
         """Noise levels of the timesteps, ascending."""
         return self.times.table
+
+
+class FlowDenoiser(SDEDenoiser):
+    """Network of flow matching: the velocity of the straight path from an image to noise.
+
+    It sees ``z = (1 - t) X + t N`` and the time t, and predicts ``dz/dt = N - X``. In our coordinates
+    ``sigma = t / (1 - t)``, ``z = (1 - t) x`` and
+
+        D(x, sigma) = z - t F,    score(x, sigma) = -(1 - t)^2 / t (x + F)
+
+    Source: Lipman et al. 2023, arXiv 2210.02747; Liu et al. 2023, arXiv 2209.03003; the shift of Esser et al. 2024,
+    arXiv 2403.03206, eq. 23.
+
+    Args:
+        network: ``network(z, time_scale t) -> F``.
+        t_min, t_max: range of t.
+        time_scale: factor of the time that the network sees.
+        shift: even times u are taken as ``t = shift u / (1 + (shift - 1) u)``, in training and by the schedule
+            pretrained: more of them have much noise with a shift above 1, as large images need.
+        null_label: see `NetworkDenoiser`.
+    """
+
+    def __init__(
+        self, network: nn.Module, t_min: float, t_max: float, time_scale: float, shift: float, null_label: int | None
+    ) -> None:
+        times = StraightTime(t_min, t_max, time_scale, shift)
+        NetworkDenoiser.__init__(self, network, times.sigma_min, times.sigma_max, null_label)
+        self.sde, self.times, self.prediction = None, times, "flow"
+
+    def mean(self, s: Tensor) -> Tensor:
+        return 1 / (1 + s)
+
+    def coefficients(self, s: Tensor) -> Coefficients:
+        return 1 / (1 + s), -1 / (s * (1 + s)), -s / (1 + s), -1 / (s * (1 + s))
 
 
 class VEDenoiser(NetworkDenoiser):
@@ -220,8 +270,8 @@ class ScoreDenoiser(NetworkDenoiser):
 
     def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         self.check_sigma(sigma)
-        levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
-        return self.network_score((x + 1) / 2, self.sde.time(levels / 2), label) / 2
+        times = self.sde.time(exact_levels(sigma, x) / 2)
+        return self.network_score((x + 1) / 2, on_device(times, x.device), label) / 2
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         return x + broadcast_sigma(sigma, x) ** 2 * self.score(x, sigma, label)
@@ -265,6 +315,7 @@ DENOISERS: dict[str, type[NetworkDenoiser]] = {
     "ve": VEDenoiser,
     "edm": EDMDenoiser,
     "sde": SDEDenoiser,
+    "flow": FlowDenoiser,
     "score": ScoreDenoiser,
 }
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import reprlib
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 
 from randomwalk.config import validate
 from randomwalk.config.base import named
-from randomwalk.config.networks import DenoiserSettings, NetworkSettings
+from randomwalk.config.networks import DenoiserSettings, NetworkSettings, Weights
 from randomwalk.denoisers import adapters
 from randomwalk.denoisers.ddpm_table import with_numbers
+from randomwalk.denoisers.deepinv_models import load_deepinv
 from randomwalk.denoisers.denoiser import NetworkDenoiser
+from randomwalk.denoisers.diffusers_folders import is_diffusers_folder, load_diffusers
 from randomwalk.denoisers.networks import (
     NETWORKS,
     blank_network,
@@ -38,6 +41,8 @@ from randomwalk.denoisers.networks import (
     unknown_variant,
 )
 from randomwalk.denoisers.precision import choose_precision
+from randomwalk.denoisers.published import alike
+from randomwalk.denoisers.published import published as settings_of
 from randomwalk.denoisers.weight_files import WeightFile, read_config, read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.runs.folder import RunFolder
@@ -132,28 +137,34 @@ def load_denoiser(
     *,
     network: Mapping[str, Any] | None = None,
     denoiser: Mapping[str, Any] | None = None,
+    published: str | None = None,
     weights: str = "ema",
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     compile: bool = False,
+    null_label: int | None = None,
+    pickles: bool = False,
 ) -> NetworkDenoiser:
-    """The denoiser in a file, ready to use: evaluation mode, no gradients to its weights, channels-last.
+    """The denoiser in a file or folder, ready to use: evaluation mode, no gradients to its weights, channels-last.
 
     Files: those of `save_denoiser`, and state dicts and checkpoints of others in any nesting, see `state_dicts`. The
     latter do not describe the denoiser and parts of the architecture: then give ``network`` and ``denoiser``. Without
-    them, the error message has the description to paste, as far as the file determines it.
+    them, the error message has the description to paste, as far as the file determines it. Folders are those of
+    diffusers, see `diffusers_folders`.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a pipeline of diffusers.
         network: ``{"name": ..., **settings}``. It must agree with the description in the file, if there is one.
         denoiser: ``{"name": ..., **settings}``, likewise.
+        published: instead of both, the name of published weights, see `randomwalk.denoisers.published`.
         weights: "ema", the moving average of the parameters; "raw", the parameters themselves; or the path of a set
             in the file, such as "state_dict.model". A plain state dict has one set of weights, which is loaded for
             both.
-        device: "cpu", "cuda", "cuda:N", or "auto": a GPU if there is one.
+        device: "cpu", "mps", "cuda", "cuda:N", or "auto": a GPU if there is one.
         precision: "fp32", "bf16" for autocasting the network (parameters stay float32), or "auto": bf16 where the
             device has units for it.
         compile: ``torch.compile`` the network.
+        null_label, pickles: of folders of diffusers, see `diffusers_folders.load_diffusers`.
 
     Raises:
         InputError: the file is missing, damaged, refused (it would run code), not described, or does not fit the
@@ -162,9 +173,22 @@ def load_denoiser(
     if precision not in ("auto", "fp32", "bf16"):
         raise InputError(f"precision: {precision!r} is not known; 'auto', 'fp32' or 'bf16'")
     target = resolve_device(device)
-    precision, _ = choose_precision(precision, target)
-    file = read_weights(path, weights)
-    network, denoiser = _settings(file, network, denoiser)
+    if is_diffusers_folder(path):
+        if network is not None:
+            raise InputError(f"{path}: a folder of diffusers describes its network; remove network")
+        made = load_diffusers(path, denoiser=denoiser, null_label=null_label, pickles=pickles)
+    else:
+        if published is not None:
+            network, denoiser = settings_of(published)
+        made = _load_file(read_weights(path, weights), network, denoiser)
+    return ready(made, target, precision, compile)
+
+
+def _load_file(
+    file: WeightFile, network: Mapping[str, Any] | None, denoiser: Mapping[str, Any] | None
+) -> NetworkDenoiser:
+    """The denoiser in a file, on the CPU."""
+    network, denoiser, notes = _settings(file, network, denoiser)
     with _about(file, network):
         blank = blank_network(network, file.tensors)
     _check_fit(file, blank, network)
@@ -172,8 +196,53 @@ def load_denoiser(
         made = make_denoiser(network, denoiser)
     made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
     made.classes = tuple((file.config or {}).get("classes", ()))
-    made.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
-    made.eval().requires_grad_(False).to(target)
+    made.notes = (*notes, *file.notes)
+    return made
+
+
+def load_prior(
+    network: Weights, device: torch.device, precision: str = "fp32", compile: bool = False
+) -> NetworkDenoiser:
+    """The denoiser that the section ``network`` of a sampling config names, ready to use.
+
+    Raises:
+        InputError: as `load_denoiser`.
+    """
+    # Where the file describes its network, only settings that were written in the config count, not their defaults.
+    described = network.name == "file" and read_config(network.path) is not None
+    architecture, adapter = (
+        None if section is None else section.model_dump(exclude_none=True, exclude_unset=described)
+        for section in (network.architecture, network.denoiser)
+    )
+    if network.name == "deepinv":
+        made = load_deepinv(
+            str(network.model), network.path, network.settings, network.noise_range, weights=network.weights
+        )
+        return ready(made, device, precision, compile)
+    if network.name == "diffusers":
+        made = load_diffusers(network.path, denoiser=adapter, null_label=network.null_label, pickles=network.pickles)
+        return ready(made, device, precision, compile)
+    made = load_denoiser(
+        network.path,
+        network=architecture,
+        denoiser=adapter,
+        published=network.published,
+        weights=network.weights,
+        device=device,
+        precision=precision,
+        compile=compile,
+    )
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return made
+
+
+def ready(
+    made: NetworkDenoiser, device: torch.device, precision: str = "fp32", compile: bool = False
+) -> NetworkDenoiser:
+    """The denoiser on a device, in evaluation mode, without gradients to its weights, channels-last."""
+    made.autocast_dtype = torch.bfloat16 if choose_precision(precision, device)[0] == "bf16" else None
+    made.eval().requires_grad_(False).to(device)
     made.network.to(memory_format=torch.channels_last)
     if compile:
         made.network = torch.compile(made.network)  # type: ignore[assignment]
@@ -181,19 +250,22 @@ def load_denoiser(
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name; "auto" is the first CUDA GPU, or else the CPU.
+    """The device of that name; "auto" is the first CUDA GPU, or else Apple's, or else the CPU.
 
     Raises:
         InputError: an unknown name, or a GPU that is not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        return torch.device(next(kind for kind, there in kinds.items() if there))
     try:
         found = torch.device(device)
     except RuntimeError:
         found = torch.device("meta")
-    if found.type not in ("cpu", "cuda"):
-        raise InputError(f"device: {str(device)!r} is not known; auto, cpu, cuda or cuda:N")
+    if found.type not in ("cpu", "mps", "cuda"):
+        raise InputError(f"device: {str(device)!r} is not known; auto, cpu, mps, cuda or cuda:N")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device: mps is not available, it is for Apple's processors with macOS; use cpu or auto")
     if found.type == "cuda" and not torch.cuda.is_available():
         no_cuda = torch.version.cuda is None
         why = "this PyTorch was built without CUDA" if no_cuda else "no usable GPU or driver was found"
@@ -205,8 +277,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def _settings(
     file: WeightFile, network: Mapping[str, Any] | None, denoiser: Mapping[str, Any] | None
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Settings of the network and the denoiser: the file's own if it describes itself, else the given ones."""
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Sequence[str]]:
+    """Settings of the network and denoiser, and remarks: the file's own if it describes itself, else the given ones,
+    else those of published weights with the same tensors."""
     if file.config is not None:
         try:
             own_network = full_settings(file.config["network"])
@@ -215,9 +288,17 @@ def _settings(
             raise InputError(f"{file.path}: its description cannot be used: {error}") from error
         _check_agreement(file.path, "architecture", network, own_network)
         _check_agreement(file.path, "denoiser", denoiser and with_numbers(denoiser), own_denoiser)
-        return own_network, own_denoiser
+        return own_network, own_denoiser, ()
     if network is not None and denoiser is not None:
-        return network, denoiser
+        return network, denoiser, ()
+    if network is None and (names := alike(file.example())):
+        theirs, around = settings_of(names[0])
+        taken = {key: theirs[key] for key in ("image_size", "num_head_channels", "num_heads")}
+        note = (
+            f"{file.path}: has the tensors of the published {' or '.join(names)}, whose settings were taken: {taken}, "
+            f"denoiser {denoiser or around}; if it was trained otherwise, give network.architecture and .denoiser"
+        )
+        return theirs, denoiser or around, (note,)
     try:
         snippet = describe(file.example(), architecture=network is None, denoiser=denoiser is None)
     except InputError as error:

@@ -46,7 +46,7 @@ def vp_sigmas(table: Table, beta_min: float | None, beta_max: float | None, num_
         InputError: numbers that are no table.
     """
     if not isinstance(table, str):
-        return _given_sigmas(table)
+        return given_sigmas(table)
     assert num_timesteps is not None
     if table == "cosine":
         time = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
@@ -84,16 +84,22 @@ def with_numbers(denoiser: Mapping[str, Any]) -> dict[str, Any]:
         first = ("table", *VP_TABLES.get(table, ()))
         return {key: denoiser[key] for key in first if key in denoiser} | dict(denoiser)
     kind, values = _only_entry(table)
-    return {**denoiser, "table": {kind: _numbers(kind, values).tolist()}}
+    return {**denoiser, "table": {kind: _numbers(kind, values, _where(kind, values)).tolist()}}
 
 
 def _only_entry(table: Mapping[str, Any]) -> tuple[str, Any]:
     return next((key, value) for key, value in table.items() if value is not None)
 
 
-def _given_sigmas(table: Mapping[str, Any]) -> Tensor:
+def given_sigmas(table: Mapping[str, Any], owner: str = "denoiser vp: table") -> Tensor:
+    """Noise levels ``[T]`` of numbers, ``{"alphas_cumprod": numbers or file}`` or ``{"betas": numbers or file}``.
+
+    Raises:
+        InputError: numbers that are no table; the message begins with ``owner``.
+    """
     kind, values = _only_entry(table)
-    numbers, what = _numbers(kind, values), _where(kind, values)
+    what = _where(kind, values, owner)
+    numbers = _numbers(kind, values, what)
     if kind == "alphas_cumprod" and numbers[-1] == 0:
         raise InputError(
             f"{what}: ends with 0, a level of pure noise, at which the prediction of the noise does not determine the "
@@ -112,9 +118,8 @@ def _given_sigmas(table: Mapping[str, Any]) -> Tensor:
     return ((1 - numbers) / numbers).sqrt()
 
 
-def _numbers(kind: str, values: Any) -> Tensor:
+def _numbers(kind: str, values: Any, where: str) -> Tensor:
     """Numbers of a list or a file, float64 ``[T]``."""
-    where = _where(kind, values)
     if isinstance(values, str):
         values = _entry(_read(where, Path(values)), kind, where)
     try:
@@ -136,8 +141,8 @@ def _entry(content: Any, kind: str, where: str) -> Any:
     return found[0]
 
 
-def _where(kind: str, values: Any) -> str:
-    return f"denoiser vp: table.{kind}" + (f": {values}" if isinstance(values, str) else "")
+def _where(kind: str, values: Any, owner: str = "denoiser vp: table") -> str:
+    return f"{owner}.{kind}" + (f": {values}" if isinstance(values, str) else "")
 
 
 def _read(where: str, path: Path) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from randomwalk.errors import InputError
+from score_sde.times import fitting
 
 # A float32 sigma may miss the end of the range that it was computed from by rounding.
 _RANGE_SLACK = 1e-5
@@ -40,6 +41,9 @@ class Denoiser(nn.Module):
     any_size: bool = False
     cost: int = 1
     response: float = 0.5
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Denoiser:
+        return super()._apply(fitting(fn), recurse)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """D(x, sigma) = E[X | X + sigma N = x].
@@ -114,10 +118,12 @@ class NetworkDenoiser(Denoiser):
     Attributes:
         num_classes: number of classes of the network; None if it takes no labels.
         classes: their names, if its file has them: label k is ``classes[k]``.
+        notes: remarks on what was found in its file and taken, one line each.
     """
 
     num_classes: int | None = None
     classes: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def __init__(self, network: nn.Module, sigma_min: float, sigma_max: float, null_label: int | None = None) -> None:
         super().__init__()

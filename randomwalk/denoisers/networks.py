@@ -142,6 +142,17 @@ def infer_settings(state: Mapping[str, Tensor], image_size: int | None = None) -
 
 def unknown_variant(state: Mapping[str, Tensor]) -> str | None:
     """The variant of a public network that there is not here, if the names of its tensors tell."""
+    if "time_embed.0.weight" in state and not any(key.startswith("output_blocks.") for key in state):
+        return (
+            "it is a classifier of noisy images (guided-diffusion's EncoderUNetModel), which knows no images and is no "
+            "prior; give the weights of the diffusion model, such as 256x256_diffusion.pt"
+        )
+    first, last = state.get("input_blocks.0.0.weight"), state.get("out.2.weight")
+    if first is not None and last is not None and first.ndim == 4 and first.shape[1] == 6 and last.shape[0] in (3, 6):
+        return (
+            "it is an upsampler (guided-diffusion's SuperResModel), which is also shown the small image and is no "
+            "prior of images alone; give the weights of the diffusion model"
+        )
     blocks = {int(match[1]) for key in state if (match := re.match(r"input_blocks\.(\d{1,4})\.", key))}
     if missing := sorted(set(range(max(blocks, default=0))) - blocks):
         return (

@@ -272,8 +272,9 @@ def fullest(tensors: Mapping[str, Tensor], network: nn.Module | None) -> dict[st
 
 def choose(
     tensors: Mapping[str, Tensor], network: nn.Module, weights: str, setting: str, empty: Sequence[str] = ()
-) -> dict[str, Tensor]:
-    """The weights of the network that are asked for. Buffers that averages lack are those of the raw weights.
+) -> tuple[dict[str, Tensor], str]:
+    """The weights of the network that are asked for, and what was found and taken, in words (empty if there is no
+    choice). Buffers that averages lack are those of the raw weights.
 
     Args:
         tensors: of a file, by their paths.
@@ -308,7 +309,10 @@ def choose(
         chosen = _only(inside, trainable, setting)
         if chosen.problem is not None:
             raise InputError(chosen.problem)
-    return _completed(chosen, raw, network)
+    others = [s.path for s in sets if s is not chosen and 2 * s.known >= chosen.known]
+    kind = "averaged" if chosen.averaged else "not averaged"
+    taken = f"took {chosen.path} ({kind}, {chosen.known} tensors)" if chosen.place or others else ""
+    return _completed(chosen, raw, network), taken + (f", and left {', '.join(others)}" if others else "")
 
 
 def _only(sets: Sequence[WeightSet], trainable: Sequence[str], setting: str) -> WeightSet:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from randomwalk.config.weights import kind_of_weights
+from randomwalk.config.weights import kind_of_weights, shards_of
 from randomwalk.denoisers import state_dicts
 from randomwalk.errors import InputError
 from randomwalk.lookup import find_file
@@ -29,6 +29,12 @@ from randomwalk.lookup import find_file
 _LARGEST_RATIO = 4
 """Largest ratio of an archive's contents to its size; files of torch.save are not compressed, and a bomb is."""
 _LONGEST_NAME, _MOST_TENSORS = 300, 100_000
+_SETTINGS = (
+    r"argparse\.Namespace|pathlib\.\w*Path|typing\.Any|omegaconf\.[\w.]+|ml_collections\.[\w.]+|easydict\.EasyDict|"
+    r"(pytorch_lightning|lightning|lightning_fabric)\.[\w.]*(AttributeDict|ModelCheckpoint|EarlyStopping)"
+)
+"""Classes in which trainings keep their settings."""
+_MOST_STANDS = 50
 _TYPES = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
@@ -47,6 +53,8 @@ class WeightFile:
         setting: name of the setting that requests them, for messages.
         config: "network", "denoiser", "training" and "classes", if the file describes itself.
         empty: sections that are called averaged and hold no tensors.
+        left: remarks on what was not read.
+        notes: remarks on what was found and taken, after `state_for`.
     """
 
     path: Path
@@ -55,6 +63,8 @@ class WeightFile:
     setting: str = "network.weights"
     config: dict[str, Any] | None = None
     empty: Sequence[str] = ()
+    left: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def example(self, network: nn.Module | None = None) -> dict[str, Tensor]:
         """State dict of some set of weights, which shows whether the file is of a network (None: of a public one)."""
@@ -69,7 +79,8 @@ class WeightFile:
         if self.config is not None:
             return self.tensors
         try:
-            state = state_dicts.choose(self.tensors, network, self.weights, self.setting, self.empty)
+            state, taken = state_dicts.choose(self.tensors, network, self.weights, self.setting, self.empty)
+            self.notes = (*(f"{self.path}: {said}" for said in [taken] if said), *self.left)
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from error
         has_averages = any(s.averaged for s in state_dicts.find_sets(self.tensors, network))
@@ -99,10 +110,12 @@ def read_weights(path: str | Path, weights: str = "ema", setting: str = "network
     """
     path = Path(find_file(path))
     kind = kind_of_weights(path)
-    if kind == "safetensors":
+    if kind == "shards":
+        file = _read_shards(path, weights, setting)
+    elif kind == "safetensors":
         file = _read_safetensors(path, weights, setting)
     else:
-        content = _load_pickle(path, zipped=kind == "zip")
+        content, left = _load_pickle(path, zipped=kind == "zip")
         tensors = {} if isinstance(content, Tensor) else state_dicts.flatten(content)
         if not tensors:
             found = type(content).__name__
@@ -111,7 +124,8 @@ def read_weights(path: str | Path, weights: str = "ema", setting: str = "network
             raise InputError(
                 f"{path} holds {found}; expected a state dict (names and tensors), alone or in a checkpoint"
             )
-        file = WeightFile(path, tensors, weights, setting, empty=state_dicts.empty_averages(content))
+        said = [f"{path}: left out the settings of its training, which are of {', '.join(left)}"] if left else []
+        file = WeightFile(path, tensors, weights, setting, empty=state_dicts.empty_averages(content), left=said)
     if len(file.tensors) > _MOST_TENSORS:
         raise InputError(f"{path}: holds {len(file.tensors):,} tensors; expected at most {_MOST_TENSORS:,}")
     for name, value in file.tensors.items():
@@ -179,11 +193,22 @@ def _read_safetensors(path: Path, weights: str, setting: str) -> WeightFile:
     return WeightFile(path, state, weights, setting, config)
 
 
+def _read_shards(path: Path, weights: str, setting: str) -> WeightFile:
+    """Tensors of several safetensors files, which an index lists (accelerate, diffusers)."""
+    state: dict[str, Tensor] = {}
+    for name in shards_of(path):
+        state |= _read_safetensors(path.with_name(name), weights, setting).tensors
+    return WeightFile(path, state, weights, setting)
+
+
 # --- files of torch.save ---------------------------------------------------------------------------------------
 
 
-def _load_pickle(path: Path, zipped: bool) -> Any:
-    """The object in the file; a pickle of anything but tensors and plain containers is refused, not executed."""
+def _load_pickle(path: Path, zipped: bool) -> tuple[Any, list[str]]:
+    """The object in the file, and what was left out of it.
+
+    A pickle of anything but tensors, plain containers and settings of trainings is refused, not executed.
+    """
     if zipped:  # compare the checksums, which torch.load does not: an incomplete download has plausible tensors
         try:
             with zipfile.ZipFile(path) as archive:
@@ -199,13 +224,16 @@ def _load_pickle(path: Path, zipped: bool) -> Any:
         if broken:
             raise InputError(f"{path} is damaged: {broken} in it does not have its checksum; fetch it again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of archives that are refused below
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        return _read_tensors(path, zipped)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # so can a damaged pickle
         reason = _reason(error)
+        if not zipped and b"torch_utils.persistence" in _head(path):
+            raise InputError(
+                f"{path} is a pickle of EDM or StyleGAN, which holds its own source code; it is not run. Convert it "
+                f"once, without running it: python -m randomwalk.denoisers.edm_pickles {path} OUT.safetensors"
+            ) from error
         wanted = re.search(r"GLOBAL (\S+)", reason) if isinstance(error, pickle.UnpicklingError) else None
         if wanted or "TorchScript" in reason:
             what = f"it asks for {wanted[1]}" if wanted else "it is a TorchScript program"
@@ -214,6 +242,41 @@ def _load_pickle(path: Path, zipped: bool) -> Any:
                 "holds nothing but tensors, for example one written by torch.save(model.state_dict(), ...)"
             ) from error
         raise InputError(f"{path} is damaged, or not a file of torch.save ({reason})") from error
+
+
+def _read_tensors(path: Path, zipped: bool) -> tuple[Any, list[str]]:
+    """The content of a file, and the kinds of settings in it that were not read.
+
+    Trainings keep their settings beside the weights, in classes of other libraries. Empty classes of our own stand for
+    them, so that nothing of those libraries is imported or run; all other classes stay refused.
+    """
+    stands: dict[str, Any] = {}
+    while True:
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(list(stands.values())):
+                warnings.simplefilter("ignore")  # of archives that are refused
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped), sorted(stands)
+        except pickle.UnpicklingError as error:
+            wanted = re.search(r"GLOBAL (\S+)", _reason(error))
+            name = wanted[1] if wanted else ""
+            if name in stands or not re.fullmatch(_SETTINGS, name) or len(stands) == _MOST_STANDS:
+                raise
+            module, _, own = name.rpartition(".")
+            is_dictionary = own in ("AttributeDict", "EasyDict")
+            made = type(own, (_Inert,), {"__module__": module, "__qualname__": own})
+            stands[name] = (dict, name) if is_dictionary else made
+
+
+class _Inert:
+    """Stands for an object of settings, and does nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1 << 20)
 
 
 def _reason(error: Exception) -> str:
@@ -229,7 +292,7 @@ def _averages_beside(path: Path) -> Path | None:
     ``ema_0.9999_000100.pt``, diffusers ``unet/`` and ``unet_ema/`` or ``ema_unet/``."""
     if match := re.fullmatch(r"model(\d+)\.pt", path.name):
         return next(iter(sorted(path.parent.glob(f"ema_*_{match[1]}.pt"))), None)
-    folder = path.parent
+    folder = path.absolute().parent  # a file in the current folder has a parent without a name
     beside = (folder.with_name(name) / path.name for name in (f"{folder.name}_ema", f"ema_{folder.name}"))
     return next((file for file in beside if folder.name and file.is_file()), None)
 

@@ -11,7 +11,9 @@ Source: Tachella et al. 2025, arXiv 2505.20160.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,6 +22,10 @@ from torch import Tensor
 from randomwalk.errors import InputError
 from randomwalk.lookup import optional_library
 from randomwalk.operators import Operator
+from score_sde.times import exact_type
+
+EXACT = 1e-4
+"""Largest error of an inner product with the adjoint, relative to the norms, in float32."""
 
 
 def _deepinv_physics() -> Any:
@@ -30,38 +36,139 @@ class PhysicsOperator(Operator):
     """A deepinv physics object as an operator, see :func:`from_deepinv`."""
 
     def __init__(self, physics: Any, image_shape: Sequence[int]) -> None:
-        super().__init__(image_shape)
         library = _deepinv_physics()
         if not isinstance(physics, library.Physics):
             raise InputError(f"from_deepinv: found {type(physics).__name__}; expected a deepinv.physics.Physics")
+        if len(image_shape) != 3:
+            raise InputError(
+                f"from_deepinv: {type(physics).__name__} on images of shape {tuple(image_shape)}: only images of "
+                "channels, height and width are sampled here, no sequences and volumes"
+            )
+        super().__init__(image_shape)
         self.linear = isinstance(physics, library.LinearPhysics)
         self.decomposed = isinstance(physics, library.DecomposablePhysics)
         self.physics = physics
-        if not isinstance(y := physics.A(self._blank()), Tensor):
-            raise InputError(f"from_deepinv: {type(physics).__name__} measures a {type(y).__name__}, not one tensor")
+        try:
+            with torch.no_grad():
+                self.parts = _Parts.of(y := physics.A(self._blank()))
+                self._rows_together = self._takes_batches(y)
+                self._adjoint_is_exact = self.linear
+                if self.linear and not self._has_exact_adjoint():
+                    self._adjoint_is_exact = False
+                    if not self._has_exact_adjoint():
+                        raise ValueError(
+                            "neither A_adjoint nor automatic differentiation gives the adjoint of A; of Tomography: "
+                            "take adjoint_via_backprop=True"
+                        )
+        except Exception as error:  # the library's classes raise anything for a shape that they do not take
+            raise InputError(
+                f"from_deepinv: {type(physics).__name__} does not measure an image of shape {self.image_shape} "
+                f"({(str(error).strip().splitlines() or [type(error).__name__])[0][:300]})"
+            ) from error
+
+    def _takes_batches(self, y: Any) -> bool:
+        """Whether it measures two images at a time; a class with a state for each image may not."""
+        try:
+            two = self.parts.joined(self.physics.A(self._blank().expand(2, *self.image_shape).clone()))
+        except (RuntimeError, ValueError, IndexError):
+            return False
+        return two.shape == (2, *self.parts.joined(y).shape[1:])
+
+    def _has_exact_adjoint(self) -> bool:
+        """Whether ``<A x, y> = <x, A^T y>``; some of the library's adjoints are approximate."""
+        made = torch.Generator().manual_seed(0)
+        blank = self._blank()
+        x = torch.randn(blank.shape, generator=made).to(blank)
+        measured = self(x).detach()
+        direction = torch.randn(measured.shape, generator=made).to(measured)
+        back = self.adjoint(direction)
+        if not isinstance(back, Tensor) or back.shape != x.shape or back.is_complex():
+            return False
+        ours, theirs = (measured * direction).sum(), (x * back).sum()
+        return bool((ours - theirs).abs() <= EXACT * measured.norm() * direction.norm())
+
+    def _blank(self) -> Tensor:
+        """Zeros of the physics' own type, on its own device."""
+        like = next(_tensors(self.physics), torch.empty(0))
+        return torch.zeros((1, *self.image_shape), dtype=like.real.dtype, device=like.device)
+
+    def _exact_blank(self) -> Tensor:
+        return self._blank()
+
+    def _by_rows(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        own = rows.to(self._blank().dtype)
+        made = function(own) if self._rows_together else torch.cat([function(row) for row in own.split(1)])
+        return made.to(rows.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.physics.A(x)
-        return y
+        return self._by_rows(lambda rows: self.parts.joined(self.physics.A(rows)), x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        if not self.linear:
+        if not self._adjoint_is_exact:
             return super().adjoint(y)
-        x: Tensor = self.physics.A_adjoint(y)
-        return x
+        return self._by_rows(lambda rows: self.physics.A_adjoint(self.parts.split(rows)), y)
 
     @property
     def has_spectral(self) -> bool:
-        return self.decomposed
+        return self.decomposed and self._adjoint_is_exact and self._rows_together
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if not self.decomposed:
+        if not self.has_spectral:
             return super().spectral(f, x)
         # A = U diag(s) V^T: f(A^T A) = f(0) I + V (f(|s|^2) - f(0)) V^T
-        squared = torch.as_tensor(self.physics.mask, device=x.device).abs().double() ** 2
+        mask, own = torch.as_tensor(self.physics.mask, device=x.device), self._blank().dtype
+        squared = mask.abs().to(exact_type(x.device)) ** 2
         at_zero = f(squared.new_zeros(()))
-        change = (f(squared) - at_zero).to(x.dtype)
-        return at_zero.to(x.dtype) * x + self.physics.V(change * self.physics.V_adjoint(x))
+        change = (f(squared) - at_zero).to(own)
+        moved: Tensor = self.physics.V(change * self.physics.V_adjoint(x.to(own)))
+        return at_zero.to(x.dtype) * x + moved.to(x.dtype)
+
+
+def _tensors(physics: Any) -> Iterator[Tensor]:
+    """The floating and complex tensors of a physics object: buffers, parameters, and attributes of it and its parts."""
+    for module in physics.modules():
+        held = chain(module.buffers(recurse=False), module.parameters(recurse=False), vars(module).values())
+        yield from (t for t in held if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Form of a measurement: real tensors are taken as they are; complex ones as pairs of real numbers, in a last
+    dimension; several tensors as one row of numbers.
+
+    Args:
+        shapes: of each tensor, without the batch.
+        dtypes: of each tensor.
+        kind: of the list of tensors; None for a single one.
+    """
+
+    shapes: tuple[torch.Size, ...]
+    complex: tuple[bool, ...]
+    kind: Any
+
+    @classmethod
+    def of(cls, y: Any) -> _Parts:
+        parts = [y] if isinstance(y, Tensor) else list(y)
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise ValueError(f"it measures a {type(y).__name__}, not tensors")
+        kind = None if isinstance(y, Tensor) else type(y)
+        return cls(tuple(p.shape[1:] for p in parts), tuple(p.is_complex() for p in parts), kind)
+
+    def joined(self, y: Any) -> Tensor:
+        """The measurement as one real tensor."""
+        real = [torch.view_as_real(part) if part.is_complex() else part for part in ([y] if self.kind is None else y)]
+        return real[0] if self.kind is None else torch.cat([part.flatten(1) for part in real], 1)
+
+    def split(self, y: Tensor) -> Any:
+        """The measurement as the physics have it."""
+        if self.kind is None:
+            return torch.view_as_complex(y.contiguous()) if self.complex[0] else y
+        sizes = [shape.numel() * (1 + pair) for shape, pair in zip(self.shapes, self.complex, strict=True)]
+        parts = []
+        for row, shape, pair in zip(y.split(sizes, 1), self.shapes, self.complex, strict=True):
+            whole = row.reshape(-1, *shape, 2) if pair else row.reshape(-1, *shape)
+            parts.append(torch.view_as_complex(whole.contiguous()) if pair else whole)
+        return self.kind(parts)
 
 
 def from_deepinv(physics: Any, image_shape: Sequence[int]) -> Operator:
@@ -69,14 +176,18 @@ def from_deepinv(physics: Any, image_shape: Sequence[int]) -> Operator:
 
     It is linear if it is a ``LinearPhysics``, and has a spectral decomposition if it is a ``DecomposablePhysics``; the
     rest is by conjugate gradients, and ``Dense.of`` makes a matrix of it for small images. The mask or kernel of the
-    physics is shared by all images of a batch.
+    physics is shared by all images of a batch. It computes in its own floating type and on its own device. An adjoint
+    of the library that is only approximate is replaced by that of automatic differentiation.
+
+    Complex measurements become pairs of real numbers, each with the standard deviation of the noise; lists of tensors
+    (stacked physics, pansharpening) become one row of numbers. `split` of the operator's ``parts`` is the way back.
 
     Args:
-        physics: a ``deepinv.physics.Physics`` whose measurement is one tensor.
+        physics: a ``deepinv.physics.Physics`` of images ``[B, C, H, W]``.
         image_shape: ``(C, H, W)``.
 
     Raises:
-        InputError: deepinv is missing, or the object is not a physics.
+        InputError: deepinv is missing, or the object is not a physics, or does not measure such images.
     """
     return PhysicsOperator(physics, image_shape)
 

@@ -59,7 +59,7 @@ class Dense(Operator):
         """
         if not operator.linear:
             raise InputError(f"{type(operator).__name__} is not linear and has no matrix")
-        blank = operator._blank().double()
+        blank = operator._exact_blank()
         with torch.no_grad():
             y = operator(blank)
             rows, size = len(y), blank.numel()

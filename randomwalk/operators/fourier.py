@@ -10,6 +10,7 @@ from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.operators.operator import RCOND, Operator
+from score_sde.times import exact_type
 
 
 class FourierSubsampling(Operator):
@@ -66,7 +67,7 @@ class FourierSubsampling(Operator):
 
     def _eigenvalues(self) -> Tensor:
         """Eigenvalues of ``A^T A`` (0, 1/2 or 1) by frequency, the zero frequency first."""
-        mask = torch.fft.ifftshift(self.mask.double(), dim=(-2, -1))
+        mask = torch.fft.ifftshift(self.mask.to(exact_type(self.mask.device)), dim=(-2, -1))
         mirrored = mask.flip((-2, -1)).roll((1, 1), (-2, -1))
         return (mask + mirrored) / 2
 

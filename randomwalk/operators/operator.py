@@ -14,6 +14,7 @@ from randomwalk.errors import InputError
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 from randomwalk.rng import Draws, Stream, torch_generator
+from score_sde.times import exact_type, fitting
 
 ImageShape = tuple[int, int, int]
 Margins = tuple[int, int, int, int]
@@ -46,6 +47,9 @@ class Operator(nn.Module):
             raise InputError(f"image_shape={tuple(image_shape)}: expected channels, height and width")
         channels, height, width = image_shape
         self.image_shape: ImageShape = (channels, height, width)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Operator:
+        return super()._apply(fitting(fn), recurse)
 
     def forward(self, x: Tensor) -> Tensor:
         """``A x``, ``[B, *measurement_shape]``."""
@@ -122,8 +126,9 @@ class Operator(nn.Module):
         Raises:
             InputError: the operator is not linear and does not define it.
         """
-        blank = self._blank().double()
-        start = torch.randn(blank.shape, generator=torch_generator(0, Stream.NORM), dtype=torch.float64).to(blank)
+        blank = self._exact_blank()
+        start = torch.randn(blank.shape, generator=torch_generator(0, Stream.NORM), dtype=torch.float64).to(blank.dtype)
+        start = start.to(blank.device)
         with torch.no_grad():  # an operator with a state for each image returns as many rows
             start = start.expand(len(self(start)), *self.image_shape)
             return largest_eigenvalue(self._gram, start) ** 0.5
@@ -223,6 +228,11 @@ class Operator(nn.Module):
         like = next((b for b in chain(self.buffers(), self.parameters()) if b.is_floating_point()), torch.empty(0))
         return like.new_zeros((1, *self.image_shape))
 
+    def _exact_blank(self) -> Tensor:
+        """A batch of one image of zeros of the most exact type in which the operator computes."""
+        blank = self._blank()
+        return blank.to(exact_type(blank.device))
+
 
 def cut(x: Tensor, margins: Margins) -> Tensor:
     """Images ``[..., H, W]`` without their margins."""
@@ -269,7 +279,7 @@ class TightRows(Operator):
 
     def spectral(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         # A^T A / c is a projection: the eigenvalues are 0 and c.
-        at_zero, at_gain = f(x.new_tensor([0.0, self.gain], dtype=torch.float64)).to(x.dtype)
+        at_zero, at_gain = f(x.new_tensor([0.0, self.gain], dtype=exact_type(x.device))).to(x.dtype)
         return at_zero * x + (at_gain - at_zero) / self.gain * self._gram(x)
 
 

@@ -99,9 +99,10 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, iterati
 
     Args:
         apply: ``M v`` for ``v`` shaped like ``start``.
-        start: float64, not orthogonal to the eigenvector, such as a random one.
+        start: not orthogonal to the eigenvector, such as a random one.
     """
     v, last = start / start.norm(), torch.zeros_like(start)
+    settled = 1e-10 if start.dtype == torch.float64 else 1e-6
     diagonal: list[float] = []
     beside: list[float] = []
     found = [0.0]
@@ -115,7 +116,7 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, iterati
             off = torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
             matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + off + off.T
             found.append(float(torch.linalg.eigvalsh(matrix)[-1]))
-        if enough or (k % 10 == 9 and found[-1] - found[-2] <= 1e-10 * found[-1]):
+        if enough or (k % 10 == 9 and found[-1] - found[-2] <= settled * found[-1]):
             break
         beside.append(norm)
         v, last = w / norm, v

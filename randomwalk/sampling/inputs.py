@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from randomwalk.config.base import PATH_KEYS, Settings
 from randomwalk.errors import InputError
 from randomwalk.runs.folder import RunFolder
@@ -19,7 +22,8 @@ ELSEWHERE = ("network.path", "data.path", "output")
 def inputs_of(task: Task) -> dict[str, Any]:
     """Digests of all files that the task reads, and what its batches and tiles are formed by."""
     path = Path(task.config.network.path)
-    found: dict[str, Any] = {"weights": path.name, "weights_sha256": _sha256(path), "images": [], "digests": []}
+    digest = _sha256(path) if path.is_file() else _sha256_of(task.denoiser.state_dict())
+    found: dict[str, Any] = {"weights": path.name, "weights_sha256": digest, "images": [], "digests": []}
     found["precision"] = task.precision[0]
     found["files"] = {name: _sha256(Path(name)) for name in sorted(set(_other_files(task.config)))}
     if task.source is not None:
@@ -133,6 +137,14 @@ def _other_files(section: Settings, prefix: str = "") -> Iterator[str]:
                 yield from _other_files(one, f"{dotted}.")
             elif key in PATH_KEYS and isinstance(one, str) and dotted not in ELSEWHERE and Path(one).is_file():
                 yield one
+
+
+def _sha256_of(state: Mapping[str, Tensor]) -> str:
+    """Digest of weights that are in no file of their own, such as those of a folder or a download."""
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

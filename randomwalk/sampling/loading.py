@@ -8,7 +8,7 @@ import torch
 
 from randomwalk import samplers
 from randomwalk.config import SampleConfig
-from randomwalk.denoisers.checkpoints import load_denoiser, read_config
+from randomwalk.denoisers.checkpoints import load_prior, read_config
 from randomwalk.denoisers.precision import choose_precision, pays_to_compile
 from randomwalk.errors import InputError
 from randomwalk.images.sources import open_images
@@ -29,28 +29,15 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     """
     if config.measurement is None and config.num_samples > 1:
         raise InputError("num_samples: is for measurements; an unconditional run makes num_images images")
-    # Where the file describes its network, only settings that were written in the config count, not their defaults.
-    described = read_config(config.network.path)
-    written_only = described is not None
     source = None if config.data is None else open_images(config.data.path)
     source = source.without_masks() if source is not None and config.masks_beside else source
     source = source.of_page(config.data.page) if source is not None and config.data is not None else None
-    network, adapter = (
-        None if section is None else section.model_dump(exclude_none=True, exclude_unset=written_only)
-        for section in (config.network.architecture, config.network.denoiser)
-    )
     sampler = samplers.from_settings(config.sampler)
-    architecture = (network or {}) if described is None else described.get("network", {})
-    precision, why = choose_precision(config.precision, device, why_exact(sampler, str(architecture.get("name"))))
-    denoiser = load_denoiser(
-        config.network.path,
-        network=network,
-        denoiser=adapter,
-        weights=config.network.weights,
-        device=device,
-        precision=precision,
-        compile=config.compile is True,
-    )
+    described = read_config(config.network.path) if config.network.name == "file" else None
+    told = "" if config.network.architecture is None else config.network.architecture.name
+    name = told if described is None else str(described["network"]["name"])
+    precision, why = choose_precision(config.precision, device, why_exact(sampler, name))
+    denoiser = load_prior(config.network, device, precision, config.compile is True)
     try:
         sigmas = sampler.levels(denoiser)
     except InputError as error:

@@ -16,7 +16,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from randomwalk.config.objective import EvenTimeLevels, LogNormalLevels, Objective, UniformTimestepLevels
+from randomwalk.config.objective import (
+    EvenTimeLevels,
+    LogitNormalLevels,
+    LogNormalLevels,
+    Objective,
+    UniformTimestepLevels,
+)
 from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
@@ -97,18 +103,18 @@ def even_time(denoiser: SDEDenoiser) -> Levels:
 def make_levels(objective: Objective, denoiser: Denoiser) -> Levels:
     """Make the distribution of sigma that the settings name, or else the default of the denoiser.
 
-    The default is even_time for networks conditioned on the time of an SDE (VP among them), EDM's log_normal for EDM,
-    and log_uniform for the others.
+    The default is even_time for networks conditioned on the time of an SDE (VP among them) or of a flow, EDM's
+    log_normal for EDM, and log_uniform for the others.
 
     Raises:
         InputError: the distribution does not fit the denoiser.
     """
     levels = objective.levels
-    if isinstance(levels, LogNormalLevels):
+    if isinstance(levels, LogNormalLevels | LogitNormalLevels):  # logit t = ln sigma
         return log_normal(levels.mean, levels.std)
     if isinstance(levels, EvenTimeLevels | UniformTimestepLevels):
         if not isinstance(denoiser, SDEDenoiser):
-            raise InputError(f"objective.levels.name: {levels.name} needs a denoiser with a time: vp or sde")
+            raise InputError(f"objective.levels.name: {levels.name} needs a denoiser with a time: vp, sde or flow")
         if isinstance(levels, UniformTimestepLevels) and not isinstance(denoiser.times, DiscreteTime):
             raise InputError("objective.levels.name: uniform_timestep needs a table; allowed: even_time, log_uniform")
         return even_time(denoiser)

@@ -11,6 +11,9 @@
 * v, ``w = sigma^-2 + 1``: the squared error of v (Salimans and Ho 2022, arXiv 2202.00512). With
   ``alpha = (1 + sigma^2)^-1/2`` and ``beta = sigma alpha`` a network's v gives ``D = alpha^2 x - beta v``, so
   ``X - D = -beta (alpha N - beta X - v)``, and ``w = beta^-2``.
+* flow, ``w = (1 + 1 / sigma)^2``: the squared error of the velocity of flow matching (Lipman et al. 2023, arXiv
+  2210.02747). With ``t = sigma / (1 + sigma)`` and ``z = (1 - t) x`` a network's F gives ``D = z - t F``, so
+  ``X - D = -t (N - X - F)``, and ``w = t^-2``.
 * edm, ``w = (sigma^2 + c^2) / (sigma c)^2``, c the data's standard deviation: the squared error of the raw network of
   Karras et al. 2022 (arXiv 2206.00364); with c = 1 it is v.
 * snr_clipped, ``w = min(sigma^-2, gamma)`` (Hang et al. 2023, arXiv 2303.09556).
@@ -57,7 +60,13 @@ from randomwalk.training.losses import (
 Weight = Callable[[Tensor, Tensor], Tensor]
 """``w(u, sigma)``, ``[B]``, with ``sigma = Q(u)``."""
 
-_WEIGHT_OF_PREDICTION = {"epsilon": "inverse_variance", "score": "inverse_variance", "x0": "uniform", "v": "v"}
+_WEIGHT_OF_PREDICTION = {
+    "epsilon": "inverse_variance",
+    "score": "inverse_variance",
+    "x0": "uniform",
+    "v": "v",
+    "flow": "flow",
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,7 @@ def make_weight(objective: Objective, denoiser: Denoiser, levels: Levels) -> Wei
         "edm": lambda u, sigma: (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2,
         "uniform": lambda u, sigma: torch.ones_like(sigma),
         "v": lambda u, sigma: sigma**-2 + 1,
+        "flow": lambda u, sigma: (1 + 1 / sigma) ** 2,
         "snr_clipped": lambda u, sigma: (sigma**-2).clamp(max=objective.gamma),
         "likelihood": lambda u, sigma: levels.rate(u) * sigma.double() ** -2,
     }
@@ -119,7 +129,9 @@ def own_weight(denoiser: Denoiser) -> str:
     """Name of the weight that gives the squared error of the network's prediction."""
     if isinstance(denoiser, EDMDenoiser):
         return "edm"
-    return _WEIGHT_OF_PREDICTION[denoiser.prediction] if isinstance(denoiser, SDEDenoiser) else "inverse_variance"
+    if not isinstance(denoiser, SDEDenoiser):
+        return "inverse_variance"
+    return _WEIGHT_OF_PREDICTION.get(denoiser.prediction, denoiser.prediction)
 
 
 def make_error(objective: Objective) -> Estimate:

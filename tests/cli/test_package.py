@@ -48,7 +48,8 @@ def test_requirements_are_those_of_the_package() -> None:
     needed = [*project["dependencies"], *(line for name in ("ode", "mpi", "bridge") for line in extras[name])]
     assert sorted((ROOT / "requirements.txt").read_text().split("\n")[:-1]) == sorted(needed)
     lines = (ROOT / "requirements-dev.txt").read_text().split("\n")[:-1]
-    dev = [line for line in extras["dev"] if not line.startswith("randomwalk")] + extras["deepinv"]
+    named = [*extras["deepinv"], *extras["diffusers"]]
+    dev = [*named, *(line for line in extras["dev"] if not line.startswith("randomwalk"))]
     assert sorted(lines) == sorted(["-r requirements.txt", *dev])
 
 

@@ -674,7 +674,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu") == resolve_device("cpu")
     for name in ("gpu", "meta", "cuda:x"):
-        with pytest.raises(InputError, match=r"is not known; auto, cpu, cuda or cuda:N"):
+        with pytest.raises(InputError, match=r"is not known; auto, cpu, mps, cuda or cuda:N"):
             resolve_device(name)
     with pytest.raises(InputError, match=r"device: cuda:0 is not available.*use cpu or auto"):
         load_denoiser(UNET_FILE, network=UNET, denoiser=VP, device="cuda:0")

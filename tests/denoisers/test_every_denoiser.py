@@ -52,6 +52,7 @@ DENOISER_CASES: list[dict[str, Any]] = [
     {"name": "score", "sde": {"name": "ve", "sigma_min": 0.1, "sigma_max": 3.0}, "time_scale": 999.0, "eps": 1e-3},
     {"name": "score", "sde": {"name": "power_ve", "base": 8.0}, "time_scale": 999.0, "eps": 0.02},
     {"name": "score", "sde": {"name": "edm", "sigma_max": 3.0}, "time_scale": 300.0, "eps": 0.1},
+    {"name": "flow", "t_min": 0.005, "t_max": 0.99, "time_scale": 500.0, "shift": 1.5},
     *({"name": "sde", "sde": sde, "prediction": "v", "time": "log_sigma"} for sde in SDES if sde["name"] != "vp"),
     *(
         {"name": "sde", "sde": SDES[1], "prediction": prediction, "time": time, "num_levels": 200}

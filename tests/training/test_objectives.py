@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,6 +156,52 @@ def test_edm_loss_is_the_unit_weighted_error_of_the_raw_network() -> None:
     target = (x - d**2 / total * noisy) / (s * d / total.sqrt())
     expected = (network(noisy / total.sqrt()) - target).square().flatten(1).mean(1)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("levels", ["even_time", "logit_normal", None])
+def test_flow_matching_is_the_template_with_another_law_and_weight(levels: str | None) -> None:
+    """Loss and gradient of the squared velocity's error, ``||N - X - F((1 - t) X + t N, t)||^2``, t as published."""
+    settings = {} if levels is None else {"levels": {"name": levels}}
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(2, 2, 3, padding=1).double()
+    denoiser = make_adapter("flow", lambda z, t: network(z) + t[:, None, None, None] / 999)  # type: ignore[arg-type]
+    x, noise = torch.randn(2, 64, 2, 5, 5, dtype=torch.float64)
+    u = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+    ours = make_loss(objective(**settings), denoiser)(denoiser, x, u, noise).mean()
+    t = torch.sigmoid(torch.special.ndtri(u)) if levels == "logit_normal" else 0.001 + 0.998 * u
+    t4 = t[:, None, None, None]
+    output = network((1 - t4) * x + t4 * noise) + t4
+    theirs = (noise - x - output).square().mean()
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-9)
+    for mine, published in zip(
+        torch.autograd.grad(ours, list(network.parameters())),
+        torch.autograd.grad(theirs, list(network.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, published, rtol=1e-6, atol=1e-12)
+
+
+def test_v_prediction_is_the_template_too() -> None:
+    """Gradient of ``||alpha N - beta X - F||^2`` at uniform timesteps of a table."""
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(2, 2, 3, padding=1).double()
+    settings: dict[str, Any] = {"sde": {"name": "vp"}, "prediction": "v", "time": "discrete"}
+    denoiser = make_adapter("sde", lambda z, t: network(z) + t[:, None, None, None] / 999, **settings)  # type: ignore[arg-type]
+    x, noise = torch.randn(2, 64, 2, 5, 5, dtype=torch.float64)
+    u = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+    ours = make_loss(Objective(), denoiser)(denoiser, x, u, noise).mean()
+    beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    index = (1000 * u).long()
+    alpha_bar = (1 - beta).cumprod(0)[index][:, None, None, None]
+    a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    theirs = (a * noise - b * x - (network(a * x + b * noise) + index[:, None, None, None] / 999)).square().mean()
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    for mine, published in zip(
+        torch.autograd.grad(ours, list(network.parameters())),
+        torch.autograd.grad(theirs, list(network.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, published, rtol=1e-6, atol=1e-9)
 
 
 TARGETS = {
@@ -327,6 +374,7 @@ WEIGHTS = {
     "inverse_variance": lambda s: 1 / s**2,
     "uniform": lambda s: 1.0,
     "v": lambda s: 1 / s**2 + 1,
+    "flow": lambda s: (1 + 1 / s) ** 2,
     "edm": lambda s: (s**2 + 0.3**2) / (0.3 * s) ** 2,
     "snr_clipped": lambda s: min(1 / s**2, 5.0),
     "likelihood": lambda s: 2 * 1.2 / 0.3989422804 / s**2,  # d ln sigma^2 / du at the median of log-normal(std 1.2)

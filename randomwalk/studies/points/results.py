@@ -36,7 +36,8 @@ def results_for(folder: RunFolder, task: Task) -> Results:
 
 def set_of(task: Task) -> datasets.PointSet | None:
     """The set that the weights were trained on, if they say so."""
-    said: Any = read_config(task.config.network.path)
+    network = task.config.network
+    said: Any = read_config(network.path) if network.name == "file" else None
     for key in ("training", "config", "data"):  # which may be anything in the files of others
         said = said.get(key) if isinstance(said, dict) else None
     name = said.get("set") if isinstance(said, dict) and said.get("dataset") == "points" else None

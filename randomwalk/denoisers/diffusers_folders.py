@@ -1,0 +1,232 @@
+"""Pipelines of the library diffusers as denoisers: a folder or the id of a repository (``pip install diffusers``).
+
+The network is built and its weights are read by the library. What its scheduler says of the training (the noise table,
+what is predicted, the range of pixels) becomes the denoiser; the scheduler's own sampling is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from randomwalk.denoisers import adapters
+from randomwalk.denoisers.denoiser import NetworkDenoiser
+from randomwalk.denoisers.wrap import Called, wrap
+from randomwalk.errors import InputError
+from randomwalk.lookup import optional_library
+
+MODEL_INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+_NOT_HERE = {
+    "UNet2DConditionModel": "is conditioned on a text",
+    "DiTTransformer2DModel": "works on latents of an autoencoder",
+    "UNet1DModel": "is for sequences",
+    "VQModel": "is an autoencoder",
+}
+
+
+def is_diffusers_folder(path: str | Path) -> bool:
+    """Whether a path is a folder with a pipeline or a model of diffusers."""
+    return Path(path).is_dir() and any((Path(path) / name).is_file() for name in (MODEL_INDEX, CONFIG))
+
+
+def load_diffusers(
+    path: str | Path,
+    *,
+    denoiser: Mapping[str, Any] | None = None,
+    null_label: int | None = None,
+    pickles: bool = False,
+) -> NetworkDenoiser:
+    """The network of a pipeline as a denoiser, on the CPU.
+
+    Args:
+        path: folder of a pipeline, or of a ``UNet2DModel`` alone, or the id of a repository (``owner/name``), which the
+            library downloads.
+        denoiser: settings of the denoiser, ``{"name": ..., **settings}``, instead of what the scheduler says; needed
+            where there is none.
+        null_label: the class that means "any class", if the network has one.
+        pickles: read weights in ``.bin`` files too, by the library, if there is no safetensors file.
+
+    Raises:
+        InputError: the library or a file is missing or damaged, or the pipeline is of another kind.
+    """
+    library = optional_library("diffusers", "diffusers", "a diffusers pipeline")
+    where = str(path)
+    if not Path(path).is_dir() and not _REPOSITORY.fullmatch(where):
+        raise InputError(f"{where}: no such folder, and no id of a repository (owner/name)")
+    index = _index(library, where)
+    unet = _network(library, where, index, pickles)
+    if denoiser is None:
+        made = _by_scheduler(library, where, _scheduler(library, where, index), unet, null_label)
+    else:
+        told = {**denoiser} if null_label is None else {**denoiser, "null_label": null_label}
+        made = adapters.make(network=Called(unet), **told)
+    config: Any = unet.config
+    size = config.sample_size
+    made.channels = config.in_channels
+    made.image_size = size if isinstance(size, int) else size[0] if size and len(set(size)) == 1 else None
+    made.num_classes = config.num_class_embeds
+    return made
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _by_library(where: str, what: str, load: Callable[[], Any]) -> Any:
+    """Result of the library, or its error in one line."""
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        online = "" if Path(where).is_dir() else "; a repository is downloaded, which takes a connection"
+        raise InputError(f"{where}: {what} cannot be read by diffusers ({lines[0][:300]}){online}") from error
+
+
+def _index(library: Any, where: str) -> dict[str, Any]:
+    """Components of the pipeline; empty for a model alone."""
+    folder = Path(where)
+    if not folder.is_dir():
+        return dict(_by_library(where, MODEL_INDEX, lambda: library.DiffusionPipeline.load_config(where)))
+    if (folder / MODEL_INDEX).is_file():
+        return _json(folder / MODEL_INDEX)
+    if (folder / CONFIG).is_file():
+        return {}
+    raise InputError(f"{where}: is no folder of diffusers: it has neither {MODEL_INDEX} nor {CONFIG}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: expected a dictionary")
+    return content
+
+
+def _component(index: Mapping[str, Any], suffix: str) -> tuple[str, str] | None:
+    """Name and class of the first component whose class ends so."""
+    parts = {key: value[1] for key, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
+    return next(((key, str(kind)) for key, kind in parts.items() if str(kind).endswith(suffix)), None)
+
+
+def _network(library: Any, where: str, index: Mapping[str, Any], pickles: bool) -> nn.Module:
+    """The pipeline's ``UNet2DModel``."""
+    found = _component(index, "UNet2DModel") if index else (None, _json(Path(where) / CONFIG).get("_class_name"))
+    parts = [str(value[1]) for value in index.values() if isinstance(value, list) and len(value) == 2 and value[1]]
+    autoencoder = next((kind for kind in parts if "Autoencoder" in kind or kind == "VQModel"), None)
+    if found is None or found[1] != "UNet2DModel" or autoencoder is not None:
+        kind = found[1] if found is not None else next((part for part in parts if part in _NOT_HERE), "")
+        reason = (
+            f"{kind} {_NOT_HERE[kind]}" if kind in _NOT_HERE else f"it has {', '.join(parts) or kind or 'no network'}"
+        )
+        reason = f"it works on latents of {autoencoder}" if autoencoder is not None else reason
+        raise InputError(
+            f"{where}: only pipelines of images with a UNet2DModel are priors of images here, but {reason}; a function "
+            "of (z, t) around it can be given to randomwalk.wrap"
+        )
+    given = {"subfolder": found[0]} if found[0] is not None else {}
+    if not pickles and Path(where).is_dir():
+        folder = Path(where, found[0] or "")
+        if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+            raise InputError(
+                f"{where}: its weights are a pickle ({folder.name}/{next(folder.glob('*.bin')).name}), which is read "
+                "only if told to: network.pickles: true, or load_denoiser(..., pickles=True); or save the pipeline "
+                "again, which makes safetensors"
+            )
+    load = library.UNet2DModel.from_pretrained
+    unet: nn.Module = _by_library(
+        where,
+        "the UNet2DModel",
+        lambda: load(
+            where,
+            use_safetensors=None if pickles else True,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            **given,
+        ),
+    )
+    return unet
+
+
+def _scheduler(library: Any, where: str, index: Mapping[str, Any]) -> dict[str, Any]:
+    """Config of the pipeline's scheduler."""
+    found = _component(index, "Scheduler") or _component(index, "SchedulerFlax")
+    if found is None:
+        raise InputError(
+            f"{where}: has no scheduler, which would say how the network was trained: give the folder of the whole "
+            "pipeline, or network.denoiser (denoiser= in Python), such as {name: vp, table: linear}"
+        )
+    if Path(where).is_dir():
+        config = _json(Path(where, found[0], SCHEDULER_CONFIG))
+    else:
+        load = library.SchedulerMixin.load_config if hasattr(library, "SchedulerMixin") else None
+        load = load or library.DDPMScheduler.load_config
+        config = dict(_by_library(where, "the scheduler", lambda: load(where, subfolder=found[0])))
+    return {"_class_name": found[1], **config}
+
+
+# --- conventions -----------------------------------------------------------------------------------------------------
+
+
+def _by_scheduler(
+    library: Any, where: str, config: Mapping[str, Any], unet: nn.Module, null_label: int | None
+) -> NetworkDenoiser:
+    """The denoiser that the config of a scheduler describes."""
+    kind = str(config["_class_name"])
+    predicts = str(config.get("prediction_type", "epsilon"))
+    about = f"{where}: scheduler {kind}"
+    if kind in ("ScoreSdeVeScheduler", "KarrasVeScheduler"):
+        # Both see pixels in [0, 1]; the range of the second is in units of [-1, 1].
+        unit, low, high = (1.0, 0.01, 1348.0) if kind == "ScoreSdeVeScheduler" else (0.5, 0.02, 100.0)
+        ends = unit * float(config.get("sigma_min", low)), unit * float(config.get("sigma_max", high))
+        return wrap(unet, "score", sigmas=ends, time="sigma", pixels=(0.0, 1.0), null_label=null_label)
+    if kind.startswith("EDM"):
+        if predicts not in ("epsilon", "v_prediction"):
+            raise InputError(f"{about}: prediction_type {predicts!r} is not known; epsilon or v_prediction")
+        network = Called(unet) if predicts == "epsilon" else Negated(unet)
+        settings = {key: float(config[key]) for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
+        return adapters.make("edm", network, null_label=null_label, **settings)
+    flows = kind.startswith("FlowMatch") or predicts == "flow_prediction" or config.get("use_flow_sigmas")
+    if predicts not in _PREDICTIONS:
+        raise InputError(f"{about}: prediction_type {predicts!r} is not known; one of {', '.join(_PREDICTIONS)}")
+    network_config: Any = unet.config
+    whole = network_config.time_embedding_type == "learned"
+    if flows:
+        steps = int(config.get("num_train_timesteps", 1000))
+        shift = float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0)
+        return wrap(unet, "flow", time_scale=float(steps), shift=shift, null_label=null_label)
+    if "beta_schedule" not in config and config.get("trained_betas") is None:
+        raise InputError(f"{about} has no noise table that is known here; give network.denoiser")
+    if config.get("timestep_type", "discrete") != "discrete":
+        raise InputError(f"{about}: timestep_type {config['timestep_type']!r} is not known; give network.denoiser")
+    table = _table(library, about, config)
+    return wrap(unet, _PREDICTIONS[predicts], alphas_cumprod=table, whole_times=whole, null_label=null_label)  # type: ignore[arg-type]
+
+
+def _table(library: Any, about: str, config: Mapping[str, Any]) -> Tensor:
+    """alpha_bar as the library makes it, by which its trainings add noise."""
+    made = getattr(library, str(config["_class_name"]), None)
+    if made is None:
+        raise InputError(
+            f"{about} is not known to the installed diffusers {library.__version__}; give network.denoiser"
+        )
+    scheduler = _by_library(about, "its settings", lambda: made.from_config(dict(config)))
+    if not isinstance(table := getattr(scheduler, "alphas_cumprod", None), Tensor):
+        raise InputError(f"{about} has no noise table that is known here; give network.denoiser")
+    # A last level of pure noise (of zero terminal SNR), for which some schedulers put 2^-24, is no noisy image.
+    return table.double()[(table != 0) & (table != 2**-24)]
+
+
+class Negated(Called):
+    """A network whose output has the other sign, as EDM's with v_prediction."""
+
+    def forward(self, z: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
+        return -super().forward(z, t, *labels)
