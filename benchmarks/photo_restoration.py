@@ -116,6 +116,7 @@ class Bench:
         alexnet: its weights, for LPIPS; None to do without.
         pictures: restored images, of the figure and for the eye.
         shown: photograph of the figure, by the name of the case.
+        few: number of photographs for the peers that differentiate the network, which take several times as long.
     """
 
     denoiser: Denoiser | None
@@ -127,6 +128,7 @@ class Bench:
     alexnet: Path | None = None
     pictures: Pictures | None = None
     shown: dict[str, Photograph] = field(default_factory=dict)
+    few: int = 1000
 
     def job(self, case: Case, title: str, settings: Mapping[str, Any], photos: Sequence[Photograph]) -> Job:
         """A method on some photographs."""
@@ -160,9 +162,11 @@ def do(job: Job) -> list[Record]:
 
 def measure_case(bench: Bench, case: Case, methods: Chosen) -> Result:
     """Measure all methods in a case."""
-    jobs = [bench.job(case, title, settings, bench.photos) for title, settings in methods.items()]
+    some = [bench.photos[k] for k in spread(len(bench.photos), bench.few)]
+    photos = {title: some if photo_peers.differentiates(title) else bench.photos for title in methods}
+    jobs = [bench.job(case, title, settings, photos[title]) for title, settings in methods.items()]
     for job in jobs:
-        for photo in bench.photos:
+        for photo in photos[job.method]:
             if bench.lacks(case, photo, job.method):
                 bench.records.of(case.name, job.method, job.config).pop(photo.key, None)  # do it again for its image
     found = measure(jobs, do, bench.records, case.name)[case.name]
@@ -175,10 +179,12 @@ def distances(bench: Bench, result: Result) -> dict[str, float]:
     """Frechet distance of deep features of patches from those of the photographs, by method; empty without AlexNet."""
     if bench.alexnet is None or bench.pictures is None:
         return {}
-    truths, found = [to_tensor(to_pixels(photo.pixels)) for photo in bench.photos], {}
-    for title in result.images:
-        images = [to_tensor(bench.pictures.read(result.case, photo.key, title)) for photo in bench.photos]
-        found[title] = patch_distance(images, truths, bench.alexnet)
+    found = {}
+    for title, records in result.images.items():
+        if len(records) == len(bench.photos):  # sets of other numbers would not compare
+            images = [to_tensor(bench.pictures.read(result.case, photo.key, title)) for photo in bench.photos]
+            truths = [to_tensor(to_pixels(photo.pixels)) for photo in bench.photos]
+            found[title] = patch_distance(images, truths, bench.alexnet)
     return found
 
 
@@ -273,6 +279,13 @@ def options() -> argparse.ArgumentParser:
     add_options(made, crop=192)
     made.add_argument("--every", type=int, default=10, metavar="N", help="every N-th image of CBSD68 (10)")
     made.add_argument("--model", choices=list(MODELS), default="ve", help="which of the networks (ve)")
+    made.add_argument(
+        "--few",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="evenly spaced photographs for the peers that differentiate the network, which take long (all)",
+    )
     made.add_argument("--degradations", nargs="+", metavar="NAME", help="only these of photo_restoration.yaml")
     made.add_argument("--noise", nargs="+", type=float, metavar="STD", help="only these levels of it, of 255")
     made.add_argument(
@@ -309,7 +322,7 @@ def check(chosen: argparse.Namespace) -> None:
         raise InputError("--methods: is for --tune; all methods are measured, so that they can be compared")
     if chosen.validation is not None and not chosen.tune:
         raise InputError(f"--validation {chosen.validation}: is for --tune, which chooses the settings on it")
-    check_least(chosen, every=1, tune_images=1, tune_crop=64)
+    check_least(chosen, every=1, few=1, tune_images=1, tune_crop=64)
 
 
 def choose_settings(chosen: argparse.Namespace, bench: Bench, plan: Plan, libraries: Collection[str]) -> int:
@@ -373,7 +386,7 @@ def main(chosen: argparse.Namespace) -> int:
     facts = {"seed": chosen.seed, "crop": chosen.crop, **network}
     pictures, records = Pictures(report.folder, chosen.resume), Records(report.folder, chosen.resume)
     shown = shown_photographs(plan, photos)
-    bench = Bench(denoiser, device, photos, chosen.seed, facts, records, alexnet, pictures, shown)
+    bench = Bench(denoiser, device, photos, chosen.seed, facts, records, alexnet, pictures, shown, chosen.few)
     cut = "whole" if chosen.crop == 0 else f"cut to {chosen.crop} pixels at the centre"
     used = "No network" if chosen.classical else f"Network {MODELS[chosen.model]} in {chosen.precision}"
     report.say(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from randomwalk.errors import InputError
@@ -59,7 +61,7 @@ class AlexNet(nn.Module):
             weights = _read(path)
             own = {name: value for name, value in weights.items() if name.startswith("features.")}
             self.features.load_state_dict({name.removeprefix("features."): value for name, value in own.items()})
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
             raise InputError(f"{path}: does not hold AlexNet's features as torchvision names them ({error})") from error
         self.requires_grad_(False).eval()
 

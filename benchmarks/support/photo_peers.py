@@ -35,6 +35,11 @@ def library_of(title: str) -> str | None:
     return next((name for name in LIBRARIES if f"({name})" in title), None)
 
 
+def differentiates(title: str) -> bool:
+    """True if a peer takes vector-Jacobian products of the network."""
+    return library_of(title) is not None and title.split(" (")[0] in ("DPS", "PiGDM", "MMPS")
+
+
 def missing(library: str) -> str | None:
     """Reason why the peers of a library cannot run; None if they can."""
     try:

@@ -47,7 +47,8 @@ class Plan:
             the eye alone.
         walks: settings of the walk at its default with each number of evaluations, by its title.
         curve: settings of the walk along the distortion-perception curve, by its title.
-        tune_noise: level of noise at which the settings of peers and samples are chosen, for all levels.
+        kinds: degradations that take the settings of peers and samples, by the one on which they are chosen.
+        tune_noise: level of noise at which those are chosen, for all levels.
         pictures: layout of the figure: its rows ``(degradation, noise)``, the step ``every`` between the photographs
             shown, and the ``side`` of the tiles.
     """
@@ -59,6 +60,7 @@ class Plan:
     samples: Mapping[str, Sequence[Settings]]
     walks: Chosen
     curve: Chosen
+    kinds: Mapping[str, Sequence[str]]
     tune_noise: float
     pictures: Mapping[str, Any]
 
@@ -86,8 +88,10 @@ class Plan:
         """Cases that take the settings of a method that are chosen in a case; none where they are chosen in another."""
         if title not in (*self.peers, *self.samples):
             return [case]
-        alike = [of for of in self.cases if (of.degradation, of.by) == (case.degradation, case.by)]
-        return alike if case.noise == self.tune_noise else []
+        if case.noise != self.tune_noise:
+            return []
+        kind = self.kinds.get(case.degradation, ())
+        return [of for of in self.cases if of.degradation in kind and of.by == case.by]
 
     def of(self, degradations: Sequence[str] | None, noise: Sequence[float] | None) -> list[Case]:
         """Cases of some degradations and noise levels; None means all.
@@ -135,9 +139,8 @@ def load_plan(path: Path = PLAN) -> Plan:
         for last in (True, False)
         for kappa in walk["curve"]
     }
-    return Plan(
-        [*cases, *eye], walks=walks, curve=curve, tune_noise=data["tune_noise"], pictures=data["pictures"], **tries
-    )
+    rest = {key: data[key] for key in ("kinds", "tune_noise", "pictures")}
+    return Plan([*cases, *eye], walks=walks, curve=curve, **tries, **rest)
 
 
 def default_walk(config: str, evaluations: int, **changes: Any) -> Settings:

@@ -21,7 +21,7 @@ from support.photo_baselines import CLASSICAL
 from support.photo_plan import BEFORE, DEFAULT, DPIR, SAMPLE, walk_of
 from support.photo_problems import Case
 
-HEAD = ("method", "PSNR (dB)", "Set5", "CBSD68", "SSIM", "LPIPS", "evaluations", "vjps", "s / megapixel")
+HEAD = ("method", "PSNR (dB)", "Set5", "CBSD68", "SSIM", "LPIPS", "walk, 24 - it (dB)", "photographs")
 SETS = ("set5", "cbsd68")
 ABOVE_DPIR, FEWER = 0.1, 0.15
 """Aims in dB: of the walk over DPIR, and the most that half of its evaluations may cost."""
@@ -47,8 +47,14 @@ class Result:
         return mean_and_error(values) if values else None
 
     def best(self, among: Callable[[str], bool]) -> str | None:
-        """Method with the best mean PSNR on these very photographs, which favours it; None without any."""
-        return max(filter(among, self.images), key=lambda title: (self.mean(title) or (0.0,))[0], default=None)
+        """Method that is best by PSNR on these very photographs, which favours it; None without any.
+
+        Each is compared with the walk on the photographs that it has.
+        """
+        gains = {title: self.gain(DEFAULT, title) for title in filter(among, self.images)}
+        alone = {title: self.mean(title) for title in gains}
+        found = {title: -gain[0] if (gain := gains[title]) else (alone[title] or (0.0,))[0] for title in gains}
+        return max(found, key=found.__getitem__, default=None)
 
     @property
     def classical(self) -> str | None:
@@ -60,10 +66,14 @@ class Result:
         """Best method with a network besides DPIR and the walks."""
         return self.best(lambda title: title not in CLASSICAL and title != DPIR and "random_walk" not in title)
 
-    def gain(self, title: str, rival: str) -> tuple[float, float] | None:
-        """Mean and standard error of the PSNR of a method minus that of another; None without both."""
-        own, other = self.images.get(title), self.images.get(rival)
-        return mean_and_error([own[key]["psnr"] - other[key]["psnr"] for key in own]) if own and other else None
+    def gain(self, title: str, rival: str | None) -> tuple[float, float] | None:
+        """Mean and standard error of the PSNR of a method minus that of another, on the photographs of both.
+
+        None if one of them has none.
+        """
+        own, other = self.images.get(title, {}), self.images.get(rival or "", {})
+        gains = [own[key]["psnr"] - other[key]["psnr"] for key in own if key in other]
+        return mean_and_error(gains) if gains else None
 
     def seconds(self, title: str) -> float:
         """Seconds for a megapixel."""
@@ -83,7 +93,8 @@ def case_table(report: Report, result: Result) -> None:
         psnr, seconds = values["psnr"], result.seconds(title)
         assert psnr is not None
         quality = [cell(psnr), *sets, *(_short(values[metric], 3) for metric in ("ssim", "lpips"))]
-        rows.append([title, *quality, *_counts(title, records), f"{seconds:.1f}"])
+        behind = "" if title == DEFAULT else _signed(result.gain(DEFAULT, title))
+        rows.append([title, *quality, behind, str(len(records))])
         for metric, unit in (("psnr", "dB"), ("ssim", "1"), ("lpips", "1")):
             if (value := values[metric]) is not None:
                 report.add(result.case.name, title, metric, value, unit)
@@ -91,29 +102,31 @@ def case_table(report: Report, result: Result) -> None:
             report.add(result.case.name, title, metric, next(iter(records.values()))[metric], "1")
         report.add(result.case.name, title, "seconds_per_megapixel", seconds, "s")
     rows += [[title, *["-"] * (len(HEAD) - 1)] for title in result.failed]
-    count = len(next(iter(result.images.values())))
-    notes = [f"mean over {count} photographs ± standard error", *(f"{t}: {why}" for t, why in result.failed.items())]
+    notes = [
+        "PSNR and differences: mean ± standard error; differences on the photographs of both",
+        *(f"{title}: {why}" for title, why in result.failed.items()),
+    ]
     report.table(result.case.heading, HEAD, rows, notes)
 
 
 def summary(report: Report, results: Sequence[Result]) -> None:
     """Print one row for each case: PSNR of the best classical method, of peers, and of the walk."""
     walks = [walk_of(number) for number in (12, 24, 40)]
-    head = ["degradation", "noise", "best classical", "PSNR (dB)", DPIR, "best other", "PSNR (dB)", BEFORE, *walks]
-    head += [f"24 - {DPIR.split()[0]}", "24 - T set"]
+    head = ["degradation", "noise", "best classical", "PSNR (dB)", DPIR, BEFORE, *walks]
+    head += [f"24 - {DPIR.split()[0]}", "24 - T set", "best other", "24 - other"]
     rows = []
     for r in results:
-        found = [r.classical or "-", _psnr(r, r.classical), _psnr(r, DPIR), r.other or "-", _psnr(r, r.other)]
-        gains = [r.gain(DEFAULT, rival) for rival in (DPIR, BEFORE)]
-        own = [_psnr(r, title) for title in (BEFORE, *walks)]
-        rows.append([r.case.title, f"{r.case.noise:g}", *found, *own, *map(_signed, gains)])
-        for rival in (r.classical, DPIR, BEFORE):
+        found = [r.classical or "-", *(_psnr(r, title) for title in (r.classical, DPIR, BEFORE, *walks))]
+        gains = [_signed(r.gain(DEFAULT, rival)) for rival in (DPIR, BEFORE)]
+        other = [r.other or "-", _signed(r.gain(DEFAULT, r.other))]
+        rows.append([r.case.title, f"{r.case.noise:g}", *found, *gains, *other])
+        for rival in (r.classical, DPIR, BEFORE, r.other):
             if rival is not None and (gain := r.gain(DEFAULT, rival)) is not None:
                 report.add(r.case.name, DEFAULT, f"gain_over_{rival}", gain, "dB")
     notes = [
         "PSNR: mean over the photographs; best classical, best other: the method whose mean is highest on these very "
         "photographs, which favours it",
-        "differences: mean ± standard error",
+        "differences: mean ± standard error, on the photographs of both",
         *verdicts(results),
     ]
     report.table("PSNR (dB) of the walk, classical methods and peers", head, rows, notes)
@@ -139,18 +152,16 @@ def verdicts(results: Sequence[Result]) -> list[str]:
 
 
 def costs(report: Report, results: Sequence[Result]) -> None:
-    """Print what each method costs, and its mean PSNR over the cases that all methods with a network did."""
-    titles = list(dict.fromkeys(title for r in results for title in r.images))
-    shared = {title for title in titles if all(title in r.images for r in results)}
+    """Print what each method costs, and how far it is below the walk on the average of its cases."""
     rows = []
-    for title in titles:
+    for title in dict.fromkeys(title for r in results for title in r.images):
         own = [r for r in results if title in r.images]
         seconds = statistics.fmean(r.seconds(title) for r in own)
-        mean = statistics.fmean((r.mean(title) or (0.0,))[0] for r in own)
-        quality = f"{mean:.2f}" if title in shared else "-"
-        rows.append([title, *_counts(title, own[0].images[title]), f"{seconds:.1f}", quality])
-    head = ["method", "evaluations", "vjps", "s / megapixel", "mean PSNR (dB)"]
-    report.table("Cost of a restoration", head, rows, [f"means over {len(results)} cases"])
+        gains = [gain[0] for r in own if (gain := r.gain(DEFAULT, title)) is not None]
+        behind = f"{statistics.fmean(gains):+.2f}" if gains and title != DEFAULT else ""
+        rows.append([title, *_counts(title, own[0].images[title]), f"{seconds:.1f}", behind, str(len(own))])
+    head = ["method", "evaluations", "vjps", "s / megapixel", "walk, 24 - it (dB)", "cases"]
+    report.table("Cost of a restoration", head, rows, ["means over the cases of each method"])
 
 
 def eye_table(report: Report, result: Result, distances: Mapping[str, float]) -> None:
