@@ -1,6 +1,6 @@
 """Restoration of photographs: the random walk at its one default, beside classical methods and other people's samplers.
 
-Set5 and some images of CBSD68 (every --every-th by name) are degraded as photo_restoration.yaml says. The walk has the
+Set5 and 12 images of CBSD68 (every fifth by name) are degraded as photo_restoration.yaml says. The walk has the
 settings of configs/photo_*.yaml in all cases, with 12, 24 and 40 evaluations; those of all other methods were chosen
 for each case by --tune on other photographs (photo_restoration_settings.yaml). In some cases samples are compared for
 the eye as well, by LPIPS and the Frechet distance of deep features of patches.
@@ -61,6 +61,7 @@ from randomwalk.operators import SuperResolution
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling.batch import visible_and_baseline
 
+EVERY_FIFTH, NUM_CBSD68 = 5, 12
 FIRST, FINALISTS = 2, 2
 """--tune tries all candidates on the first photographs, and this many of the best on all of them."""
 
@@ -69,15 +70,15 @@ FIRST, FINALISTS = 2, 2
 
 
 def measured_photographs(options: argparse.Namespace) -> list[Photograph]:
-    """Set5 and every so-many-th of CBSD68; with --quick and no data, a photograph of the repository."""
+    """Set5 and a part of CBSD68, or evenly spaced ones of them; with --quick and no data, one of the repository."""
     if options.data is None:
         return photographs(open_set(None, BUNDLED), BUNDLED, [0], options.crop, MULTIPLE)
     found = []
-    for folder, step in (("set5", 1), ("cbsd68", options.every)):
+    for folder, step, most in (("set5", 1, None), ("cbsd68", EVERY_FIFTH, NUM_CBSD68)):
         source = open_set(options.data, folder)
-        numbers = list(range(0, len(source), step))
+        numbers = list(range(0, len(source), step))[:most]
         found += photographs(source, folder, numbers[:1] if options.quick else numbers, options.crop, MULTIPLE)
-    return found
+    return [found[k] for k in spread(len(found), options.images)]
 
 
 def validation_photographs(folder: Path, data: Path, count: int, crop: int) -> list[Photograph]:
@@ -128,7 +129,7 @@ class Bench:
     alexnet: Path | None = None
     pictures: Pictures | None = None
     shown: dict[str, Photograph] = field(default_factory=dict)
-    few: int = 1000
+    few: int = 17
 
     def job(self, case: Case, title: str, settings: Mapping[str, Any], photos: Sequence[Photograph]) -> Job:
         """A method on some photographs."""
@@ -277,12 +278,12 @@ def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
     add_options(made, crop=192)
-    made.add_argument("--every", type=int, default=10, metavar="N", help="every N-th image of CBSD68 (10)")
+    made.add_argument("--images", type=int, default=17, metavar="N", help="evenly spaced ones of the 17 (all)")
     made.add_argument("--model", choices=list(MODELS), default="ve", help="which of the networks (ve)")
     made.add_argument(
         "--few",
         type=int,
-        default=1000,
+        default=17,
         metavar="N",
         help="evenly spaced photographs for the peers that differentiate the network, which take long (all)",
     )
@@ -322,7 +323,7 @@ def check(chosen: argparse.Namespace) -> None:
         raise InputError("--methods: is for --tune; all methods are measured, so that they can be compared")
     if chosen.validation is not None and not chosen.tune:
         raise InputError(f"--validation {chosen.validation}: is for --tune, which chooses the settings on it")
-    check_least(chosen, every=1, few=1, tune_images=1, tune_crop=64)
+    check_least(chosen, images=1, few=1, tune_images=1, tune_crop=64)
 
 
 def choose_settings(chosen: argparse.Namespace, bench: Bench, plan: Plan, libraries: Collection[str]) -> int:

@@ -21,8 +21,7 @@ from support.photo_baselines import CLASSICAL
 from support.photo_plan import BEFORE, DEFAULT, DPIR, SAMPLE, walk_of
 from support.photo_problems import Case
 
-HEAD = ("method", "PSNR (dB)", "Set5", "CBSD68", "SSIM", "LPIPS", "walk, 24 - it (dB)", "photographs")
-SETS = ("set5", "cbsd68")
+HEAD = ("method", "PSNR (dB)", "SSIM", "LPIPS", "walk, 24 - it (dB)", "photographs")
 ABOVE_DPIR, FEWER = 0.1, 0.15
 """Aims in dB: of the walk over DPIR, and the most that half of its evaluations may cost."""
 
@@ -40,10 +39,9 @@ class Result:
     images: Mapping[str, Mapping[str, Record]]
     failed: Mapping[str, str]
 
-    def mean(self, title: str, metric: str = "psnr", folder: str = "") -> tuple[float, float] | None:
-        """Mean and standard error over the photographs (of a set); None without any."""
-        records = self.images.get(title, {})
-        values = [r[metric] for key, r in records.items() if key.startswith(folder) and r[metric] is not None]
+    def mean(self, title: str, metric: str = "psnr") -> tuple[float, float] | None:
+        """Mean and standard error over the photographs; None without any."""
+        values = [r[metric] for r in self.images.get(title, {}).values() if r[metric] is not None]
         return mean_and_error(values) if values else None
 
     def best(self, among: Callable[[str], bool]) -> str | None:
@@ -89,10 +87,9 @@ def case_table(report: Report, result: Result) -> None:
     rows = []
     for title, records in result.images.items():
         values = {metric: result.mean(title, metric) for metric in ("psnr", "ssim", "lpips")}
-        sets = [_short(result.mean(title, "psnr", folder)) for folder in SETS]
         psnr, seconds = values["psnr"], result.seconds(title)
         assert psnr is not None
-        quality = [cell(psnr), *sets, *(_short(values[metric], 3) for metric in ("ssim", "lpips"))]
+        quality = [cell(psnr), *(_short(values[metric], 3) for metric in ("ssim", "lpips"))]
         behind = "" if title == DEFAULT else _signed(result.gain(DEFAULT, title))
         rows.append([title, *quality, behind, str(len(records))])
         for metric, unit in (("psnr", "dB"), ("ssim", "1"), ("lpips", "1")):

@@ -303,6 +303,30 @@ def test_levels_above_the_range_of_the_network() -> None:
     torch.testing.assert_close(peer.denoised(x, 1e-4), Shrink()(x, 0.005))
 
 
+def test_azula_is_given_the_image_at_its_own_scale() -> None:
+    """Its state is ``alpha (x + sigma / alpha n)``."""
+    pytest.importorskip("azula.noise")
+    x, t = photograph().pixels[None], torch.tensor(0.7)
+    denoiser = photo_peers.azula_denoiser(photo_peers.Peer(Shrink()), (3, 32, 32), 0.085)
+    alpha, sigma = denoiser.schedule(t)
+    assert alpha < 0.4
+    found = denoiser((alpha * x).flatten(1), t).mean
+    torch.testing.assert_close(found, Shrink()(x, float(sigma / alpha)).flatten(1))
+
+
+def test_the_walk_starts_from_the_measurement() -> None:
+    photo = photograph()
+    problem = make_problem(case(10, name="super_resolution", factor=2), photo, 0)
+    given = Measurement(problem.operator, problem.noise, problem.y)
+    settings = PLAN.walks[photo_plan.walk_of(12)]
+    sampler, sigmas = engine.make_sampler("random_walk", settings)
+    draws = photo.draws(0, 1)
+    start = problem.operator.interpolated(problem.y) + float(sigmas[0]) * draws.normal((3, 32, 32))
+    expected = sampler.sample(Shrink(), sigmas, given, start=start, draws=draws)
+    found, _ = engine.sample("random_walk, 12", settings, Shrink(), given, 1, photo.draws(0, 1))
+    torch.testing.assert_close(found[0], expected, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("title", [photo_plan.DPIR, "total variation"])
 def test_no_method_gives_an_image_that_is_not_finite(title: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else its PSNR, NaN, would upset the choice of the best settings."""
