@@ -117,7 +117,7 @@ class Bench:
         alexnet: its weights, for LPIPS; None to do without.
         pictures: restored images, of the figure and for the eye.
         shown: photograph of the figure, by the name of the case.
-        few: number of photographs for the peers that differentiate the network, which take several times as long.
+        few: number of photographs for the PSNR of peers that differentiate the network, which take far longer.
     """
 
     denoiser: Denoiser | None
@@ -164,7 +164,8 @@ def do(job: Job) -> list[Record]:
 def measure_case(bench: Bench, case: Case, methods: Chosen) -> Result:
     """Measure all methods in a case."""
     some = [bench.photos[k] for k in spread(len(bench.photos), bench.few)]
-    photos = {title: some if photo_peers.differentiates(title) else bench.photos for title in methods}
+    slow = [] if case.for_the_eye else [title for title in methods if photo_peers.differentiates(title)]
+    photos = {title: some if title in slow else bench.photos for title in methods}
     jobs = [bench.job(case, title, settings, photos[title]) for title, settings in methods.items()]
     for job in jobs:
         for photo in photos[job.method]:
@@ -180,12 +181,10 @@ def distances(bench: Bench, result: Result) -> dict[str, float]:
     """Frechet distance of deep features of patches from those of the photographs, by method; empty without AlexNet."""
     if bench.alexnet is None or bench.pictures is None:
         return {}
-    found = {}
+    found, truths = {}, [to_tensor(to_pixels(photo.pixels)) for photo in bench.photos]
     for title, records in result.images.items():
-        if len(records) == len(bench.photos):  # sets of other numbers would not compare
-            images = [to_tensor(bench.pictures.read(result.case, photo.key, title)) for photo in bench.photos]
-            truths = [to_tensor(to_pixels(photo.pixels)) for photo in bench.photos]
-            found[title] = patch_distance(images, truths, bench.alexnet)
+        images = [to_tensor(bench.pictures.read(result.case, key, title)) for key in records]
+        found[title] = patch_distance(images, truths, bench.alexnet)
     return found
 
 
@@ -285,7 +284,7 @@ def options() -> argparse.ArgumentParser:
         type=int,
         default=17,
         metavar="N",
-        help="evenly spaced photographs for the peers that differentiate the network, which take long (all)",
+        help="evenly spaced photographs for the PSNR of peers that differentiate the network, which take long (all)",
     )
     made.add_argument("--degradations", nargs="+", metavar="NAME", help="only these of photo_restoration.yaml")
     made.add_argument("--noise", nargs="+", type=float, metavar="STD", help="only these levels of it, of 255")

@@ -24,6 +24,8 @@ from support.photo_problems import Case
 HEAD = ("method", "PSNR (dB)", "SSIM", "LPIPS", "walk, 24 - it (dB)", "photographs")
 ABOVE_DPIR, FEWER = 0.1, 0.15
 """Aims in dB: of the walk over DPIR, and the most that half of its evaluations may cost."""
+LOWEST = 8.0
+"""Points of the distortion-perception figure are at most so many dB below the best."""
 
 
 @dataclass(frozen=True)
@@ -212,33 +214,32 @@ def _signed(value: tuple[float, float] | None) -> str:
 def distortion_perception(results: Sequence[Result], curve: Sequence[str]) -> Any:
     """Figure with LPIPS against PSNR in each case: the walk as kappa grows, once more denoised or not, and the others.
 
+    Methods more than `LOWEST` below the best PSNR are left out.
+
     Args:
         curve: titles of the walk along the curve.
     """
-    figure = sheets.new_figure((3.4 * len(results), 3.6))
+    figure = sheets.new_figure((3.4 * len(results), 3.7))
     axes = figure.subplots(1, len(results), squeeze=False)[0]
     for axis, result in zip(axes, results, strict=True):
-
-        def places(titles: Sequence[str], of: Result = result) -> list[tuple[float, float]]:
-            found = [(of.mean(title), of.mean(title, "lpips")) for title in titles]
-            return [(psnr[0], lpips[0]) for psnr, lpips in found if psnr is not None and lpips is not None]
-
-        for last, label, colour in ((True, "last denoised", "C0"), (False, "not", "C1")):
-            ours = [title for title in curve if title in result.images and ("last denoised" in title) == last]
-            if points := places(ours):
-                axis.plot(*zip(*points, strict=True), "o-", ms=4, color=colour, label=f"walk, kappa 0 to 1, {label}")
-        others = [title for title in result.images if title not in curve and title != DEFAULT]
-        for number, title in enumerate(others):
-            marker = "*" if title == SAMPLE else "sDv^<>PX"[number % 8]
-            if points := places([title]):
-                axis.plot(*points[0], marker, ms=9 if title == SAMPLE else 5, color=f"C{2 + number % 8}", label=title)
+        found = {title: (result.mean(title), result.mean(title, "lpips")) for title in result.images}
+        points = {title: (psnr[0], lpips[0]) for title, (psnr, lpips) in found.items() if psnr and lpips}
+        best = max((psnr for psnr, _ in points.values()), default=0.0)
+        for last, label, colour in ((True, "denoised at the end", "C0"), (False, "not", "C1")):
+            if ours := [points[title] for title in curve if title in points and ("last denoised" in title) == last]:
+                axis.plot(*zip(*ours, strict=True), "o-", ms=4, color=colour, label=f"walk, kappa from 0 to 1, {label}")
+                axis.annotate("1", ours[-1], xytext=(3, 3), textcoords="offset points", fontsize=7, color=colour)
+        for number, title in enumerate(title for title in points if title not in curve):
+            style = {"marker": "*", "ms": 9} if title == SAMPLE else {"marker": "sDv^<>PX"[number % 8], "ms": 5}
+            if points[title][0] > best - LOWEST:
+                axis.plot(*points[title], linestyle="", color=f"C{2 + number % 8}", label=title, **style)
         axis.set_title(result.case.heading.removesuffix(", for the eye"), fontsize=9)
         axis.set_xlabel("PSNR (dB)")
         sheets.tidy(axis)
     axes[0].set_ylabel("LPIPS")
     handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="lower center", ncol=5, fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.16, 1, 1))
+    figure.legend(handles.values(), handles, loc="lower center", ncol=4, fontsize=7, frameon=False)
+    figure.tight_layout(rect=(0, 0.17, 1, 1))
     return figure
 
 
