@@ -85,12 +85,15 @@ class Plan:
         return self.curve if case.for_the_eye else self.walks
 
     def takes_settings_of(self, case: Case, title: str) -> list[Case]:
-        """Cases that take the settings of a method that are chosen in a case; none where they are chosen in another."""
+        """Cases that take the settings of a method that are chosen in a case; none where they are chosen in another.
+
+        DPIR, the closest of the peers, has settings for each degradation, and the others for each kind of degradation.
+        """
         if title not in (*self.peers, *self.samples):
             return [case]
         if case.noise != self.tune_noise:
             return []
-        kind = self.kinds.get(case.degradation, ())
+        kind = [case.degradation] if title == DPIR else self.kinds.get(case.degradation, ())
         return [of for of in self.cases if of.degradation in kind and of.by == case.by]
 
     def of(self, degradations: Sequence[str] | None, noise: Sequence[float] | None) -> list[Case]:

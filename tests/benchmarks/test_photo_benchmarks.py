@@ -245,10 +245,11 @@ def test_peers_are_tuned_on_one_case_of_a_kind(tmp_path: Path, monkeypatch: pyte
     bench = make_bench(tmp_path, monkeypatch)
     bench = replace(bench, denoiser=Shrink(), alexnet=tmp_path)
     cases = [c for c in PLAN.cases if c.degradation in ("motion_blur", "gaussian_blur")]
-    photo_restoration.tune(bench, PLAN, "ve", cases, {"azula"}, ["MMPS (azula)", "ddrm"])
+    photo_restoration.tune(bench, PLAN, "ve", cases, LIBRARIES, ["MMPS (azula)", photo_plan.DPIR, "ddrm"])
     found = photo_plan.read_settings("ve")
     assert len(cases) == 4 and set(found) == {of.name for of in cases}
     assert all(found[of.name]["MMPS (azula)"]["settings"] == {"of": "motion_blur, noise 10"} for of in cases)
+    assert all(found[of.name][photo_plan.DPIR]["settings"]["of"] == f"{of.degradation}, noise 10" for of in cases)
     assert all(found[of.name]["ddrm"]["settings"] == {"of": of.name} for of in cases)
 
 
