@@ -298,10 +298,10 @@ def draw(pictures: Pictures, rows: Sequence[Shown], side: int) -> Image.Image:
         found = [title if title in result.images else None for title in (result.classical, DPIR, DEFAULT)]
         restored = [None if t is None else pictures.read(result.case, row.photo, t) for t in found]
         tiles = [row.truth, enlarged(row.measured, row.truth), *restored]
-        psnr = ["" if t is None else f"{t}: {result.images[t][row.photo]['psnr']:.2f} dB" for t in found]
+        psnr = ["" if t is None else f"{result.images[t][row.photo]['psnr']:.2f} dB" for t in found]
         captions = [Path(row.photo).stem, f"noise {result.case.noise:g} of 255", *psnr]
         lines.append(Row(result.case.title, [None if tile is None else middle(tile, side) for tile in tiles], captions))
-    headings = ("photograph", "measurement", "best classical method", "DPIR", "the walk, 24 evaluations")
+    headings = ("photograph", "measurement", "best classical", "DPIR", "the walk")
     return overview(lines, headings, side)
 
 
