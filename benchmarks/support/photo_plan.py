@@ -128,7 +128,7 @@ def load_plan(path: Path = PLAN) -> Plan:
     ]
     eye = [replace(case, by="lpips") for case in cases if [case.degradation, case.noise] in data["eye"]]
     if len(eye) != len(data["eye"]):
-        raise InputError(f"{path}: eye: names a degradation or a noise level that is not above it")
+        raise InputError(f"{path}: eye: names a degradation or a noise level that the file does not have")
     groups = ("classical", "samplers", "peers", "samples")
     tries = {key: {title: combinations(given) for title, given in data[key].items()} for key in groups}
     if unknown := sorted(set(tries["classical"]) - set(CLASSICAL)):
@@ -142,8 +142,9 @@ def load_plan(path: Path = PLAN) -> Plan:
         for last in (True, False)
         for kappa in walk["curve"]
     }
-    rest = {key: data[key] for key in ("kinds", "tune_noise", "pictures")}
-    return Plan([*cases, *eye], walks=walks, curve=curve, **tries, **rest)
+    classical, samplers, peers, samples = (tries[key] for key in groups)
+    rest = data["kinds"], data["tune_noise"], data["pictures"]
+    return Plan([*cases, *eye], classical, samplers, peers, samples, walks, curve, *rest)
 
 
 def default_walk(config: str, evaluations: int, **changes: Any) -> Settings:
