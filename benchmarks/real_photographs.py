@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from support import strangers
+from support import photo_peers, strangers
 from support.common import ROOT, Report, check_least, parser, resolve_precision, start
-from support.photo_methods import deepinv_missing, plug_and_play
 from support.photo_problems import Problem
 from support.photographs import cut, load_model, spread
 from support.strangers import KERNELS, RIM, Stranger
@@ -50,6 +49,7 @@ GRID = (0.65, 1.3, 2, 3, 4.5, 6.5, 9, 13, 18, 25, 36, 50, 65)
 BEST = "best given"
 INTERPOLATED = "interpolated"
 DPIR = "DPIR, best padding"
+DPIR_SETTINGS = {"evaluations": 24, "first_level": 49, "strength": 0.23, "start": "adjoint"}
 PADDINGS = ("valid", "circular", "replicate", "reflect")
 """What deepinv's blur supposes about the surroundings; valid restores them too. Circular is after edgetaper."""
 
@@ -252,7 +252,7 @@ def dpir(one: Stranger, kernel: np.ndarray, noise: float, padding: str, denoiser
     given = torch.from_numpy(y / 127.5 - 1).permute(2, 0, 1)[None].float()
     problem = Problem(blur, GaussianNoise(2 * noise / 255), given, torch.zeros(1, *shape))
     with torch.inference_mode():
-        x = plug_and_play(problem, denoiser, first_level=49, iterations=24).x
+        x, _ = photo_peers.restore("DPIR (deepinv)", DPIR_SETTINGS, problem, denoiser, seed=0)
     return strangers.inside(((x[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round(), margin)
 
 
@@ -308,7 +308,7 @@ def measure(
         found[INTERPOLATED] = [figures(strangers.interpolated(one), one) for one in made]
     if row.section == "noise":
         found[BEST] = [figures(x, one) for x, one in zip(best_given(denoiser, made), made, strict=True)]
-    if row.kernel is not None and deepinv_missing() is None:
+    if row.kernel is not None and photo_peers.missing("deepinv") is None:
         tried = {}
         for padding in PADDINGS:
             tried[padding] = [figures(dpir(one, row.kernel, row.noise, padding, denoiser), one) for one in made]
@@ -402,7 +402,7 @@ def main(chosen: argparse.Namespace) -> int:
             )
         photos.append(pixels)
     denoiser = load_model(chosen.network, device, chosen.precision)
-    if "blur" in chosen.sections and (missing := deepinv_missing()):
+    if "blur" in chosen.sections and (missing := photo_peers.missing("deepinv")):
         print(missing, file=sys.stderr)
     report = Report("real_photographs", chosen, str(device), ["scipy", "pillow"])
     shown: dict[str, list[np.ndarray]] = {}

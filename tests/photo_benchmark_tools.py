@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,3 +35,14 @@ def photograph(number: int = 0, side: int = 32) -> Photograph:
 def case(noise: float = 2, **operator: Any) -> Case:
     """Made-up case of the benchmark."""
     return Case("made_up", "made up", operator, noise)
+
+
+def alexnet(folder: Path) -> Path:
+    """File with untrained weights of AlexNet's convolutions in torchvision's names."""
+    from torchvision.models import alexnet as make
+
+    torch.manual_seed(0)
+    weights = {f"features.{name}": value for name, value in make(weights=None).features.state_dict().items()}
+    path = folder / "alexnet.pth"
+    torch.save(weights, path)
+    return path

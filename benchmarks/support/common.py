@@ -15,21 +15,19 @@ from typing import Any
 
 import torch
 
+from randomwalk.cli.options import run
+from randomwalk.config import SampleConfig
+from randomwalk.config.files import load_sample_config
+from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device
+from randomwalk.denoisers.denoiser import NetworkDenoiser
+from randomwalk.denoisers.precision import choose_precision
+from randomwalk.errors import InputError
+from randomwalk.images.standard_sets import find_standard_set
+from randomwalk.progress import bar as bar
+from randomwalk.runs.environment import environment
+from randomwalk.runs.folder import RunFolder, write_csv
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # the library is used from its checkout, whatever the current folder is
-
-from randomwalk.cli.options import run  # noqa: E402
-from randomwalk.config import SampleConfig  # noqa: E402
-from randomwalk.config.files import load_sample_config  # noqa: E402
-from randomwalk.denoisers.checkpoints import load_denoiser, resolve_device  # noqa: E402
-from randomwalk.denoisers.denoiser import NetworkDenoiser  # noqa: E402
-from randomwalk.denoisers.precision import choose_precision  # noqa: E402
-from randomwalk.errors import InputError  # noqa: E402
-from randomwalk.images.standard_sets import find_standard_set  # noqa: E402
-from randomwalk.progress import bar as bar  # noqa: E402
-from randomwalk.runs.environment import environment  # noqa: E402
-from randomwalk.runs.folder import RunFolder, write_csv  # noqa: E402
-
 NETWORKS = {"vp": "VP, ADM UNet", "ve": "VE, NCSN++"}
 """Bundled networks for Fashion-MNIST."""
 COLUMNS = ("case", "method", "metric", "value", "unit")

@@ -32,6 +32,8 @@ Record = dict[str, Any]
 FAILED = "failed"
 SCHEDULE = ("schedule", "num_steps", "sigma_min", "sigma_max")
 """Settings of a sampler's noise levels; the others are the sampler's own."""
+START = ("start_std", "start_mean")
+"""Settings of the start: its standard deviation, and ``measurement`` to start from the image interpolated from it."""
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -246,12 +248,12 @@ def make_sampler(row: str, settings: Mapping[str, Any]) -> tuple[Sampler, Tensor
 
     Args:
         row: name of the sampler; a comma and a remark may follow.
-        settings: those of `SCHEDULE`, ``start_std``, and the sampler's own.
+        settings: those of `SCHEDULE`, those of `START`, and the sampler's own.
 
     Raises:
         InputError: unknown name or setting, or impossible value.
     """
-    own = {key: value for key, value in settings.items() if key not in (*SCHEDULE, "start_std")}
+    own = {key: value for key, value in settings.items() if key not in (*SCHEDULE, *START)}
     name, num_steps, sigma_min, sigma_max = (settings[key] for key in SCHEDULE)
     return samplers.make(row.split(",")[0], **own), schedules.make(
         name, num_steps, sigma_min=sigma_min, sigma_max=sigma_max
@@ -280,8 +282,12 @@ def sample(
     for sigma in (float(sigmas[0]), float(sigmas[-1])):
         denoiser.check_sigma(sigma)
     counter, clock = CountingDenoiser(denoiser), Clock(measurement.y.device)
-    std = settings.get("start_std")
-    start = None if std is None else std * draws.normal(measurement.operator.image_shape)
+    start: Tensor | None = None
+    std, mean = settings.get("start_std"), settings.get("start_mean")
+    if std is not None or mean is not None:
+        start = (float(sigmas[0]) if std is None else std) * draws.normal(measurement.operator.image_shape)
+        if mean == "measurement":
+            start = start + measurement.operator.interpolated(measurement.y).repeat_interleave(num_samples, 0)
     x = sampler.sample(counter, sigmas, measurement, num_samples=num_samples, start=start, draws=draws)
     cost = {"evaluations": counter.evaluations, "vjps": counter.vjps, "seconds": clock.seconds()}
     return x.unflatten(0, (-1, num_samples)), cost

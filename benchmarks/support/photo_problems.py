@@ -35,17 +35,29 @@ class Case:
         title: in tables.
         operator: name and settings, as in a config; the masks ``text`` and ``boxes`` are those of this file.
         noise: standard deviation, of 255.
+        by: what the settings of methods are chosen by, "psnr" or "lpips".
     """
 
     degradation: str
     title: str
     operator: Mapping[str, Any]
     noise: float
+    by: str = "psnr"
 
     @property
     def name(self) -> str:
         """Name in records, settings and results."""
-        return f"{self.degradation}, noise {self.noise:g}"
+        return f"{self.degradation}, noise {self.noise:g}{', for the eye' if self.for_the_eye else ''}"
+
+    @property
+    def heading(self) -> str:
+        """Name in headings of tables."""
+        return f"{self.title}, noise {self.noise:g} of 255{', for the eye' if self.for_the_eye else ''}"
+
+    @property
+    def for_the_eye(self) -> bool:
+        """True if LPIPS counts, rather than PSNR."""
+        return self.by == "lpips"
 
     @property
     def law(self) -> dict[str, Any]:
