@@ -141,6 +141,8 @@ def _metrics(rows: Sequence[Mapping[str, Any]], shown: Iterable[int]) -> Table:
     """Table of all samples; the names lead to the images."""
     places = {image: f"#image-{k}" for k, image in enumerate(shown)}
     columns = [column for column in TABLE if any(row.get(column.key) is not None for row in rows)]
+    if not any(row.get("vjps") for row in rows):
+        columns = [column for column in columns if column.key != "vjps"]
     if all(row["sample"] == 0 for row in rows):
         columns = [column for column in columns if column.key != "sample"]
     kept = [

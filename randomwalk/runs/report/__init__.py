@@ -242,7 +242,6 @@ def described(folder: RunFolder, name: str, title: str, subtitle: str, finished:
     """
     facts = folder.facts()
     page = Page(title, subtitle, [*facts_of(facts), ("folder", str(folder.path))], finished)
-    page.resume = f"{program(name)} --resume {shlex.quote(str(folder.path))}"
     page.warnings = list(dict.fromkeys(str(line).removeprefix("warning: ") for line in facts.get("notes", ())))
     again = "--diffusion_config" if name == "sample" else "--config"
     page.commands = [
@@ -253,6 +252,7 @@ def described(folder: RunFolder, name: str, title: str, subtitle: str, finished:
         page.settings = folder.file("config.yaml").read_text(encoding="utf-8")
     if not finished:
         page.written = time.time()
+        page.resume = f"{program(name)} --resume {shlex.quote(str(folder.path))}"
     return page
 
 
