@@ -191,10 +191,21 @@ def matrix(browser: Browser) -> list[list[float]]:
     return [[one[0], one[4], one[5]] for one in values]
 
 
-def test_the_zoom_zooms_all_pictures_alike(browser: Browser, run: Path) -> None:
-    browser.open(run / "report.html")
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Page with two larger images."""
+    folder, draws = RunFolder(tmp_path_factory.mktemp("photographs")), np.random.default_rng(0)
+    labels = ("measurement", "restored", "truth")
+    for name in (f"{k}_{label}.png" for k in range(2) for label in labels):
+        folder.write_image(name, draws.integers(0, 255, (640, 480, 3), dtype=np.uint8))
+    images = [Shown(NAMES[k], [Picture(one, f"{k}_{one}.png") for one in labels], (480, 640)) for k in range(2)]
+    return report.write(folder, Page("photographs", images=images, left="measurement", right="restored"))
+
+
+def test_the_zoom_zooms_all_pictures_alike(browser: Browser, photographs: Path) -> None:
+    browser.open(photographs)
     browser.run("document.querySelector('.tools button').click()")
-    assert [tag.text for tag in browser.all(".pane .tag")] == ["measurement", "mean of 2", "truth"]
+    assert [tag.text for tag in browser.all(".pane .tag")] == ["measurement", "restored", "truth"]
     start = matrix(browser)
     assert len(start) == 3 and start[0] == start[1] == start[2]
     ActionChains(browser.driver).send_keys("++").perform()
@@ -218,8 +229,8 @@ def test_the_zoom_zooms_all_pictures_alike(browser: Browser, run: Path) -> None:
     assert not browser.find("dialog").is_displayed() and browser.complaints() == []
 
 
-def test_two_fingers_zoom(browser: Browser, run: Path) -> None:
-    browser.open(run / "report.html", 390, touch=True)
+def test_two_fingers_zoom(browser: Browser, photographs: Path) -> None:
+    browser.open(photographs, 390, touch=True)
     browser.run("document.querySelector('.tools button').click()")
     box, before = browser.all(".pane")[0].rect, matrix(browser)[0][0]
     for kind, apart in (("touchStart", 30), ("touchMove", 45), ("touchMove", 60), ("touchEnd", None)):
