@@ -101,9 +101,9 @@ def read_run(path: str) -> Run:
         config = load_sampling(folder.file("config.yaml"))
     except InputError as error:
         raise InputError(f"{path}: is not the folder of a sampling run ({str(error).splitlines()[0]})") from error
-    rows = rows_of(folder) if isinstance(config, SampleConfig) else []
-    if not isinstance(config, SampleConfig) or (rows and "image" not in rows[0]):
+    if not isinstance(config, SampleConfig) or "metric" in next(iter(folder.read_csv("metrics.csv")), ()):
         raise InputError(f"{path}: is a run of points, which has no images to compare")
+    rows = rows_of(folder)
     if not rows:
         raise InputError(f"{path}: is not finished; go on with: {program('sample')} --resume {path}")
     return Run(folder, _values(rows), {key_of(row): row["image"] for row in rows}, pictures_of(folder))

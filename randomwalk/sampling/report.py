@@ -54,11 +54,14 @@ def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
         return int(cell) if key in ("image", "label") else float(cell)
 
     def read(row: Mapping[str, str]) -> dict[str, Any]:
-        return {key: value(key, cell) for key, cell in row.items()}
+        made = {key: value(key, cell) for key, cell in row.items()}
+        if made["image"] is None or made["sample"] is None:
+            raise ValueError("a row is of no image")
+        return made
 
     try:
         return [read(row) for row in folder.read_csv("metrics.csv")]
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise report.damaged(folder, "metrics.csv", error) from error
 
 

@@ -296,9 +296,16 @@ def test_a_page_in_progress_reloads_itself_and_stays_where_it_is(browser: Browse
     images = [Shown(f"{k}", [Picture("a", f"{k}.png"), Picture("b", f"{k}.png")], (80, 60)) for k in range(8)]
     rows = [{"name": "a", "value": 1.0}, {"name": "b", "value": 2.0}]
     columns = [Column("name", "name", text=True), Column("value", "value", 1)]
-    page = Page("going on", finished=False, images=images, left="a", right="b", resume="go on", reload=1.0)
+    page = Page("going on", finished=False, images=images, left="a", right="b", resume="go on", reload=3600.0)
     page.tables, page.written = [Table("Table", columns, rows)], time.time()
     page.progress = {"done": 3, "total": 10, "unit": "steps"}
+
+    def reloaded() -> None:
+        """Write the page again, let that of the browser find that it is time, and wait until it has reloaded."""
+        report.write(folder, page)
+        browser.run("window.old = true; page.reload = 0.1")
+        browser.wait(lambda: browser.run("return !window.old && document.readyState === 'complete'"))
+
     report.write(folder, page)
     browser.open(tmp_path / report.NAME)
     assert browser.find("progress").get_attribute("value") == "3"
@@ -312,20 +319,23 @@ def test_a_page_in_progress_reloads_itself_and_stays_where_it_is(browser: Browse
     place, moved = browser.run("return scrollY"), boundary(browser, "#image-5 .stage")
     assert place > 0 and moved == pytest.approx(75, abs=1)
     page.progress = {"done": 7, "total": 10, "unit": "steps"}
-    report.write(folder, page)
-    browser.wait(lambda: browser.find("progress").get_attribute("value") == "7")
+    reloaded()
+    assert browser.find("progress").get_attribute("value") == "7"
     assert browser.run("return scrollY") == pytest.approx(place, abs=2)
     assert boundary(browser, "#image-5 .stage") == moved
     assert browser.find("tbody tr td").text == "b"  # as it was sorted
     page.written = time.time() - 3600
-    report.write(folder, page)
-    browser.wait(lambda: "If the run was interrupted, go on with: go on" in browser.find("[role=status]").text)
-    page.finished, page.title = True, "done"
-    report.write(folder, page)
-    browser.driver.refresh()
+    reloaded()
+    assert "If the run was interrupted, go on with: go on" in browser.find("[role=status]").text
+    browser.run("zoom(0, .5, .5); window.old = true; page.reload = 0.1")
+    time.sleep(1.5)
+    assert browser.run("return window.old") is True  # not while the reader looks at a detail
+    browser.run("dialog.close()")
+    page.finished, page.title, page.reload = True, "done", 0.1
+    reloaded()
     assert browser.find("h1").text == "done" and browser.all("progress") == []
     browser.run("window.same = true")
-    time.sleep(2.5)
+    time.sleep(1.5)
     assert browser.run("return window.same") is True and browser.complaints() == []
 
 

@@ -115,6 +115,13 @@ def test_runs_that_cannot_be_compared_are_refused(
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "config.yaml").write_text((ROOT / "configs" / "photo" / "train.yaml").read_text())
     assert "not the folder of a sampling run" in refusal([first, "training"], capsys)
+    for text, said in (
+        ("metric,value\nchamfer,1\n", "is a run of points"), ("image,name\n0,a\n", "is damaged"),
+        ("image,sample\n,0\n", "no image"),
+        ("image,sample,psnr\n0,0,high\n", "is damaged"), ("image,sample\n", "is not finished"),
+    ):  # fmt: skip
+        (tmp_path / "others" / "run" / "metrics.csv").write_text(text)
+        assert said in refusal([first, str(tmp_path / "others" / "run")], capsys)
     (tmp_path / "compare.html").write_text("mine")
     assert "exists already" in refusal([first, str(runs[1]), "--overwrite"], capsys)
     assert (tmp_path / "compare.html").read_text() == "mine"
