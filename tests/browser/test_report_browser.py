@@ -23,6 +23,7 @@ from randomwalk.cli.main import main
 from randomwalk.runs import report
 from randomwalk.runs.folder import RunFolder
 from randomwalk.runs.report import Chart, Column, Line, Page, Picture, Shown, Table, link
+from randomwalk.sampling import progress
 from randomwalk.sampling import run as sampling
 
 pytest.importorskip("selenium", reason="drives the browser")
@@ -342,6 +343,7 @@ def test_a_page_in_progress_reloads_itself_and_stays_where_it_is(browser: Browse
 def test_a_run_is_watched_from_its_start_to_its_end(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "REFRESH", 0.0)
     monkeypatch.setattr(report, "RELOAD", 0.0)
     monkeypatch.setattr(report, "LARGEST_SHARE", 1e9)
     seen, write = list[tuple[int, int]](), report.write

@@ -16,7 +16,7 @@ from randomwalk.errors import RunError
 from randomwalk.images.sheets import STD_WHITE, std_map
 from randomwalk.runs import report as reports
 from randomwalk.runs.folder import RunFolder
-from randomwalk.sampling import report
+from randomwalk.sampling import progress, report
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.results import ImageResults
 
@@ -98,6 +98,7 @@ def test_a_run_in_progress_shows_what_there_is(tmp_path: Path, monkeypatch: pyte
     assert sampling.run(whole) == 0
     parts = whole.model_copy(update={"output": str(tmp_path / "parts")})
     write = ImageResults.write_batch
+    monkeypatch.setattr(progress, "REFRESH", 0.0)
     monkeypatch.setattr(reports, "RELOAD", 0.0)
     monkeypatch.setattr(reports, "LARGEST_SHARE", 1e9)
 
