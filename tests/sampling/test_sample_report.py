@@ -162,3 +162,12 @@ def test_names_of_pictures_tell_what_they_are(tmp_path: Path, name: str, image: 
     (tmp_path / "images" / name).touch()
     (tmp_path / "images" / ".0003_x_mean.png.tmp").touch()
     assert report.pictures_of(RunFolder(tmp_path)) == {image: {kind: f"images/{name}"}}
+
+
+def test_samples_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for k in range(12):
+        folder.write_image(f"images/0000_a_sample{k}.png", np.zeros((2, 3), np.uint8))
+    [shown] = report.images_of(folder, [{"image": 0, "sample": 0}], True).values()
+    assert [picture.label for picture in shown.pictures] == [f"sample {k}" for k in range(12)]
+    assert shown.size == (3, 2)
