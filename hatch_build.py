@@ -18,6 +18,8 @@ FILES = (
     "configs/**/*.yaml", "configs/schema/*.json", "pretrained_models/*.safetensors", "pretrained_models/*.md",
     "data/photographs/*", "data/degraded/*.png", "data/fashion_mnist/*",
 )  # fmt: skip
+DATA = (".html", ".npz")
+"""Suffixes of files in the packages that their modules read."""
 
 
 class WheelHook(BuildHookInterface):
@@ -33,10 +35,12 @@ class WheelHook(BuildHookInterface):
         included = {str(Path(self.changed.name) / "_bundled.py"): "randomwalk/_bundled/__init__.py"}
         for package in ("randomwalk", *NETWORKS):
             for source in sorted((root / package).rglob("*")):
-                if source.suffix not in (".py", ".pyi", ".typed"):
-                    continue
                 name = source.relative_to(root)
                 target = name if package == "randomwalk" else Path("randomwalk/_bundled") / name
+                if source.suffix in DATA:
+                    included[str(source)] = target.as_posix()
+                if source.suffix not in (".py", ".pyi", ".typed"):
+                    continue
                 changed = Path(self.changed.name) / name
                 changed.parent.mkdir(parents=True, exist_ok=True)
                 changed.write_text(renamed(source.read_text(encoding="utf-8")), encoding="utf-8")

@@ -23,7 +23,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
-    "restore", "your_photographs", "training", "samplers", "posterior", "points", "photographs", "extending",
+    "restore", "your_photographs", "report", "training", "samplers", "posterior", "points", "photographs", "extending",
 ))]  # fmt: skip
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLACEHOLDER = re.compile(r"\b(FOLDER|RUN|FILE)\b")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import resource
 import signal
@@ -235,6 +236,9 @@ def serve(figures: bool) -> None:
 
     torch.set_num_threads(1)
     from randomwalk.cli.main import main
+    from randomwalk.runs import report
+
+    report.RELOAD = math.inf  # one page on the way, so that each run changes the same files
 
     if not figures:
         _draw_nothing()

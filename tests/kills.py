@@ -22,12 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from kill_tools import NEEDS_SPACE, TIMES, Change, End, Fault, Server  # noqa: E402
+from page_tools import lasting  # noqa: E402
 from sampling_tools import save_images, write_config  # noqa: E402
 
 from randomwalk.config.bridge import BridgeConfig  # noqa: E402
 from randomwalk.config.files import load_training  # noqa: E402
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser  # noqa: E402
 from randomwalk.runs.folder import RunFolder  # noqa: E402
+from randomwalk.runs.report import is_report  # noqa: E402
 from randomwalk.studies.bridge.model import save_bridge  # noqa: E402
 from randomwalk.studies.bridge.trainer import build_bridge  # noqa: E402
 
@@ -77,6 +79,11 @@ def restoring(base: Path) -> list[str]:
     """Restoration of one photograph, whose result is the only file."""
     photo = save_images(base / "photos", 1) / "picture a.png"
     return ["restore", str(photo), "--noise", "20", "--device", "cpu"]
+
+
+def restoring_with_report(base: Path) -> list[str]:
+    """The same with a page, whose file comes before that of the result."""
+    return [*restoring(base), "--report"]
 
 
 def image_training(base: Path) -> list[str]:
@@ -129,7 +136,17 @@ def embedding(base: Path) -> list[str]:
 
 PROGRAMS: dict[str, Callable[[Path], list[str]]] = {
     make.__name__: make
-    for make in (images, points, bridge_sampling, image_training, point_training, bridge_training, embedding, restoring)
+    for make in (
+        images,
+        points,
+        bridge_sampling,
+        image_training,
+        point_training,
+        bridge_training,
+        embedding,
+        restoring,
+        restoring_with_report,
+    )
 }
 """Programs by name: each writes what it needs into a folder, and returns the words after ``randomwalk``."""
 READ = {".yaml", ".json", ".npy", ".pt", ".safetensors"}
@@ -156,9 +173,11 @@ def _content(path: Path) -> Any:
     """What must be the same in every run of a config: all of a file but times."""
     if path.name == "run.json":
         found = json.loads(path.read_text())
-        return {key: found.get(key) for key in ("seed", "inputs", "classes")}
+        return {key: found.get(key) for key in ("seed", "inputs", "classes", "notes")}
     if path.suffix == ".json":
         return _plain(json.loads(path.read_text()))
+    if path.suffix == ".html" and is_report(path):
+        return lasting(path)
     if path.name == "timings.csv" or path.suffix == ".html":
         return "times"
     if path.name == "crossings.csv":

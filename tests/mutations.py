@@ -528,6 +528,38 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("sample_stream(self.config.seed, one.image, one.sample)", "sample_stream(self.config.seed, one.image, 0)"),
         ("measurement_stream(self.config.seed, image)", "measurement_stream(self.config.seed, 0)"),
     ],
+    "randomwalk/sampling/report.py": [
+        (
+            'row for row in rows if row["sample"] == MEAN), rows[0]',
+            'row for row in rows if row["sample"] != MEAN), rows[0]',
+        ),
+        ("np.linspace(0, STD_WHITE, 17)", "np.linspace(0, 1, 17)"),
+        ("key=lambda kind: int(kind[6:])", "key=lambda kind: kind"),
+        ("if len(shown) == report.MOST_IMAGES", "if len(shown) > report.MOST_IMAGES"),
+    ],
+    # --- reports and comparisons --------------------------------------------------------------------------------------
+    "randomwalk/runs/report/__init__.py": [
+        ('for mark in "<>&":', 'for mark in ">&":'),
+        ("hashlib.sha256(text.encode())", "hashlib.sha256(template.encode())"),
+        ("max(RELOAD, (end - start) / LARGEST_SHARE)", "min(RELOAD, (end - start) / LARGEST_SHARE)"),
+        ("max(RELOAD, (end - start) / LARGEST_SHARE)", "RELOAD"),
+        ("sum(values) / len(group)", "sum(values)"),
+        ('None if math.isnan(value) else "inf"', '"inf" if math.isnan(value) else "inf"'),
+        ("return quote(os.fsencode(", "return str(os.fsdecode("),
+    ],
+    "randomwalk/training/report.py": [
+        ("points[width - 1 :], values", "points[: len(values)], values"),
+    ],
+    "randomwalk/cli/compare.py": [
+        ("gaps, n = [b - a for a, b in pairs]", "gaps, n = [a - b for a, b in pairs]"),
+        ("/ (n - 1))", "/ n)"),
+        ("t.ppf((1 + LEVEL) / 2, n - 1)", "t.ppf(LEVEL, n - 1)"),
+        ("t.ppf((1 + LEVEL) / 2, n - 1)", "t.ppf((1 + LEVEL) / 2, n)"),
+        ("* std / math.sqrt(n), n)", "* std, n)"),
+        ('if row["sample"] == "mean":', 'if row["sample"] == "all":'),
+        ("if all(image in run.values for run in runs)", "if any(image in run.values for run in runs)"),
+        ("first.read_bytes() != second.read_bytes()", "first.name != second.name"),
+    ],
     # --- config -------------------------------------------------------------------------------------------------------
     "randomwalk/config/legacy.py": [
         (

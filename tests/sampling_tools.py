@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from page_tools import lasting
 from PIL import Image
 
 from randomwalk.config import SampleConfig
@@ -84,8 +85,8 @@ def make_config(folder: Path, count: int = 5, **changes: Any) -> SampleConfig:
 def files_of(run: Path) -> dict[str, bytes]:
     """Contents of all files of a run that must not depend on when, where and in how many parts it ran.
 
-    Times are removed from metrics.csv and from the records; of run.json, which describes when and where, only the name
-    counts.
+    Times are removed from metrics.csv, from the records and from the report; of run.json, which describes when and
+    where, only the name counts.
     """
     found = {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
     for name in found:
@@ -96,6 +97,7 @@ def files_of(run: Path) -> dict[str, bytes]:
             found[name] = json.dumps(record).encode()
     found["run.json"] = b""
     found["metrics.csv"] = repr([{**row, "seconds": ""} for row in read_metrics(run)]).encode()
+    found["report.html"] = repr(lasting(run / "report.html")).encode()
     return found
 
 

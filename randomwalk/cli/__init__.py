@@ -1,1 +1,1 @@
-"""Command line: `randomwalk sample | train | restore | check`."""
+"""Command line: `randomwalk sample | train | restore | compare | check`."""

@@ -13,6 +13,7 @@ COMMANDS = {
     "restore": "denoise, fill in, enlarge or sharpen one photograph",
     "sample": "sample images or restore measured ones, as a YAML file says",
     "train": "train a denoiser, as a YAML file says",
+    "compare": "put sampling runs side by side: metrics, paired differences, images under one slider",
     "check": "report versions, device and memory, and try one small restoration",
 }
 """Commands and what they do. Each is a module of this folder with a function ``command(words, prog) -> status``."""

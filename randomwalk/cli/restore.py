@@ -28,6 +28,7 @@ from randomwalk.config.operators import (
 from randomwalk.errors import InputError
 from randomwalk.lookup import expand, printable, shortened
 from randomwalk.runs.folder import RunFolder
+from randomwalk.runs.report import html_of, is_report
 
 EXAMPLE = """\
 examples:
@@ -92,6 +93,11 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
         type=_noise,
         metavar="N",
         help="the noise is that of photons, N at white (or auto: estimated), as in dim or microscopic pictures",
+    )
+    made.add_argument(
+        "--report",
+        action="store_true",
+        help="write a page to compare both, NAME.html beside NAME.png; see docs/report.md",
     )
     made.add_argument("--page", type=_page, metavar="N", help="page of a TIFF, or frame of an animation (default: 1)")
     made.add_argument("--no-gps", action="store_true", help="leave the coordinates out of the result's metadata")
@@ -252,6 +258,9 @@ def output_of(args: argparse.Namespace) -> Path:
         raise InputError(f"--output: {output}: the folder is not writable; choose another with --output")
     if output.exists() and not args.overwrite:
         raise InputError(f"{output}: exists already; replace it with --overwrite, or choose another with --output")
+    page = output.with_suffix(".html")
+    if args.report and page.exists() and not is_report(page):
+        raise InputError(f"--report: {page}: exists already, and is no report; choose another name with --output")
     return output
 
 
@@ -268,7 +277,8 @@ def main(args: argparse.Namespace) -> int:
     with options.loading():
         from randomwalk import distributed
         from randomwalk.images import pictures
-        from randomwalk.sampling import doubts, measuring
+        from randomwalk.runs.environment import environment
+        from randomwalk.sampling import doubts, measuring, restoration_report
         from randomwalk.sampling import run as sampling
         from randomwalk.sampling.foresight import image_notes, notes_of
         from randomwalk.sampling.loading import load_task
@@ -276,16 +286,21 @@ def main(args: argparse.Namespace) -> int:
 
     if args.dry_run:
         return sampling.dry_run(config)
-    start = time.perf_counter()
+    start, notes = time.perf_counter(), list[str]()
+
+    def say(lines: Sequence[str]) -> None:
+        notes.extend(lines)
+        options.show_notes(lines)
+
     context = distributed.connect(config.device)
     task = load_task(config, context.device)
-    options.show_notes(notes_of(task))
+    say(notes_of(task))
     assert task.source is not None
     measurement = task.load_measurable(0)
     known = measuring.known_part(task.make_operator([0])[0])
-    options.show_notes(image_notes(task, 0))
+    say(image_notes(task, 0))
     if args.deblur is not None:
-        options.show_notes(doubts.of_orientation(task, measurement[None].to(task.device)))
+        say(doubts.of_orientation(task, measurement[None].to(task.device)))
     progress = Progress(context, task.num_steps)
     try:
         [units] = task.batches()
@@ -293,15 +308,24 @@ def main(args: argparse.Namespace) -> int:
         progress.finish()
     finally:
         progress.close()
-    options.show_notes(doubts.of_batch(task, batch))
+    say(doubts.of_batch(task, batch))
     result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0), gps=not args.no_gps)
     folder = RunFolder(output.parent)
-    folder.remove_leftovers_of(output.name)  # of a process that was killed
-    folder.write_bytes(output.name, result)
+    if args.report:  # before the result, which says that all is done
+        page = restoration_report.page(task, batch, output, notes, environment(str(context.device), context.size))
+        _write(folder, output.with_suffix(".html"), html_of(page).encode())
+    _write(folder, output, result)
     filled = f", {1 - float(known.mean()):.1%} filled in" if known is not None else ""
     height, width = batch.x.shape[-2:]
     print(f"{printable(str(output))}   ({width} x {height} pixels{filled}, {time.perf_counter() - start:.0f} s)")
+    if args.report:
+        print(printable(str(output.with_suffix(".html"))))
     return 0
+
+
+def _write(folder: RunFolder, path: Path, data: bytes) -> None:
+    folder.remove_leftovers_of(path.name)  # of a process that was killed
+    folder.write_bytes(path.name, data)
 
 
 def command(words: Sequence[str], prog: str = "randomwalk restore") -> int:

@@ -29,7 +29,7 @@ except ImportError:  # on Windows, where runs go without locks
     fcntl = None  # type: ignore[assignment]
 
 _counter = itertools.count()
-_BEFORE_RESULTS = {"config.yaml", "run.json", "schedule.png"}
+_BEFORE_RESULTS = {"config.yaml", "run.json", "schedule.png", "kernel.png", "report.html"}
 """Files that a run writes before its first result."""
 LOGGED_WORDS, LOGGED_COUNTS = ("direction",), ("step", "images", "fit", "image", "sample")
 """Columns of logs with words, and with whole numbers; all others have numbers."""

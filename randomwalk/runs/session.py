@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class Session:
             print(f"run folder: {self.folder.path}   (if interrupted: {self.resume_command})", flush=True)
         self.context.barrier()
         self.has_begun = True
+
+    def keep_notes(self, notes: Sequence[str]) -> None:
+        """Keep the notes on a run, which has begun, in run.json for its report."""
+        if self.context.is_main:
+            self.folder.write_json("run.json", {**self.folder.facts(), "notes": list(notes)})
 
     def _environment(self) -> dict[str, Any]:
         return environment(str(self.context.device), self.context.size)

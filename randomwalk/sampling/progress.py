@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,12 @@ class Progress:
     Args:
         context: of this process.
         total: number of steps in all remaining batches.
+
+    Attributes:
+        follow: gets the number of steps that all processes have done.
     """
+
+    follow: Callable[[int], object] | None = None
 
     def __init__(self, context: Context, total: int) -> None:
         self.context = context
@@ -83,6 +88,8 @@ class Progress:
         if not self._bar.disable:
             done = self.context.work_done + self.context.work_of_others()
             self._bar.update(max(0, min(done, self._bar.total) - self._bar.n))
+            if self.follow is not None:
+                self.follow(self._bar.n)
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""

@@ -22,11 +22,14 @@ from randomwalk.images.kinds import stem_of
 from randomwalk.images.tensors import to_bytes
 from randomwalk.lookup import shortened
 from randomwalk.rng import Stream, generator
+from randomwalk.runs import report as reports
 from randomwalk.runs.folder import RunFolder, write_csv
-from randomwalk.sampling import calibration, figures
+from randomwalk.runs.report import Column, Page, Table
+from randomwalk.sampling import calibration, figures, report
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.calibration import Calibration
 from randomwalk.sampling.progress import Recorder, Snapshot
+from randomwalk.sampling.report import MEAN
 from randomwalk.sampling.task import Task, Watch
 
 COLUMNS = [
@@ -37,8 +40,7 @@ COLUMNS = [
 NUMBERS = [column for column in COLUMNS if column not in ("name", "class", "sample")]
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)", "residual": "residual / noise"}
 """Rows of the printed table."""
-MEAN = "mean"
-"""Entry of the column ``sample`` for the mean of an image's samples."""
+MEANS = "mean over the images ± standard error"
 ANIMATED_SIDE = 512
 """Longest side of images that are animated."""
 OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID, OVERVIEW_CLASSES = 8, 2, 64, 10
@@ -61,11 +63,13 @@ class Results(ABC):
 
     Attributes:
         damage: why batches are done again, a line each.
+        remarks: sentences for the report, when the run is finished.
     """
 
     def __init__(self, folder: RunFolder, task: Task) -> None:
         self.folder, self.task = folder, task
         self.damage: list[str] = []
+        self.remarks: list[str] = []
 
     def record(self, b: int) -> str:
         """Name of the record of batch ``b``."""
@@ -103,14 +107,18 @@ class Results(ABC):
                 raise RunError(f"{self.folder.file(name)} is missing: the work is not complete")
         return [self.read_record(b) for b in range(num_batches)]
 
+    def present_records(self) -> list[dict[str, Any]]:
+        """Records of the batches done so far, in their order, without damaged ones."""
+        found = []
+        numbers = (path.stem.rpartition("_")[2] for path in self.folder.path.glob("state/batch_*.json"))
+        for b in sorted(int(number) for number in numbers if number.isdecimal()):
+            with contextlib.suppress(InputError):
+                found.append(self.read_record(b))
+        return found
+
     def skipped(self) -> set[int]:
         """Images that were skipped in the batches done so far; none of those of damaged records."""
-        found: set[int] = set()
-        numbers = (path.stem.rpartition("_")[2] for path in self.folder.path.glob("state/batch_*.json"))
-        for b in [int(number) for number in numbers if number.isdecimal()]:
-            with contextlib.suppress(InputError):
-                found |= {entry["image"] for entry in self.read_record(b).get("skipped", ())}
-        return found
+        return {entry["image"] for record in self.present_records() for entry in record.get("skipped", ())}
 
     def is_done(self, b: int) -> bool:
         """Whether batch ``b`` is complete; an image that was skipped and can be read by now must be done again.
@@ -144,14 +152,25 @@ class Results(ABC):
         """Callback that records the steps of the next batch."""
 
     @abstractmethod
-    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str]) -> None:
+    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str], notes: Sequence[str]) -> None:
         """Write the files and the record of batch ``b``.
 
         Args:
             b: number of the batch.
             batch: its result; None if all its images were skipped.
             skipped: images that cannot be read, and why.
+            notes: on its images, a line each.
         """
+
+    @abstractmethod
+    def page(self, finished: bool) -> Page:
+        """Report of what the folder has, when the run is finished or on the way."""
+
+    def write_report(self, done: int | None = None, total: int = 0) -> Path:
+        """Write report.html: of the finished run, or of one in progress with so many steps done."""
+        page = self.page(done is None)
+        page.progress = None if done is None else {"done": done, "total": total, "unit": "steps"}
+        return reports.write(self.folder, page)
 
     @abstractmethod
     def finish(self, num_batches: int) -> int:
@@ -197,7 +216,7 @@ class ImageResults(Results):
         self._snapshots = recorder.snapshots
         return recorder.watch
 
-    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str]) -> None:
+    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str], notes: Sequence[str]) -> None:
         """Write the images, arrays, animations and the record of batch ``b``; see `Results.write_batch`."""
         files: list[str] = []
         if batch is not None:
@@ -206,12 +225,12 @@ class ImageResults(Results):
             files += self._write_animations(batch)
         rows = [] if batch is None else self._rows(batch)
         reasons = [{"image": i, "name": self.task.names[i], "reason": why} for i, why in skipped.items()]
-        self.write_record(b, {"rows": rows, "skipped": reasons}, files)
+        self.write_record(b, {"rows": rows, "skipped": reasons, "notes": list(notes)}, files)
 
     def fits(self, b: int, record: Mapping[str, Any]) -> bool:
         """Whether a JSON object is a record: a list of rows, and one of skipped images with the reasons."""
-        rows, skipped = record.get("rows"), record.get("skipped")
-        if not (isinstance(rows, list) and isinstance(skipped, list)):
+        rows, skipped, notes = record.get("rows"), record.get("skipped"), record.get("notes", [])
+        if not (isinstance(rows, list) and isinstance(skipped, list) and isinstance(notes, list)):
             return False
         images = range(len(self.task.names))
         return all(
@@ -224,7 +243,7 @@ class ImageResults(Results):
             isinstance(one, dict) and type(one.get("image")) is int and one["image"] in images
             and isinstance(one.get("reason"), str)
             for one in skipped
-        )  # fmt: skip
+        ) and all(isinstance(line, str) for line in notes)  # fmt: skip
 
     def _about(self, image: int, sample: int | str) -> dict[str, Any]:
         """First columns of a row of metrics.csv."""
@@ -326,7 +345,8 @@ class ImageResults(Results):
             raise InputError(f"none of the {len(reasons)} images can be used:\n  {shown}")
         print(_summary(rows, self.task.config.num_samples), end="")
         calibrations = self._calibrate(rows)
-        for line in figures.calibration_lines(calibrations):
+        self.remarks = figures.calibration_lines(calibrations)
+        for line in self.remarks:
             print(f"  {line}")
         folder = self.folder.path
         print(f"pictures: {folder / 'overview.png'} and {folder / 'images'}")
@@ -338,6 +358,16 @@ class ImageResults(Results):
         found = f"{len(reasons)} of {len(self.task.names)} images could not be read and were skipped"
         print("\n  ".join([f"error: {found}:", *reasons]), file=sys.stderr)
         return 1
+
+    def page(self, finished: bool) -> Page:
+        """Report with the images, and the metrics of metrics.csv, or of the batches done so far."""
+        records = self.present_records()
+        rows = report.rows_of(self.folder) if finished else [row for record in records for row in record["rows"]]
+        notes = [line for record in records for line in record.get("notes", ())]
+        for entry in (entry for record in records for entry in record["skipped"]):
+            notes.append(f"image {entry['image']} was skipped: {entry['reason']}")
+        summary = _summary_table(rows, self.task.config.num_samples)
+        return report.page(self.folder, self.task.config, rows, finished, notes, summary, self.remarks)
 
     def _calibrate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Calibration]:
         """Compare the samples of all images with the truth: calibration.csv and calibration.png.
@@ -479,18 +509,36 @@ def _summary(rows: Sequence[Mapping[str, Any]], num_samples: int) -> str:
     if samples[0].get("vjps"):
         spent += f", {samples[0]['vjps']} vector-Jacobian products"
     lines = [f"{head}: {spent} and {seconds[0]:.3g} s per sample"]
+    columns, table = _means(rows, num_samples)
+    if table:
+        lines.append("  " + " " * 18 + "".join(f"{name:>20}" for name in columns))
+        lines += [f"  {label:<18}" + "".join(f"{cell:>20}" for cell in cells) for label, cells in table.items()]
+        lines.append(f"  ({MEANS})")
+    return "\n".join(lines) + "\n"
+
+
+def _summary_table(rows: Sequence[Mapping[str, Any]], num_samples: int) -> Table | None:
+    """Means over the images for the report; None if nothing is measured."""
+    columns, table = _means(rows, num_samples)
+    if not table:
+        return None
+    cells = [{"what": label, **dict(zip(columns, found, strict=True))} for label, found in table.items()]
+    heads = [Column("what", "", text=True), *(Column(name, name) for name in columns)]
+    return Table("Summary", heads, cells, MEANS, first=True)
+
+
+def _means(rows: Sequence[Mapping[str, Any]], num_samples: int) -> tuple[list[str], dict[str, list[str]]]:
+    """Columns of the summary, and its cells by the label of the row."""
+    samples = [row for row in rows if row["sample"] != MEAN]
     columns = {"measurement": ("measurement_", samples), "restored": ("", samples)}
     if num_samples > 1:
         columns["mean of samples"] = ("", [row for row in rows if row["sample"] == MEAN])
-    table = []
+    table = {}
     for key, label in LABELS.items():
         cells = [metrics.over_images(chosen, prefix + key) for prefix, chosen in columns.values()]
         if any(cells):
-            table.append(f"  {label:<18}" + "".join(f"{_cell(cell, key):>20}" for cell in cells))
-    if table:
-        lines += ["  " + " " * 18 + "".join(f"{name:>20}" for name in columns), *table]
-        lines.append("  (mean over the images ± standard error)")
-    return "\n".join(lines) + "\n"
+            table[label] = [_cell(cell, key) for cell in cells]
+    return list(columns), table
 
 
 def _cell(value: tuple[float, float] | None, key: str) -> str:

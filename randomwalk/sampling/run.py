@@ -22,6 +22,7 @@ from randomwalk.operators.blur import kernel_of
 from randomwalk.operators.operator import cut
 from randomwalk.progress import labelled, show_notes
 from randomwalk.runs.folder import RunFolder
+from randomwalk.runs.report import Live
 from randomwalk.runs.session import Session, session
 from randomwalk.samplers.walk import PreconditionedStep
 from randomwalk.sampling import doubts, figures
@@ -61,10 +62,16 @@ def run(
         _begin(task, held, results_for)
         _restore_inputs(task, read_inputs(held.folder, task.sizes is not None))
         if context.is_main:
-            show_notes(notes_of(task))
+            notes = notes_of(task)
+            show_notes(notes)
+            held.keep_notes([*config.notes, *notes])
         results, batches = results_for(held.folder, task), task.batches()
         _work(results, batches, context)
-        return results.finish(len(batches)) if context.is_main else 0
+        if not context.is_main:
+            return 0
+        status = results.finish(len(batches))
+        print(f"report:   {results.write_report()}")
+        return status
 
 
 def dry_run(config: SampleConfig) -> int:
@@ -94,11 +101,11 @@ def dry_run(config: SampleConfig) -> int:
         print(f"# memory: at most {task.budget.gib:g} GiB ({task.budget.cause})")
     batches = task.batches()
     print(f"# work: {sum(map(len, batches))} samples in {len(batches)} batches, on {task.device}")
-    unreadable = 0
+    unreadable, said = 0, set[str]()
     for image, name in enumerate(task.names if task.source is not None else []):
         try:
             task.load_measurable(image)
-            show_notes(image_notes(task, image))
+            show_notes(_unsaid(image_notes(task, image), said))
         except InputError as error:
             unreadable += 1
             print(f"error: image {image} ({name}): {error}", file=sys.stderr)
@@ -162,17 +169,23 @@ def _work(results: Results, batches: Sequence[Sequence[SampleId]], context: Cont
     if task.source is not None and left:
         Thread(target=metrics.load).start()  # imports while the network computes
     progress = Progress(context, len(left) * task.num_steps)
+    before, total = (len(batches) - len(left)) * task.num_steps, len(batches) * task.num_steps
+    if context.is_main:
+        live = Live(results.write_report)
+        progress.follow = lambda done: live.tick(before + done, total)
+        progress.follow(0)
+    said: set[str] = set()
     try:
         for n in context.share(len(left)):
             context.check()
-            _do_batch(results, left[n], batches[left[n]], progress)
+            _do_batch(results, left[n], batches[left[n]], progress, said)
         context.barrier(progress.refresh)
         progress.finish()
     finally:
         progress.close()
 
 
-def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progress) -> None:
+def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progress, said: set[str]) -> None:
     """Load the images of a batch, draw its samples and write them; images that cannot be read are skipped."""
     task = results.task
     loaded: dict[int, torch.Tensor] = {}
@@ -185,7 +198,7 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
             progress.say(f"warning: image {image} is skipped: {error}")
     ids = [one for one in ids if one.image not in skipped]
     if not ids:
-        results.write_batch(b, None, skipped)
+        results.write_batch(b, None, skipped, ())
         progress.skip(task.num_steps)
         return
     together = stacked([loaded[one.image] for one in ids]).to(task.device) if loaded else None
@@ -197,17 +210,28 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
         record(k, x, sigma, probe)
         progress.watch(k, x, sigma, probe)
 
-    def say_notes() -> None:
-        for one in ids:
-            for line in image_notes(task, one.image) if one.sample == 0 else ():
-                progress.say(labelled(line))
+    notes: list[str] = []
+
+    def say_notes(lines: Sequence[str]) -> None:
+        notes.extend(lines)
+        for line in _unsaid(lines, said):
+            progress.say(labelled(line))
+
+    def on_images() -> list[str]:
+        return [line for one in ids if one.sample == 0 for line in image_notes(task, one.image)]
 
     estimated_later = task.config.measurement is not None and task.config.measurement.estimate_noise
     if not estimated_later:
-        say_notes()
+        say_notes(on_images())
     batch = task.sample(ids, together, watch, progress.tile)
     if estimated_later:
-        say_notes()
-    for line in doubts.of_batch(task, batch):
-        progress.say(f"warning: {line}")
-    results.write_batch(b, batch, skipped)
+        say_notes(on_images())
+    say_notes([f"warning: {line}" for line in doubts.of_batch(task, batch)])
+    results.write_batch(b, batch, skipped, notes)
+
+
+def _unsaid(lines: Sequence[str], said: set[str]) -> list[str]:
+    """Lines that have not been said, which they are from now on."""
+    found = [line for line in dict.fromkeys(lines) if line not in said]
+    said.update(found)
+    return found

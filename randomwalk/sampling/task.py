@@ -268,12 +268,11 @@ class Task:
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
 
     def _read_mask(self, image: int, settings: InpaintingSettings) -> Tensor:
-        """Mask ``[H, W]`` of an image, and what the user should know about it, each line once."""
+        """Mask ``[H, W]`` of an image, and what the user should know about it."""
         assert self.source is not None
         mask = self.source.mask(image, settings.grow, settings.invert, settings.file)
         missing = f"{1 - float(mask.known.mean()):.1%} of the pixels are missing, where the mask is painted"
-        told = {line for other, lines in self.mask_notes.items() if other != image for line in lines}
-        self.mask_notes[image] = [line for line in [*mask.notes, f"{self.names[image]}: {missing}"] if line not in told]
+        self.mask_notes[image] = [*mask.notes, f"{self.names[image]}: {missing}"]
         return mask.known
 
     def trial_operator(self) -> Operator:

@@ -12,6 +12,7 @@ from randomwalk.config.files import dump
 from randomwalk.errors import InputError
 from randomwalk.runs.checkpoints import MODEL
 from randomwalk.runs.folder import RunFolder
+from randomwalk.runs.report import NAME as REPORT
 from randomwalk.runs.session import session
 from randomwalk.training.foreseen import warn
 from randomwalk.training.sets import ImageSet, OpenSet
@@ -50,15 +51,19 @@ def run(config: TrainConfig, resume: str | None = None, dry_run: bool = False, o
         if held.is_resumed:
             trainer.resume()
         if context.is_main:
-            warn(data.warnings())
+            warnings = data.warnings()
+            warn(warnings)
+            held.keep_notes(warnings)
             start = f"from {data.unit[:-1]} {trainer.images_seen}" if trainer.images_seen else "from the start"
             print(f"{trainer.description()}; {start}", flush=True)
         trainer.run()
         if context.is_main:
+            trainer.write_report()
             print(
                 f"weights: {folder.file(MODEL)}\n"
                 f"numbers: {folder.file('log.csv')}, {folder.file('validation.csv')}\n"
-                f"figures: {folder.file('samples.png')}, {folder.file('curves.png')}"
+                f"figures: {folder.file('samples.png')}, {folder.file('curves.png')}\n"
+                f"report:  {folder.file(REPORT)}"
             )
     return 0
 

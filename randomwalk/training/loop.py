@@ -19,6 +19,7 @@ from randomwalk.progress import bar
 from randomwalk.runs import checkpoints, interruption
 from randomwalk.runs.checkpoints import CHECKPOINT
 from randomwalk.runs.folder import RunFolder
+from randomwalk.runs.report import Live
 from randomwalk.training.optimizer import Descent
 
 
@@ -101,6 +102,9 @@ class Loop:
     def report(self) -> None:
         """Validate, or measure, after the last step if that is due."""
 
+    def write_report(self, done: int | None = None, total: int = 0) -> None:
+        """Write report.html: of the finished training, or of one in progress with so many units of the bar done."""
+
     def place(self) -> tuple[int, int]:
         """Units of the progress bar that are done, and of the whole training."""
         raise NotImplementedError
@@ -151,6 +155,7 @@ class Loop:
         if self.done >= 1 and self.is_main and self.folder.has(CHECKPOINT):
             self.export()  # the weights may be missing or damaged
         before, total = self.place()
+        live = Live(self.write_report)
         with (
             bar(total, self.label, self.unit, before, self.is_main) as tick,
             interruption.held(self.is_shared) as interrupted,
@@ -167,6 +172,8 @@ class Loop:
                     self.log(loss, norm)
                     note = f"loss {float(loss):.4g}"
                 tick(self.place()[0] - before, note)
+                if self.is_main:
+                    live.tick(*self.place())
                 self.report()
                 is_asked = self.ask_all(interrupted.asked is not None)
                 if is_asked or self.is_saved() or self.done >= 1:

@@ -22,8 +22,10 @@ from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import Stream, generator, seed_torch
 from randomwalk.runs import checkpoints
+from randomwalk.runs import report as reports
 from randomwalk.runs.checkpoints import MODEL
 from randomwalk.runs.folder import RunFolder
+from randomwalk.training import report
 from randomwalk.training.loop import Loop
 from randomwalk.training.objectives import make_loss
 from randomwalk.training.optimizer import Descent
@@ -259,6 +261,11 @@ class Trainer(Loop):
 
     def log(self, loss: Tensor, norm: Tensor) -> None:
         self.progress.log(self.step, self.images_seen, loss, norm, self.descent.rate, self.seconds)
+
+    def write_report(self, done: int | None = None, total: int = 0) -> None:
+        page = report.page(self.folder, self.config, self.unit, done is None)
+        page.progress = None if done is None else {"done": done, "total": total, "unit": self.unit}
+        reports.write(self.folder, page)
 
     def is_saved(self) -> bool:
         return self._passed(self.config.checkpoint_images)

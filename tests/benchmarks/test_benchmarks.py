@@ -170,7 +170,7 @@ DPS = inverse_problems.Method("dps")  # it can do all tasks
 @pytest.fixture
 def one_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of the network is read once."""
-    monkeypatch.setattr("randomwalk.sampling.loading.load_denoiser", lambda path, **settings: _load(str(path)))
+    monkeypatch.setattr("randomwalk.sampling.loading.load_prior", lambda network, *_: _load(str(network.path)))
 
 
 @functools.cache

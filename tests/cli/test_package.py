@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from sampling_tools import ROOT
@@ -85,13 +87,34 @@ def test_another_package_of_the_networks_name_is_not_taken_in_silence(tmp_path: 
     assert str(tmp_path / "guided_diffusion") in message
 
 
-def test_the_wheel_renames_the_networks() -> None:
-    """All imports and the table of networks; and nothing else, such as weights that are called score_sde in a text."""
+def builder() -> ModuleType:
+    """The module that builds the wheel."""
     pytest.importorskip("hatchling", reason="builds the wheel")
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
     assert spec is not None and spec.loader is not None
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
+    return build
+
+
+def test_the_wheel_has_every_file_that_a_module_reads() -> None:
+    """All tracked files of the packages are in it: modules, types, and data such as the template of the report."""
+    build = builder()
+    hook = build.WheelHook(str(ROOT), {}, None, None, "", "wheel")
+    data: dict[str, Any] = {"force_include": {}}
+    hook.initialize("standard", data)
+    included = set(data["force_include"].values())
+    hook.finalize("standard", data, "")
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "randomwalk"], capture_output=True, text=True
+    ).stdout.split()
+    assert "randomwalk/runs/report/template.html" in included
+    assert set(listed) <= included, sorted(set(listed) - included)
+
+
+def test_the_wheel_renames_the_networks() -> None:
+    """All imports and the table of networks; and nothing else, such as weights that are called score_sde in a text."""
+    build = builder()
     for package in ("randomwalk", *build.NETWORKS):
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(build.renamed(file.read_text()))):

@@ -93,7 +93,7 @@ def test_a_run_leaves_everything(finished: tuple[SampleConfig, Path]) -> None:
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     letters = "abcde"
     stems = [f"{i:04d}_picture_{letters[i]}" for i in range(5)]
-    expected = {"config.yaml", "run.json", "schedule.png", "metrics.csv", "overview.png"}
+    expected = {"config.yaml", "run.json", "schedule.png", "metrics.csv", "overview.png", "report.html"}
     for stem in stems:
         expected |= {f"images/{stem}_{kind}" for kind in ("truth.png", "measurement.png", "sample0.png", "walk.webp")}
         expected |= {f"arrays/{stem}_{kind}.npy" for kind in ("measurement", "sample0")}

@@ -498,7 +498,7 @@ def test_a_run_leaves_numbers_and_pictures(trained: Path) -> None:
     made = {path.name for path in trained.iterdir()}
     assert made == {
         "config.yaml", "run.json", "checkpoint.pt", "checkpoint_before.pt", "model.safetensors", "log.csv", "fits.csv",
-        "metrics.csv", "bridge.png", "bridge.webp",
+        "metrics.csv", "bridge.png", "bridge.webp", "report.html",
     }  # fmt: skip
     measured = (trained / "metrics.csv").read_text()
     for name in ("end_chamfer,forward", "end_emd,backward", "middle_chamfer,both", "transport_cost,", "flow_cost"):

@@ -155,7 +155,7 @@ def test_a_run_leaves_weights_that_load_and_numbers_that_add_up(images: Path, tm
     done = train("--config", config)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
-    for name in ("config.yaml", "run.json", "log.csv", "validation.csv", "curves.png", "samples.png"):
+    for name in ("config.yaml", "run.json", "log.csv", "validation.csv", "curves.png", "samples.png", "report.html"):
         assert (run / name).stat().st_size > 0, name
     rows = list(csv.DictReader((run / "log.csv").open()))
     assert [int(row["images"]) for row in rows] == list(range(4, 33, 4))

@@ -11,9 +11,10 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.images.arrays import read_array
 from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator
+from randomwalk.runs import report as reports
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.runs.session import only_process, session
-from randomwalk.studies.bridge import figures, measures
+from randomwalk.studies.bridge import figures, measures, report
 from randomwalk.studies.bridge.measures import Paths, Row
 from randomwalk.studies.bridge.model import Bridge, load_bridge
 from randomwalk.studies.bridge.simulation import time_grid
@@ -80,12 +81,14 @@ def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bo
         if given is None and (rows := _rows(bridge, paths, config.seed)):
             columns = measures.COLUMNS
             write_csv(folder, "metrics.csv", columns, [{key: getattr(row, key) for key in columns} for row in rows])
+        reports.write(folder, report.sampling_page(folder, config))
         tick(1, "done")
     if rows:
         print("\n".join(table(rows)))
     names = ["forward" if forward else "backward" for forward in DIRECTIONS[config.direction]]
     print(f"points: {', '.join(str(folder.file(f'{name}.npy')) for name in names)}")
     print(f"figures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}")
+    print(f"report: {folder.file(reports.NAME)}")
     return 0
 
 

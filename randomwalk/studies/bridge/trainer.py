@@ -25,8 +25,10 @@ from torch import Tensor
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.errors import RunError
 from randomwalk.rng import Stream, generator, seed_torch
+from randomwalk.runs import report as reports
 from randomwalk.runs.checkpoints import MODEL
 from randomwalk.runs.folder import RunFolder, write_csv
+from randomwalk.studies.bridge import report
 from randomwalk.studies.bridge.matching import time_of
 from randomwalk.studies.bridge.model import Bridge, save_bridge
 from randomwalk.studies.bridge.simulation import host_noise, simulate, time_grid
@@ -232,6 +234,11 @@ class BridgeTrainer(Loop):
         late = self._losses[len(self._losses) // 2 :]
         self._add("fits.csv", {**self._checks, "loss": sum(late) / len(late), "seconds": self.seconds})
         self.fit, self._pairs, self._losses = self.fit + 1, None, []
+
+    def write_report(self, done: int | None = None, total: int = 0) -> None:
+        page = report.training_page(self.folder, self.config, done is None)
+        page.progress = None if done is None else {"done": done, "total": total, "unit": self.unit}
+        reports.write(self.folder, page)
 
     def is_saved(self) -> bool:
         """A checkpoint is due after every fit."""

@@ -12,6 +12,7 @@ from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator
 from randomwalk.runs.checkpoints import MODEL
 from randomwalk.runs.folder import RunFolder, write_csv
+from randomwalk.runs.report import NAME as REPORT
 from randomwalk.runs.session import only_process, session
 from randomwalk.studies.bridge import figures, gaussian, measures
 from randomwalk.studies.bridge.ends import exact_bridge
@@ -48,14 +49,17 @@ def run(config: BridgeConfig, resume: str | None = None, dry_run: bool = False) 
         folder, trainer = held.folder, BridgeTrainer(config, context.device, held.folder)
         if resume:
             trainer.resume()
-        warn(trainer.warnings())
+        warnings = trainer.warnings()
+        warn(warnings)
+        held.keep_notes(warnings)
         start = f"from fit {trainer.fit}" if trainer.fit else "from the start"
         print(f"bridge between {_names(trainer.bridge)}, sigma {trainer.bridge.sigma:g}; {start}", flush=True)
         trainer.run()
         print("\n".join(table(report(trainer, folder))))
+        trainer.write_report()
         print(
             f"weights: {folder.file(MODEL)}\nnumbers: {folder.file('metrics.csv')}\n"
-            f"figures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}"
+            f"figures: {folder.file('bridge.png')}, {folder.file('bridge.webp')}\nreport:  {folder.file(REPORT)}"
         )
     return 0
 

@@ -13,7 +13,10 @@ from randomwalk.denoisers.checkpoints import read_config
 from randomwalk.denoisers.wrappers import Probe
 from randomwalk.progress import bar
 from randomwalk.rng import Stream, generator
+from randomwalk.runs import report as reports
 from randomwalk.runs.folder import RunFolder, write_csv
+from randomwalk.runs.report import Column, Page
+from randomwalk.sampling import report
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.results import ImageResults, Results, is_number
 from randomwalk.sampling.task import Task, Watch
@@ -21,6 +24,20 @@ from randomwalk.studies.points import datasets, figures, metrics, scores
 from randomwalk.studies.points.simulation import sde_curves, sde_of
 
 COLUMNS = ("metric", "value", "error", "floor", "floor_error", "ratio")
+REPORTED = (
+    Column("metric", "metric", text=True), Column("value", "value", 4), Column("error", "standard error", 4),
+    Column("floor", "floor", 4), Column("floor_error", "its error", 4), Column("ratio", "ratio", 2),
+)  # fmt: skip
+"""Columns of metrics.csv in the report."""
+SAID_OF_FLOOR = "The floor is the same distance between two sets of true points."
+FIGURES = {
+    "samples.png": ("Samples", ""),
+    "particles.gif": ("Particles", "the first points at steps of the walk"),
+    "score_field.png": ("Score", "arrows of equal length; the colour is the distance to the denoised point over σ"),
+    "score_error.png": ("Error of the score", "where the density is known"),
+    "sde.png": ("Stochastic differential equation", ""),
+    "schedule.png": ("Schedule", ""),
+}
 SHOWN_LEVELS = (2.0, 1.0, 0.5, 0.2)
 ERROR_LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 MOVING = 1500
@@ -84,8 +101,8 @@ class PointResults(Results):
         self._recorder = Recorder(self.task.num_steps, frames)
         return self._recorder.watch
 
-    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str]) -> None:
-        """Write the points and the record of batch ``b``; points are never skipped."""
+    def write_batch(self, b: int, batch: Batch | None, skipped: Mapping[int, str], notes: Sequence[str]) -> None:
+        """Write the points and the record of batch ``b``; points are never skipped, and have no notes."""
         assert batch is not None and not skipped
         files = {f"arrays/batch_{b:05d}.npy": batch.x.flatten(1).float().cpu().numpy()}
         if self._recorder is not None and self._recorder.frames:
@@ -129,6 +146,16 @@ class PointResults(Results):
         print(f"pictures: {self.folder.file('samples.png')}, and others beside it")
         print(f"numbers:  {self.folder.file('metrics.csv')}, {self.folder.file('samples.npy')}")
         return 0
+
+    def page(self, finished: bool) -> Page:
+        """Report with the figures and the distances."""
+        made = reports.described(
+            self.folder, "sample", "Samples of points", report.title_of(self.task.config)[1], finished
+        )
+        if finished:
+            made.tables = reports.table_in(self.folder, "metrics.csv", "Metrics", REPORTED, SAID_OF_FLOOR)
+            made.figures = reports.figures_in(self.folder, FIGURES)
+        return made
 
     def _distances(self, points: np.ndarray, truth: np.ndarray | None) -> list[dict[str, Any]]:
         if self.set is None or truth is None or len(points) < metrics.CLOUD:
