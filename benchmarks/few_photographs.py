@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from support.common import Report, add_restoring, bar, cell, parser, resolve_precision, start
-from support.perceptual import lpips, lpips_missing
+from support.perceptual import add_alexnet, lpips, lpips_missing
 from support.photo_problems import Case, Problem, make_problem
 from support.photographs import MODELS, ROOT, VALIDATION, in_pixels, load_model, photographs, spread
 from torch import Tensor
@@ -141,7 +141,7 @@ def measure(options: argparse.Namespace, report: Report, device: torch.device) -
     denoiser = load_model(options.ve, device, resolve_precision(options.precision, device))
     source = open_images(options.photographs)
     photos = photographs(source, VALIDATION, spread(len(source), options.num_images), options.crop, 4)
-    missing = lpips_missing()
+    missing = lpips_missing(options.alexnet)
     if missing:
         report.say(missing)
     found: Found = {}
@@ -158,7 +158,9 @@ def measure(options: argparse.Namespace, report: Report, device: torch.device) -
                         "psnr": [float(metrics.psnr(x, p.truth.cpu())) for x, p in zip(ends, problems, strict=True)]
                     }
                     if not missing:
-                        judged["lpips"] = [lpips(x, p.truth) for x, p in zip(ends, problems, strict=True)]
+                        judged["lpips"] = [
+                            lpips(x, p.truth, options.alexnet) for x, p in zip(ends, problems, strict=True)
+                        ]
                     means = {metric: sum(values) / len(values) for metric, values in judged.items()}
                     found.setdefault(case.name, {}).setdefault(name, {})[budget] = means
                     for metric, value in means.items():
@@ -220,6 +222,7 @@ def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
     add_restoring(made, 4)
+    add_alexnet(made)
     made.add_argument(
         "--photographs", type=Path, default=ROOT / "data" / "photographs", metavar="FOLDER", help="of photographs"
     )

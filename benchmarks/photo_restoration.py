@@ -21,7 +21,7 @@ import torch
 from support import photo_peers
 from support.common import Report, bar, check_least, parser, start
 from support.engine import FAILED, Job, Record, Records, Settings, choose, failure, measure
-from support.perceptual import default_alexnet, lpips_missing, patch_distance
+from support.perceptual import add_alexnet, lpips_missing, patch_distance
 from support.photo_methods import facts_of, judge, restore
 from support.photo_plan import Chosen, Plan, load_plan, settings_of, write_settings
 from support.photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
@@ -288,13 +288,7 @@ def options() -> argparse.ArgumentParser:
     )
     made.add_argument("--degradations", nargs="+", metavar="NAME", help="only these of photo_restoration.yaml")
     made.add_argument("--noise", nargs="+", type=float, metavar="STD", help="only these levels of it, of 255")
-    made.add_argument(
-        "--alexnet",
-        type=Path,
-        default=default_alexnet(),
-        metavar="FILE",
-        help="weights of AlexNet in torchvision's names, for LPIPS (default: where torchvision keeps them)",
-    )
+    add_alexnet(made)
     made.add_argument(
         "--classical",
         action="store_true",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,17 @@ def default_alexnet() -> Path:
     from torchvision.models import AlexNet_Weights
 
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name
+
+
+def add_alexnet(made: argparse.ArgumentParser) -> None:
+    """Add the option for AlexNet's weights."""
+    made.add_argument(
+        "--alexnet",
+        type=Path,
+        default=default_alexnet(),
+        metavar="FILE",
+        help="weights of AlexNet in torchvision's names, for LPIPS (default: where torchvision keeps them)",
+    )
 
 
 def lpips_missing(path: Path) -> str | None:
