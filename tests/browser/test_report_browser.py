@@ -6,6 +6,7 @@ Needs Selenium, Chromium and its driver (Debian: chromium, chromium-driver); ski
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -269,7 +270,8 @@ def test_the_extras_have_the_map_with_its_colours_and_the_animation(browser: Bro
     browser.run("arguments[0].click()", buttons[1])
     colours = data_of(run / "report.html")["images"][1]["extras"][0]["scale"]["colours"]
     ramp = browser.run("return getComputedStyle(document.querySelector('.scale span:nth-child(2)')).backgroundImage")
-    assert ramp.startswith("linear-gradient(") and colours[-1].replace(" ", ", ") in ramp
+    assert ramp.startswith("linear-gradient(to right, ")
+    assert re.findall(r"rgb\([^)]*\)", ramp) == [colour.replace(" ", ", ") for colour in colours]
     assert [one.text for one in browser.all("#image-1 .scale span")] == ["0", "", "0.5 or more"]
     browser.run("arguments[0].click()", buttons[2])
     assert browser.find("#image-1 .extra img").get_attribute("src").endswith("_walk.webp")
