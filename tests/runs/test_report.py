@@ -50,6 +50,8 @@ def test_no_text_becomes_markup(text: str, tmp_path: Path) -> None:
     page = Page(text, text, warnings=[text], tables=[Table(text, [Column("name", text)], rows)], settings=text)
     made, plain = html_of(page), html_of(Page("plain"))
     assert [tag for tag, _ in tags_of(made).found] == [tag for tag, _ in tags_of(plain).found]
+    block = made.partition('<script id="data" type="application/json">')[2].partition("</script>")[0]
+    assert json.loads(block)["settings"] == text and not set("<>&") & set(block)
     (tmp_path / "page.html").write_text(made, encoding="utf-8")
     data = data_of(tmp_path / "page.html")
     assert data["title"] == data["warnings"][0] == data["settings"] == data["tables"][0]["rows"][0]["name"] == text

@@ -75,8 +75,9 @@ def test_the_numbers_are_those_of_the_run(finished: Path) -> None:
 def test_the_colour_bar_is_that_of_the_map(finished: Path) -> None:
     image = data_of(finished / "report.html")["images"][0]
     [scale] = [extra["scale"] for extra in image["extras"] if extra["label"] == "Spread"]
-    ends = std_map(np.array([[0.0, STD_WHITE]]))[0]
-    assert [scale["colours"][0], scale["colours"][-1]] == ["rgb({} {} {})".format(*colour) for colour in ends.tolist()]
+    count = len(scale["colours"])
+    expected = std_map(np.array([[STD_WHITE * k / (count - 1) for k in range(count)]]))[0].tolist()
+    assert count > 8 and scale["colours"] == [f"rgb({r} {g} {b})" for r, g, b in expected]
     assert scale["low"] == "0" and scale["high"].startswith(f"{STD_WHITE:g} ")
     [extra] = [extra["src"] for extra in image["extras"] if extra["label"] == "Spread"]
     arrays = sorted((finished / "arrays").glob("0000_*_std.npy"))
