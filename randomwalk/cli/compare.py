@@ -34,7 +34,7 @@ METRICS = {
 }  # fmt: skip
 """Columns of metrics.csv that are compared, with their labels and digits."""
 PAIRED = ("psnr", "ssim", "psnr_minmax", "residual")
-"""Those that differ between images, so that a paired difference has an interval."""
+"""Metrics that differ between images, so that a paired difference has an interval."""
 LEVEL = 0.95
 
 
