@@ -45,6 +45,8 @@ class Stream(IntEnum):
     """Image on which an operator's spectrum is looked at."""
     REMAINDER = 2**31 + 12
     """Walk along a schedule whose remaining noise is forecast."""
+    ADJOINT = 2**31 + 13
+    """Image and measurement on which another library's adjoint is tried."""
 
     # training of a denoiser
     WEIGHTS = 2**31 + 20

@@ -34,14 +34,14 @@ def parser(prog: str = "train.py") -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Run the training that the options name; returns the exit status."""
     config, source = options.train_config(args)
+    if args.no_train and not isinstance(config, ScoreEmbeddingConfig):
+        raise InputError(f"--no-train: is for the trainings in configs/score_embedding/; {source} is another one")
     options.check(config, args)
     # PyTorch is imported from here on: the config and its files are known to be good.
     if isinstance(config, ScoreEmbeddingConfig):
         from randomwalk.studies.score_embedding import training as score_embedding
 
         return score_embedding.run(config, resume=args.resume, dry_run=args.dry_run, no_train=args.no_train)
-    if args.no_train:
-        raise InputError(f"--no-train: is for the trainings in configs/score_embedding/; {source} is another one")
     if isinstance(config, BridgeConfig):
         from randomwalk.studies.bridge import training as bridge
 

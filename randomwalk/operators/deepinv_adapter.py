@@ -22,6 +22,7 @@ from torch import Tensor
 from randomwalk.errors import InputError
 from randomwalk.lookup import optional_library
 from randomwalk.operators import Operator
+from randomwalk.rng import Stream, torch_generator
 from score_sde.times import exact_type
 
 EXACT = 1e-4
@@ -76,7 +77,7 @@ class PhysicsOperator(Operator):
 
     def _has_exact_adjoint(self) -> bool:
         """Whether ``<A x, y> = <x, A^T y>``; some of the library's adjoints are approximate."""
-        made = torch.Generator().manual_seed(0)
+        made = torch_generator(0, Stream.ADJOINT)
         blank = self._blank()
         x = torch.randn(blank.shape, generator=made).to(blank)
         measured = self(x).detach()

@@ -180,7 +180,7 @@ def even_residuals(operator: Operator, batch: Batch) -> list[float | None] | Non
         single standard deviation.
     """
     y = batch.measurement
-    if y is None or batch.noise_std is None or y.ndim != 4:
+    if y is None or batch.noise_std is None or y.ndim != 4 or min(y.shape[-2:]) < WINDOW:
         return None
     with torch.no_grad():
         seen, known = operator(batch.x), known_part(operator)
@@ -208,8 +208,7 @@ def crowding(known: Tensor) -> list[float]:
     k = (known > 0).float()
     height, width = k.shape[-2:]
     edged = pad(k, (1, 1, 1, 1), mode="replicate")
-    around = torch.stack([edged[..., i : i + height, j : j + width] for i, j in ((0, 1), (2, 1), (1, 0), (1, 2))]).mean(
-        0
-    )
+    beside = [edged[..., i : i + height, j : j + width] for i, j in ((0, 1), (2, 1), (1, 0), (1, 2))]
+    around = torch.stack(beside).mean(0)
     shares: list[float] = ((k * around).flatten(1).sum(1) / k.flatten(1).sum(1).clamp_min(1)).tolist()
     return shares

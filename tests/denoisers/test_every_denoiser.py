@@ -46,7 +46,7 @@ SDES: list[dict[str, Any]] = [
 ]
 DENOISER_CASES: list[dict[str, Any]] = [
     {"name": "vp", "beta_min": 2e-4, "beta_max": 0.03, "num_timesteps": 500},
-    {"name": "vp", "table": "cosine", "num_timesteps": 500},
+    {"name": "vp", "table": "cosine", "num_timesteps": 500, "time_scale": 0.5},
     {"name": "edm", "sigma_data": 0.8, "sigma_min": 0.01, "sigma_max": 60.0},
     # Their network gives the score itself, which is as large as 1 / sigma: levels that a small one can learn.
     {"name": "score", "sde": {"name": "ve", "sigma_min": 0.1, "sigma_max": 3.0}, "time_scale": 999.0, "eps": 1e-3},
