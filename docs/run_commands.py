@@ -89,7 +89,11 @@ def run(command: str, folder: Path, environment: dict[str, str]) -> float:
 def environment_of(folder: Path, fresh: bool) -> dict[str, str]:
     """Variables for the commands; with ``fresh`` those of a new environment."""
     if not fresh:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        command = folder / "bin" / "randomwalk"  # as an installation would make it
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} -m randomwalk "$@"\n')
+        command.chmod(0o755)
+        path = os.pathsep.join([str(command.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
         return {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
     subprocess.run([sys.executable, "-m", "venv", str(folder / ".venv")], check=True)
     return {**os.environ, "PATH": f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
@@ -114,6 +118,8 @@ def main() -> int:
                     left += 1
                     continue
                 command = shortened(command)
+                for made in folder.glob("*_restored.*"):  # the commands of a block are alternatives
+                    made.unlink()
                 print(f"{run(command, folder, environment):7.1f} s  {command}", flush=True)
             program = "".join(text for kind, text in blocks if kind == "python")
             if program:
