@@ -381,7 +381,11 @@ def test_two_hundred_images_stay_fluent(browser: Browser, tmp_path: Path) -> Non
     report.write(folder, Page("many", images=images, left="a", right="b", tables=tables))
     browser.open(tmp_path / report.NAME)
     loaded = browser.run("return [...document.images].filter((i) => i.complete && i.naturalWidth).length")
-    ready = browser.run("return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    times = []
+    for _ in range(3):  # the least of them: other processes may be at work
+        times.append(browser.run("return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"))
+        browser.open(tmp_path / report.NAME)
+    ready = min(times)
     assert len(browser.all(".card")) == 200 and loaded < 100
     frames = browser.driver.execute_async_script(
         """
@@ -398,7 +402,7 @@ def test_two_hundred_images_stay_fluent(browser: Browser, tmp_path: Path) -> Non
     print(
         f"ready after {ready:.0f} ms, {loaded} pictures loaded, median frame {np.median(gaps):.1f} ms", file=sys.stderr
     )
-    assert loaded < 100 and browser.complaints() == []
+    assert ready < 1000 and np.median(gaps) < 34 and browser.complaints() == []
 
 
 def test_curves_are_drawn_and_read(browser: Browser, tmp_path: Path) -> None:
