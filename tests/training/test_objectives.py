@@ -173,12 +173,13 @@ def test_flow_matching_is_the_template_with_another_law_and_weight(levels: str |
     output = network((1 - t4) * x + t4 * noise) + t4
     theirs = (noise - x - output).square().mean()
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-9)
-    for mine, published in zip(
-        torch.autograd.grad(ours, list(network.parameters())),
-        torch.autograd.grad(theirs, list(network.parameters())),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, published, rtol=1e-6, atol=1e-12)
+    same_gradients(ours, theirs, network, atol=1e-12)
+
+
+def same_gradients(ours: Tensor, theirs: Tensor, network: torch.nn.Module, atol: float) -> None:
+    found, expected = (torch.autograd.grad(loss, list(network.parameters())) for loss in (ours, theirs))
+    for mine, published in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, published, rtol=1e-6, atol=atol)
 
 
 def test_v_prediction_is_the_template_too() -> None:
@@ -196,12 +197,7 @@ def test_v_prediction_is_the_template_too() -> None:
     a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     theirs = (a * noise - b * x - (network(a * x + b * noise) + index[:, None, None, None] / 999)).square().mean()
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
-    for mine, published in zip(
-        torch.autograd.grad(ours, list(network.parameters())),
-        torch.autograd.grad(theirs, list(network.parameters())),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, published, rtol=1e-6, atol=1e-9)
+    same_gradients(ours, theirs, network, atol=1e-9)
 
 
 TARGETS = {
