@@ -33,6 +33,8 @@ OF_BLURS, OF_DOUBLING, OF_ENLARGEMENT = (0.6, 1.03), (0.62, 1.0), (0.68, 1.0)
 """Smallest and largest residual in even areas, in units of the noise given, of a restoration with the right noise."""
 OF_LONE_PIXELS, OF_CROWDED_PIXELS = (0.95, 1.27), (0.645, 1.03)
 """The same for known pixels of which a fifth, or seven tenths and more, of the neighbours are known."""
+FAR_OFF = 3.0
+"""Residual from which on the noise given tells nothing about the right one."""
 OUTSIDE, BRIGHT = 0.03, 0.95
 """Largest share of values outside [-1.02, 1.02], beyond the share of the photograph's that are above `BRIGHT`."""
 CONTRAST = 1.0
@@ -93,17 +95,17 @@ def of_noise(batch: Batch, row: int, bounds: tuple[float, float], lowest: float)
         return ""
     std, (least, most) = 127.5 * batch.noise_std, bounds
     where = (
-        f"where the picture is even the residual is {residual:.2f} times the noise of {std:.1f} of 255 that was assumed"
+        f"where the picture is even the residual is {residual:.2f} times the noise of {std:.2g} of 255 that was assumed"
     )
     if residual * batch.noise_std > most * max(batch.noise_std, lowest):
         return (
             f"{where}: there is more noise, which the restoration shows as texture; try measurement.noise.std "
-            f"(--noise) {1.4 * std:.1f}"
+            f"(--noise) {'auto' if residual > FAR_OFF else format(1.4 * std, '.2g')}"
         )
     if residual < least and batch.noise_std >= lowest:
         return (
             f"{where}: there is less noise, and the restoration is too smooth; try measurement.noise.std (--noise) "
-            f"{1.1 * residual * std:.1f}"
+            f"{1.1 * residual * std:.2g}"
         )
     return ""
 

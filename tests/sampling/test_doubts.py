@@ -112,3 +112,11 @@ def test_a_level_below_that_of_the_walk_does_not_matter() -> None:
 
     assert said(0.5, 0.009) == "" and "less noise" in said(0.5, 0.011)
     assert said(1.9, 0.005) == "" and "more noise" in said(2.1, 0.005) and "more noise" in said(1.1, 0.02)
+
+
+def test_the_level_to_try_is_readable_and_auto_where_the_one_given_tells_nothing() -> None:
+    def tried(residual: float, std: float) -> str:
+        batch = Batch([SampleId(0, 0)], torch.empty(0), noise_std=std / 127.5, even_residuals=[residual])
+        return doubts.of_noise(batch, 0, (0.6, 1.0), 0.0).split()[-1]
+
+    assert tried(480.0, 0.01) == "auto" and tried(1.5, 0.01) == "0.014" and tried(0.4, 30.0) == "13"
