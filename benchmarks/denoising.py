@@ -1,24 +1,26 @@
-"""PSNR of the networks for photographs as denoisers of CBSD68, beside published figures and classical methods.
+"""PSNR of the networks for photographs as denoisers, beside published figures, other networks and classical methods.
 
-White Gaussian noise of a known standard deviation is added to whole images, and not quantised; what comes out is
-clipped. Every method gets the same noisy images. The settings of the classical methods were chosen on photographs of
-the Berkeley validation set that are not in CBSD68.
+The images are CBSD68, in colour or grey, or any folder. White Gaussian noise of a known standard deviation is added to
+whole images, and not quantised; what comes out is clipped. Every method gets the same noisy images. The settings of the
+classical methods were chosen on photographs of the Berkeley validation set that are not in CBSD68.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from support import photo_baselines
+from support import denoising_peers, photo_baselines
 from support.common import Report, check_least, parser, start, verdict
 from support.engine import Clock, Job, Record, Records, measure
 from support.photo_problems import MEASUREMENT, Problem
 from support.photographs import (
+    ANY,
     BUNDLED,
     MODELS,
     SETS,
@@ -35,22 +37,26 @@ from support.photographs import (
 from torch import Tensor
 
 from randomwalk.denoisers.checkpoints import resolve_device
-from randomwalk.errors import InputError
 from randomwalk.images import metrics
+from randomwalk.images.sources import open_images
 from randomwalk.operators import Identity
 from randomwalk.operators.noise import GaussianNoise
+from randomwalk.sampling import measuring
 
-LEVELS = (15, 25, 50)
+LEVELS = (5, 15, 25, 50, 100)
 """Standard deviations of the noise, of 255."""
 TEST_SET = "cbsd68"
+PUBLISHED_LEVELS = (15, 25, 50)
 PUBLISHED = {
-    "CBM3D (Dabov et al. 2007)": (33.52, 30.71, 27.38),
-    "DnCNN (Zhang et al. 2017)": (33.90, 31.24, 27.95),
-    "FFDNet (Zhang et al. 2018)": (33.87, 31.21, 27.96),
-    "DRUNet (Zhang et al. 2021), 33 M weights": (34.30, 31.69, 28.51),
+    "BM3D (Dabov et al. 2007)": {"colour": (33.52, 30.71, 27.38), "grey": (31.07, 28.57, 25.62)},
+    "DnCNN (Zhang et al. 2017)": {"colour": (33.90, 31.24, 27.95), "grey": (31.73, 29.23, 26.23)},
+    "FFDNet (Zhang et al. 2018)": {"colour": (33.87, 31.21, 27.96), "grey": (31.63, 29.19, 26.29)},
+    "DRUNet (Zhang et al. 2021), 33 M weights": {"colour": (34.30, 31.69, 28.51), "grey": (31.91, 29.48, 26.59)},
 }
-"""PSNR on CBSD68 at `LEVELS`; all but CBM3D are networks, of which DnCNN has another one for each level."""
-RIVAL = "DnCNN (Zhang et al. 2017)"
+"""PSNR on CBSD68 and BSD68 at `PUBLISHED_LEVELS`; all but BM3D are networks, of which DnCNN has one for each level."""
+RIVALS = {"colour": "DnCNN (Zhang et al. 2017)", "grey": "BM3D (Dabov et al. 2007)"}
+LUMA = (0.299, 0.587, 0.114)
+"""Grey of red, green and blue, as in BSD68."""
 NL_MEANS: dict[int, dict[str, Any]] = {
     15: {"patch_size": 3, "patch_distance": 6, "h": 0.55},
     25: {"patch_size": 3, "patch_distance": 6, "h": 0.55},
@@ -66,14 +72,16 @@ class Method:
     """A denoiser of the table.
 
     Attributes:
-        denoise: ``(y [1, 3, H, W], level) -> [1, 3, H, W]``, the level of `LEVELS`.
+        denoise: ``(y [1, C, H, W], level) -> [1, C, H, W]``, C = 3, or 1 with grey images; the level of `LEVELS`.
         config: what decides its results, besides image and noise.
         num_images: on so many of the images; None for all.
+        levels: at these of the levels.
     """
 
     denoise: Callable[[Tensor, int], Tensor]
     config: Mapping[str, Any] = field(default_factory=dict)
     num_images: int | None = None
+    levels: Collection[int] = LEVELS
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------
@@ -87,9 +95,12 @@ def networks(options: argparse.Namespace, device: torch.device) -> dict[str, Met
         denoiser = load_model(path, device, options.precision)
 
         def denoise(y: Tensor, level: int, denoiser: torch.nn.Module = denoiser) -> Tensor:
+            channels, noise = y.shape[1], GaussianNoise(in_pixels(level))
+            if channels == 1:  # as the program treats grey pictures
+                y, noise = y.expand(-1, measuring.COPIES, -1, -1), noise.of_copies(measuring.COPIES)
             with torch.inference_mode():
-                x: Tensor = denoiser(y.to(device), in_pixels(level)).cpu()
-                return x
+                x: Tensor = denoiser(y.to(device), noise.std).cpu()
+                return x if channels == 3 else x.mean(1, keepdim=True)
 
         size = sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6
         config = {"weights": fingerprint(path), "precision": options.precision}
@@ -98,7 +109,7 @@ def networks(options: argparse.Namespace, device: torch.device) -> dict[str, Met
 
 
 def classical(options: argparse.Namespace) -> dict[str, Method]:
-    """Methods without a network; BM3D if its package is installed."""
+    """Methods without a network; for colour images those whose settings were chosen, and BM3D if it is installed."""
 
     def total_variation(y: Tensor, level: int) -> Tensor:
         problem = Problem(Identity(y.shape[1:]), GaussianNoise(level * 2 / 255), y, y)
@@ -112,11 +123,11 @@ def classical(options: argparse.Namespace) -> dict[str, Method]:
 
     by_level = {str(level): settings for level, settings in NL_MEANS.items()}
     weights = {str(level): weight for level, weight in TV_WEIGHTS.items()}
-    found = {
-        NOISY: Method(lambda y, level: y),
-        "total variation": Method(total_variation, {"weights": weights, "iterations": TV_ITERATIONS}),
-        "non-local means": Method(nl_means, {"settings": by_level}),
-    }
+    found = {NOISY: Method(lambda y, level: y)}
+    if not options.grey:
+        tv = {"weights": weights, "iterations": TV_ITERATIONS}
+        found["total variation"] = Method(total_variation, tv, levels=TV_WEIGHTS)
+        found["non-local means"] = Method(nl_means, {"settings": by_level}, levels=NL_MEANS)
     if options.bm3d_images and photo_baselines.bm3d_missing() is None:
         found[BM3D] = Method(bm3d, num_images=options.bm3d_images)
     return found
@@ -126,7 +137,7 @@ def classical(options: argparse.Namespace) -> dict[str, Method]:
 
 
 def noisy(photo: Photograph, level: int, seed: int) -> Tensor:
-    """The photograph with noise, ``[1, 3, H, W]``, neither clipped nor quantised."""
+    """The photograph with noise, ``[1, C, H, W]``, neither clipped nor quantised."""
     normal = photo.draws(seed, MEASUREMENT, level).normal(photo.pixels.shape)
     return photo.pixels[None] + in_pixels(level) * normal
 
@@ -156,11 +167,16 @@ def measure_all(
     jobs = []
     for title, method in methods.items():
         chosen = {photos[k].key: photos[k] for k in spread(len(photos), method.num_images or len(photos))}
-        config = {**method.config, "seed": options.seed, "crop": options.crop}
-        for level in LEVELS:
-            jobs.append(Job(f"sigma {level}", title, config, list(chosen), (method, level, chosen, options, device)))
+        config = {**method.config, "seed": options.seed, "crop": options.crop, "grey": options.grey}
+        for level in options.levels:
+            if level in method.levels:
+                payload = (method, level, chosen, options, device)
+                jobs.append(Job(f"sigma {level}", title, config, list(chosen), payload))
     found = measure(jobs, judge, records, "denoising", keep_failures=False)
-    return {title: {level: found[f"sigma {level}"][title] for level in LEVELS} for title in methods}
+    return {
+        title: {level: found[f"sigma {level}"][title] for level in options.levels if level in method.levels}
+        for title, method in methods.items()
+    }
 
 
 def mean(images: Mapping[str, Record], metric: str, only: Mapping[str, Record] | None = None) -> float:
@@ -177,32 +193,36 @@ def write(report: Report, options: argparse.Namespace, found: Levels, trained: l
     Args:
         trained: the networks among the methods.
     """
-    rows = []
+    rows, shown = [], options.levels
     for title, levels in found.items():
-        psnr = [f"{mean(levels[level], 'psnr'):.2f}" for level in LEVELS]
-        ssim = [f"{mean(levels[level], 'ssim'):.3f}" for level in LEVELS]
-        seconds = statistics.fmean(mean(levels[level], "seconds") for level in LEVELS)
-        rows.append([title, str(len(levels[LEVELS[0]])), *psnr, *ssim, f"{seconds:.2f}"])
-        for level in LEVELS:
+        psnr = [f"{mean(levels[level], 'psnr'):.2f}" if level in levels else "" for level in shown]
+        ssim = [f"{mean(levels[level], 'ssim'):.3f}" if level in levels else "" for level in shown]
+        seconds = statistics.fmean(mean(images, "seconds") for images in levels.values())
+        rows.append([title, str(len(next(iter(levels.values())))), *psnr, *ssim, f"{seconds:.2f}"])
+        for level, images in levels.items():
             for metric, unit in (("psnr", "dB"), ("ssim", "1"), ("seconds", "s")):
-                report.add(f"sigma {level}", title, metric, mean(levels[level], metric), unit)
-    whole = not options.quick and options.crop == 0 and len(found[NOISY][LEVELS[0]]) == SETS[TEST_SET]
-    if whole:
-        rows += [
-            [f"published: {name}", "68", *(f"{v:.2f}" for v in values), *[""] * 4] for name, values in PUBLISHED.items()
-        ]
+                report.add(f"sigma {level}", title, metric, mean(images, metric), unit)
+    colours = "grey" if options.grey else "colour"
+    count = len(next(iter(found[NOISY].values())))
+    published = not options.quick and options.photos is None and options.crop == 0 and count == SETS[TEST_SET]
+    if published:
+        for name, values in PUBLISHED.items():
+            figures = dict(zip(PUBLISHED_LEVELS, values[colours], strict=True))
+            cells = [f"{figures[level]:.2f}" if level in figures else "" for level in shown]
+            rows.append([f"published: {name}", "68", *cells, *[""] * (len(shown) + 1)])
     else:
-        notes = [*notes, "published figures are for all 68 images, whole: they are not shown beside these"]
-    head = ["method", "images", *(f"PSNR, {level}" for level in LEVELS), *(f"SSIM, {level}" for level in LEVELS), "s"]
-    images = "photographs" if options.data is None else "CBSD68"
-    title = f"Denoising of {images}, noise of {', '.join(map(str, LEVELS))} of 255"
+        notes = [*notes, "published figures are for all 68 images of CBSD68, whole: they are not shown beside these"]
+    head = ["method", "images", *(f"PSNR, {level}" for level in shown), *(f"SSIM, {level}" for level in shown), "s"]
+    pictures = "photographs" if options.quick or options.photos else "CBSD68"
+    title = f"Denoising of {pictures} in {colours}, noise of {', '.join(map(str, shown))} of 255"
     report.table(title, head, rows, [*common_notes(options), *notes, *subset_notes(found, trained)])
-    for name in trained if whole else []:
-        gains = [mean(found[name][level], "psnr") - PUBLISHED[RIVAL][k] for k, level in enumerate(LEVELS)]
-        lines = [f"{level}: {verdict(gain, options.target)}" for level, gain in zip(LEVELS, gains, strict=True)]
-        report.say(f"{name}, against {RIVAL}: {'; '.join(lines)}.")
-        for level, gain in zip(LEVELS, gains, strict=True):
-            report.add(f"sigma {level}", name, "gain_over_dncnn", gain, "dB")
+    for name in trained if published else []:
+        figures = dict(zip(PUBLISHED_LEVELS, PUBLISHED[RIVALS[colours]][colours], strict=True))
+        gains = {level: mean(found[name][level], "psnr") - figures[level] for level in shown if level in figures}
+        lines = [f"{level}: {verdict(gain, options.target)}" for level, gain in gains.items()]
+        report.say(f"{name}, against {RIVALS[colours]}: {'; '.join(lines)}.")
+        for level, gain in gains.items():
+            report.add(f"sigma {level}", name, "gain_over_published", gain, "dB")
     report.save()
 
 
@@ -210,7 +230,7 @@ def common_notes(options: argparse.Namespace) -> list[str]:
     """Notes on how all numbers were measured."""
     cut = "whole images" if options.crop == 0 else f"images cut to {options.crop} pixels"
     return [
-        f"mean over {cut}, colour; noise of seed {options.seed}, not quantised, results clipped; networks in "
+        f"mean over {cut}; noise of seed {options.seed}, not quantised, results clipped; networks in "
         f"{options.precision}, one for all levels",
         "s: seconds for each image, of the processor, or by the clock on a GPU",
     ]
@@ -219,11 +239,11 @@ def common_notes(options: argparse.Namespace) -> list[str]:
 def subset_notes(found: Levels, trained: list[str]) -> list[str]:
     """Notes on the networks on the images of methods that saw only some of them."""
     notes = []
-    total = max(len(levels[LEVELS[0]]) for levels in found.values())
+    total = max(len(images) for levels in found.values() for images in levels.values())
     for title, levels in found.items():
-        count = len(levels[LEVELS[0]])
+        count = max(len(images) for images in levels.values())
         for name in trained if count < total else []:
-            same = [f"{mean(found[name][level], 'psnr', levels[level]):.2f}" for level in LEVELS]
+            same = [f"{mean(found[name][level], 'psnr', images):.2f}" for level, images in levels.items()]
             notes.append(f"on the {count} images of {title}, {name} reaches {' / '.join(same)}")
     return notes
 
@@ -235,36 +255,51 @@ def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
     add_options(made, crop=0)
+    made.add_argument("--photos", type=Path, metavar="FOLDER", help="any photographs, instead of CBSD68 in --data")
+    made.add_argument("--grey", action="store_true", help="grey images (luma), by the same networks")
+    made.add_argument("--levels", type=int, nargs="+", choices=LEVELS, default=list(LEVELS), help="noise levels (all)")
     made.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="only these networks")
-    made.add_argument("--num-images", type=int, default=68, metavar="N", help="so many, evenly spaced (68)")
+    made.add_argument("--num-images", type=int, default=68, metavar="N", help="at most so many, evenly spaced (68)")
     made.add_argument(
         "--bm3d-images", type=int, default=12, metavar="N", help="BM3D, which is slow, on so many; 0: on none (12)"
     )
     made.add_argument(
-        "--target", type=float, default=0.0, metavar="DB", help=f"by how much to exceed {RIVAL.split(' ')[0]} (0)"
+        "--target",
+        type=float,
+        default=0.0,
+        metavar="DB",
+        help="by how much to exceed what is published of DnCNN, of BM3D with grey images (0)",
     )
     return made
 
 
 def main(chosen: argparse.Namespace) -> int:
     """Measure and print."""
-    check_options(chosen)
+    check_options(chosen, without_data=chosen.photos is not None)
     check_least(chosen, num_images=1, bm3d_images=0)
-    if (most := max(chosen.num_images, chosen.bm3d_images)) > SETS[TEST_SET]:
-        raise InputError(f"{most} images: CBSD68 has {SETS[TEST_SET]}")
+    chosen.levels = sorted(set(chosen.levels))
     if chosen.quick:
         chosen.num_images, chosen.bm3d_images, chosen.crop = 2, min(chosen.bm3d_images, 1), chosen.crop or 64
-    folder = TEST_SET if chosen.data is not None else BUNDLED
-    source = open_set(chosen.data, folder)
+    folder = ANY if chosen.photos else BUNDLED if chosen.data is None else TEST_SET
+    source = open_images(chosen.photos) if chosen.photos else open_set(chosen.data, folder)
     photos = photographs(source, folder, spread(len(source), chosen.num_images), chosen.crop)
+    if chosen.grey:
+        luma = torch.tensor(LUMA)[:, None, None]
+        photos = [replace(photo, pixels=(luma * photo.pixels).sum(0, keepdim=True)) for photo in photos]
     device = resolve_device(chosen.device)
     trained = networks(chosen, device)
-    report = Report("denoising", chosen, str(device), ["scikit-image", "torchmetrics", "bm3d"])
-    missing = photo_baselines.bm3d_missing() if chosen.bm3d_images else None
+    report = Report("denoising", chosen, str(device), ["scikit-image", "torchmetrics", "bm3d", "ffdnet", "scico"])
+    missing = [photo_baselines.bm3d_missing()] if chosen.bm3d_images else []
+    peers = {}
+    for peer in denoising_peers.PEERS:
+        if chosen.grey or peer.takes_colour:
+            missing.append(peer.missing())
+            if missing[-1] is None:
+                peers[peer.title] = Method(peer.load(1 if chosen.grey else 3), levels=peer.levels)
     metrics.load()
-    methods = {**classical(chosen), **trained}
+    methods = {**classical(chosen), **trained, **peers}
     found = measure_all(chosen, device, methods, photos, Records(report.folder, chosen.resume))
-    write(report, chosen, found, list(trained), [missing] if missing else [])
+    write(report, chosen, found, list(trained), [line for line in missing if line])
     return report.finish()
 
 

@@ -41,13 +41,16 @@ def bm3d_missing() -> str | None:
 
 
 def bm3d(y: Tensor, std: float) -> Tensor:
-    """BM3D of colour images (Dabov et al. 2007), by its authors' package at its own settings.
+    """BM3D of colour or grey images (Dabov et al. 2007), by its authors' package at its own settings.
 
     Args:
+        y: ``[1, 3, H, W]``, or ``[1, 1, H, W]`` if grey.
         std: of the noise, in [-1, 1] pixel units.
     """
-    denoise = importlib.import_module("bm3d").bm3d_rgb
-    return _from_pixels(2 * denoise(_pixels(y) / 2 + 0.5, std / 2) - 1)
+    package, pixels = importlib.import_module("bm3d"), _pixels(y) / 2 + 0.5
+    if pixels.shape[2] == 1:
+        return _from_pixels(2 * package.bm3d(pixels[..., 0], std / 2)[..., None] - 1)
+    return _from_pixels(2 * package.bm3d_rgb(pixels, std / 2) - 1)
 
 
 def nl_means(y: Tensor, std: float, patch_size: int, patch_distance: int, h: float) -> Tensor:

@@ -23,8 +23,8 @@ SETS = {"cbsd68": 68, "set5": 5}
 """The test sets: names of the subfolders of ``--data``, and how many images each has."""
 BUNDLED = "photographs"
 """Photographs of the repository, on which ``--quick`` shows that everything works."""
-VALIDATION = "validation"
-STREAMS = {"cbsd68": 0, "set5": 1, BUNDLED: 2, VALIDATION: 3}
+VALIDATION, ANY = "validation", "any"
+STREAMS = {"cbsd68": 0, "set5": 1, BUNDLED: 2, VALIDATION: 3, ANY: 4}
 """First number of each set's random streams, so that no photograph shares its noise with one of another set."""
 MODELS = {"ve": "photo_ve", "vp": "photo_vp"}
 """The networks of pretrained_models/ by their options."""
@@ -38,7 +38,7 @@ class Photograph:
         folder: the set that it is of.
         name: its own.
         number: its place among all photographs of the set, so that its draws do not depend on which are chosen.
-        pixels: ``[3, H, W]`` in [-1, 1].
+        pixels: ``[3, H, W]``, or ``[1, H, W]`` if grey, in [-1, 1].
     """
 
     folder: str
@@ -82,13 +82,13 @@ def add_options(made: argparse.ArgumentParser, crop: int) -> None:
         made.add_argument(f"--{name}", type=Path, default=default, metavar="FILE", help=f"weights of {stem}")
 
 
-def check_options(options: argparse.Namespace) -> None:
+def check_options(options: argparse.Namespace, without_data: bool = False) -> None:
     """Raise InputError for numbers that make no sense, or without test images."""
     if options.crop != 0 and options.crop < 32:
         raise InputError(f"--crop {options.crop}: expected 32 or more, or 0 for whole images")
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: expected 0 or more")
-    if options.data is None and not options.quick:
+    if options.data is None and not (options.quick or without_data):
         raise InputError(
             f"--data: is needed, a folder that holds {' and '.join(SETS)}; benchmarks/README.md says what they are "
             "(--quick does without)"
