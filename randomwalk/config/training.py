@@ -47,6 +47,10 @@ class TrainData(Settings):
     rescale: Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Pair] | None = None
     """[smallest, largest] scale of a random crop, drawn anew each time: relative to the image with fit: crop, and to
     the image resized to cover image_size with fit: resize, so that 1 is the largest crop."""
+    grey: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the images that are turned grey, drawn anew each time: their luma in all three channels. These, and
+    images that are grey anyway, get grey noise, one third of the variance in each channel, so that a network for
+    colours learns to denoise grey pictures as three copies."""
     cache: bool = False
     """Decode all images at the start and keep them in memory; with fit: resize no larger than needed."""
     num_validation: Natural = 256
@@ -65,6 +69,8 @@ class TrainData(Settings):
                 raise ValueError(f"rescale: found {self.rescale}; allowed: [smallest, largest]")
             if self.fit == "resize" and self.rescale[0] < 1:
                 raise ValueError(f"rescale: found {self.rescale}; allowed with fit: resize: 1 and more")
+        if self.grey and self.channels == 1:
+            raise ValueError(f"grey: found {self.grey:g}, but with channels: 1 all images are grey; remove it")
         if self.dataset != "folder" and isinstance(self.path, list):
             raise ValueError(f"path: found a list; allowed with dataset {self.dataset}: one path")
         if self.dataset != "folder" and self.validation_path is not None:
@@ -232,4 +238,8 @@ class TrainConfig(Settings):
             "network.use_checkpoint": getattr(self.network, "use_checkpoint", False),
         }
         check_objective(self.objective, self.denoiser, size, once)
+        if isinstance(self.data, TrainData) and self.data.grey and self.objective.name != "denoising":
+            raise ValueError(
+                f"data.grey: found {self.data.grey:g}; allowed: 0, since the noise of {self.objective.name} is white"
+            )
         return self

@@ -112,6 +112,8 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
     def __getitem__(self, position: int) -> tuple[Tensor, ...]:
         x, image = self.images.example(position)
         noise = generator(self.seed, Stream.NOISE, position).standard_normal(tuple(x.shape), dtype=np.float32)
+        if self.images.data.grey and bool((x == x[:1]).all()):
+            noise = np.broadcast_to(noise.mean(0), noise.shape).copy()  # a grey picture's noise is grey
         u = (self.offset + position * GOLDEN) % 1.0
         example = (x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise))
         label = () if self.labels is None else (torch.tensor(self.labels.at(position, image)),)

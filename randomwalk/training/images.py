@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, in_order
-from randomwalk.images.tensors import fit_to, to_tensor
+from randomwalk.images.tensors import LUMA, fit_to, to_tensor
 from randomwalk.progress import progress_bar
 from randomwalk.rng import Stream, generator
 
@@ -148,15 +148,15 @@ def _plain(pixels: np.ndarray) -> np.ndarray:
 class TrainingImages(Dataset[Tensor]):
     """Training examples by position, each a function of (seed, position).
 
-    Position p is image p mod n of an order that is shuffled every n positions; its cut, scale, flip and rotation are
-    drawn from (seed, p). A run can therefore start anywhere, on any number of processes.
+    Position p is image p mod n of an order that is shuffled every n positions; its cut, scale, flip, rotation and loss
+    of colours are drawn from (seed, p). A run can therefore start anywhere, on any number of processes.
 
     An image that does not decode is replaced by the next one in the order that does.
 
     Args:
         source: the images.
         indices: of the training images.
-        data: how they are cut, scaled, flipped and rotated.
+        data: how they are cut, scaled, flipped, rotated and turned grey.
         seed: of the order and of the draws.
     """
 
@@ -205,6 +205,8 @@ class TrainingImages(Dataset[Tensor]):
             x = x.flip(-1)
         if data.turn:
             x = torch.rot90(x, int(draws.integers(4)), (-2, -1))
+        if data.grey and draws.random() < data.grey:
+            x = (torch.tensor(LUMA)[:, None, None] * x).sum(0).expand(3, -1, -1)
         return x, image
 
 

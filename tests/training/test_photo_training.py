@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, open_images
 from randomwalk.images.tensors import fit_to
+from randomwalk.operators.noise import GaussianNoise
 from randomwalk.training import images
 from randomwalk.training.examples import _NoisyImages, split_images
 from randomwalk.training.images import TrainingImages, cached, joined, largest_side, rescaled_cut
@@ -205,3 +207,49 @@ def test_a_random_cut_begins_at_every_place() -> None:
     places, counts = np.unique(corners, return_counts=True)
     assert places.tolist() == [6 * row + column for row in range(3) for column in range(4)]
     assert np.abs(counts - 100).max() < 4.5 * math.sqrt(100)
+
+
+def test_a_share_of_the_cuts_is_grey_with_grey_noise(tmp_path: Path) -> None:
+    """Three copies of a grey picture with one noise of standard deviation s sqrt(3) are told s, as in sampling."""
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8)).save(tmp_path / "grey.png")
+
+    def examples(share: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        whole = config([tmp_path], num_validation=0, grey=share)
+        split = split_images(whole)
+        assert isinstance(whole.data, TrainData)
+        images = TrainingImages(split.source, split.training, whole.data, 0)
+        return [(item[0], item[2]) for item in map(_NoisyImages(images, 0, None).__getitem__, range(100))]
+
+    def is_grey(x: torch.Tensor) -> bool:
+        return bool((x == x[:1]).all())
+
+    coloured, half = examples(0.0), examples(0.5)
+    assert sum(is_grey(x) for x, _ in coloured) == 20  # one in five is so anyway
+    assert not any(is_grey(noise) for _, noise in coloured)
+    assert 40 <= sum(is_grey(x) for x, _ in half) <= 80
+    copies = GaussianNoise(1.0).of_copies(3)
+    for (x, noise), (before, white) in zip(half, coloured, strict=True):
+        if is_grey(x):
+            assert is_grey(noise) and torch.allclose(noise[0], white.mean(0))
+            assert torch.allclose(x[0], torch.einsum("c,chw->hw", torch.tensor([0.299, 0.587, 0.114]), before))
+        else:
+            assert torch.equal(x, before) and torch.equal(noise, white)
+    std = torch.stack([noise for x, noise in half if is_grey(x)]).std()
+    assert float(std) * copies.std == pytest.approx(1.0, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("data", "other", "message"),
+    [
+        ({"channels": 1}, {}, "grey: found 0.1, but with channels: 1 all images are grey"),
+        ({}, {"objective": {"name": "sliced_score_matching"}}, "the noise of sliced_score_matching is white"),
+    ],
+)
+def test_grey_noise_is_for_colour_networks_and_denoising(folders, data, other, message) -> None:
+    settings = config(folders).model_dump(exclude_unset=True)
+    settings["data"] |= {"grey": 0.1, **data}
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate({**settings, **other})
