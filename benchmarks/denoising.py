@@ -296,7 +296,6 @@ def main(chosen: argparse.Namespace) -> int:
             missing.append(peer.missing())
             if missing[-1] is None:
                 peers[peer.title] = Method(peer.load(1 if chosen.grey else 3), levels=peer.levels)
-    metrics.load()
     methods = {**classical(chosen), **trained, **peers}
     found = measure_all(chosen, device, methods, photos, Records(report.folder, chosen.resume))
     write(report, chosen, found, list(trained), [line for line in missing if line])

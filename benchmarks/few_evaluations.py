@@ -155,7 +155,6 @@ def main(chosen: argparse.Namespace) -> int:
     if chosen.quick:
         chosen.budgets = [5, 10]
     setup = Setup.open("few_evaluations", chosen, ["torchmetrics"])
-    metrics.load()
     draw({problem: measure(setup, problem) for problem in chosen.problems}, setup.report.folder)
     return setup.report.finish()
 

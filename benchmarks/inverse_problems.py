@@ -329,7 +329,6 @@ def main(chosen: argparse.Namespace) -> int:
     methods = [Method(name) for name in names] + [Method(name, "ve") for name in chosen.ve_methods if name in names]
     setup = Setup.open("inverse_problems", chosen, ["scikit-image", "torchmetrics"], quick_images=2)
     records = Records(setup.report.folder, chosen.resume)
-    metrics.load()
     for name in chosen.tasks:
         run(setup, records, name, methods)
     setup.report.say(

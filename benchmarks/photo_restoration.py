@@ -54,7 +54,7 @@ from support.photographs import (
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError, RunError
-from randomwalk.images import metrics, sheets
+from randomwalk.images import sheets
 from randomwalk.images.sources import open_images
 from randomwalk.images.tensors import to_pixels, to_tensor
 from randomwalk.operators import SuperResolution
@@ -355,7 +355,6 @@ def main(chosen: argparse.Namespace) -> int:
     device = resolve_device(chosen.device)
     path = getattr(chosen, chosen.model)
     denoiser = None if chosen.classical else load_model(path, device, chosen.precision)
-    metrics.load()
     network = {} if denoiser is None else {"weights": fingerprint(path), "precision": chosen.precision}
     no_library = {} if denoiser is None else {name: photo_peers.missing(name) for name in photo_peers.LIBRARIES}
     libraries, no_lpips = {name for name, why in no_library.items() if why is None}, lpips_missing(chosen.alexnet)

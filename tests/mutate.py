@@ -44,7 +44,7 @@ TEST_LIMIT = 60
 PACKAGES = ("randomwalk", "guided_diffusion", "score_sde")
 FIRST = 2
 """Files that are run, and so imported, before the others."""
-HEAVY = ("torch", "scipy.stats", "scipy.special", "pydantic", "torchmetrics.functional.image", "matplotlib.figure")
+HEAVY = ("torch", "scipy.stats", "scipy.special", "pydantic", "matplotlib.figure")
 """Libraries that are imported once, before the processes that run tests are forked."""
 
 

@@ -469,8 +469,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x.clamp(-1, 1), truth, 1.0)"),
         ("_psnr(x.clamp(-1, 1), truth, 2.0)", "_psnr(x, truth, 2.0)"),
         ("/ (n - 1) / n)", "/ n / n)"),
-        ("reach = SSIM_SIDE // 2", "reach = SSIM_SIDE // 2 - 1"),
-        ("data_range=2.0", "data_range=1.0"),
+        ("reach = SSIM_SIDE // 2\n    first", "reach = SSIM_SIDE // 2 - 1\n    first"),
+        ("(0.03 * 2) ** 2", "(0.03 * 1) ** 2"),
+        ("between = ab - mean_a * mean_b", "between = ab"),
+        ("SSIM_WIDTH) ** 2)", "SSIM_WIDTH) ** 4)"),
     ],
     "randomwalk/images/noise_estimation.py": [
         ("before > SUBSAMPLED**2 * variance", "before > SUBSAMPLED * variance"),

@@ -15,7 +15,7 @@ from randomwalk.cli import options
 from randomwalk.config.files import load_sample_config
 from randomwalk.lookup import HOME
 
-LIBRARIES = ("torch", "torchvision", "torchmetrics", "numpy", "scipy", "pillow", "pydantic", "safetensors")
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pydantic", "safetensors")
 OPTIONAL = {"mpi4py": "mpi", "torchdiffeq": "ode", "POT": "bridge", "deepinv": "deepinv"}
 """Optional libraries and the extras that install them."""
 NOISE, LEAST_GAIN = 25, 6.0

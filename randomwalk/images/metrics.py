@@ -8,20 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-SSIM_SIDE = 11
-"""Side of SSIM's window; smaller images have no SSIM."""
-
+SSIM_SIDE, SSIM_WIDTH = 11, 1.5
+"""Side of SSIM's window, smaller images have no SSIM; and the standard deviation of its weights."""
 SSIM_PIXELS = 2**18
-"""Pixels for which SSIM is computed at a time: it takes about 700 bytes for each."""
+"""Pixels for which SSIM is computed at a time."""
 
 QUALITIES = ("psnr", "ssim", "psnr_minmax")
-
-
-def load() -> None:
-    """Import torchmetrics, which takes seconds, before the first batch is timed."""
-    import torchmetrics.functional.image  # noqa: F401
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
@@ -35,7 +30,15 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity of each image (Wang et al. 2004), data range 2, ``[B]``; NaN below 11 x 11 pixels.
+    """Structural similarity of each image, ``[B]``; NaN below 11 x 11 pixels.
+
+    The mean over pixels and channels of
+
+        (2 m_x m_t + c_1) (2 v_xt + c_2) / ((m_x^2 + m_t^2 + c_1) (v_x + v_t + c_2))
+
+    with means, variances and covariance under Gaussian weights around each pixel (the image mirrored at its edges),
+    ``c_1 = (0.01 L)^2``, ``c_2 = (0.03 L)^2`` and L = 2. It is ours because importing torchmetrics for it took a fifth
+    of the time of a short run. Source: Wang, Bovik, Sheikh, Simoncelli 2004, doi 10.1109/TIP.2003.819861.
 
     Args:
         x: images ``[B, C, H, W]``; values outside [-1, 1] are clipped.
@@ -51,15 +54,24 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
 
 def _ssim_rows(x: Tensor, truth: Tensor, top: int, bottom: int) -> Tensor:
     """Sum over some rows of the row means of SSIM's map, ``[B]``, computed from these rows and those around them."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
     reach = SSIM_SIDE // 2
     first = max(0, top - reach)
-    rows = slice(first, bottom + reach)
-    _, found = structural_similarity_index_measure(
-        x[..., rows, :].clamp(-1, 1), truth[..., rows, :], data_range=2.0, reduction="none", return_full_image=True
-    )
-    return torch.as_tensor(found)[..., top - first : bottom - first, :].mean((1, 3)).sum(1)
+    a, b = x[..., first : bottom + reach, :].clamp(-1, 1), truth[..., first : bottom + reach, :]
+    mean_a, mean_b, aa, bb, ab = (_window_mean(v) for v in (a, b, a * a, b * b, a * b))
+    between = ab - mean_a * mean_b
+    both = (aa - mean_a**2).clamp_min(0) + (bb - mean_b**2).clamp_min(0)
+    c_1, c_2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    found = (2 * mean_a * mean_b + c_1) * (2 * between + c_2) / ((mean_a**2 + mean_b**2 + c_1) * (both + c_2))
+    return found[..., top - first : bottom - first, :].mean((1, 3)).sum(1)
+
+
+def _window_mean(x: Tensor) -> Tensor:
+    """Gaussian mean around each pixel of ``[B, C, H, W]``, mirrored at the edges."""
+    reach = SSIM_SIDE // 2
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device) / SSIM_WIDTH) ** 2)
+    weights = weights / weights.sum()
+    maps = F.pad(x, (reach,) * 4, mode="reflect").flatten(0, 1)[:, None]
+    return F.conv2d(F.conv2d(maps, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1)).reshape(x.shape)
 
 
 def psnr_minmax(x: Tensor, truth: Tensor) -> Tensor:
@@ -72,10 +84,7 @@ def psnr_minmax(x: Tensor, truth: Tensor) -> Tensor:
 
 
 def _psnr(x: Tensor, truth: Tensor, data_range: float) -> Tensor:
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    value = peak_signal_noise_ratio(x, truth, data_range=data_range, reduction="none", dim=tuple(range(1, x.ndim)))
-    return torch.as_tensor(value)
+    return 10 * torch.log10(data_range**2 / (x - truth).square().flatten(1).mean(1))
 
 
 def _stretch(x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from threading import Thread
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from randomwalk.config.operators import blurs_of
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.distributed import Context
 from randomwalk.errors import InputError
-from randomwalk.images import metrics, sheets
+from randomwalk.images import sheets
 from randomwalk.operators.blur import kernel_of
 from randomwalk.operators.operator import cut
 from randomwalk.progress import labelled, show_notes
@@ -166,8 +165,6 @@ def _work(results: Results, batches: Sequence[Sequence[SampleId]], context: Cont
         show_notes(results.damage)
     if context.is_main and len(left) < len(batches):
         print(f"{len(batches) - len(left)} of {len(batches)} batches are already done")
-    if task.source is not None and left:
-        Thread(target=metrics.load).start()  # imports while the network computes
     progress = Progress(context, len(left) * task.num_steps)
     before, total = (len(batches) - len(left)) * task.num_steps, len(batches) * task.num_steps
     if context.is_main:

@@ -35,7 +35,7 @@ def test_ssim_agrees_with_scikit_image(
     settings = {"channel_axis": 0, "data_range": 2, "gaussian_weights": True, "use_sample_covariance": False}
     expected = []
     for b in range(3):
-        # torchmetrics averages over the whole image, mirrored at its edges; scikit-image leaves the border out.
+        # Ours averages over the whole image, mirrored at its edges; scikit-image leaves the border out.
         mirrored = [np.pad(v[b].double().numpy(), ((0, 0), (5, 5), (5, 5)), "reflect") for v in (x.clamp(-1, 1), truth)]
         _, full = structural_similarity(*mirrored, full=True, **settings)
         expected.append(full[:, 5:-5, 5:-5].mean())

@@ -425,7 +425,7 @@ import math, os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import torchmetrics.functional.image, matplotlib.figure
+import matplotlib.figure
 from randomwalk.cli import options as cli
 from randomwalk.sampling import run as sampling
 from randomwalk.config.files import load_sample_config
