@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from randomwalk.errors import InputError
@@ -110,6 +109,8 @@ def estimate_photons(y: Tensor, known: Tensor | None = None) -> tuple[float, flo
         means.append([float(smooth[part > 0].mean()), 1.0])
     if len(means) < 2:  # photons alone
         means, variances = [[max(float(smooth[known > 0].mean()), 1e-6)]], [estimate_noise(y, known) ** 2]
+    from scipy.optimize import nnls  # slow to import
+
     slope, read = [*nnls(np.array(means) / np.array(variances)[:, None], np.ones(len(means)))[0], 0.0][:2]
     for _ in range(2):
         peak = min(2 / max(slope, 1e-12), MOST_PHOTONS)

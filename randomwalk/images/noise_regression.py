@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.fft import dctn
 from torch import Tensor
 
 from randomwalk.errors import InputError
@@ -146,6 +145,8 @@ def _amplitudes(image: np.ndarray, offset: int, quantiles: list[float]) -> np.nd
     height, width = ((side - offset) // 8 * 8 for side in image.shape)
     cut = image[offset : offset + height, offset : offset + width]
     blocks = cut.reshape(height // 8, 8, width // 8, 8).swapaxes(1, 2).reshape(-1, 8, 8)
+    from scipy.fft import dctn  # slow to import
+
     squares = dctn(blocks, axes=(1, 2), norm="ortho") ** 2
     energy = np.stack([squares[:, band == BANDS].mean(1) for band in range(1, NUM_BANDS)], 1)
     coarse = energy[:, :2].sum(1)

@@ -10,9 +10,6 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
@@ -76,6 +73,8 @@ def detail(before: np.ndarray, after: np.ndarray, least: int = 96) -> tuple[slic
 
 def std_map(std: np.ndarray) -> np.ndarray:
     """Colours ``[H, W, 3]`` of standard deviations ``[H, W]``, on a fixed scale from 0 to `STD_WHITE`."""
+    from matplotlib import colormaps  # slow to import: most runs draw neither maps nor histograms
+
     colours = colormaps["magma"](np.clip(std / STD_WHITE, 0, 1))[..., :3]
     return (colours * 255).round().astype(np.uint8)
 
@@ -199,6 +198,9 @@ def animation(frames: Sequence[Image.Image], lossless: bool, milliseconds: int =
 
 def new_figure(size: tuple[float, float], dpi: int = 110) -> Any:
     """Make a Matplotlib figure of ``size`` inches, without a window or global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, dpi=dpi)
     FigureCanvasAgg(figure)
     return figure

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
@@ -200,6 +199,8 @@ def continued(y: Tensor, margins: Margins) -> Tensor:
 
 def fast_size(size: int) -> int:
     """The smallest number from ``size`` on without prime factors above 5, for fast Fourier transforms."""
+    from scipy.fft import next_fast_len  # slow to import
+
     return int(next_fast_len(size, real=True))
 
 
