@@ -35,6 +35,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if place in ("index.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         markdown = markdown.replace("](docs/README.md", "](documents.md").replace("](docs/", "](")
         return markdown.replace('src="docs/', 'src="')
+    if place == "documents.md":
+        markdown = re.sub(r"\]\(examples/(\w+)\.py\)", r"](examples/\1.md)", markdown)
     if place.startswith(("pretrained_models/", "benchmarks/")):
         return markdown.replace("](../docs/", "](../")
     return re.sub(r"\]\(\.\./(pretrained_models|benchmarks)/", r"](\1/", markdown)

@@ -4,9 +4,9 @@
 # A mixture of Gaussians has a denoiser in closed form. So nothing here is approximate but the walk itself, and its
 # samples can be compared with exact ones.
 #
-# The prior is a point $X$ in the plane, drawn from three Gaussians. The noisy point is $X_\sigma = X + \sigma N$, where
-# $N$ is standard normal noise. The denoiser is $D(x, \sigma) = \mathrm{E}[X \mid X_\sigma = x]$, and Tweedie's formula
-# turns it into the score of the noisy density:
+# The prior is a point $X$ in the plane, drawn from three Gaussians. The noisy point is $X_\sigma = X + \sigma N$,
+# where $N$ is standard normal noise. The denoiser is $D(x, \sigma) = \mathrm{E}[X \mid X_\sigma = x]$, and Tweedie's
+# formula turns it into the score of the noisy density:
 #
 # $$
 # \mathrm{score}(x, \sigma) = \frac{D(x, \sigma) - x}{\sigma^2}.
@@ -44,11 +44,11 @@ plt.show()
 # The walk follows the score while $\sigma$ falls. With the levels $\sigma_0 > \sigma_1 > \dots$ one step is
 #
 # $$
-# x \leftarrow x + \tau_k \, \mathrm{score}(x, \sigma_k) + \sqrt{2 \tau_k T_k} \, n, \qquad n \sim \mathrm{Normal}(0, I).
+# x \leftarrow x + \tau_k \, \mathrm{score}(x, \sigma_k) + \sqrt{2 \tau_k T_k} \, n, \quad n \sim \mathrm{Normal}(0, I).
 # $$
 #
-# With the step size $\tau_k = \sigma_k^2 - \sigma_{k+1}^2$ and the temperature
-# $T_k = \sigma_{k+1}^2 / (2 \sigma_k^2)$ this is the step of DDPM. As code it is three lines:
+# With the step size $\tau_k = \sigma_k^2 - \sigma_{k+1}^2$ and the temperature $T_k = \sigma_{k+1}^2 / (2 \sigma_k^2)$
+# this is the step of DDPM. As code it is three lines:
 
 
 # %%
@@ -73,9 +73,10 @@ for axis, title in zip(axes, ("12 walks", "3000 end points", "3000 exact samples
 plt.show()
 
 # %% [markdown]
-# How far are the end points from exact samples? Project both on a random direction and sort them: the mean difference of
-# the sorted numbers is the Wasserstein distance of the projections. Its mean over directions is the sliced Wasserstein
-# distance. Two sets of exact samples do not have the distance 0, so their distance is the best that a sampler can reach.
+# How far are the end points from exact samples? Project both on a random direction and sort them: the mean difference
+# of the sorted numbers is the Wasserstein distance of the projections. Its mean over directions is the sliced
+# Wasserstein distance. Two sets of exact samples do not have the distance 0, so their distance is the best that a
+# sampler can reach.
 
 
 # %%
@@ -92,8 +93,8 @@ print(f"the walk above       {distance(x, exact):.3f}")
 print(f"without the factor 2 {distance(walk(sigmas, 3000, noise_factor=1.0)[0], exact):.3f}")
 
 # %% [markdown]
-# The third line is a deliberate mistake: $\sqrt{\tau_k T_k}$ in place of $\sqrt{2 \tau_k T_k}$. A picture may hide such a
-# mistake, the distance does not. The tests of this library do the same with every sampler.
+# The third line is a deliberate mistake: $\sqrt{\tau_k T_k}$ in place of $\sqrt{2 \tau_k T_k}$. A picture may hide
+# such a mistake, the distance does not. The tests of this library do the same with every sampler.
 #
 # The samplers of the library are this walk with other steps and temperatures, and solvers of higher order. With few
 # levels they differ:

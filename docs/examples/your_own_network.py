@@ -2,8 +2,8 @@
 # # Your own network
 #
 # A network comes from elsewhere: another program, another convention. Here a small one is trained in plain PyTorch, so
-# that the page has everything in view. It sees pixels in $[0, 1]$ plus noise, $z = u + s N$, is told $s$, and predicts the
-# noise $N$. One line makes it a prior for every sampler.
+# that the page has everything in view. It sees pixels in $[0, 1]$ plus noise, $z = u + s N$, is told $s$, and predicts
+# the noise $N$. One line makes it a prior for every sampler.
 
 # %%
 from itertools import pairwise
@@ -22,9 +22,9 @@ class Network(nn.Module):
     def __init__(self, width=24):
         super().__init__()
         sizes = [4, width, width, width, width, 3]
-        layers = [part for a, b in pairwise(sizes) for part in (nn.Conv2d(a, b, 3, padding=1), nn.ReLU())]
-        self.layers = nn.Sequential(*layers[:-1])
-        nn.init.zeros_(self.layers[-1].weight)
+        layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(sizes)]
+        nn.init.zeros_(layers[-1].weight)
+        self.layers = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
 
     def forward(self, z, s):  # z [B, 3, H, W] with pixels in [0, 1], s [B]
         s = s.reshape(-1, 1, 1, 1)
@@ -36,8 +36,8 @@ def photograph(name):  # [3, 256, 256] in [0, 1]
 
 
 # %% [markdown]
-# The training minimises $\mathrm{E} \Vert N - \mathrm{network}(u + s N, s) \Vert^2$ on crops of two photographs. It takes
-# seconds, so the network is a weak one.
+# The training minimises $\mathrm{E} \Vert N - \mathrm{network}(u + s N, s) \Vert^2$ on crops of two photographs. It
+# takes seconds, so the network is a weak one.
 
 # %%
 torch.manual_seed(0)
@@ -59,12 +59,12 @@ print(f"loss of the last step {loss.item():.3f}")
 # The line. It states what the network predicts, its noise levels, what it is told, and its pixels.
 
 # %%
-denoiser = randomwalk.wrap(network, "epsilon", sigmas=(0.03, 0.3), time="sigma", pixels=(0.0, 1.0))
+denoiser = randomwalk.wrap(network, "epsilon", sigmas=(0.03, 0.3), time="sigma", pixels=(0, 1))
 
 # %% [markdown]
-# What if a convention is stated wrongly? No check can see it, but a test can: denoise a photograph with known noise. At
-# $\sigma = 0.2$, in pixels of the library, a good network gains 8 dB or more. A wrong line gains nothing, or spoils the
-# image.
+# What if a convention is stated wrongly? No check can see it, but a test can: denoise a photograph with known noise.
+# At $\sigma = 0.2$, in pixels of the library, a good network gains 8 dB or more. A wrong line gains nothing, or spoils
+# the image.
 
 # %%
 truth = 2 * photograph("astronaut")[None, :, :192, 8:200] - 1  # was not in the training
@@ -77,8 +77,8 @@ def psnr(x):
 
 bundled = randomwalk.load_denoiser("pretrained_models/photo_ve.safetensors")
 wrong = {
-    "wrong: predicts the image": randomwalk.wrap(network, "x0", sigmas=(0.03, 0.3), time="sigma", pixels=(0.0, 1.0)),
-    "wrong: told ln(s) / 4": randomwalk.wrap(network, "epsilon", sigmas=(0.03, 0.3), time="log_sigma", pixels=(0.0, 1.0)),
+    "wrong: predicts the image": randomwalk.wrap(network, "x0", sigmas=(0.03, 0.3), time="sigma", pixels=(0, 1)),
+    "wrong: told ln(s) / 4": randomwalk.wrap(network, "epsilon", sigmas=(0.03, 0.3), time="log_sigma", pixels=(0, 1)),
 }
 with torch.no_grad():
     print(f"{psnr(noisy):6.2f} dB  noisy")
@@ -86,8 +86,8 @@ with torch.no_grad():
         print(f"{psnr(D(noisy, 0.2)):6.2f} dB  {name}")
 
 # %% [markdown]
-# With the right line the network restores: four fifths of the pixels are missing, and the walk is that of
-# [restore a photograph](restore_a_photograph.md).
+# With the right line the network restores: four fifths of the pixels are missing, and the walk is that of [restore a
+# photograph](restore_a_photograph.md).
 
 # %%
 eta = 2 * 10 / 255

@@ -35,8 +35,8 @@ class Ghost(randomwalk.Operator):
 operator = Ghost((3, 160, 160), shift=(6, 12), strength=0.4)
 
 # %% [markdown]
-# The adjoint $A^\top$ comes from automatic differentiation. It is right if
-# $\langle A u, v \rangle = \langle u, A^\top v \rangle$ for any $u$ and $v$:
+# The adjoint $A^\top$ comes from automatic differentiation. It is right if $\langle A u, v \rangle = \langle u, A^\top
+# v \rangle$ for any $u$ and $v$:
 
 # %%
 torch.manual_seed(0)
@@ -56,8 +56,8 @@ measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 inverted = operator.pinv(measurement.y)
 
 # %% [markdown]
-# With the bundled network as the prior, the walk takes the operator as it is. Its step needs
-# $(\lambda I / \sigma^2 + A^\top A / \eta^2)^{-1}$, for which it uses conjugate gradients too.
+# With the bundled network as the prior, the walk takes the operator as it is. Its step needs $(\lambda I / \sigma^2 +
+# A^\top A / \eta^2)^{-1}$, for which it uses conjugate gradients too.
 
 # %%
 denoiser = randomwalk.load_denoiser("pretrained_models/photo_ve.safetensors")
@@ -89,7 +89,8 @@ plt.show()
 
 # %%
 for strength in (0.3, 0.4, 0.5):
-    guess = randomwalk.Measurement(Ghost((3, 160, 160), (6, 12), strength), randomwalk.GaussianNoise(eta), measurement.y)
+    ghost = Ghost((3, 160, 160), (6, 12), strength)
+    guess = randomwalk.Measurement(ghost, randomwalk.GaussianNoise(eta), measurement.y)
     x = sampler.sample(denoiser, sigmas, guess, start=start)
     print(f"strength {strength:.1f}: residual {127.5 * guess.residual(x).std():.2f} of 255, {psnr(x):.2f} dB")
 
