@@ -14,7 +14,6 @@ from typing import Any
 
 import jupytext
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 
@@ -33,8 +32,10 @@ def executed(text: str) -> Any:
     """
     notebook = jupytext.reads(text, fmt="py:percent")
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, kernel, timeout=SECONDS, resources={"metadata": {"path": str(ROOT)}}).execute()
+    client = NotebookClient(
+        notebook, timeout=SECONDS, resources={"metadata": {"path": str(ROOT)}}, extra_arguments=["--log-level=ERROR"]
+    )
+    client.execute()
     return notebook
 
 

@@ -36,8 +36,13 @@ def photograph(name):  # [3, 256, 256] in [0, 1]
 
 
 # %% [markdown]
-# The training minimises $\mathrm{E} \Vert N - \mathrm{network}(u + s N, s) \Vert^2$ on crops of two photographs. It
-# takes seconds, so the network is a weak one.
+# The training minimises
+#
+# $$
+# \mathrm{E} \Vert N - \mathrm{network}(u + s N, s) \Vert^2
+# $$
+#
+# on crops of two photographs. It takes seconds, so the network is a weak one.
 
 # %%
 torch.manual_seed(0)
