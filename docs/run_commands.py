@@ -27,7 +27,7 @@ PAGES = ["README.md", *(f"docs/{name}.md" for name in (
 ))]  # fmt: skip
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLACEHOLDER = re.compile(r"\b(FOLDER|RUN|FILE)\b")
-SHORT = "max_minutes=0.5 validate_images=null"
+SHORT = "max_minutes=0.5 validate_images=1000000"
 """What is added to the settings of a training of images."""
 
 

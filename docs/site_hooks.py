@@ -1,11 +1,17 @@
-"""Hooks of mkdocs: pages from outside of docs/, and links that work in the site as in the repository."""
+"""Hooks of mkdocs: pages from outside of docs/, links that work in the site as in the repository, and equations.
+
+Equations become MathML, which browsers draw themselves: the site needs no script and no network for them.
+"""
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +25,8 @@ PAGES = {
        for suffix in ("md", "png") for path in (ROOT / "pretrained_models").glob(f"*.{suffix}")},
 }  # fmt: skip
 """Place in the site of files of the repository."""
+EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+"""Equation in a page, as arithmatex leaves it."""
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -40,3 +48,20 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if place.startswith(("pretrained_models/", "benchmarks/")):
         return markdown.replace("](../docs/", "](../")
     return re.sub(r"\]\(\.\./(pretrained_models|benchmarks)/", r"](\1/", markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Typeset the equations: TeX becomes MathML.
+
+    Raises:
+        PluginError: a macro that is not known.
+    """
+
+    def typeset(found: re.Match[str]) -> str:
+        block, tex = found[1] == "div", html.unescape(found[2]).strip()
+        equation = convert(tex, display="block" if block else "inline")
+        if "\\" in equation:
+            raise PluginError(f"an unknown macro in the equation {tex}")
+        return f'<div class="equation">{equation}</div>' if block else equation
+
+    return EQUATION.sub(typeset, content)

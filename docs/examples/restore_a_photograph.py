@@ -32,7 +32,7 @@ measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 # the walk denoises the image, pulls the result to the measurement, and adds noise for the next level:
 #
 # $$
-# x' = \arg\min_z \ \frac{\lambda}{\sigma^2} \Vert z - D(x, \sigma) \Vert^2 + \frac{1}{\eta^2} \Vert A z - y \Vert^2.
+# x' = \mathrm{argmin}_z \frac{\lambda}{\sigma^2} \Vert z - D(x, \sigma) \Vert^2 + \frac{1}{\eta^2} \Vert Az - y \Vert^2
 # $$
 #
 # The weight $\lambda$ of the prior is set by itself (`auto`); `kappa` is the noise that is left where nothing is
