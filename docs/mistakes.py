@@ -184,12 +184,12 @@ def main() -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail if the page is not what the program says")
+    found = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
     text = page()
     if not parser.parse_args().check:
         PAGE.write_text(text, encoding="utf-8")
         return 0
-    found = PAGE.read_text(encoding="utf-8").splitlines()
-    changes = list(difflib.unified_diff(found, text.splitlines(), str(PAGE), "now", lineterm=""))
+    changes = list(difflib.unified_diff(found.splitlines(), text.splitlines(), str(PAGE), "now", lineterm=""))
     print("\n".join(changes) or f"{PAGE.name} is what the program says")
     return 1 if changes else 0
 

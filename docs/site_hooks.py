@@ -27,6 +27,13 @@ PAGES = {
 """Place in the site of files of the repository."""
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 """Equation in a page, as arithmatex leaves it."""
+CORRECTIONS = (
+    (r"<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>"),  # a relation: n ~ Normal
+    (r"<mi>(&#x000[4-7][0-9A-F];)</mi>", r'<mi mathvariant="normal">\1</mi>'),  # upright: E[X]
+    (r"(<mi>(?:log|ln|exp|sin|cos|tan|sinh|cosh|tanh)</mi>)(?=<m(?!o\b))", r'\1<mspace width="0.17em" />'),  # log p
+    (r"(<mo>&#x0003D;</mo>)<mo>&#x02212;</mo>", r'\1<mo form="prefix">&#x02212;</mo>'),  # x = -u
+)
+"""What latex2mathml leaves to improve."""
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -60,6 +67,8 @@ def on_page_content(content: str, **_: Any) -> str:
     def typeset(found: re.Match[str]) -> str:
         block, tex = found[1] == "div", html.unescape(found[2]).strip()
         equation = convert(tex, display="block" if block else "inline")
+        for pattern, better in CORRECTIONS:
+            equation = re.sub(pattern, better, equation)
         if "\\" in equation:
             raise PluginError(f"an unknown macro in the equation {tex}")
         return f'<div class="equation">{equation}</div>' if block else equation
