@@ -184,9 +184,10 @@ def main() -> int:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail if the page is not what the program says")
+    check = parser.parse_args().check
     found = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
     text = page()
-    if not parser.parse_args().check:
+    if not check:
         PAGE.write_text(text, encoding="utf-8")
         return 0
     changes = list(difflib.unified_diff(found.splitlines(), text.splitlines(), str(PAGE), "now", lineterm=""))
