@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +26,36 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
     "restore", "your_photographs", "report", "training", "samplers", "posterior", "points", "photographs", "extending",
 ))]  # fmt: skip
-BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^( *)```(bash|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+MODULE = '"""'
+"""Beginning of a block of Python that is a file to add, which ``tests/config/test_extending.py`` does."""
+NAMES = {
+    "README.md": """
+import torch
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x, c_noise):
+        return self.layer(x) + c_noise[:, None, None, None]
+
+network = Network()
+batches, optimizer = [torch.rand(4, 1, 8, 8)], torch.optim.Adam(network.parameters())
+""",
+    "docs/posterior.md": """
+import torch
+import randomwalk
+
+denoiser = randomwalk.GaussianMixture([0.5, 0.5], torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), 0.1)
+operator, noise, y = randomwalk.operators.Identity((1, 1, 1)), randomwalk.GaussianNoise(0.5), torch.zeros(1, 1, 1, 1)
+sigmas = randomwalk.schedules.make("geometric", 20, sigma_min=0.02, sigma_max=10.0)
+""",
+}
+"""What the Python of a page supposes that the reader has."""
 PLACEHOLDER = re.compile(r"\b(FOLDER|RUN|FILE)\b")
-SHORT = "max_minutes=0.5 validate_images=null"
+SHORT = "max_minutes=0.5 validate_images=1000000"
 """What is added to the settings of a training of images."""
 
 
@@ -112,7 +140,10 @@ def main() -> int:
         environment, left = environment_of(folder, chosen.fresh), 0
         for page in chosen.pages:
             print(f"# {page}", flush=True)
-            blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+            blocks = [
+                (kind, textwrap.dedent(text))
+                for _, kind, text in BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+            ]
             for command in (c for kind, text in blocks if kind == "bash" for c in lines_of(text)):
                 if PLACEHOLDER.search(command) or (command.startswith("pip ") and not chosen.fresh):
                     left += 1
@@ -121,9 +152,9 @@ def main() -> int:
                 for made in folder.glob("*_restored.*"):  # the commands of a block are alternatives
                     made.unlink()
                 print(f"{run(command, folder, environment):7.1f} s  {command}", flush=True)
-            program = "".join(text for kind, text in blocks if kind == "python")
+            program = "".join(text for kind, text in blocks if kind == "python" and not text.startswith(MODULE))
             if program:
-                (folder / "snippets.py").write_text(program, encoding="utf-8")
+                (folder / "snippets.py").write_text(NAMES.get(page, "") + program, encoding="utf-8")
                 print(f"{run('python snippets.py', folder, environment):7.1f} s  its Python", flush=True)
     print(f"all ran; {left} commands need data of the reader's, or install")
     return 0

@@ -330,5 +330,9 @@ def _write(folder: RunFolder, path: Path, data: bytes) -> None:
 
 def command(words: Sequence[str], prog: str = "randomwalk restore") -> int:
     """Run `restore` with command-line arguments; returns the exit status."""
-    args = parser(prog).parse_args(words)
+    made = parser(prog)
+    args, unknown = made.parse_known_args(words)
+    if unknown:
+        quotes = "" if unknown[0].startswith("-") else "; a path with spaces needs quotes"
+        made.error(f"unrecognized arguments: {' '.join(unknown)}{quotes}")
     return options.run(lambda: main(args))

@@ -176,7 +176,8 @@ class ImageSource:
         ending, data = self._mask_file(i)
         mask = f"{kinds.stem_of(name.name)}{ending}"
         if data is None:
-            raise InputError(f"{self.where}: there is no {mask} next to {name} (mask: beside)")
+            place = "" if self.where == "." else f"{self.where}: "
+            raise InputError(f"{place}there is no {mask} next to {name} (mask: beside)")
         return pictures.read(data, f"{self.where}: {name.with_name(mask)}"), f"{self.where}: {name.with_name(mask)}"
 
     def _mask_file(self, i: int) -> tuple[str, bytes | None]:

@@ -45,7 +45,8 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     if source is None or config.data is None:
         names = [""] * (config.num_images or 0)
     elif (config.data.num_images or 0) > len(source):
-        raise InputError(f"data.num_images: {config.data.num_images} asked for, but {source.where} has {len(source)}")
+        asked, path = config.data.num_images, config.data.path
+        raise InputError(f"data.num_images: {asked} asked for, but {path} has {len(source)}")
     else:
         names = source.names[: config.data.num_images]
     if len(names) * config.num_samples > MOST_SAMPLES:
