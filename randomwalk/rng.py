@@ -178,8 +178,8 @@ class ImageDraws:
         return torch.from_numpy(out).to(self.device)
 
     def uniform(self) -> Tensor:
-        """``[B]`` float64 draws, uniform on [0, 1)."""
-        return torch.tensor([gen.random() for gen in self.generators], dtype=torch.float64, device=self.device)
+        """``[B]`` float64 draws, uniform on [0, 1), on the CPU, since not all devices have float64."""
+        return torch.tensor([gen.random() for gen in self.generators], dtype=torch.float64)
 
     def noise(self, k: int, x: Tensor) -> Tensor:
         """Noise of step ``k``, shaped like the state ``x``: the ``noise`` argument of samplers."""

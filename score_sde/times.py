@@ -9,39 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from score_sde.devices import WITHOUT_FLOAT64, exact
 from score_sde.sdes import SDE
-
-WITHOUT_FLOAT64 = {"mps"}
-"""Types of devices that have no float64, on which tables and times stay on the CPU."""
-
-
-def with_float64(device: torch.device) -> torch.device:
-    """The device, or the CPU if it has no float64."""
-    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
-
-
-def exact_type(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device without it."""
-    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
-
-
-def on_device(value: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, in float32 if that has no float64."""
-    return value.float().to(device) if device.type in WITHOUT_FLOAT64 else value.to(device)
-
-
-def fitting(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A move of tensors, as of ``Module.to``, that makes float64 ones float32 where the device has no float64."""
-
-    def move(tensor: Tensor) -> Tensor:
-        if (
-            tensor.dtype == torch.float64
-            and fn(tensor.new_zeros((), dtype=torch.float32)).device.type in WITHOUT_FLOAT64
-        ):
-            tensor = tensor.float()
-        return fn(tensor)
-
-    return move
 
 
 class Time(Protocol):
@@ -92,7 +61,7 @@ class ContinuousTime:
 
     def levels(self, u: Tensor) -> Tensor:
         """Noise level sigma at ``t / T = start + u (1 - start)``."""
-        return self.sde.sigma(self.sde.T * (self.start + u.double() * (1 - self.start)))
+        return self.sde.sigma(self.sde.T * (self.start + exact(u) * (1 - self.start)))
 
 
 @dataclass(frozen=True)
@@ -150,7 +119,7 @@ class StraightTime:
         The shift multiplies sigma: ``t / (1 - t) = shift u / (1 - u)``.
         """
         low, high = (t / (self.shift * (1 - t) + t) for t in (self.start, self.end))
-        even = low + u.double() * (high - low)
+        even = low + exact(u) * (high - low)
         return self.shift * even / (1 - even)
 
 
@@ -198,7 +167,7 @@ class DiscreteTime(nn.Module):
 
     def index(self, sigma: Tensor) -> Tensor:
         """The label without its factor."""
-        sigma = sigma.double().contiguous()
+        sigma = exact(sigma).contiguous()
         upper = torch.searchsorted(self.table, sigma).clamp(1, len(self.table) - 1)
         low, high = self.table[upper - 1], self.table[upper]
         return (upper - 1) + ((sigma - low) / (high - low)).clamp(0, 1)

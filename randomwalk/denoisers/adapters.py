@@ -21,7 +21,8 @@ from randomwalk.denoisers.ddpm_table import Table, pretrained, vp_sigmas
 from randomwalk.denoisers.denoiser import NetworkDenoiser, broadcast_sigma
 from randomwalk.errors import InputError
 from score_sde import sdes
-from score_sde.times import ContinuousTime, DiscreteTime, LogSigma, StraightTime, Time, on_device, with_float64
+from score_sde.devices import on_device, with_float64
+from score_sde.times import ContinuousTime, DiscreteTime, LogSigma, StraightTime, Time
 
 Factor = Tensor | float
 Coefficients = tuple[Factor, Factor, Factor, Factor]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from randomwalk.errors import InputError
-from score_sde.times import fitting
+from score_sde.devices import fitting
 
 # A float32 sigma may miss the end of the range that it was computed from by rounding.
 _RANGE_SLACK = 1e-5

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser, broadcast_sigma
 from randomwalk.errors import InputError
+from score_sde.devices import exact_type
 
 
 class EmpiricalDenoiser(Denoiser):
@@ -41,9 +42,9 @@ class EmpiricalDenoiser(Denoiser):
         if label is not None:
             return self.images[label].to(x)
         weights = self.responsibilities(x, sigma)
-        out = torch.zeros_like(x, dtype=torch.float64).flatten(1)
+        out = torch.zeros_like(x, dtype=weights.dtype).flatten(1)
         for share, part in zip(weights.split(self.chunk, 1), self.images.split(self.chunk), strict=True):
-            out = out + share @ part.flatten(1).double()
+            out = out + share @ part.flatten(1).to(weights.dtype)
         return out.reshape(x.shape).to(x.dtype)
 
     def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
@@ -51,15 +52,18 @@ class EmpiricalDenoiser(Denoiser):
         return (self(x, sigma, label) - x) / broadcast_sigma(sigma, x) ** 2
 
     def responsibilities(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Probability of each image given ``X_sigma = x``, ``[B, n]``, float64; at sigma = 0, 1 for the nearest."""
-        z = x.flatten(1).double()
+        """Probability of each image given ``X_sigma = x``, ``[B, n]``; at sigma = 0, 1 for the nearest.
+
+        In float64, or in float32 on a device without it.
+        """
+        z = x.flatten(1).to(exact_type(x.device))
         distances = torch.cat([self._distances(z, part) for part in self.images.split(self.chunk)], 1)
         above = distances - distances.detach().amin(1, keepdim=True)
-        variance = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1, 1) ** 2
-        return (-above / (2 * variance.clamp_min(1e-300))).softmax(1)
+        variance = torch.as_tensor(sigma, dtype=z.dtype, device=x.device).reshape(-1, 1) ** 2
+        return (-above / (2 * variance.clamp_min(torch.finfo(z.dtype).tiny))).softmax(1)
 
     @staticmethod
     def _distances(z: Tensor, part: Tensor) -> Tensor:
         """``|x - x_k|^2`` up to the common |x|^2, which would cost digits at large sigma; ``[B, chunk]``."""
-        points = part.flatten(1).double()
+        points = part.flatten(1).to(z)
         return points.square().sum(1) - 2 * z @ points.T

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from score_sde.devices import exact
+
 TABLE = 64.0
 """Largest mean count, in photons, whose transform is tabulated; above it the inverse is ``z^2 / 4 - 1/8 - r^2``."""
 ENTRIES = 600
@@ -41,8 +43,8 @@ def unbiased_inverse(z: Tensor, read_std: float = 0.0) -> Tensor:
     """
     means, transformed = _table(read_std)
     low = np.interp(z.detach().cpu().double().numpy(), transformed, means)
-    high = z.double() ** 2 / 4 - (1 / 8 + read_std**2)
-    return torch.where(z > transformed[-1], high, torch.as_tensor(low, device=z.device)).to(z)
+    high = exact(z) ** 2 / 4 - (1 / 8 + read_std**2)
+    return torch.where(exact(z) > transformed[-1], high, torch.from_numpy(low).to(high)).to(z)
 
 
 @cache

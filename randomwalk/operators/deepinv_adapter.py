@@ -23,7 +23,7 @@ from randomwalk.errors import InputError
 from randomwalk.lookup import optional_library
 from randomwalk.operators import Operator
 from randomwalk.rng import Stream, torch_generator
-from score_sde.times import exact_type
+from score_sde.devices import exact_type
 
 EXACT = 1e-4
 """Largest error of an inner product with the adjoint, relative to the norms, in float32."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.operators.operator import RCOND, Operator
-from score_sde.times import exact_type
+from score_sde.devices import exact_type
 
 
 class FourierSubsampling(Operator):

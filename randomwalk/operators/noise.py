@@ -14,6 +14,7 @@ from randomwalk.config import validate
 from randomwalk.config.noise import NoiseSettings
 from randomwalk.errors import InputError
 from randomwalk.rng import Draws, TorchDraws
+from score_sde.devices import exact
 
 
 class Noise:
@@ -110,7 +111,7 @@ class LaplaceNoise(Noise):
 
     def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         # |e| / b = -log P(|n| is larger) has the exponential distribution, n being normal.
-        n = _normal(y, draws).double()
+        n = exact(_normal(y, draws))
         size = -(math.log(2) + torch.special.log_ndtr(-n.abs()))
         return y + (self.scale * n.sign() * size).to(y)
 
@@ -192,11 +193,11 @@ class PoissonNoise(Noise):
                 f"{float(y.min()):.2f}; use gaussian noise, or another operator"
             )
         draws = TorchDraws(len(y), device=y.device, dtype=y.dtype) if draws is None else draws
-        intensity = (self.peak * (y.detach().double() + 1) / 2).clamp(min=0).cpu().numpy()
-        uniform = torch.special.ndtr(_normal(y, draws).double()).cpu().numpy()
+        intensity = (self.peak * (exact(y.detach()) + 1) / 2).clamp(min=0).cpu().numpy()
+        uniform = torch.special.ndtr(exact(_normal(y, draws))).cpu().numpy()
         counts = np.where(intensity > 0, poisson.ppf(uniform, np.maximum(intensity, 1e-300)), 0.0)
-        exact = torch.from_numpy(2 * counts / self.peak - 1).to(y)
-        return exact if self.read_std == 0 else exact + self.read_std * _normal(y, draws).to(y)
+        counted = torch.from_numpy(2 * counts / self.peak - 1).to(y)
+        return counted if self.read_std == 0 else counted + self.read_std * _normal(y, draws).to(y)
 
     def brightened(self, gain: float) -> PoissonNoise:
         return PoissonNoise(self.peak / gain, self.read_std * gain)

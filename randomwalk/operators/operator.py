@@ -14,7 +14,7 @@ from randomwalk.errors import InputError
 from randomwalk.operators.noise import GaussianNoise, Noise
 from randomwalk.operators.solve import conjugate_gradients, largest_eigenvalue
 from randomwalk.rng import Draws, Stream, torch_generator
-from score_sde.times import exact_type, fitting
+from score_sde.devices import exact_type, fitting
 
 ImageShape = tuple[int, int, int]
 Margins = tuple[int, int, int, int]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from randomwalk.errors import RunError
 from randomwalk.lookup import optional_library
+from score_sde.devices import on_device
 
 MAX_STEPS = 10_000
 """Limit of the solver's steps, far more than a smooth flow takes."""
@@ -49,8 +50,10 @@ def integrate(
     """
     torchdiffeq = optional_library("torchdiffeq", "ode", "adaptive integration")
     # Without step_t the solver would step past the end and interpolate: to levels that the denoiser may not know.
+    times = on_device(times, start.device)
     options = {
         "norm": norm or worst_rms, "step_t": times[-1:], "first_step": first_step, "max_num_steps": MAX_STEPS,
+        "dtype": times.dtype,
     }  # fmt: skip
     try:
         states: Tensor = torchdiffeq.odeint(rate, start, times, rtol=rtol, atol=atol, method=method, options=options)

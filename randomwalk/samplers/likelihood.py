@@ -40,6 +40,7 @@ from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import Draws
 from randomwalk.samplers.integrate import integrate, worst_rms
+from score_sde.devices import exact, with_float64
 
 EXACT_UP_TO = 32
 """Pixels up to which ``divergence="auto"`` computes the trace exactly."""
@@ -131,11 +132,11 @@ def log_likelihood(
     denoiser.check_sigma(low)
     denoiser.check_sigma(high)
 
-    x, size = x.detach().clone(), x[0].numel()
+    x, size, place = x.detach().clone(), x[0].numel(), with_float64(x.device)
     if divergence == "auto":
         divergence = "exact" if size <= EXACT_UP_TO else "hutchinson"
     directions = _directions(x, divergence, probes, probe, draws)
-    mean = torch.as_tensor(data_mean, dtype=torch.float64, device=x.device).expand(x.shape[1:]).reshape(1, -1).clone()
+    mean = exact(torch.as_tensor(data_mean)).to(place).expand(x.shape[1:]).reshape(1, -1).clone()
     c_low, c_high = (math.sqrt(sigma**2 + data_variance) for sigma in (low, high))
     counted = CountingDenoiser(denoiser)
 
@@ -144,17 +145,17 @@ def log_likelihood(
         # Where little moves, torchdiffeq looks far ahead for its first step; and exp(log) may round out of the range.
         sigma = min(max(math.exp(min(float(log_sigma), math.log(high))), low), high)
         c, z = math.sqrt(sigma**2 + data_variance), state[:, :size]
-        denoised, product = counted.linearized((mean + c * z).to(x.dtype).reshape(x.shape), sigma)
-        velocity = data_variance / c**2 * z - (denoised.flatten(1).double() - mean) / c
-        traces = torch.stack([(v * product(v)).flatten(1).double().sum(1) for v in directions], 1)
+        denoised, product = counted.linearized((mean + c * z).to(x).reshape(x.shape), sigma)
+        velocity = data_variance / c**2 * z - (exact(denoised.flatten(1)) - mean) / c
+        traces = torch.stack([exact((v * product(v)).flatten(1)).sum(1) for v in directions], 1)
         if divergence == "exact":
             traces = traces.cumsum(1)[:, -1:]  # summed in the order of the pixels, whatever the machine
         if callback is not None:
             callback(counted.evaluations, sigma)
         return torch.cat([velocity, data_variance / c**2 - traces / size], 1)
 
-    state = torch.nn.functional.pad((x.flatten(1).double() - mean) / c_low, (0, 1 if divergence == "exact" else probes))
-    span = torch.tensor([math.log(low), math.log(high)], dtype=torch.float64, device=x.device)
+    state = torch.nn.functional.pad((exact(x.flatten(1)) - mean) / c_low, (0, 1 if divergence == "exact" else probes))
+    span = torch.tensor([math.log(low), math.log(high)], dtype=torch.float64, device=place)
 
     def norm(error: Tensor) -> Tensor:
         """Largest root mean square of any image, over its pixels or over its probes."""
@@ -245,8 +246,8 @@ def dequantise(x: Tensor, draws: Draws, levels: int = 256) -> Tensor:
         draws: u is the probability that a normal draw is less.
         levels: number of grey values.
     """
-    u = torch.special.ndtr(draws.normal(x.shape[1:]).to(x.device).double())
-    return (x.double() + (u - 0.5) * (2 / (levels - 1))).to(x.dtype)
+    u = torch.special.ndtr(exact(draws.normal(x.shape[1:]).to(x.device)))
+    return (exact(x) + (u - 0.5) * (2 / (levels - 1))).to(x)
 
 
 def bits_per_dimension(log_prob: Tensor, dimensions: int, levels: int = 256) -> Tensor:

@@ -52,7 +52,7 @@ class ODE(Sampler, ODESettings):
     def run(self, problem: Problem, x: Tensor, callback: Callback) -> Tensor:
         flow = _Flow(problem.denoiser, problem.levels[-1])
         for k, (sigma, sigma_next) in enumerate(itertools.pairwise(problem.levels)):
-            times = torch.tensor([-math.log(sigma), -math.log(sigma_next)], dtype=torch.float64, device=x.device)
+            times = -torch.tensor([sigma, sigma_next], dtype=torch.float64).log()
             where = f"ode, from sigma = {sigma:.6g} to {sigma_next:.6g}"
             z = integrate(
                 flow, _scale(sigma) * x, times, where,

@@ -26,6 +26,7 @@ from randomwalk.config.objective import (
 from randomwalk.denoisers.adapters import EDMDenoiser, SDEDenoiser
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
+from score_sde.devices import exact
 from score_sde.times import DiscreteTime
 
 
@@ -54,7 +55,7 @@ class ContinuousLevels:
 
     def rate(self, u: Tensor) -> Tensor:
         with torch.enable_grad():
-            u = u.detach().double().requires_grad_()
+            u = exact(u.detach()).requires_grad_()
             return torch.autograd.grad(2 * self.quantile(u).log().sum(), u)[0]
 
 
@@ -72,16 +73,16 @@ class TableLevels:
     table: Tensor
 
     def __call__(self, u: Tensor) -> Tensor:
-        return self.table.to(u.device)[self._index(u)]
+        return self.table[self._index(u)]
 
     def rate(self, u: Tensor) -> Tensor:
         half = self.table.double().log().diff()
         ends = half.new_zeros(1)
         rates = len(self.table) * (torch.cat([ends, half]) + torch.cat([half, ends]))
-        return rates.to(u.device)[self._index(u)]
+        return rates[self._index(u)]
 
     def _index(self, u: Tensor) -> Tensor:
-        return (u * len(self.table)).long().clamp(max=len(self.table) - 1)
+        return (u * len(self.table)).long().clamp(max=len(self.table) - 1).to(self.table.device)
 
 
 def log_normal(mean: float, std: float) -> ContinuousLevels:

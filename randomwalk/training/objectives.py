@@ -56,6 +56,7 @@ from randomwalk.training.losses import (
     SlicedScoreMatching,
     squared_error,
 )
+from score_sde.devices import exact
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 """``w(u, sigma)``, ``[B]``, with ``sigma = Q(u)``."""
@@ -93,8 +94,8 @@ class Loss:
             noise: standard normal N, ``[B, ...]``.
             normal: draws the probes, if there are any; PyTorch's global generator if None.
         """
-        sigma = self.levels(u).to(x.dtype)
-        return self.weight(u, sigma).to(x.dtype) * self.error(model, x, noise, sigma, normal)
+        sigma = self.levels(u).to(x)
+        return self.weight(u, sigma).to(x) * self.error(model, x, noise, sigma, normal)
 
 
 def make_loss(objective: Objective, denoiser: Denoiser) -> Loss:
@@ -120,7 +121,7 @@ def make_weight(objective: Objective, denoiser: Denoiser, levels: Levels) -> Wei
         "v": lambda u, sigma: sigma**-2 + 1,
         "flow": lambda u, sigma: (1 + 1 / sigma) ** 2,
         "snr_clipped": lambda u, sigma: (sigma**-2).clamp(max=objective.gamma),
-        "likelihood": lambda u, sigma: levels.rate(u) * sigma.double() ** -2,
+        "likelihood": lambda u, sigma: levels.rate(u) * exact(sigma) ** -2,
     }
     return weights[objective.weight or own_weight(denoiser)]
 

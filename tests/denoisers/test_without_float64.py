@@ -17,7 +17,7 @@ import randomwalk
 from randomwalk import InputError, distributed
 from randomwalk.denoisers import adapters, checkpoints, load_denoiser
 from randomwalk.denoisers.denoiser import Denoiser
-from score_sde import times
+from score_sde import devices
 
 ROOT = Path(__file__).resolve().parents[2]
 META = torch.device("meta")
@@ -37,12 +37,12 @@ class NoFloat64(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def no_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which meta does not have
-    times.WITHOUT_FLOAT64.add("meta")
+    devices.WITHOUT_FLOAT64.add("meta")
     try:
         with NoFloat64():
             yield
     finally:
-        times.WITHOUT_FLOAT64.remove("meta")
+        devices.WITHOUT_FLOAT64.remove("meta")
 
 
 def network(z: Tensor, t: Tensor, *_: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from randomwalk.operators import Operator
 from randomwalk.samplers.sampler import Problem
+from score_sde.devices import exact
 
 _DEPENDENT = 1e-10
 """Eigenvalues below this fraction of the largest are rounding errors of linearly dependent directions."""
@@ -28,7 +29,7 @@ _DEPENDENT = 1e-10
 
 @dataclass(frozen=True)
 class Moments:
-    """``X | X_s = x ~ Normal(D, B B^T + c (I - Pi))``, in float64.
+    """``X | X_s = x ~ Normal(D, B B^T + c (I - Pi))``, in float64, and on the CPU if the device has no float64.
 
     Attributes:
         x, mean: the state and D(x, s), ``[B, d]``.
@@ -125,12 +126,12 @@ def moments(problem: Problem, x: Tensor, sigma: float, measured: Mapping[int, Te
     share, norm = (outside * curvature).sum((1, 2)), outside.square().sum((1, 2))
     rest = torch.where(norm > 1e-8 * x[0].numel(), share / norm.clamp_min(1e-300), 0).clamp(0, sigma**2)
     return Moments(
-        x=x.flatten(1).double(),
-        mean=denoised.flatten(1).double(),
+        x=exact(x.flatten(1)),
+        mean=exact(denoised.flatten(1)),
         basis=basis,
         inner=root[..., None] * axes.mT,
         seen=seen,
-        residual=problem.residual(denoised).flatten(1).double(),
+        residual=exact(problem.residual(denoised).flatten(1)),
         rest=rest[:, None],
     )
 
@@ -145,8 +146,8 @@ class ImplicitMoments:
     Attributes:
         operator: A; needs ``spectral``.
         variance: c.
-        x, mean, shift: the state, D, and the shift of the mean by y, ``[B, C, H, W]`` float64.
-        residual: ``y - A D``, ``[B, ...]`` float64.
+        x, mean, shift: the state, D, and the shift of the mean by y, ``[B, C, H, W]``, float64 if the device has it.
+        residual: ``y - A D``, ``[B, ...]``, alike.
     """
 
     operator: Operator
@@ -174,7 +175,7 @@ class ImplicitMoments:
 
         The ratio lacks a constant of each measurement.
         """
-        a, c, normal = 1 - keep, self.variance, normal.reshape(self.x.shape)
+        a, c, normal = 1 - keep, self.variance, normal.to(self.x).reshape(self.x.shape)
         step = a * self.shift + self.operator.spectral(
             lambda t: (variance + a**2 * c * eta**2 / (c * t + eta**2)).sqrt(), normal
         )
@@ -196,4 +197,4 @@ def measured_directions(operator: Operator, y: Tensor) -> dict[int, Tensor]:
 
 def _rows(images: list[Tensor]) -> Tensor:
     """``[B, k, d]`` float64 of k batches of images."""
-    return torch.stack([image.flatten(1).double() for image in images], 1)
+    return torch.stack([exact(image.flatten(1)) for image in images], 1)

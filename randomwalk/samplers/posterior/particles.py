@@ -1,7 +1,8 @@
 """Weighted particles of several measurements at once.
 
 A row of ``[M, S]`` holds the S particles of one measurement. States are ``[M * S, ...]``, the particles of one
-measurement in turn. Nothing here mixes the rows of different measurements.
+measurement in turn. Nothing here mixes the rows of different measurements. Weights are in float64, and on the CPU if
+the device of the states has no float64.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from randomwalk.errors import RunError
+from score_sde.devices import exact
 
 
 def normalized(log_weights: Tensor) -> Tensor:
@@ -23,7 +25,7 @@ def normalized(log_weights: Tensor) -> Tensor:
     Raises:
         RunError: one of them is NaN or ``+inf``, or all the particles of a measurement have weight 0.
     """
-    weights = log_weights.double().softmax(1)
+    weights = exact(log_weights).softmax(1)
     if not weights.isfinite().all():
         raise RunError(
             "the weights of the particles of a measurement are not finite, or all are 0: "
@@ -34,7 +36,7 @@ def normalized(log_weights: Tensor) -> Tensor:
 
 def log_mean(log_weights: Tensor) -> Tensor:
     """``log((1/S) sum_i w_i)`` of each measurement, ``[M]`` float64."""
-    return log_weights.double().logsumexp(1) - math.log(log_weights.shape[1])
+    return exact(log_weights).logsumexp(1) - math.log(log_weights.shape[1])
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
@@ -58,10 +60,10 @@ def systematic(weights: Tensor, u: Tensor) -> Tensor:
         weights: ``[M, S]`` with rows that sum to 1.
         u: ``[M]``, one draw from [0, 1) for each measurement.
     """
-    ends = weights.double().cumsum(1)
+    ends = exact(weights).cumsum(1)
     ends = ends / ends[:, -1:]  # rounding: the last end is 1
     size = weights.shape[1]
-    points = (torch.arange(size, device=weights.device) + u.double()[:, None]) / size
+    points = (torch.arange(size, device=ends.device) + u.to(ends)[:, None]) / size
     below_one = 1 - torch.finfo(torch.float64).eps / 2
     return torch.searchsorted(ends, points.clamp(max=below_one), right=True)
 
@@ -84,4 +86,4 @@ def resampled(log_weights: Tensor, u: Tensor, threshold: float) -> tuple[Tensor,
     low = (effective_sample_size(weights) < threshold * size * (1 - 1e-12))[:, None]
     kept = torch.where(low, systematic(weights, u), torch.arange(size, device=weights.device))
     rows = (kept + size * torch.arange(num, device=weights.device)[:, None]).flatten()
-    return rows, torch.where(low, log_mean(log_weights)[:, None], log_weights.double())
+    return rows, torch.where(low, log_mean(log_weights)[:, None], exact(log_weights))

@@ -114,7 +114,7 @@ def unclipped(d: Tensor, std: float, y: Tensor) -> Tensor:
     if not cut.any():
         return d
     u, g = _means_of_clipped()
-    v = ((d - 1) / std).double().cpu()
+    v = ((d - 1) / std).cpu().double()
     found = 1 + std * torch.from_numpy(np.interp(v.numpy(), g, u)).to(d)
     return torch.where(cut & (v > g[0]).to(d.device), found.clamp(max=1), d)
 

@@ -14,6 +14,7 @@ from randomwalk.samplers.posterior.particles import resampled
 from randomwalk.samplers.posterior.splitting import norm_or_one
 from randomwalk.samplers.posterior.steps import fresh_noise
 from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler
+from score_sde.devices import exact
 
 
 class TDS(Sampler, TDSSettings):
@@ -71,7 +72,7 @@ class TDS(Sampler, TDSSettings):
     def weighted(self, problem: Problem, x: Tensor, callback: Callback) -> tuple[Tensor, Tensor]:
         """Particles ``[B, C, H, W]`` and their log weights ``[M, S]``, whose mean weight estimates p(y)."""
         levels, twist = problem.levels, Twist(problem)
-        log_weights = x.new_zeros((len(x) // problem.num_samples, problem.num_samples)).double()
+        log_weights = exact(x.new_zeros((len(x) // problem.num_samples, problem.num_samples)))
         spent = 0 * log_weights  # the twists already in the weights
         for k, (sigma, sigma_next) in enumerate(pairwise(levels)):
             denoised, product = problem.denoiser.linearized(x, sigma)
@@ -88,7 +89,7 @@ class TDS(Sampler, TDSSettings):
             log_weights = log_weights + log_ratio(pull / v, n).reshape(spent.shape)
             callback(k, x, sigma)
         x = problem.denoiser(x, levels[-1])
-        log_weights = log_weights + problem.measurement.log_prob(x).double().reshape(spent.shape) - spent
+        log_weights = log_weights + exact(problem.measurement.log_prob(x)).reshape(spent.shape) - spent
         callback(len(levels) - 1, x, levels[-1])
         return x, log_weights
 
@@ -115,7 +116,7 @@ class Twist:
         if not self.gaussian:
             power = eta**2 / (eta**2 + self.gain * variance)
             score = power * self.problem.measurement.score(denoised)
-            return power * self.problem.measurement.log_prob(denoised).double(), score
+            return power * exact(self.problem.measurement.log_prob(denoised)), score
         # With u = A^T (r^2 A A^T + eta^2)^-1 q,  q^T (r^2 A A^T + eta^2)^-1 q = |q - r^2 A u|^2 / eta^2 + r^2 |u|^2,
         # and u minimises the right-hand side: its rounding errors enter squared.
         operator, residual = self.problem.operator, self.problem.residual(denoised)
@@ -145,8 +146,8 @@ def log_ratio(shift: Tensor, n: Tensor) -> Tensor:
 
     The difference of the two squares is factored, to keep its digits if they are large.
     """
-    return -(shift * (n + shift / 2)).double().flatten(1).sum(1)
+    return -exact(shift * (n + shift / 2)).flatten(1).sum(1)
 
 
 def _dot(v: Tensor, w: Tensor) -> Tensor:
-    return (v.double() * w.double()).flatten(1).sum(1)
+    return (exact(v) * exact(w)).flatten(1).sum(1)

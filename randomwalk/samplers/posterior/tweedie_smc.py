@@ -14,6 +14,7 @@ from randomwalk.samplers.posterior.mmps import mean_and_shift
 from randomwalk.samplers.posterior.moments import ImplicitMoments, Moments, measured_directions, moments
 from randomwalk.samplers.posterior.particles import resampled
 from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler
+from score_sde.devices import exact, exact_type
 
 _FLOOR = 1e-3
 """The last step has fresh noise too, this fraction of the lowest level, so that its densities exist."""
@@ -89,7 +90,7 @@ class TweedieSMC(Sampler, TweedieSMCSettings):
         (For the distribution of y under the chain of M; up to a factor if y has more entries than ``max_rank`` allows.)
         """
         levels = problem.levels
-        log_weights = x.new_zeros((len(x) // problem.num_samples, problem.num_samples), dtype=torch.float64)
+        log_weights = exact(x.new_zeros((len(x) // problem.num_samples, problem.num_samples)))
         explicit = self._explicit(problem.measurement.y[0].numel())
         measured = measured_directions(problem.operator, problem.measurement.y) if explicit else None
         # Level, p^2 / s^2 and p^2 a of each step: from x = 0 to the highest level, down the levels, to 0.
@@ -98,17 +99,17 @@ class TweedieSMC(Sampler, TweedieSMCSettings):
         for k, (sigma, keep, variance) in enumerate(path):
             here = self._moments(problem, x, sigma, measured)
             if k > 0 and self.weighted:
-                log_evidence = here.log_evidence(problem.eta)
+                log_evidence = exact(here.log_evidence(problem.eta))
                 log_weights = log_weights + log_evidence.reshape(log_weights.shape)
                 uniform = problem.draws.uniform()[:: problem.num_samples]
                 rows, log_weights = resampled(log_weights, uniform, self.ess_threshold)
                 here = here.take(rows)
                 log_weights = log_weights - log_evidence[rows].reshape(log_weights.shape)
-            moved, log_ratio = here.move(problem.eta, keep, variance, problem.normal().flatten(1).double())
-            log_weights = log_weights + log_ratio.reshape(log_weights.shape)
+            moved, log_ratio = here.move(problem.eta, keep, variance, exact(problem.normal().flatten(1)))
+            log_weights = log_weights + exact(log_ratio).reshape(log_weights.shape)
             x = moved.reshape(x.shape).to(x)
             callback(k, x, sigma)
-        return x, log_weights + problem.measurement.log_prob(x).double().reshape(log_weights.shape)
+        return x, log_weights + exact(problem.measurement.log_prob(x)).reshape(log_weights.shape)
 
     def begin(self, problem: Problem) -> Tensor:
         return problem.blank.new_zeros(problem.blank.shape)
@@ -124,4 +125,4 @@ class TweedieSMC(Sampler, TweedieSMCSettings):
         variance = self.data_std**2 * sigma**2 / (self.data_std**2 + sigma**2)
         denoised, shift = mean_and_shift(problem, x, sigma, self.iterations)
         values = (x, denoised, shift, problem.residual(denoised))
-        return ImplicitMoments(problem.operator, variance, *(value.double() for value in values))
+        return ImplicitMoments(problem.operator, variance, *(value.to(exact_type(x.device)) for value in values))

@@ -20,7 +20,7 @@ def field_of(denoiser: Denoiser, device: torch.device | str = "cpu") -> Field:
 
     def score(x: np.ndarray, sigma: float) -> np.ndarray:
         with torch.inference_mode():
-            return denoiser.score(as_images(x, device), sigma).flatten(1).double().cpu().numpy()
+            return denoiser.score(as_images(x, device), sigma).flatten(1).cpu().double().numpy()
 
     return score
 

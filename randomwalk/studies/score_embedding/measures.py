@@ -9,6 +9,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from score_sde.devices import exact
+
 WINDOW = 7
 """Side of SSIM's window."""
 
@@ -33,7 +35,7 @@ def ssim(u: Tensor, truth: Tensor) -> Tensor:
     averaged over windows and channels: what the paper's code reports. `images.metrics.ssim`, with a Gaussian window
     of 11 pixels, is another measure.
     """
-    u, v = u.double(), truth.double()
+    u, v = exact(u), exact(truth)
 
     def mean(z: Tensor) -> Tensor:
         return F.avg_pool2d(z, WINDOW, stride=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import RunError
 from randomwalk.samplers.integrate import integrate
+from score_sde.devices import exact
 from score_sde.sdes import SDE, broadcast
 
 STARTS = ("normal", "prior", "truth")
@@ -115,13 +116,13 @@ def flow(
     def asked(u: Tensor, t: Tensor) -> Tensor:
         nonlocal evaluations
         evaluations += 1
-        return score(u.to(start.dtype), t.to(start).expand(len(u))).to(u)
+        return score(u.to(start), t.to(start).expand(len(u))).to(u)
 
     down = sde.probability_flow(asked)
-    gone = torch.linspace(0, sde.T - t_end, num_frames, dtype=torch.float64, device=start.device)  # T - t
+    gone = torch.linspace(0, sde.T - t_end, num_frames, dtype=torch.float64)  # T - t
     states = integrate(
         lambda s, u: -down.drift(u, (sde.T - s).clamp_min(t_end)),
-        start.double(), gone, f"flow from t = {sde.T:g} to {t_end:g}", method="dopri5", rtol=rtol, atol=atol,
+        exact(start), gone, f"flow from t = {sde.T:g} to {t_end:g}", method="dopri5", rtol=rtol, atol=atol,
     )  # fmt: skip
     if tweedie:
         level = sde.level(t_end)
@@ -130,5 +131,5 @@ def flow(
         states = torch.cat([states[:-1], denoised[None]])
     if not torch.isfinite(states).all():
         raise RunError(f"the flow from t = {sde.T:g} to {t_end:g} met numbers that are not finite: check the network")
-    frames = states.to(start.dtype)
+    frames = states.to(start)
     return Way(frames[-1], frames, evaluations)
