@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,7 +88,7 @@ class StraightTime:
         shift: of the times that are even in u: ``t = shift u / (1 + (shift - 1) u)``.
 
     Raises:
-        ValueError: the range is not inside 0 to 1.
+        ValueError: the range is not inside 0 to 1, or the shift is not positive.
     """
 
     start: float = 0.001
@@ -98,6 +99,8 @@ class StraightTime:
     def __post_init__(self) -> None:
         if not 0 < self.start < self.end < 1:
             raise ValueError(f"times from {self.start} to {self.end}: expected 0 < t_min < t_max < 1")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift={self.shift}: expected a positive number")
 
     @property
     def sigma_min(self) -> float:

@@ -123,6 +123,8 @@ def _refuse_checkpoint(path: Path) -> None:
 def _weights_in(folder: Path) -> str:
     if (folder / "model_index.json").is_file():
         return f", or for the pipeline of diffusers in it: network: {{name: diffusers, path: {folder}}}"
+    if (folder / "scheduler").is_dir():
+        return "; a pipeline of diffusers has a model_index.json too, which is missing"
     found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".ckpt"))
     return f", {folder / found[0]}" if len(found) == 1 else f": {', '.join(found[:4])}" if found else ""
 

@@ -12,6 +12,7 @@ Source: Tachella et al. 2025, arXiv 2505.20160.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
+from randomwalk.denoisers.networks import first_difference
 from randomwalk.denoisers.weight_files import read_weights
 from randomwalk.denoisers.wrap import wrap
 from randomwalk.errors import InputError
@@ -64,8 +66,7 @@ def load_deepinv(
 ) -> NetworkDenoiser:
     """A denoiser of ``deepinv.models``.
 
-    Its noise range is that of its training, outside of which it is refused. A blind denoiser is not told the noise
-    level; inside its range it finds out itself.
+    Noise levels outside the range of its training are refused. A blind denoiser is not told the level: it estimates it.
 
     Args:
         model: name of the class, such as DRUNet.
@@ -91,11 +92,14 @@ def load_deepinv(
         )
     built = _build(made_by, model, path, given)
     if path != DOWNLOAD:
-        file = read_weights(path, weights)
-        difference = built.load_state_dict(file.state_for(built), strict=False)
-        wrong = [*difference.missing_keys, *difference.unexpected_keys]
-        if wrong:
-            raise InputError(f"{path} does not fit deepinv's {model} with these settings ({', '.join(wrong[:3])}, ...)")
+        file, state = read_weights(path, weights), {}
+        for find_state in (file.example, file.state_for):
+            state = find_state(built)
+            if difference := first_difference(built, state):
+                raise InputError(f"{path} does not fit deepinv's {model} with these settings: {difference}")
+        for name, value in state.items():
+            file.check_finite(name, value)
+        built.load_state_dict(state)
     denoiser = as_denoiser(built, noise_range or NOISE_RANGES[model])
     denoiser.channels = _channels(made_by, given)
     if (size := inspect.signature(made_by).parameters.get("img_resolution")) is not None:
@@ -111,6 +115,8 @@ def as_denoiser(model: Callable[..., Any], noise_range: Sequence[float]) -> Netw
             label means any class.
         noise_range: lowest and highest sigma, in units of [0, 1] pixels.
     """
+    if len(noise_range) != 2 or not 0 < noise_range[0] < noise_range[1] < math.inf:
+        raise InputError(f"noise_range: {list(noise_range)}; expected the lowest and the highest sigma, above 0")
     level = "sigma" if "sigma" in inspect.signature(_forward(model)).parameters else None
     classes: Any = getattr(getattr(model, "map_label", None), "in_features", None)
 

@@ -7,14 +7,16 @@ what is predicted, the range of pixels) becomes the denoiser; the scheduler's ow
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from randomwalk.config.weights import kind_of_weights
 from randomwalk.denoisers import adapters
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.wrap import Called, wrap
@@ -22,6 +24,7 @@ from randomwalk.errors import InputError
 from randomwalk.lookup import optional_library
 
 MODEL_INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
+WEIGHTS, HALF_WEIGHTS = (f"diffusion_pytorch_model.{kind}safetensors" for kind in ("", "fp16."))
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 _NOT_HERE = {
@@ -61,18 +64,25 @@ def load_diffusers(
     where = str(path)
     if not Path(path).is_dir() and not _REPOSITORY.fullmatch(where):
         raise InputError(f"{where}: no such folder, and no id of a repository (owner/name)")
-    index = _index(library, where)
-    unet = _network(library, where, index, pickles)
+    folder = Path(path) if Path(path).is_dir() else _downloaded(library, where, pickles)
+    index = _index(where, folder)
+    unet = _network(library, where, folder, index, pickles)
+    config: Any = unet.config
+    classes = config.num_class_embeds
+    if config.class_embed_type is not None:
+        raise InputError(f"{where}: the network is told numbers in place of classes, which is not supported")
+    if null_label is not None and null_label not in range(classes or 0):
+        found = f"{classes} classes, from 0 to {classes - 1}" if classes else "no classes"
+        raise InputError(f"{where}: null_label is {null_label}, but the network knows {found}")
     if denoiser is None:
-        made = _by_scheduler(library, where, _scheduler(library, where, index), unet, null_label)
+        made = _by_scheduler(library, where, _scheduler(where, folder, index), unet, null_label)
     else:
         told = {**denoiser} if null_label is None else {**denoiser, "null_label": null_label}
         made = adapters.make(network=Called(unet), **told)
-    config: Any = unet.config
     size = config.sample_size
     made.channels = config.in_channels
     made.image_size = size if isinstance(size, int) else size[0] if size and len(set(size)) == 1 else None
-    made.num_classes = config.num_class_embeds
+    made.num_classes = classes
     return made
 
 
@@ -80,20 +90,27 @@ def load_diffusers(
 
 
 def _by_library(where: str, what: str, load: Callable[[], Any]) -> Any:
-    """Result of the library, or its error in one line."""
+    """Result of the library, or its error, and the one from which that came, in one line."""
     try:
         return load()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # of a damaged file or config the library can raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        online = "" if Path(where).is_dir() else "; a repository is downloaded, which takes a connection"
-        raise InputError(f"{where}: {what} cannot be read by diffusers ({lines[0][:300]}){online}") from error
+        reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300].rstrip(".")
+        reason += f"; {str(error.__cause__).splitlines()[0][:200]}" if str(error.__cause__ or "") else ""
+        raise InputError(f"{where}: {what} cannot be read by diffusers ({reason})") from error
 
 
-def _index(library: Any, where: str) -> dict[str, Any]:
+def _downloaded(library: Any, where: str, pickles: bool) -> Path:
+    """Folder of a repository in the library's cache, downloaded if it is not there."""
+    download, safe = library.DiffusionPipeline.download, None if pickles else True
+    try:
+        return Path(_by_library(where, "the pipeline", lambda: download(where, use_safetensors=safe)))
+    except InputError as error:
+        raise InputError(f"{error}: no folder has this name, and a repository is downloaded once, online") from error
+
+
+def _index(where: str, folder: Path) -> dict[str, Any]:
     """Components of the pipeline; empty for a model alone."""
-    folder = Path(where)
-    if not folder.is_dir():
-        return dict(_by_library(where, MODEL_INDEX, lambda: library.DiffusionPipeline.load_config(where)))
     if (folder / MODEL_INDEX).is_file():
         return _json(folder / MODEL_INDEX)
     if (folder / CONFIG).is_file():
@@ -105,7 +122,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error})") from error
+        raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: expected a dictionary")
     return content
@@ -117,60 +134,63 @@ def _component(index: Mapping[str, Any], suffix: str) -> tuple[str, str] | None:
     return next(((key, str(kind)) for key, kind in parts.items() if str(kind).endswith(suffix)), None)
 
 
-def _network(library: Any, where: str, index: Mapping[str, Any], pickles: bool) -> nn.Module:
+def _place(folder: Path, name: str | None) -> Path:
+    """Folder of a component: its own, or that of the pipeline, where all files of the first pipelines lie."""
+    return folder / name if name is not None and (folder / name).is_dir() else folder
+
+
+def _network(library: Any, where: str, folder: Path, index: Mapping[str, Any], pickles: bool) -> nn.Module:
     """The pipeline's ``UNet2DModel``."""
-    found = _component(index, "UNet2DModel") if index else (None, _json(Path(where) / CONFIG).get("_class_name"))
+    found = _component(index, "UNet2DModel") if index else (None, str(_json(folder / CONFIG).get("_class_name")))
     parts = [str(value[1]) for value in index.values() if isinstance(value, list) and len(value) == 2 and value[1]]
     autoencoder = next((kind for kind in parts if "Autoencoder" in kind or kind == "VQModel"), None)
     if found is None or found[1] != "UNet2DModel" or autoencoder is not None:
-        kind = found[1] if found is not None else next((part for part in parts if part in _NOT_HERE), "")
-        reason = (
-            f"{kind} {_NOT_HERE[kind]}" if kind in _NOT_HERE else f"it has {', '.join(parts) or kind or 'no network'}"
-        )
-        reason = f"it works on latents of {autoencoder}" if autoencoder is not None else reason
         raise InputError(
-            f"{where}: only pipelines of images with a UNet2DModel are priors of images here, but {reason}; a function "
-            "of (z, t) around it can be given to randomwalk.wrap"
+            f"{where}: only pipelines of images with a UNet2DModel are priors of images here, but "
+            f"{_reason(parts if found is None else [found[1]], autoencoder)}; a function of (z, t) around it can be "
+            "given to randomwalk.wrap"
         )
-    given = {"subfolder": found[0]} if found[0] is not None else {}
-    if not pickles and Path(where).is_dir():
-        folder = Path(where, found[0] or "")
-        if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
-            raise InputError(
-                f"{where}: its weights are a pickle ({folder.name}/{next(folder.glob('*.bin')).name}), which is read "
-                "only if told to: network.pickles: true, or load_denoiser(..., pickles=True); or save the pipeline "
-                "again, which makes safetensors"
-            )
+    place = _place(folder, found[0])
+    pickle = next(place.glob("*.bin"), None)
+    if not pickles and pickle is not None and not any(place.glob("*.safetensors")):
+        raise InputError(
+            f"{where}: its weights are a pickle ({pickle.name}), which is read only if told to: network.pickles: true, "
+            "or load_denoiser(..., pickles=True); or save the pipeline again, which makes safetensors"
+        )
+    for file in sorted(place.glob("*.safetensors")):
+        kind_of_weights(file)  # which tells a damaged one
+    given: dict[str, Any] = {
+        "use_safetensors": None if pickles else True,
+        "torch_dtype": torch.float32,
+        "low_cpu_mem_usage": False,
+    }
+    if not (place / WEIGHTS).is_file() and (place / HALF_WEIGHTS).is_file():
+        given["variant"] = "fp16"
     load = library.UNet2DModel.from_pretrained
-    unet: nn.Module = _by_library(
-        where,
-        "the UNet2DModel",
-        lambda: load(
-            where,
-            use_safetensors=None if pickles else True,
-            torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,
-            **given,
-        ),
-    )
+    unet: nn.Module = _by_library(where, "the UNet2DModel", lambda: load(place, **given))
+    for name, value in unet.state_dict().items():
+        if not value.isfinite().all():
+            raise InputError(f"{where}: the weights {name} have values that are not finite")
     return unet
 
 
-def _scheduler(library: Any, where: str, index: Mapping[str, Any]) -> dict[str, Any]:
+def _reason(kinds: Sequence[str], autoencoder: str | None) -> str:
+    """Reason why a pipeline of these classes is no prior of images."""
+    if autoencoder is not None:
+        return f"it works on latents of {autoencoder}"
+    known = next((kind for kind in kinds if kind in _NOT_HERE), None)
+    return f"{known} {_NOT_HERE[known]}" if known is not None else f"it has {', '.join(kinds) or 'no network'}"
+
+
+def _scheduler(where: str, folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
     """Config of the pipeline's scheduler."""
-    found = _component(index, "Scheduler") or _component(index, "SchedulerFlax")
+    found = _component(index, "Scheduler")
     if found is None:
         raise InputError(
             f"{where}: has no scheduler, which would say how the network was trained: give the folder of the whole "
             "pipeline, or network.denoiser (denoiser= in Python), such as {name: vp, table: linear}"
         )
-    if Path(where).is_dir():
-        config = _json(Path(where, found[0], SCHEDULER_CONFIG))
-    else:
-        load = library.SchedulerMixin.load_config if hasattr(library, "SchedulerMixin") else None
-        load = load or library.DDPMScheduler.load_config
-        config = dict(_by_library(where, "the scheduler", lambda: load(where, subfolder=found[0])))
-    return {"_class_name": found[1], **config}
+    return {"_class_name": found[1], **_json(_place(folder, found[0]) / SCHEDULER_CONFIG)}
 
 
 # --- conventions -----------------------------------------------------------------------------------------------------
@@ -186,13 +206,14 @@ def _by_scheduler(
     if kind in ("ScoreSdeVeScheduler", "KarrasVeScheduler"):
         # Both see pixels in [0, 1]; the range of the second is in units of [-1, 1].
         unit, low, high = (1.0, 0.01, 1348.0) if kind == "ScoreSdeVeScheduler" else (0.5, 0.02, 100.0)
-        ends = unit * float(config.get("sigma_min", low)), unit * float(config.get("sigma_max", high))
+        ends = unit * _number(config, "sigma_min", low, about), unit * _number(config, "sigma_max", high, about)
         return wrap(unet, "score", sigmas=ends, time="sigma", pixels=(0.0, 1.0), null_label=null_label)
     if kind.startswith("EDM"):
         if predicts not in ("epsilon", "v_prediction"):
             raise InputError(f"{about}: prediction_type {predicts!r} is not known; epsilon or v_prediction")
         network = Called(unet) if predicts == "epsilon" else Negated(unet)
-        settings = {key: float(config[key]) for key in ("sigma_data", "sigma_min", "sigma_max") if key in config}
+        keys = [key for key in ("sigma_data", "sigma_min", "sigma_max") if key in config]
+        settings = {key: _number(config, key, math.nan, about) for key in keys}
         return adapters.make("edm", network, null_label=null_label, **settings)
     flows = kind.startswith("FlowMatch") or predicts == "flow_prediction" or config.get("use_flow_sigmas")
     if predicts not in _PREDICTIONS:
@@ -200,15 +221,24 @@ def _by_scheduler(
     network_config: Any = unet.config
     whole = network_config.time_embedding_type == "learned"
     if flows:
-        steps = int(config.get("num_train_timesteps", 1000))
-        shift = float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0)
-        return wrap(unet, "flow", time_scale=float(steps), shift=shift, null_label=null_label)
+        steps = _number(config, "num_train_timesteps", 1000.0, about)
+        shift = _number(config, "shift" if "shift" in config else "flow_shift", 1.0, about)
+        return wrap(unet, "flow", time_scale=steps, shift=shift, null_label=null_label)
     if "beta_schedule" not in config and config.get("trained_betas") is None:
         raise InputError(f"{about} has no noise table that is known here; give network.denoiser")
     if config.get("timestep_type", "discrete") != "discrete":
         raise InputError(f"{about}: timestep_type {config['timestep_type']!r} is not known; give network.denoiser")
     table = _table(library, about, config)
     return wrap(unet, _PREDICTIONS[predicts], alphas_cumprod=table, whole_times=whole, null_label=null_label)  # type: ignore[arg-type]
+
+
+def _number(config: Mapping[str, Any], key: str, default: float, about: str) -> float:
+    """A positive number of a scheduler's config."""
+    value = config.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{about}: {key} is {value!r}; expected a positive number")
+    return float(value)
 
 
 def _table(library: Any, about: str, config: Mapping[str, Any]) -> Tensor:

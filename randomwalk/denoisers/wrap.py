@@ -50,7 +50,10 @@ class Path:
     _known: dict[float, float] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        s = self.sigma(torch.linspace(self.start, self.end, 1001, dtype=torch.float64))
+        try:
+            s = self.sigma(torch.linspace(self.start, self.end, 1001, dtype=torch.float64))
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(f"wrap: alpha_sigma: cannot be called with a float64 tensor of times ({error})") from error
         if not ((s > 0) & s.isfinite()).all():
             raise InputError(
                 f"wrap: sigma(t) / alpha(t) is {float(s[0]):g} to {float(s[-1]):g} at times {self.start:g} to "
@@ -285,6 +288,13 @@ class WrappedDenoiser(SDEDenoiser):
         turn = a * b_rate - b * a_rate  # z = a u + b N and F = a' u + b' N, solved for u
         return a * b_rate / turn, a**2 * a_rate / (b * turn), -b / turn, -(a**2) / (b * turn)
 
+    def predict(self, z: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        if label is None and self.num_classes is not None:
+            if self.null_label is None:
+                raise InputError("the network is told classes: use randomwalk.denoisers.guided(denoiser, labels)")
+            label = torch.full((len(z),), self.null_label, device=z.device)
+        return super().predict(z, sigma, label)
+
     def _at(self, x: Tensor, sigma: float | Tensor) -> list[Tensor]:
         """Coefficients for the rows of x: exact, then in its type."""
         levels = exact_levels(sigma, x) if isinstance(sigma, Tensor) else torch.tensor([sigma], dtype=torch.float64)
@@ -357,9 +367,11 @@ def wrap(
         InputError: a contradiction between these; when it is called, a network of another signature or another size of
             output.
     """
+    if not callable(network):
+        raise InputError(f"wrap: network: found {type(network).__name__}; expected a module or a function of (z, t)")
     if predicts not in get_args(Prediction):
         raise InputError(f"wrap: predicts={predicts!r}; expected one of {', '.join(get_args(Prediction))}")
-    if not pixels[0] < pixels[1]:
+    if len(pixels) != 2 or not pixels[0] < pixels[1]:
         raise InputError(f"wrap: pixels={pixels}; expected (black, white), such as (0, 1)")
     schedules = {"betas": betas, "alphas_cumprod": alphas_cumprod, "sigmas": sigmas, "alpha_sigma": alpha_sigma}
     given = [name for name, value in schedules.items() if value is not None]
@@ -372,8 +384,12 @@ def wrap(
         raise InputError(f"wrap: found {' and '.join(given) or 'no schedule'}; expected one of {', '.join(schedules)}")
     if predicts == "flow" and alpha_sigma is None:
         raise InputError(f"wrap: a velocity is the derivative along a path: give alpha_sigma instead of {given[0]}")
-    _check_condition(time, ("index" if alpha_sigma is None else "t", "sigma", "log_sigma"), given[0], whole_times)
+    own_time = "index" if alpha_sigma is None else "t"
+    _check_condition(time, (own_time, "sigma", "log_sigma"), given[0], whole_times, time_scale)
+    _check_classes(num_classes, null_label, classes)
     unit = (pixels[1] - pixels[0]) / 2
+    if alpha_sigma is not None and not (isinstance(alpha_sigma, Sequence) and len(alpha_sigma) == len(times) == 2):
+        raise InputError("wrap: alpha_sigma and times: expected two functions of t, and the first and last t")
     path = None if alpha_sigma is None else Path(*alpha_sigma, *times)
     if path is not None:
         made: Time = PathTime(path, unit, time_scale, None if straight is None else straight.levels)
@@ -395,23 +411,42 @@ def _straight(times: tuple[float, float], shift: float) -> StraightTime:
         raise InputError(f"wrap: {error}") from error
 
 
-def _check_condition(time: Condition | None, allowed: Sequence[str], schedule: str, whole: bool) -> None:
+def _check_condition(
+    time: Condition | None, allowed: Sequence[str], schedule: str, whole: bool, time_scale: float
+) -> None:
     if time is not None and time not in allowed:
         raise InputError(f"wrap: time={time!r}; allowed with {schedule}: {', '.join(allowed)}")
     if whole and (time or allowed[0]) != "index":
         raise InputError("wrap: whole_times is for networks that are told the index in a table")
+    if whole and time_scale != 1:
+        raise InputError(f"wrap: time_scale={time_scale:g} and whole_times: an index that is looked up has no factor")
+
+
+def _check_classes(num_classes: int | None, null_label: int | None, classes: Sequence[str]) -> None:
+    if null_label is not None and num_classes is not None and null_label not in range(num_classes):
+        raise InputError(f"wrap: null_label={null_label}; expected one of num_classes={num_classes} labels, from 0")
+    if len(classes) > (num_classes or 0):
+        raise InputError(f"wrap: {len(classes)} names in classes for num_classes={num_classes or 0} labels")
 
 
 def _table(kind: str, values: Any, predicts: str) -> tuple[Tensor, bool]:
     """Ascending noise levels of a table, and whether its index falls with them."""
     if kind != "sigmas":
-        numbers = values if isinstance(values, str) else torch.as_tensor(values, dtype=torch.float64)
-        if kind == "alphas_cumprod" and not isinstance(numbers, str) and numbers[-1] == 0 and predicts != "epsilon":
-            numbers = numbers[:-1]
-        return given_sigmas({kind: numbers}, "wrap"), False
-    levels = torch.as_tensor(values, dtype=torch.float64)
+        if kind == "alphas_cumprod" and not isinstance(values, str) and predicts != "epsilon":
+            values = _numbers(kind, values)
+            values = values[:-1] if values.ndim == 1 and len(values) and values[-1] == 0 else values
+        return given_sigmas({kind: values}, "wrap"), False
+    levels = _numbers(kind, values)
     falls = levels.ndim == 1 and len(levels) > 1 and bool(levels[0] > levels[-1])
     levels = levels.flip(0) if falls else levels
-    if levels.ndim != 1 or len(levels) < 2 or not (levels > 0).all() or not (levels.diff() > 0).all():
+    rises = levels.ndim == 1 and len(levels) > 1 and bool((levels.diff() > 0).all())
+    if not rises or not ((levels > 0) & levels.isfinite()).all():
         raise InputError("wrap: sigmas: expected at least two positive numbers that rise or fall")
     return levels, falls
+
+
+def _numbers(kind: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"wrap: {kind}: expected a list of numbers ({error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,19 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(denoiser(x, 0.1), 2 * theirs((x + 1) / 2) - 1)
-    section["settings"] = {"depth": 4, "nf": 8}
-    with pytest.raises(InputError, match="does not fit deepinv's DnCNN with these settings"):
-        load_prior(Weights.model_validate(section), CPU)
+    for settings, difference in (
+        ({"depth": 4, "nf": 8}, "is missing in the file"),
+        ({"depth": 3, "nf": 16}, r"in_conv.weight is \[8, 3, 3, 3\] in the file and \[16, 3, 3, 3\] in the network"),
+    ):
+        section["settings"] = settings
+        with pytest.raises(InputError, match=f"does not fit deepinv's DnCNN with these settings: .*{difference}"):
+            load_prior(Weights.model_validate(section), CPU)
+    broken = {name: value * math.nan for name, value in theirs.state_dict().items()}
+    torch.save(broken, tmp_path / "nan.pth")
+    with pytest.raises(InputError, match=r"in_conv\.weight has values that are NaN or infinite"):
+        load_deepinv("DnCNN", str(tmp_path / "nan.pth"), {"depth": 3, "nf": 8})
+    with pytest.raises(InputError, match=r"noise_range: \[0.3, 0.1\]; expected the lowest and the highest sigma"):
+        load_deepinv("DnCNN", str(tmp_path / "x.pth"), {"depth": 3, "nf": 8}, (0.3, 0.1))
 
 
 def test_what_cannot_be_used_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

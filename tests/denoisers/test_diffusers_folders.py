@@ -271,8 +271,103 @@ def test_others_are_refused_with_the_reason(tmp_path: Path) -> None:
         load_denoiser(folder)
     with pytest.raises(InputError, match="no such folder, and no id of a repository"):
         load_diffusers("nowhere/at/all")
-    with pytest.raises(InputError, match=r"cannot be read by diffusers .*which takes a connection"):
+    with pytest.raises(InputError, match=r"cannot be read by diffusers .*a repository is downloaded once, online"):
         load_diffusers("google/ddpm-cat-256")
+
+
+def moved(folder: Path) -> Path:
+    """The folder as that of the first pipelines: all files in one place."""
+    for name in ("unet", "scheduler"):
+        for file in (folder / name).iterdir():
+            file.rename(folder / file.name)
+        (folder / name).rmdir()
+    return folder
+
+
+def test_a_folder_without_folders_is_alike(tmp_path: Path) -> None:
+    table = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    one, other = (saved(tmp_path / name, unet(), diffusers.DDIMScheduler(**table)) for name in "ab")
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(load_denoiser(moved(one))(x, 1.0), load_denoiser(other)(x, 1.0))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_repository_in_the_cache_of_the_library(flat: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its download leaves it there."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--someone--small"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    table = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    folder = saved(repository / "snapshots" / ("a" * 40), unet(), diffusers.DDIMScheduler(**table))
+    expected = load_denoiser(folder)
+    if flat:
+        moved(folder)
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(load_diffusers("someone/small")(x, 1.0), expected(x, 1.0))
+
+
+def test_weights_in_half_precision(tmp_path: Path) -> None:
+    network = unet()
+    folder = saved(tmp_path / "pipeline", network, diffusers.DDIMScheduler())
+    network.half().save_pretrained(folder / "unet", variant="fp16")
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        whole = load_denoiser(folder)(x, 1.0)
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+        half = load_denoiser(folder)(x, 1.0)
+    assert half.dtype == torch.float32 and 0 < (half - whole).abs().max() < 0.01
+
+
+def changed(folder: Path, name: str, **settings: Any) -> Path:
+    file = folder / name / ("config.json" if name == "unet" else "scheduler_config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    return folder
+
+
+def test_damaged_ones_are_one_message(tmp_path: Path) -> None:
+    def fresh(scheduler: Any = None, **settings: Any) -> Path:
+        fresh.count += 1  # type: ignore[attr-defined]
+        folder = tmp_path / str(fresh.count)  # type: ignore[attr-defined]
+        return saved(folder, unet(**settings), scheduler or diffusers.DDIMScheduler())
+
+    fresh.count = 0  # type: ignore[attr-defined]
+    short, broken, bare, bald = fresh(), fresh(), fresh(), fresh()
+    weights = short / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    network = unet()
+    nn.init.constant_(network.conv_out.weight, torch.nan)
+    network.half().save_pretrained(broken / "unet")
+    (bare / "model_index.json").unlink()
+    (bald / "scheduler" / "scheduler_config.json").unlink()
+    flow, edm = diffusers.FlowMatchEulerDiscreteScheduler(), diffusers.EDMEulerScheduler()
+    for folder, said in (
+        (short, r"diffusion_pytorch_model\.safetensors is .*incomplete"),
+        (broken, r"weights conv_out\.weight have values that are not finite"),
+        (bare, r"is a folder; .* has a model_index\.json too, which is missing"),
+        (bald, r"scheduler_config\.json cannot be read \(No such file or directory\)"),
+        (
+            changed(fresh(), "scheduler", prediction_type="noise"),
+            "prediction_type 'noise' is not known; one of",
+        ),
+        (changed(fresh(), "scheduler", beta_schedule="odd"), r"its settings cannot be read by diffusers \(odd is not"),
+        (changed(fresh(flow), "scheduler", shift="high"), "shift is 'high'; expected a positive number"),
+        (changed(fresh(edm), "scheduler", sigma_max=-3), "sigma_max is -3; expected a positive number"),
+        (changed(fresh(), "unet", block_out_channels=[16, 32]), r"size mismatch for .* shape torch\.Size"),
+        (fresh(class_embed_type="timestep"), "is told numbers in place of classes"),
+    ):
+        with pytest.raises(InputError, match=said):
+            load_denoiser(folder)
+    with pytest.raises(InputError, match="null_label is 9, but the network knows 4 classes, from 0 to 3"):
+        load_denoiser(fresh(num_class_embeds=4), null_label=9)
+    with pytest.raises(InputError, match="null_label is 0, but the network knows no classes"):
+        load_denoiser(fresh(), null_label=0)
+    with pytest.raises(InputError, match="the network is told classes"):
+        load_denoiser(fresh(num_class_embeds=4))(torch.zeros(1, 1, 8, 8), 1.0)
 
 
 def test_it_is_one_section_of_yaml(tmp_path: Path) -> None:

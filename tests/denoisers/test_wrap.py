@@ -228,6 +228,9 @@ def test_classes() -> None:
     x = torch.zeros(2, 1, 1, 1)
     assert guided(denoiser, ["dog", "cat"])(x, 1.0).flatten().tolist() == [1.0, 0.0]
     assert guided(denoiser, ["dog", "cat"], 3.0)(x, 1.0).flatten().tolist() == [2 + 3 * (1 - 2), 2 + 3 * (0 - 2)]
+    assert denoiser(x, 1.0).flatten().tolist() == [2.0, 2.0]  # of any class
+    with pytest.raises(InputError, match=r"the network is told classes: use randomwalk\.denoisers\.guided"):
+        randomwalk.wrap(network, "x0", sigmas=(0.1, 9.0), time="sigma", num_classes=2)(x, 1.0)
     with pytest.raises(InputError, match=r"cannot be called as network\(z, t, label\)"):
         plain = randomwalk.wrap(lambda z, t: z, "x0", sigmas=(0.1, 9.0), time="sigma", num_classes=3)
         guided(plain, [1])(x, 1.0)
@@ -250,11 +253,31 @@ def test_classes() -> None:
         ({"predicts": "flow", "times": (0, 1)}, "times from 0 to 1: expected 0 < t_min < t_max < 1"),
         ({"predicts": "x0", "alpha_sigma": STRAIGHT, "shift": 3.0}, "shift=3 is for flow on the straight path"),
         ({"predicts": "x0", "betas": BETAS, "pixels": (1, 0)}, r"pixels=\(1, 0\); expected \(black, white\)"),
+        ({"predicts": "x0", "betas": BETAS, "pixels": (0, 1, 2)}, r"pixels=\(0, 1, 2\); expected \(black, white\)"),
+        ({"predicts": "flow", "shift": 0.0}, r"shift=0.0: expected a positive number"),
+        ({"predicts": "x0", "betas": ["low", "high"]}, "wrap.betas: is not a list of numbers"),
+        ({"predicts": "v", "alphas_cumprod": []}, "wrap.alphas_cumprod: has shape .* expected a list of at least two"),
+        ({"predicts": "x0", "sigmas": [1.0, math.inf]}, "sigmas: expected at least two positive numbers"),
+        ({"predicts": "x0", "sigmas": ["low", "high"]}, "wrap: sigmas: expected a list of numbers"),
+        ({"predicts": "x0", "alpha_sigma": STRAIGHT[:1]}, "alpha_sigma and times: expected two functions of t"),
+        ({"predicts": "x0", "alpha_sigma": math.cos}, "alpha_sigma and times: expected two functions of t"),
+        (
+            {"predicts": "x0", "alpha_sigma": (math.cos, math.sin)},
+            "alpha_sigma: cannot be called with a float64",
+        ),
+        ({"predicts": "x0", "betas": BETAS, "whole_times": True, "time_scale": 2.0}, "time_scale=2 and whole_times"),
+        ({"predicts": "x0", "betas": BETAS, "num_classes": 3, "null_label": 3}, "null_label=3; expected one of num_cl"),
+        ({"predicts": "x0", "betas": BETAS, "num_classes": 1, "classes": ["a", "b"]}, "2 names in classes for num_cl"),
     ],
 )
 def test_contradictions_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         randomwalk.wrap(nn.Identity(), **settings)
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with pytest.raises(InputError, match="network: found int; expected a module or a function"):
+        randomwalk.wrap(5, "x0", betas=BETAS)  # type: ignore[arg-type]
 
 
 def test_a_last_level_of_pure_noise_is_left_out_where_the_prediction_determines_the_image() -> None:
