@@ -1,8 +1,9 @@
 """Samples of given classes: how good they are, and how often a classifier sees the class that was asked for.
 
-Two tables. One of the lessons in configs/fashion/, each as its files say, with weights that train.py has made
-(those without are left out); one of configs/fashion/guided.yaml at several scales of guidance. The Frechet distance is
-that of bundled_weights.py, to the test images as they are: these networks were trained without mirroring.
+Two tables. One of the lessons in configs/fashion/, each as its files say or all by the same samplers, with weights that
+train.py has made (those without are left out); one of configs/fashion/guided.yaml at several scales of guidance. The
+Frechet distance is that of bundled_weights.py, to the test images as they are: these networks were trained without
+mirroring.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from randomwalk.images.tensors import to_bytes
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.task import Task
 
-LESSONS = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
+LESSONS = ("vp_discrete", "vp_continuous", "sub_vp", "ve", "flow")
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 SHOWN = 8
 """Images of each class in a picture."""
@@ -53,6 +54,13 @@ def made(task: Task, label: str) -> tuple[Tensor, Tensor, int]:
     pixels = torch.from_numpy(to_bytes(torch.cat(found)))[:, None]
     labels = torch.tensor([task.label_of(image) for image in range(len(task.names))])
     return pixels.float() / 127.5 - 1, labels, evaluations
+
+
+def walks(setup: Setup, lesson: str) -> list[tuple[str, list[str]]]:
+    """Rows of a lesson, and what they change in its file: the sampler, with even steps in the network's own time."""
+    schedule = f"{{name: pretrained, num_steps: {setup.options.num_steps}}}"
+    by = [(f"{lesson}, {name}", f"{{name: {name}, schedule: {schedule}}}") for name in setup.options.samplers]
+    return [(name, [f"sampler={sampler}"]) for name, sampler in by] or [(lesson, [])]
 
 
 def judged(setup: Setup, judge: unconditional.Judge, case: str, name: str, images: Tensor, labels: Tensor) -> list[str]:
@@ -89,10 +97,13 @@ def measure(setup: Setup) -> None:
         if not (ROOT / "results" / "fashion" / lesson / "model.safetensors").is_file():
             notes.append(f"{lesson}: not trained yet (python train.py --config configs/fashion/{lesson}_train.yaml)")
             continue
-        images, classes, evaluations = made(load(setup, f"{lesson}_sample"), lesson)
-        rows.append([lesson, str(evaluations), *judged(setup, judge, "lessons", lesson, images, classes)])
-        sheet(setup, lesson, images, classes)
+        for name, changes in walks(setup, lesson):
+            images, classes, evaluations = made(load(setup, f"{lesson}_sample", *changes), name)
+            rows.append([name, str(evaluations), *judged(setup, judge, "lessons", name, images, classes)])
+            sheet(setup, name.replace(", ", "_"), images, classes)
     setup.report.table("Lessons: images of given classes", head, rows, notes)
+    if not setup.options.scales:
+        return
     rows = [true]
     for scale in setup.options.scales:
         name = f"scale {scale:g}"
@@ -110,14 +121,16 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--num-images", type=int, default=500, metavar="N", help="of each row (500)")
     made.add_argument("--batch-size", type=int, default=100, metavar="N", help="of the new images (100)")
     made.add_argument("--lessons", nargs="*", choices=LESSONS, default=list(LESSONS), help="only these")
-    made.add_argument("--scales", nargs="+", type=float, default=list(SCALES), metavar="W", help=f"{SCALES}")
+    made.add_argument("--samplers", nargs="*", default=[], metavar="NAME", help="in place of those of the lessons")
+    made.add_argument("--num-steps", type=int, default=40, metavar="N", help="of --samplers (40)")
+    made.add_argument("--scales", nargs="*", type=float, default=list(SCALES), metavar="W", help=f"{SCALES}")
     add_fashion_mnist(made)
     return made
 
 
 def main(chosen: argparse.Namespace) -> int:
     """Measure."""
-    check_least(chosen, num_images=2, batch_size=1, seed=0)
+    check_least(chosen, num_images=2, batch_size=1, num_steps=1, seed=0)
     unconditional.check_data(chosen.fashion_mnist)
     setup = Setup.open("class_labels", chosen, [])
     measure(setup)

@@ -122,6 +122,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/samplers/integrate.py": [
         ("error.flatten(1).square().mean(1).sqrt().max()", "error.square().mean().sqrt()"),
         ('"step_t": times[-1:], ', ""),
+        ('        "dtype": times.dtype,\n', ""),
     ],
     "randomwalk/samplers/predictor_corrector.py": [
         ("return problem.denoiser.score(z / a, sigma) / a", "return problem.denoiser.score(z / a, sigma)"),
@@ -249,10 +250,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/samplers/posterior/particles.py": [
         ("- math.log(log_weights.shape[1])", ""),
         ("return 1 / weights.square().sum(1)", "return 1 / weights.square().sum(1).sqrt()"),
-        ("+ u.double()[:, None]) / size", "+ u.double().mean()) / size"),
+        ("+ u.to(ends)[:, None]) / size", "+ u.to(ends).mean()) / size"),
         (
-            "torch.where(low, log_mean(log_weights)[:, None], log_weights.double())",
-            "torch.where(low, 0.0, log_weights.double())",
+            "torch.where(low, log_mean(log_weights)[:, None], exact(log_weights))",
+            "torch.where(low, 0.0, exact(log_weights))",
         ),
         ("right=True", "right=False"),
     ],
@@ -381,6 +382,11 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     "randomwalk/denoisers/diffusers_folders.py": [
         ("[(table != 0) & (table != 2**-24)]", ""),
+        ("if name is not None and (folder / name).is_dir() else folder", "if name is not None else folder"),
+        ("null_label not in range(classes or 0)", "null_label == classes"),
+        ('"shift" if "shift" in config else "flow_shift"', '"flow_shift"'),
+        ("whole_times=whole, ", ""),
+        ('given["variant"] = "fp16"', "pass"),
         ("(0.5, 0.02, 100.0)", "(1.0, 0.02, 100.0)"),
         ("return -super().forward", "return super().forward"),
         ('if predicts == "epsilon" else Negated(unet)', 'if predicts != "epsilon" else Negated(unet)'),
@@ -388,6 +394,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/denoisers/deepinv_models.py": [
         ("self.denoiser.check_sigma(2 * level)", "self.denoiser.check_sigma(level)"),
         ("told = 2 * low if low == high else 2 * levels", "told = 2 * low"),
+        ("file.check_finite(name, value)", "pass"),
         ("one_hot(label, classes + 1)[:, :classes]", "one_hot(label, classes + 1)[:, 1:]"),
     ],
     "randomwalk/denoisers/published.py": [
@@ -400,6 +407,11 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("turn = a * b_rate - b * a_rate", "turn = a * b_rate + b * a_rate"),
         ("-b / turn, -(a**2) / (b * turn)", "-b / turn, -a / (b * turn)"),
         ("len(self.table) - 1 - index if self.falls", "len(self.table) - index if self.falls"),
+        ("return index.round().long() if self.whole", "return index.long() if self.whole"),
+        ("self.null_label, device=z.device", "0, device=z.device"),
+        ("None if straight is None else straight.levels", "None"),
+        ("self.path.time(self.unit * sigma)", "self.path.time(sigma)"),
+        ("told.log() / 4 if self.logarithm", "told.log() if self.logarithm"),
         ("- self.offset) / self.scale", ") / self.scale"),
         ("return self.scale * combined(b_x", "return combined(b_x"),
         ("(1 + (self.scale * s) ** 2).rsqrt()", "(1 + s**2).rsqrt()"),
@@ -432,7 +444,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ('"flow": lambda u, sigma: (1 + 1 / sigma) ** 2', '"flow": lambda u, sigma: sigma**-2'),
         (".clamp(max=objective.gamma)", ".clamp(min=objective.gamma)"),
         ('"v": lambda u, sigma: sigma**-2 + 1,', '"v": lambda u, sigma: sigma**-2 + 0.5,'),
-        ("levels.rate(u) * sigma.double() ** -2", "levels.rate(u) * sigma.double() ** -1"),
+        ("levels.rate(u) * exact(sigma) ** -2", "levels.rate(u) * exact(sigma) ** -1"),
         ("(sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2", "(sigma**2 + sigma_data**2) / (sigma * sigma_data)"),
         ('"x0": "uniform"', '"x0": "inverse_variance"'),
         ('"inverse_variance": lambda u, sigma: sigma**-2', '"inverse_variance": lambda u, sigma: sigma**-1'),
@@ -708,12 +720,17 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("z[0].numel() / 2 * math", "z.numel() / 2 * math"),
         ("torch.linspace(self.T / num, self.T, num", "torch.linspace(0, self.T, num"),
     ],
+    "score_sde/devices.py": [
+        ("return value.to(with_float64(value.device)).double()", "return value.double()"),
+        ("return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64", "return torch.float64"),
+        ("return value.float().to(device) if device", "return value.to(device) if device"),
+    ],
     "score_sde/times.py": [
         ("self.scale * sigma / (1 + sigma)", "self.scale * sigma"),
         ("return self.shift * even / (1 - even)", "return even / (1 - even)"),
         ("self.scale / self.sde.T * self.sde.time(sigma)", "self.scale * self.sde.time(sigma)"),
         ("return sigma.log() / 4", "return sigma.log() / 2"),
-        ("self.start + u.double() * (1 - self.start)", "u.double()"),
+        ("self.start + exact(u) * (1 - self.start)", "exact(u)"),
         (".clamp(0, 1)\n", "\n"),
         ("(u * len(self.table)).long()", "(u * (len(self.table) - 1)).long()"),
     ],

@@ -9,6 +9,7 @@ import torch
 from device_tools import DeviceTensor, stand_in
 from torch import Tensor
 
+import randomwalk
 from randomwalk import Denoiser, GaussianMixture, operators, samplers
 from randomwalk.config.objective import Objective
 from randomwalk.denoisers import adapters
@@ -153,3 +154,26 @@ def test_the_stand_in_refuses_what_such_a_device_refuses() -> None:
                 wrong()
         with pytest.raises(RuntimeError, match="two devices"):
             x.to(device) + x
+
+
+WRAPPED: dict[str, dict[str, Any]] = {
+    "epsilon": {"betas": torch.linspace(1e-4, 0.02, 100).tolist(), "pixels": (0.0, 1.0)},
+    "x0": {"betas": torch.linspace(1e-4, 0.02, 100).tolist(), "whole_times": True},
+    "v": {"alpha_sigma": (torch.cos, torch.sin), "times": (0.01, 1.5), "time_scale": 500.0},
+    "score": {"sigmas": (0.01, 9.0), "time": "log_sigma"},
+    "flow": {"time_scale": 1000.0, "shift": 3.0},
+}
+
+
+@pytest.mark.parametrize("predicts", WRAPPED)
+def test_a_wrapped_network(predicts: Any) -> None:
+    x = torch.linspace(-1, 1, 32).reshape(2, *SHAPE)
+    denoiser = randomwalk.wrap(network, predicts, **WRAPPED[predicts])
+    levels = (0.5, torch.tensor([0.2, 0.9]))
+    expected = [f(x, sigma) for f in (denoiser, denoiser.score) for sigma in levels]
+    with stand_in() as device:
+        there = denoiser.to(device)
+        at = [level.to(device) if isinstance(level, Tensor) else level for level in levels]
+        found = [f(x.to(device), sigma) for f in (there, there.score) for sigma in at]
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.cpu(), other, rtol=1e-4, atol=1e-5)
