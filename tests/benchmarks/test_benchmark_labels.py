@@ -14,6 +14,7 @@ from support import (
 )
 from torch import Tensor
 
+from randomwalk.config.files import load_sample_config
 from randomwalk.errors import InputError
 
 CPU = torch.device("cpu")
@@ -60,3 +61,20 @@ def test_bad_arguments_are_told_before_anything_starts(arguments: list[str], tmp
     with pytest.raises(InputError, match=arguments[0] if arguments[0] != "--fashion-mnist" else "nowhere"):
         class_labels.main(options)
     assert not (tmp_path / "out").exists()
+
+
+def test_lessons_are_compared_by_the_same_samplers_if_asked(tmp_path: Path) -> None:
+    """In place of those of their files, whose other settings would not fit them."""
+    given = ["--samplers", "ddim", "ddpm_small", "--num-steps", "7", "--scales", "--out", str(tmp_path / "out")]
+    options = class_labels.options().parse_args(given)
+    setup = common.Setup(options, common.Report("class_labels", options, "cpu"), CPU, "fp32")
+    assert options.scales == []
+    for lesson in ("flow", "vp_continuous"):
+        rows = class_labels.walks(setup, lesson)
+        assert [name for name, _ in rows] == [f"{lesson}, ddim", f"{lesson}, ddpm_small"]
+        for sampler, (_, changes) in zip(("ddim", "ddpm_small"), rows, strict=True):
+            file = common.ROOT / "configs" / "fashion" / f"{lesson}_sample.yaml"
+            found = load_sample_config(file, changes).sampler
+            assert (found.name, found.schedule.name, found.schedule.num_steps) == (sampler, "pretrained", 7)
+    plain = class_labels.options().parse_args(["--out", str(tmp_path / "out")])
+    assert class_labels.walks(common.Setup(plain, setup.report, CPU, "fp32"), "ve") == [("ve", [])]
