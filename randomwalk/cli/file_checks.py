@@ -55,6 +55,8 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
         yield partial(_check_output, Path(config.output))  # type: ignore[attr-defined]
     if isinstance(config, SampleConfig):
         yield partial(_check_network, config.network)
+        if config.intervals is not None:
+            yield partial(_check_file, "intervals", Path(config.intervals), "a file of randomwalk calibrate")
         yield from _checks_of_table("network.denoiser", config.network.denoiser)
         if config.data is not None:
             yield partial(_check_images, "data.path", Path(config.data.path))

@@ -18,7 +18,7 @@ _OPTIMIZER = tuple(
                 "gradient_clip")
 )  # fmt: skip
 MAY_CHANGE: dict[type[Settings], tuple[str, ...]] = {
-    SampleConfig: ("device", "max_memory"),
+    SampleConfig: ("device", "max_memory", "intervals"),
     BridgeSampleConfig: ("device",),
     TrainConfig: (
         "num_images", "max_minutes", "log_every", "checkpoint_images", "validate_images", "batch_size", "accumulate",

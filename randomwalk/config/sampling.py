@@ -85,6 +85,9 @@ class SampleConfig(Settings):
     """[height, width]; the network's training size by default."""
     num_samples: Images = 1
     """Samples per measurement. With several, their mean, standard deviation and calibration are written."""
+    intervals: PathText | None = None
+    """File that `randomwalk calibrate` wrote: the lower and upper ends of intervals that cover the true pixels as often
+    as they say, on average over pictures like those that it was found on."""
     batch_size: Batch = 16
     """Samples computed together. Particle methods always compute all samples of an image together."""
     device: Device = "auto"
@@ -147,6 +150,8 @@ class SampleConfig(Settings):
             raise ValueError(
                 "start.mean: found measurement, which is for inpainting, super_resolution and blurs; remove it"
             )
+        if self.intervals is not None and (not measured or self.num_samples < 2):
+            raise ValueError("intervals: is for several samples of a measurement; set num_samples, or remove it")
         if self.sampler.name == "posterior_mean" and self.num_samples > 1:
             raise ValueError(
                 f"num_samples: found {self.num_samples}, but posterior_mean makes one image, the mean; for samples "

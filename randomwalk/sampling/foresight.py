@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from randomwalk.operators import Operator
 from randomwalk.operators.noise import PoissonNoise
 from randomwalk.rng import Stream, torch_generator
 from randomwalk.samplers.remainder import COARSE, NOISE_LIMIT, Remainder, noise_of_walk, remainder
+from randomwalk.sampling import intervals
 from randomwalk.sampling.sizes import scale_factor
 from randomwalk.sampling.task import Task
 
@@ -39,6 +42,7 @@ def notes_of(task: Task) -> list[str]:
         *_crop_notes(task),
         *_tiling_notes(task),
         *schedule_notes(task),
+        *_interval_notes(task),
         *([f"precision: {precision}, since {why}"] if why else []),
     ]
 
@@ -46,6 +50,12 @@ def notes_of(task: Task) -> list[str]:
 def _operator_notes(task: Task) -> list[str]:
     """Notes on how the operator was made, such as on the file of a blur kernel."""
     return [] if task.config.measurement is None else list(task.trial_operator().notes)
+
+
+def _interval_notes(task: Task) -> list[str]:
+    """Whether the intervals were calibrated for this run; an InputError if the file is none."""
+    path = task.config.intervals
+    return [] if path is None else intervals.notes(intervals.read(Path(path)), task.config)
 
 
 def image_notes(task: Task, image: int) -> list[str]:

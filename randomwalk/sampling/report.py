@@ -32,7 +32,9 @@ TABLE = (
 )  # fmt: skip
 """Columns of metrics.csv in the table of images."""
 MOST_ROWS = 2000
-_KIND = re.compile(r"(\d+)(?:_.*?)??(?:_(sample\d+|truth|measurement|mean|std|walk))?\.(?:png|webp)", re.DOTALL)
+_KIND = re.compile(
+    r"(\d+)(?:_.*?)??(?:_(sample\d+|truth|measurement|mean|std|low|high|walk))?\.(?:png|webp)", re.DOTALL
+)
 _FIGURES = {
     "schedule.png": ("Schedule", ""),
     "calibration.png": ("Calibration", "how often the truth lies where the samples say it does"),

@@ -25,7 +25,7 @@ from randomwalk.rng import Stream, generator
 from randomwalk.runs import report as reports
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.runs.report import Column, Page, Table
-from randomwalk.sampling import calibration, figures, report
+from randomwalk.sampling import calibration, figures, intervals, report
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.calibration import Calibration
 from randomwalk.sampling.progress import Recorder, Snapshot
@@ -346,6 +346,8 @@ class ImageResults(Results):
         print(_summary(rows, self.task.config.num_samples), end="")
         calibrations = self._calibrate(rows)
         self.remarks = figures.calibration_lines(calibrations)
+        if self.task.config.intervals is not None:
+            self.remarks.append(self._write_intervals(Path(self.task.config.intervals), rows))
         for line in self.remarks:
             print(f"  {line}")
         folder = self.folder.path
@@ -393,6 +395,27 @@ class ImageResults(Results):
         write_csv(self.folder, "calibration.csv", calibration.COLUMNS, table)
         self.folder.write_bytes("calibration.png", figures.calibration_figure(calibrations))
         return calibrations
+
+    def _write_intervals(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Write the ends of the recalibrated intervals of all images, and say how wide they are.
+
+        Args:
+            path: file of the calibration.
+            rows: of metrics.csv.
+        """
+        made, halves, covered = intervals.read(path), [], []
+        for image in sorted({row["image"] for row in rows}):
+            stem = self.stem(image)
+            mean, std = (self.folder.read_array(f"arrays/{stem}_{kind}.npy") for kind in ("mean", "std"))
+            ends = intervals.bounds(mean, std, made.factor)
+            halves.append(float((ends[1] - ends[0]).mean()) / 2)
+            if not self.task.config.given:
+                found = intervals.scores(mean, std, self.task.load_truth(image).numpy())
+                covered.append(float((found <= made.factor).mean()))
+            for kind, end in zip(("low", "high"), ends, strict=True):
+                self.folder.write_array(f"arrays/{stem}_{kind}.npy", end)
+                self._write_images(image, {f"{stem}_{kind}": torch.from_numpy(end)})
+        return intervals.remark(made, halves, covered)
 
     def _samples(self, image: int) -> np.ndarray:
         """All samples of an image, ``[S, C, H, W]``."""
