@@ -500,6 +500,12 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("-(-(width - left) // across)", "(width - left) // across"),
     ],
     # --- sampling -----------------------------------------------------------------------------------------------------
+    "randomwalk/sampling/intervals.py": [
+        ("(n + 1) * level - 1e-9", "n * level - 1e-9"),
+        ("weights = np.repeat([1 / one.size for one in found]", "weights = np.repeat([1.0 for one in found]"),
+        ("np.hypot(std, FLOOR))", "(std + 1e-9))"),
+        ("half = factor * np.hypot(std, FLOOR)", "half = factor * std"),
+    ],
     "randomwalk/sampling/calibration.py": [
         ("math.sqrt(images / (images - 1) * (", "math.sqrt(("),
         ("draws.integers(0, equal + 1)", "draws.integers(0, np.maximum(equal, 1))"),
