@@ -28,15 +28,15 @@ eta = 2 * 10 / 255
 measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 
 # %% [markdown]
-# The prior is the bundled network, a denoiser $D(x, \sigma)$ of photographs of any size. At each noise level $\sigma$
-# the walk denoises the image, pulls the result to the measurement, and adds noise for the next level:
+# The prior is the bundled network, a denoiser $D(x, \sigma)$ for photographs of any size. At each noise level $\sigma$
+# the walk denoises the image, corrects the result towards the measurement, and adds noise for the next level:
 #
 # $$
 # x' = \mathrm{argmin}_z \frac{\lambda}{\sigma^2} \Vert z - D(x, \sigma) \Vert^2 + \frac{1}{\eta^2} \Vert Az - y \Vert^2
 # $$
 #
-# The weight $\lambda$ of the prior is set by itself (`auto`); `kappa` is the noise that is left where nothing is
-# measured, in units of the next level. The walk starts at an interpolated image, so it begins at a moderate level.
+# The weight $\lambda$ of the prior is set automatically (`auto`). `kappa` is the noise that remains where nothing is
+# measured, in units of the next level. The walk starts from an interpolated image, so it can begin at a moderate level.
 
 # %%
 denoiser = randomwalk.load_denoiser("pretrained_models/photo_vp.safetensors")
@@ -51,8 +51,8 @@ restored = sampler.sample(
 )
 
 # %% [markdown]
-# The figure of merit is the peak signal-to-noise ratio, $10 \log_{10} (2^2 / \mathrm{mean}(x - x_0)^2)$ dB, since
-# pixels have the range 2. For comparison, the same measurement is interpolated linearly.
+# The figure of merit is the peak signal-to-noise ratio, $10 \log_{10} (2^2 / \mathrm{mean}(x - x_0)^2)$ dB, where $x_0$
+# is the truth and 2 is the range of the pixels. For comparison, the same measurement is interpolated linearly.
 
 
 # %%
@@ -82,19 +82,19 @@ part = (..., slice(50, 114), slice(70, 134))
 show({"interpolated": linear[part], "restored": restored[part], "truth": truth[part]}, 3)
 
 # %% [markdown]
-# On the way the details come last:
+# During the walk, the details appear last:
 
 # %%
 show({f"step {k + 1}, σ = {sigmas[k]:.2f}": steps[k] for k in (0, 6, 12, 18)}, 4)
 
 # %% [markdown]
-# The residual says whether the result explains the measurement: where pixels are known, it should be about as large as
-# the noise.
+# The residual shows whether the result explains the measurement: at the known pixels it should be about as large as the
+# noise.
 
 # %%
 residual = (measurement.y - operator(restored))[:, :, known]
 print(f"residual {127.5 * residual.std():.1f} of 255, noise 10 of 255")
 
 # %% [markdown]
-# For a photograph of your own no code is needed: `randomwalk restore photo.jpg --fill mask.png`. See [your own
+# To restore your own photograph, you need no code: `randomwalk restore photo.jpg --fill mask.png`. See [your own
 # photographs](../your_photographs.md).

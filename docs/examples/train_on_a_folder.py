@@ -1,15 +1,15 @@
 # %% [markdown]
 # # Train on a folder
 #
-# A folder of pictures becomes a denoiser $D$. The training minimises
+# Training turns a folder of images into a denoiser $D$. It minimises
 #
 # $$
 # \mathrm{E} \left[ w(\sigma) \Vert X - D(X + \sigma N, \sigma) \Vert^2 \right]
 # $$
 #
-# over pictures $X$, noise levels $\sigma$ and standard normal noise $N$. Here the folder has 56 pictures of clothes
-# and the network is small, so that all ends within a minute. That is enough to see every part at work, and not enough
-# for good pictures. Eight more pictures are kept apart, to measure with.
+# where $X$ is an image, $\sigma$ a noise level, $N$ standard normal noise and $w$ a weight. Here the folder has 56
+# images of clothes and the network is small, so everything finishes within a minute. That is enough to see every part
+# at work, but not enough for good images. Eight more images are held out for validation.
 
 # %%
 import csv
@@ -33,7 +33,7 @@ for k, file in enumerate(sorted(Path("data/fashion_mnist").glob("*.png"))):
     shutil.copy(file, place)
 
 # %% [markdown]
-# One command trains. The config is the one for folders of colour pictures of 64 x 64; `--set` changes the lines that
+# One command trains. The config is for folders of colour images of 64 x 64 pixels; `--set` changes the lines that
 # differ.
 
 # %%
@@ -51,8 +51,8 @@ print(done.stdout.replace(str(folder), "..."))
 assert done.returncode == 0, done.stderr
 
 # %% [markdown]
-# The run measures as it goes: the kept pictures with noise of four levels are denoised, and the peak signal-to-noise
-# ratio is written to `validation.csv`. Without a denoiser it would be $20 \log_{10} (2 / \sigma)$ dB.
+# The run validates at intervals. It denoises the held-out images at four noise levels, and writes the peak
+# signal-to-noise ratio to `validation.csv`. Without a denoiser it would be $20 \log_{10} (2 / \sigma)$ dB.
 
 # %%
 LEVELS = (0.1, 0.25, 0.5, 1.0)
@@ -67,8 +67,8 @@ axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# The weights are one file, which describes itself. The bundled network for clothes, trained on 60,000 pictures, shows
-# how far there is to go:
+# The weights are in one file, which describes its network. The bundled network for clothes, trained on 60,000 images,
+# shows what longer training achieves:
 
 # %%
 kept = open_images(str(folder / "kept"))
@@ -101,5 +101,5 @@ plt.show()
 shutil.rmtree(folder)
 
 # %% [markdown]
-# The network removes noise. To draw pictures from noise alone it has to be trained far longer. Longer trainings,
-# classes, checkpoints and resuming: [training](../training.md).
+# The network removes noise. To draw images from pure noise it must be trained far longer. For longer trainings,
+# classes, checkpoints and resuming, see [training](../training.md).

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Uncertainty you can trust
 #
-# A sampler of the posterior draws images $x$ from $p(x \mid y)$, all of which explain the measurement $y$. Their
-# spread is the uncertainty. Is it the right one? There is a test that needs no formula for the posterior.
+# A posterior sampler draws images $x$ from $p(x \mid y)$, all of which explain the measurement $y$. Their spread is the
+# uncertainty. Is it right? There is a test that needs no formula for the posterior.
 #
 # Draw 19 samples. If they and the truth come from the same distribution, each of the 20 is equally likely to be the
-# smallest or the largest at a pixel. So the interval from the smallest to the largest sample covers the truth with the
+# smallest or the largest at a pixel. So the interval from the smallest to the largest sample covers the truth with
 # probability
 #
 # $$
@@ -14,9 +14,9 @@
 #
 # ## Where the posterior is known
 #
-# The prior are smooth Gaussian signals of 64 points, $X \sim \mathrm{Normal}(0, S)$. One point in eight is measured,
-# with noise of the standard deviation 0.1. The posterior is Gaussian too, so intervals can be compared with exact
-# ones.
+# The prior is a distribution of smooth Gaussian signals of 64 points, $X \sim \mathrm{Normal}(0, S)$. One point in
+# eight is measured, with noise of standard deviation 0.1. The posterior is Gaussian too, so credible intervals can be
+# compared with exact ones.
 
 # %%
 import matplotlib.pyplot as plt
@@ -38,8 +38,8 @@ operator, eta = operators.Inpainting((1, 1, 64), mask), 0.1
 measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 
 # %% [markdown]
-# Three samplers. The first is the walk at temperature 1, which is Langevin dynamics and ends in the posterior. The
-# second is the same at temperature 0.3. The third, `ddrm`, is widely used for restoration.
+# We compare three samplers. The first is the walk at temperature 1, which is Langevin dynamics and converges to the
+# posterior. The second is the same at temperature 0.3. The third, `ddrm`, is widely used for restoration.
 
 # %%
 sigmas = schedules.make("geometric", 400, sigma_min=0.01, sigma_max=5.0)
@@ -69,12 +69,12 @@ for axis, (name, x) in zip(axes, draws.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Black is the truth, orange the measurement, blue the interval. The intervals of the colder walk are too narrow, and
+# The truth is black, the measurement orange and the interval blue. The intervals of the colder walk are too narrow, and
 # miss the truth far too often.
 #
 # ## Images
 #
-# For images nobody knows the posterior, but the test is the same: it needs the truth and the samples. Three quarters
+# For images the posterior is unknown, but the same test works: it needs only the truth and the samples. Three quarters
 # of the pixels are missing, and the prior is the bundled network for clothes.
 
 # %%
@@ -107,7 +107,6 @@ error = (mean - truth)[contested].square().mean().sqrt()
 print(f"root mean square error {error:.3f}; by the spread {(spread[contested].square().mean() * 20 / 19).sqrt():.3f}")
 
 # %% [markdown]
-# Coverage above 90% means that the intervals are rather too wide, which more levels mend. Pixels of an image are
-# alike, so three images say little. `python sample.py --diffusion_config configs/vp_posterior.yaml` is the same for
-# more of them, with a histogram of ranks. Which sampler is right for which problem: [samplers of the
-# posterior](../posterior.md).
+# Coverage above 90% means that the intervals are slightly too wide; more noise levels correct this. The pixels of an
+# image are correlated, so three images say little. `python sample.py --diffusion_config configs/vp_posterior.yaml` does
+# the same for more images, with a histogram of ranks. [Posterior samplers](../posterior.md) helps to choose a sampler.

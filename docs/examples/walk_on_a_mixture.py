@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The walk on a mixture
 #
-# A mixture of Gaussians has a denoiser in closed form. So nothing here is approximate but the walk itself, and its
-# samples can be compared with exact ones.
+# A mixture of Gaussians has a denoiser in closed form. So only the walk itself is approximate here, and its samples can
+# be compared with exact ones.
 #
 # The prior is a point $X$ in the plane, drawn from three Gaussians. The noisy point is $X_\sigma = X + \sigma N$,
 # where $N$ is standard normal noise. The denoiser is $D(x, \sigma) = \mathrm{E}[X \mid X_\sigma = x]$, and Tweedie's
@@ -26,7 +26,7 @@ means = torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.0, -2.0]], dtype=torch.float64
 prior = randomwalk.GaussianMixture([0.5, 0.3, 0.2], means, [0.3, 0.1, 0.05])  # weights, means, variances
 
 # %% [markdown]
-# The arrows are the score. At a high noise level they point to the centre, and at a low one to the nearest mode.
+# The arrows show the score. At a high noise level they point to the centre, and at a low level to the nearest mode.
 
 # %%
 ticks = torch.linspace(-4, 4, 17, dtype=torch.float64)
@@ -48,7 +48,7 @@ plt.show()
 # $$
 #
 # With the step size $\tau_k = \sigma_k^2 - \sigma_{k+1}^2$ and the temperature $T_k = \sigma_{k+1}^2 / (2 \sigma_k^2)$
-# this is the step of DDPM. As code it is three lines:
+# this is the step of DDPM. In code it is three lines:
 
 
 # %%
@@ -73,10 +73,9 @@ for axis, title in zip(axes, ("12 walks", "3000 end points", "3000 exact samples
 plt.show()
 
 # %% [markdown]
-# How far are the end points from exact samples? Project both on a random direction and sort them: the mean difference
-# of the sorted numbers is the Wasserstein distance of the projections. Its mean over directions is the sliced
-# Wasserstein distance. Two sets of exact samples do not have the distance 0, so their distance is the best that a
-# sampler can reach.
+# How far are the end points from exact samples? Project both onto a random direction and sort them: the mean absolute
+# difference of the sorted values is the Wasserstein distance of the projections. Its mean over directions is the sliced
+# Wasserstein distance. Between two sets of exact samples it is not 0. This value is the best that a sampler can reach.
 
 
 # %%
@@ -93,11 +92,11 @@ print(f"the walk above       {distance(x, exact):.3f}")
 print(f"without the factor 2 {distance(walk(sigmas, 3000, noise_factor=1.0)[0], exact):.3f}")
 
 # %% [markdown]
-# The third line is a deliberate mistake: $\sqrt{\tau_k T_k}$ in place of $\sqrt{2 \tau_k T_k}$. A picture may hide
-# such a mistake, the distance does not. The tests of this library do the same with every sampler.
+# The third line is a deliberate mistake: $\sqrt{\tau_k T_k}$ in place of $\sqrt{2 \tau_k T_k}$. A figure may hide such
+# a mistake, but the distance does not. The tests of this library do the same with every sampler.
 #
-# The samplers of the library are this walk with other steps and temperatures, and solvers of higher order. With few
-# levels they differ:
+# The samplers of the library are this walk with other step sizes and temperatures, and solvers of higher order. They
+# differ if there are few noise levels:
 
 # %%
 LEVELS, num = (5, 10, 20, 40, 80), 10_000
@@ -113,4 +112,4 @@ for name in ("ddpm_small", "ve_reverse_diffusion", "ddim", "dpmpp_2m"):
     print(f"{name:21s}" + "".join(f"{value:8.3f}" for value in found))
 
 # %% [markdown]
-# Every one of them arrives at the prior. Which one to take for few evaluations: [samplers](../samplers.md).
+# All of them converge to the prior. [Samplers](../samplers.md) says which one to use for few evaluations.

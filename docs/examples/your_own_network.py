@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Your own network
 #
-# A network comes from elsewhere: another program, another convention. Here a small one is trained in plain PyTorch, so
-# that the page has everything in view. It sees pixels in $[0, 1]$ plus noise, $z = u + s N$, is told $s$, and predicts
-# the noise $N$. One line makes it a prior for every sampler.
+# Suppose that your network comes from another library and follows another convention. Here a small network is trained
+# in plain PyTorch, so that this page is complete. Its inputs are pixels in $[0, 1]$ plus noise, $z = u + s N$, and the
+# noise level $s$; it predicts the noise $N$. One line makes it a prior for every sampler.
 
 # %%
 from itertools import pairwise
@@ -42,7 +42,7 @@ def photograph(name):  # [3, 256, 256] in [0, 1]
 # \mathrm{E} \Vert N - \mathrm{network}(u + s N, s) \Vert^2
 # $$
 #
-# on crops of two photographs. It takes seconds, so the network is a weak one.
+# on crops of two photographs. It takes only seconds, so the network is weak.
 
 # %%
 torch.manual_seed(0)
@@ -61,15 +61,15 @@ network.eval()
 print(f"loss of the last step {loss.item():.3f}")
 
 # %% [markdown]
-# The line. It states what the network predicts, its noise levels, what it is told, and its pixels.
+# This is the line. It states what the network predicts, its noise levels, its time input, and its pixel range.
 
 # %%
 denoiser = randomwalk.wrap(network, "epsilon", sigmas=(0.03, 0.3), time="sigma", pixels=(0, 1))
 
 # %% [markdown]
-# What if a convention is stated wrongly? No check can see it, but a test can: denoise a photograph with known noise.
-# At $\sigma = 0.2$, in pixels of the library, a good network gains 8 dB or more. A wrong line gains nothing, or spoils
-# the image.
+# What if a convention is stated wrongly? No automatic check can detect this, but you can: denoise a photograph with
+# known noise. At $\sigma = 0.2$, for pixels in $[-1, 1]$, a good network gains 8 dB or more. With a wrong line it
+# gains nothing, or spoils the image.
 
 # %%
 truth = 2 * photograph("astronaut")[None, :, :192, 8:200] - 1  # was not in the training
@@ -91,8 +91,8 @@ with torch.no_grad():
         print(f"{psnr(D(noisy, 0.2)):6.2f} dB  {name}")
 
 # %% [markdown]
-# With the right line the network restores: four fifths of the pixels are missing, and the walk is that of [restore a
-# photograph](restore_a_photograph.md).
+# With the right line the network can restore images. Four fifths of the pixels are missing, and the walk is that of
+# [restore a photograph](restore_a_photograph.md).
 
 # %%
 eta = 2 * 10 / 255
@@ -113,4 +113,4 @@ for axis, (title, x) in zip(axes, {**found, "truth": truth}.items(), strict=True
 plt.show()
 
 # %% [markdown]
-# Other conventions, checkpoints and programs: [bring your own network](../bring_your_own_network.md).
+# For other conventions, checkpoints and libraries, see [bring your own network](../bring_your_own_network.md).

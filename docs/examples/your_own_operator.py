@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Your own operator
 #
-# A photograph through a double window shows everything twice: a shifted, fainter copy lies over the picture. With the
-# shift $d$ and the strength $a$ of the copy,
+# A photograph taken through double glazing shows everything twice: a shifted, fainter copy is superimposed on the
+# image. With the shift $d$ and the strength $a$ of the copy,
 #
 # $$
 # y = A x + e, \qquad (A x)(p) = (1 - a) \, x(p) + a \, x(p - d), \qquad e \sim \mathrm{Normal}(0, \eta^2 I).
 # $$
 #
-# No operator of the library does this. A class with `forward` is enough.
+# The library has no operator for this. A class with `forward` is enough.
 
 # %%
 import matplotlib.pyplot as plt
@@ -35,8 +35,8 @@ class Ghost(randomwalk.Operator):
 operator = Ghost((3, 160, 160), shift=(6, 12), strength=0.4)
 
 # %% [markdown]
-# The adjoint $A^\top$ comes from automatic differentiation. It is right if $\langle A u, v \rangle = \langle u, A^\top
-# v \rangle$ for any $u$ and $v$:
+# The adjoint $A^\top$ comes from automatic differentiation. It is correct if
+# $\langle A u, v \rangle = \langle u, A^\top v \rangle$ for all $u$ and $v$:
 
 # %%
 torch.manual_seed(0)
@@ -45,8 +45,8 @@ print(f"{(operator(u) * v).sum():.10f}")
 print(f"{(u * operator.adjoint(v)).sum():.10f}")
 
 # %% [markdown]
-# Measure a photograph with noise of 5 of 255. The simplest inverse is the pseudo-inverse $A^+ y$, which the library
-# finds by conjugate gradients. It removes the copy exactly, and makes the noise larger.
+# Measure a photograph with noise of standard deviation 5 of 255. The simplest reconstruction is the pseudo-inverse
+# $A^+ y$, which the library computes by conjugate gradients. It removes the copy exactly, but amplifies the noise.
 
 # %%
 photo = Image.open("data/photographs/coffee.png").convert("RGB").crop((60, 30, 220, 190))
@@ -56,8 +56,8 @@ measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 inverted = operator.pinv(measurement.y)
 
 # %% [markdown]
-# With the bundled network as the prior, the walk takes the operator as it is. Its step needs $(\lambda I / \sigma^2 +
-# A^\top A / \eta^2)^{-1}$, for which it uses conjugate gradients too.
+# With the bundled network as the prior, the walk uses the operator directly. Its step needs $(\lambda I / \sigma^2 +
+# A^\top A / \eta^2)^{-1}$, which is also applied by conjugate gradients.
 
 # %%
 denoiser = randomwalk.load_denoiser("pretrained_models/photo_ve.safetensors")
@@ -84,7 +84,7 @@ for column, (title, x) in enumerate(found.items()):
 plt.show()
 
 # %% [markdown]
-# The strength must be known. With a wrong one a ghost remains, and the residual $y - A x$ does not tell: this $A$ is
+# The strength must be known. With a wrong value a ghost remains. The residual $y - A x$ does not reveal this: $A$ is
 # invertible, so every strength can explain $y$ to within the noise of 5 of 255.
 
 # %%
