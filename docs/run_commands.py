@@ -54,7 +54,7 @@ sigmas = randomwalk.schedules.make("geometric", 20, sigma_min=0.02, sigma_max=10
 """,
 }
 """What the Python of a page supposes that the reader has."""
-PLACEHOLDER = re.compile(r"\b(FOLDER|RUN|FILE)\b")
+PLACEHOLDER = re.compile(r"\b(FOLDER|RUN|FILE|38082\.jpg)\b")
 SHORT = "max_minutes=0.5 validate_images=1000000"
 """What is added to the settings of a training of images."""
 
