@@ -138,7 +138,7 @@ def prepare(folder: Path) -> None:
 
 
 def said(mistake: Mistake, folder: Path) -> str:
-    """What the program answers, without paths of the machine.
+    """Answer of the program, without paths of the machine.
 
     Raises:
         SystemExit: another exit status than stated.
