@@ -38,7 +38,8 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
 
     with means, variances and covariance under Gaussian weights around each pixel (the image mirrored at its edges),
     ``c_1 = (0.01 L)^2``, ``c_2 = (0.03 L)^2`` and L = 2. It is ours because importing torchmetrics for it took two
-    fifths of the processor time of a short run. Source: Wang, Bovik, Sheikh, Simoncelli 2004, doi 10.1109/TIP.2003.819861.
+    fifths of the processor time of a short run. Source: Wang, Bovik, Sheikh, Simoncelli 2004, doi
+    10.1109/TIP.2003.819861.
 
     Args:
         x: images ``[B, C, H, W]``; values outside [-1, 1] are clipped.
