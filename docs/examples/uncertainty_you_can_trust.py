@@ -100,7 +100,7 @@ for axis, title in zip(axes[0], titles, strict=True):
 plt.show()
 
 # %%
-# Pixels that samples and truth agree on are black background. Truth and samples count alike in choosing, to stay fair.
+# Exclude the black background, where samples and truth agree. The truth counts like a sample, so the choice is fair.
 contested = torch.cat([x, truth[:, None]], 1).std(1) > 0.05
 inside = (truth >= x.amin(1)) & (truth <= x.amax(1))
 print(f"90% intervals cover {100 * inside[contested].double().mean():.1f}% of {contested.sum()} contested pixels")
