@@ -103,6 +103,9 @@ class RandomWalkSettings(SamplerBase):
     """T1: 1 samples, 0 climbs to a mode."""
     preconditioned: bool = False
     """With a measurement: step c (lambda I/sigma^2 + A^T A/eta^2)^-1 instead of min(c sigma^2, eta^2)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
+    """Share of the velocity that a step keeps; 0 is the walk without one. For exact samples where many numbers are
+    measured; auto follows the number of levels."""
     prior_weight: Positive | Literal["auto"] = 1.0
     """lambda, with `preconditioned`: weight of the prior's score; 1 samples the posterior, less trusts y more; auto
     lets through no more of y's noise than the next level."""
@@ -121,6 +124,8 @@ class RandomWalkSettings(SamplerBase):
         for key, usual in (("initial_temperature", 0.0), ("final_temperature", 1.0)):
             if self.kappa is not None and getattr(self, key) != usual:
                 raise ValueError(f"{key}: found beside kappa, which sets all temperatures; remove one of them")
+        if self.kappa is not None and self.momentum != 0:
+            raise ValueError("momentum: found beside kappa, which counts on steps without one; remove one of them")
         return self
 
 

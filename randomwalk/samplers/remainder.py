@@ -12,13 +12,15 @@ is large if steps are short, or if the lowest levels are too few or too far apar
 
     v <- (1 - tau / (s^2 + w^2))^2 v + 2 tau T
 
-is the variance of its state, which should end at ``w^2``. A sampler that removes all the noise of a level at once
-leaves none, but details finer than the level before its last jump are never drawn.
+is the variance of its state, which should end at ``w^2`` (with momentum: of its state and its velocity together). A
+sampler that removes all the noise of a level at once leaves none, but details finer than the level before its last jump
+are never drawn.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,19 +61,43 @@ class Remainder:
 
 def noise_of_walk(plan: Plan, start_std: float, response: float) -> float:
     """Standard deviation of the noise that a walk leaves in flat areas, where nothing is measured."""
-    r = start_std
-    for s, tau, temperature in _steps(plan):
+    state = _Spread.at_rest(torch.tensor(start_std**2, dtype=torch.float64), plan)
+    for s, tau, temperature, momentum in _steps(plan):
+        r = float(state.x.sqrt())
         taken = r if r < s else s * min((r / s) ** response, MOST)
-        r = ((r - tau / s**2 * taken) ** 2 + 2 * tau * temperature) ** 0.5
-    return r
+        state = state.after(taken / (s**2 * r) if r > 0 else 0.0, tau, temperature, momentum)
+    return float(state.x.sqrt())
 
 
 def spread_of_walk(plan: Plan, start_std: float, w: Tensor) -> Tensor:
     """Standard deviation at the end of a walk over data ``Normal(0, w^2)``, like w, where nothing is measured."""
-    v = start_std**2 + w**2
-    for s, tau, temperature in _steps(plan):
-        v = (1 - tau / (s**2 + w**2)) ** 2 * v + 2 * tau * temperature
-    return v.sqrt()
+    state = _Spread.at_rest(start_std**2 + w**2, plan)
+    for s, tau, temperature, momentum in _steps(plan):
+        state = state.after(1 / (s**2 + w**2), tau, temperature, momentum)
+    return state.x.sqrt()
+
+
+class _Spread(NamedTuple):
+    """Second moments of a pixel x, of mean 0, and of its velocity v in a walk."""
+
+    x: Tensor  # Var(x)
+    both: Tensor  # Cov(x, v)
+    v: Tensor  # Var(v)
+
+    @classmethod
+    def at_rest(cls, variance: Tensor, plan: Plan) -> _Spread:
+        """Those of the start, in which the velocity is that of the first temperature."""
+        return cls(variance, torch.zeros_like(variance), torch.full_like(variance, _steps(plan)[0][2]))
+
+    def after(self, curvature: float | Tensor, tau: float, temperature: float, momentum: float) -> _Spread:
+        """Those after a step along the score ``-curvature x``, see :func:`randomwalk.samplers.walk.glide`."""
+        if momentum == 0:
+            return self._replace(x=(1 - tau * curvature) ** 2 * self.x + 2 * tau * temperature)
+        kick, half = (2 * tau) ** 0.5 * curvature, (tau / 2) ** 0.5
+        x, both, v = self.x, self.both - kick * self.x, self.v - 2 * kick * self.both + kick**2 * self.x
+        x, both = x + 2 * half * both + half**2 * v, both + half * v
+        both, v = momentum * both, momentum**2 * v + temperature * (1 - momentum**2)
+        return _Spread(x + 2 * half * both + half**2 * v, both + half * v, v)
 
 
 def remainder(
@@ -101,15 +127,18 @@ def remainder(
     return Remainder(noise, float(error[error.abs().argmax()]))
 
 
-def _steps(plan: Plan) -> list[tuple[float, float, float]]:
-    """Level, step size in directions that are not measured, and temperature of every step.
+def _steps(plan: Plan) -> list[tuple[float, float, float, float]]:
+    """Level, step size in directions that are not measured, temperature and momentum of every step.
 
     Where the prior has a weight lambda, P is ``c s^2 / lambda`` there and the drift lambda times the score: as a step
     of ``c s^2`` at the temperature ``T / lambda``.
     """
+    momenta = plan.momenta or [0.0] * len(plan.sigmas)
     return [
-        (s, float(tau), t) if isinstance(tau, (int, float, Tensor)) else (s, tau.scale * s**2, t / tau.prior_weight)
-        for s, tau, t in zip(plan.sigmas, plan.step_sizes, plan.temperatures, strict=True)
+        (s, float(tau), t, a)
+        if isinstance(tau, (int, float, Tensor))
+        else (s, tau.scale * s**2, t / tau.prior_weight, a)
+        for s, tau, t, a in zip(plan.sigmas, plan.step_sizes, plan.temperatures, momenta, strict=True)
     ]
 
 

@@ -2,7 +2,8 @@
 
     x <- x + tau_k (score(x, sigma_k) + likelihood score(x)) + sqrt(2 tau_k T_k) n,    n ~ Normal(0, I)
 
-The samplers in `randomwalk.samplers.walks` are choices of sigma_k, tau_k and T_k.
+The samplers in `randomwalk.samplers.walks` are choices of sigma_k, tau_k and T_k. With a momentum in (0, 1) the walk
+has a velocity, see :func:`glide`; with momentum 0 it is the above.
 
 Source: Park et al. 2025, "Random Walks with Tweedie", doi 10.1109/MSP.2025.3590608.
 """
@@ -70,11 +71,12 @@ StepSize: TypeAlias = float | Tensor | MatrixStep
 
 @dataclass(frozen=True)
 class Plan:
-    """Noise level, step size and temperature of every step of a walk."""
+    """Noise level, step size, temperature and momentum of every step of a walk; no momentum if None."""
 
     sigmas: list[float]
     step_sizes: list[StepSize]
     temperatures: list[float]
+    momenta: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,16 @@ class PreconditionedStep:
         if not (self.noise == "matrix" and self.operator.has_spectral):
             assert isinstance(measurement, Measurement)
             return self.perturb_and_solve(x, score, measurement.y, temperature, draw)
-        drift = score if self.prior_weight == 1 else self.prior_weight * score
-        drift = drift if measurement is None else drift + measurement.score(x)
+        drift = self.drift(x, score, measurement)
         del score
         x = x + self.apply(drift)
         del drift  # large pictures: no tensor is kept longer than needed
         return (math.sqrt(2 * temperature) * self.sqrt(draw(x))).add_(x) if temperature > 0 else x
+
+    def drift(self, x: Tensor, score: Tensor, measurement: HasScore | None) -> Tensor:
+        """``lambda score(x, s) + A^T (y - A x) / eta^2``."""
+        drift = score if self.prior_weight == 1 else self.prior_weight * score
+        return drift if measurement is None else drift + measurement.score(x)
 
     def perturb_and_solve(self, x: Tensor, score: Tensor, y: Tensor, temperature: float, draw: Draw) -> Tensor:
         """The same step by its minimum.
@@ -161,6 +167,56 @@ class PreconditionedStep:
         return self.operator.spectral(lambda eigenvalues: self._gain(eigenvalues).sqrt(), v)
 
 
+def glide(
+    x: Tensor, v: Tensor, drift: Tensor, root: Draw, temperature: float, momentum: float, draw: Draw
+) -> tuple[Tensor, Tensor]:
+    """The state and its velocity after a step with the momentum a: a kick, half a drift, new noise, half a drift.
+
+        v  <- v + sqrt(2) P^(1/2) g(x)                  g = lambda score(x, s) + likelihood score(x)
+        v' <- a v + sqrt(T (1 - a^2)) n
+        x  <- x + P^(1/2) (v + v') / sqrt(2)
+
+    With one evaluation this is a step h of the underdamped dynamics ``dx = M v dt, dv = M g dt - gamma v dt +
+    sqrt(2 gamma T) dW``, with the metric M of ``P = h^2 M^2 / 2`` and ``a = exp(-gamma h)``. It is BAOAB: there, one
+    half kick ends a step and another begins the next, both at the same x, so they are taken at once.
+
+    **Stationary law.** The dynamics keep ``p(x)^(1/T) Normal(v; 0, T I)``, where g is the gradient of log p: kick and
+    drift are those of the energy ``-log p(x) + |v|^2 / 2``, and the noise keeps Normal(0, T I). The velocity is in
+    units of P^(1/2), so the law of v is the same at every level, and v is kept when the level falls.
+
+    **Bias in the step size.** Take a Gaussian of curvature H, a direction in which ``P^(1/2) H P^(1/2)`` is k, and the
+    position q there, in units of P^(1/2), from the mean. Then the step keeps these moments, for every a:
+
+                                       Var(q)       Cov(q, v)       Var(v)
+        before the step                T / k        T / sqrt(2)     T
+        after v - sqrt(2) k q          T / k        -T / sqrt(2)    T
+        after q + v / sqrt(2)          T / k - T/2  0               T           and the noise changes nothing
+        after q + v' / sqrt(2)         T / k        T / sqrt(2)     T
+
+    So on Gaussians the positions are exact at any stable step, k < 2, which is the limit of the walk without momentum
+    too; that one has the variance ``T / (k (1 - k / 2))``. Elsewhere the error is of order h^2: first order in P.
+
+    **Momentum 0** is the walk, not the limit a -> 0 of this step, ``x + P g + sqrt(2 T) P^(1/2) (n + n_prev) / 2``, in
+    which half of n moves x now and half in the next step.
+
+    Source: Leimkuhler and Matthews 2013, doi 10.1093/amrx/abs010, for BAOAB and the limit; Kieninger and Keller 2022,
+    doi 10.1021/acs.jctc.2c00585, for one kick a step.
+
+    Args:
+        x, v: state and velocity, both ``[B, ...]``.
+        drift: g at x.
+        root: ``u -> P^(1/2) u``.
+        temperature: T.
+        momentum: a, in (0, 1).
+        draw: gives n.
+    """
+    v = v + math.sqrt(2) * root(drift)
+    renewed = momentum * v
+    if temperature > 0:
+        renewed = renewed.add_(draw(v), alpha=math.sqrt(temperature * (1 - momentum**2)))
+    return x + root(v.add_(renewed)).div_(math.sqrt(2)), renewed
+
+
 def walk(
     denoiser: Denoiser,
     x: Tensor,
@@ -169,6 +225,7 @@ def walk(
     temperatures: Sequence[float] | Tensor,
     *,
     measurement: HasScore | None = None,
+    momenta: Sequence[float] | None = None,
     noise: Callable[[int, Tensor], Tensor] | None = None,
     callback: Callable[[int, Tensor, float], object] | None = None,
 ) -> Tensor:
@@ -181,6 +238,8 @@ def walk(
         step_sizes: ``tau`` of each step: a number, a tensor that broadcasts against x, or a :class:`MatrixStep`.
         temperatures: T of each step; nothing is drawn where it is 0.
         measurement: gives the likelihood score; None samples the prior.
+        momenta: momentum of each step, in [0, 1), see :func:`glide`; 0 in all if None. If the first is not 0, the walk
+            starts with a velocity of ``Normal(0, T I)``, a draw of step 0 before that of the step.
         noise: ``noise(k, x)`` gives a draw of step k, like x; the default is ``torch.randn_like(x)``.
         callback: called as ``callback(k, x, sigma)`` after step k, with the state after it.
 
@@ -188,18 +247,25 @@ def walk(
         InputError: the sequences differ in length, or a value is impossible.
         RunError: the state is no longer finite.
     """
-    steps = _check(sigmas, step_sizes, temperatures)
+    steps = _check(sigmas, step_sizes, temperatures, momenta)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
+    v: Tensor | None = None
     finite_steps = torch.zeros((), dtype=torch.long, device=x.device)
     with torch.no_grad():
-        for k, (sigma, tau, temperature) in enumerate(steps):
+        for k, (sigma, tau, temperature, momentum) in enumerate(steps):
 
             def draw(like: Tensor, k: int = k) -> Tensor:
                 return torch.randn_like(like) if noise is None else noise(k, like)
 
             with torch.inference_mode():
                 drift = denoiser.score(x, sigma)
-            if not isinstance(tau, (int, float, Tensor)):
+            if momentum > 0:
+                if v is None:
+                    v = math.sqrt(temperature) * draw(x) if temperature > 0 else torch.zeros_like(x)
+                drift, root = _drift_and_root(tau, x, drift, measurement)
+                x, v = glide(x, v, drift, root, temperature, momentum, draw)
+                del drift, root
+            elif not isinstance(tau, (int, float, Tensor)):
                 x = tau.move(x, drift, measurement, temperature, draw)
                 del drift
             else:
@@ -222,6 +288,16 @@ def walk(
     return x
 
 
+def _drift_and_root(
+    tau: StepSize, x: Tensor, score: Tensor, measurement: HasScore | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The score that a step follows, and ``u -> P^(1/2) u``."""
+    if isinstance(tau, PreconditionedStep):
+        return tau.drift(x, score, measurement), tau.sqrt
+    assert isinstance(tau, (int, float, Tensor))
+    return score if measurement is None else score + measurement.score(x), lambda u: tau**0.5 * u
+
+
 def all_finite(x: Tensor) -> Tensor:
     """Whether all values are finite, a boolean scalar; without a tensor of the size of x."""
     low, high = torch.aminmax(x)  # NaN if one value is
@@ -232,21 +308,28 @@ def _check(
     sigmas: Sequence[float] | Tensor,
     step_sizes: Sequence[StepSize] | Tensor,
     temperatures: Sequence[float] | Tensor,
-) -> list[tuple[float, StepSize, float]]:
-    """Level, step size and temperature of each step; tensors are read here, once."""
+    momenta: Sequence[float] | None,
+) -> list[tuple[float, StepSize, float, float]]:
+    """Level, step size, temperature and momentum of each step; tensors are read here, once."""
     columns = [
         column.tolist() if isinstance(column, Tensor) and column.ndim == 1 else list(column)
         for column in (sigmas, step_sizes, temperatures)
     ]
-    if not len(columns[0]) == len(columns[1]) == len(columns[2]):
+    columns.append([0.0] * len(columns[0]) if momenta is None else list(momenta))
+    if len({len(column) for column in columns}) > 1:
         raise InputError(
-            f"walk: {len(columns[0])} sigmas, {len(columns[1])} step sizes and {len(columns[2])} temperatures; "
-            "expected one of each for every step"
+            f"walk: {len(columns[0])} sigmas, {len(columns[1])} step sizes, {len(columns[2])} temperatures and "
+            f"{len(columns[3])} momenta; expected one of each for every step"
         )
-    for k, (sigma, tau, temperature) in enumerate(zip(*columns, strict=True)):
+    for k, (sigma, tau, temperature, momentum) in enumerate(zip(*columns, strict=True)):
         if not (sigma > 0 and temperature >= 0 and not (isinstance(tau, (int, float)) and tau < 0)):
             raise InputError(
                 f"walk: step {k} has sigma = {sigma}, step size {tau}, temperature {temperature}; expected a "
                 "positive sigma and the others not negative"
             )
-    return [(float(s), tau, float(t)) for s, tau, t in zip(*columns, strict=True)]
+        if not 0 <= momentum < 1:
+            raise InputError(f"walk: step {k} has momentum {momentum}; expected it in [0, 1)")
+        rooted = isinstance(tau, PreconditionedStep) and tau.noise == "matrix" and tau.operator.has_spectral
+        if momentum > 0 and not (rooted or isinstance(tau, (int, float, Tensor))):
+            raise InputError(f"walk: step {k} has momentum {momentum}, which needs the root of the step in closed form")
+    return [(float(s), tau, float(t), float(a)) for s, tau, t, a in zip(*columns, strict=True)]

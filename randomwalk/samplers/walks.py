@@ -55,7 +55,15 @@ def follow(plan: Plan, problem: Problem, x: Tensor, callback: Callback) -> Tenso
     """Walk from ``x`` by a plan and return where it ends."""
     steps = (plan.sigmas, plan.step_sizes, plan.temperatures)
     noise = problem.draws.noise
-    return walk(problem.denoiser, x, *steps, measurement=problem.given, noise=noise, callback=callback)
+    return walk(
+        problem.denoiser,
+        x,
+        *steps,
+        measurement=problem.given,
+        momenta=plan.momenta,
+        noise=noise,
+        callback=callback,
+    )
 
 
 class RandomWalk(WalkSampler, RandomWalkSettings):
@@ -112,6 +120,7 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
     needs = Needs(measurement="optional", copies=16)
     LAST: ClassVar[float] = 0.65
     WEIGHT: ClassVar[float] = 1.2
+    FRICTION: ClassVar[float] = 40.0
 
     def num_steps(self, num_levels: int) -> int:
         return num_levels + self.last_denoised
@@ -130,6 +139,12 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
             raise InputError(
                 "sampler random_walk with preconditioned: true needs a linear operator and Gaussian noise; here are "
                 f"{type(operator).__name__} and {noise.name}: take preconditioned: false"
+            )
+        if self.preconditioned and self.momentum != 0 and not operator.has_spectral:
+            raise InputError(
+                "sampler random_walk with preconditioned: true and momentum needs the spectral decomposition of the "
+                f"operator, which {type(operator).__name__} does not have: take momentum: 0, or for small images "
+                "dense: true"
             )
         if not self.preconditioned and (self.prior_weight != 1 or self.kappa is not None):
             key = "kappa" if self.prior_weight == 1 else "prior_weight"
@@ -162,7 +177,10 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
             if measurement is not None:
                 longest = measurement.noise.stable_std**2 / _excess(measurement.operator)
             steps = [min(c * sigma**2, longest) for sigma in s.tolist()]
-        return Plan(s.tolist(), steps, temperatures.tolist())
+        if self.momentum == 0:
+            return Plan(s.tolist(), steps, temperatures.tolist())
+        momentum = math.exp(-self.FRICTION / len(s)) if self.momentum == "auto" else self.momentum
+        return Plan(s.tolist(), steps, temperatures.tolist(), [momentum] * (len(s) - 1) + [0.0])
 
     def _weights(self, s: Tensor) -> Tensor:
         """``lambda = 1.2 s^2 / (4 p^2)`` of each step; with a single level p is s."""
