@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from randomwalk.denoisers.denoiser import Denoiser
-from randomwalk.operators import Dense, Operator, make
+from randomwalk.errors import InputError
+from randomwalk.operators import Dense, FourierSubsampling, Inpainting, Operator, make
 from randomwalk.operators.noise import GaussianNoise
 
 
@@ -164,18 +165,29 @@ class SparseProblem:
         return torch.cat(rows).T.contiguous()
 
 
+OPERATORS = ("rows", "missing", "blur", "fourier")
+
+
 def make_operator(name: str, shape: tuple[int, int, int], m: int, draws: np.random.Generator) -> Operator:
-    """An operator: "rows" (m rows of Normal(0, 1/m)), "missing" (m pixels left), "blur" or "fourier"."""
+    """An operator: m rows of Normal(0, 1/m), m pixels, a circular blur (m is not used), or columns of the spectrum.
+
+    Raises:
+        InputError: the name is not in `OPERATORS`.
+    """
     d = math.prod(shape)
     if name == "rows":
         return Dense(shape, torch.from_numpy(draws.standard_normal((m, d)) / math.sqrt(m)))
     if name == "missing":
-        kept = torch.zeros(d, dtype=torch.float64)
+        kept = torch.zeros(d)
         kept[torch.from_numpy(draws.permutation(d)[:m])] = 1
-        return Dense(shape, torch.diag(kept)[kept > 0])
+        return Inpainting(shape, kept.reshape(shape[1:]))
     if name == "blur":
         return make("gaussian_blur", image_shape=shape, std=1.0, boundary="circular")
-    raise ValueError(name)
+    if name == "fourier":
+        columns = torch.zeros(shape[2])
+        columns[torch.from_numpy(draws.permutation(shape[2])[: m * shape[2] // d])] = 1
+        return FourierSubsampling(shape, columns)
+    raise InputError(f"operator {name!r}: expected one of {', '.join(OPERATORS)}")
 
 
 def make_problem(prior: str, basis: str, operator: str, d: int, m: int, eta: float, seed: int) -> SparseProblem:
@@ -194,4 +206,6 @@ def make_problem(prior: str, basis: str, operator: str, d: int, m: int, eta: flo
     A = make_operator(operator, shape, m, draws)
     z = made.scales.sample((1, *shape), draws)
     clean = A(made.synthesise(z))
-    return SparseProblem(made, A, GaussianNoise(eta), clean + eta * torch.from_numpy(draws.standard_normal(clean.shape)), z)
+    return SparseProblem(
+        made, A, GaussianNoise(eta), clean + eta * torch.from_numpy(draws.standard_normal(clean.shape)), z
+    )

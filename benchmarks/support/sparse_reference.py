@@ -94,7 +94,9 @@ class Reference:
 
     def probability(self, low: Tensor, high: Tensor) -> Tensor:
         """Probability of an interval of every coefficient, ``[d]``."""
-        inside = torch.special.ndtr((high - self.means) / self.stds) - torch.special.ndtr((low - self.means) / self.stds)
+        inside = torch.special.ndtr((high - self.means) / self.stds) - torch.special.ndtr(
+            (low - self.means) / self.stds
+        )
         return inside.mean(0)
 
     def draws(self, num: int, seed: int) -> Tensor:
@@ -120,7 +122,9 @@ def reference(problem: SparseProblem, chains: int, sweeps: int, burn_in: int, se
     spread = means.mean(1).std(0, ddof=1) / math.sqrt(chains) / std
     thin = max(1, chains * sweeps // KEPT)
     every, kept = (torch.from_numpy(v.reshape(-1, len(mean))[::thin].copy()) for v in (means, variances))
-    return Reference(every, kept.sqrt(), torch.from_numpy(mean), torch.from_numpy(std), float(np.sqrt((spread**2).mean())))
+    return Reference(
+        every, kept.sqrt(), torch.from_numpy(mean), torch.from_numpy(std), float(np.sqrt((spread**2).mean()))
+    )
 
 
 def errors(z: Tensor, exact: Reference) -> dict[str, float]:

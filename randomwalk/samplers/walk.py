@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -165,6 +165,26 @@ class PreconditionedStep:
     def sqrt(self, v: Tensor) -> Tensor:
         """``P^(1/2) v``, in closed form."""
         return self.operator.spectral(lambda eigenvalues: self._gain(eigenvalues).sqrt(), v)
+
+
+@dataclass(frozen=True)
+class PriorStep:
+    """``x + c s^2 score(x, s)``, along the prior alone whatever is measured; c = 1/2 is a step of the probability flow.
+
+    Args:
+        operator: A.
+        sigma: s.
+        scale: c.
+    """
+
+    operator: Operator
+    sigma: float
+    scale: float
+    prior_weight: ClassVar[float] = 1.0
+
+    def move(self, x: Tensor, score: Tensor, measurement: HasScore | None, temperature: float, draw: Draw) -> Tensor:
+        """The state after the step, see :class:`MatrixStep`; it draws nothing."""
+        return x + self.scale * self.sigma**2 * score
 
 
 def glide(

@@ -52,14 +52,17 @@ def _draw_walk(axes: Any, plan: Plan, norm: float | None) -> None:
 
 
 def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
-    numbers = [float(step) for step in plan.step_sizes if isinstance(step, (int, float, Tensor))]
-    if numbers:
-        return {"τ": np.array(numbers)}
     steps = [step for step in plan.step_sizes if not isinstance(step, (int, float, Tensor))]
+    if len(steps) < len(plan.step_sizes):
+        numbers = [
+            float(step) if isinstance(step, (int, float, Tensor)) else step.scale * step.sigma**2
+            for step in plan.step_sizes
+        ]
+        return {"τ": np.array(numbers)}
     c, weight, s = (np.array([getattr(step, name) for step in steps]) for name in ("scale", "prior_weight", "sigma"))
     found = {"τ where nothing is measured": c * s**2 / weight}
     if norm is not None:
-        eta = np.array([step.eta for step in steps if isinstance(step, PreconditionedStep)])
+        eta = np.array([step.eta if isinstance(step, PreconditionedStep) else np.inf for step in steps])
         with np.errstate(divide="ignore"):
             found["τ where most is measured"] = c / (weight / s**2 + (norm / eta) ** 2)
     return found

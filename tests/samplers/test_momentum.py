@@ -6,10 +6,10 @@ coefficients, each of two scales, the posterior is a mixture of 256 Gaussians in
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor
 from randomwalk import Denoiser, GaussianMixture, GaussianNoise, InputError, Measurement, operators, samplers, walk
 from randomwalk.operators import Dense, blur_with_kernel
 from randomwalk.operators.noise import LaplaceNoise
-from randomwalk.rng import TorchDraws
+from randomwalk.rng import ImageDraws, TorchDraws, sample_stream
 from randomwalk.samplers import Plan, schedules
-from randomwalk.samplers.walk import PreconditionedStep, StepSize, glide
+from randomwalk.samplers.walk import PreconditionedStep, PriorStep, StepSize, glide
 
 MISTAKES = {
     "no sqrt(2)": 0.5**0.5,
@@ -112,7 +112,9 @@ def stationary(task: Task, sigma: float, c: float, momentum: float, temperature:
     unit = torch.eye(3 * SIZE, dtype=torch.float64)
     x, v, n = torch.cat([torch.zeros(1, 3 * SIZE, dtype=torch.float64), unit]).reshape(-1, 3, *SHAPE).unbind(1)
     drift = step.drift(x, task.denoiser.score(x, sigma), task.measurement)
-    after = torch.cat([part.flatten(1) for part in glide(x, v, drift, step.sqrt, temperature, momentum, lambda _: n)], 1)
+    after = torch.cat(
+        [part.flatten(1) for part in glide(x, v, drift, step.sqrt, temperature, momentum, lambda _: n)], 1
+    )
     offset, response = after[0], (after[1:] - after[0]).T
     matrix, spread = response[:, : 2 * SIZE], response[:, 2 * SIZE :] @ response[:, 2 * SIZE :].T
     for _ in range(40):
@@ -182,6 +184,10 @@ def recursion(plan: Plan, task: Task, start: Law) -> Law:
     momenta = plan.momenta or []
     for sigma, tau, temperature, a in zip(plan.sigmas, plan.step_sizes, plan.temperatures, momenta, strict=True):
         exact = target(task, sigma)
+        if isinstance(tau, PriorStep):
+            H = torch.linalg.inv(task.prior.covariance + sigma**2 * EYE)
+            exact = Law(task.prior.mean, torch.linalg.inv(H))
+            tau = sigma**2 / 2
         H, P = torch.linalg.inv(exact.covariance), tau_matrix(tau, task)
         values, vectors = torch.linalg.eigh(P)
         root = (vectors * values.sqrt()) @ vectors.T
@@ -212,12 +218,180 @@ def tau_matrix(tau: StepSize, task: Task) -> Tensor:
 def test_the_annealed_walk_is_its_recursion_and_ends_at_the_posterior(preconditioned: bool) -> None:
     task = make_task("super_resolution")
     plan = annealed(task, 60, preconditioned)
-    assert plan.momenta is not None and plan.momenta[-1] == 0 and len(set(plan.momenta[:-1])) == 1
+    assert plan.momenta == [math.exp(-40 / 60)] * 59 + [0.0] and isinstance(plan.step_sizes[-1], PriorStep)
     check_law(momentum_law(plan, task, START), recursion(plan, task, START))
     if preconditioned:
         errors = [error(recursion(annealed(task, n), task, START), task.posterior) for n in (50, 100, 200)]
         plan = annealed(task, 200, momentum=0.0)
         plan = Plan(plan.sigmas, plan.step_sizes, plan.temperatures, [0.0] * 200)
         without = error(recursion(plan, task, START), task.posterior)
-        print(errors, without)
+        assert errors[1] < errors[0] / 2 and errors[2] < errors[1] / 2 and errors[2] < without / 2, (errors, without)
 
+
+# --- a sparse prior ---------------------------------------------------------------------------------------------------
+
+SHARE, SMALL, LARGE = 0.8, 0.1, 1.0
+
+
+class Sparse(Denoiser):
+    """Independent entries ``0.8 Normal(0, 0.1^2) + 0.2 Normal(0, 1)``."""
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        small, large = SMALL**2 + sigma**2, LARGE**2 + sigma**2
+        log_odds = math.log(SHARE / (1 - SHARE)) + math.log(large / small) / 2 - x**2 * (1 / small - 1 / large) / 2
+        p = log_odds.sigmoid()
+        return -x * (p / small + (1 - p) / large)
+
+
+class Sparsely(NamedTuple):
+    """A measurement of a sparse image, and its exact posterior."""
+
+    measurement: Measurement
+    mean: Tensor
+    variance: Tensor
+    large: Tensor  # probability that |x_i| > 0.3
+
+    def statistics(self, x: Tensor) -> Tensor:
+        """Of draws ``[N, 8]``: three for each entry, whose means are given."""
+        z = (x - self.mean) / self.variance.sqrt()
+        return torch.cat([z, z**2, (x.abs() > 0.3).to(x)], 1)
+
+    @property
+    def expected(self) -> Tensor:
+        return torch.cat([0 * self.mean, 0 * self.mean + 1, self.large])
+
+
+@functools.cache
+def sparsely() -> Sparsely:
+    operator = Dense(SHAPE, normal(4, SIZE, seed=5) / 2)
+    x = torch.tensor([0.9, 0.05, -0.1, 0.02, -1.2, 0.1, 0.0, -0.05], dtype=torch.float64)
+    y = operator(x.reshape(1, *SHAPE)) + 0.1 * normal(1, 4, seed=6)
+    of_all = torch.tensor(list(itertools.product([0, 1], repeat=SIZE)), dtype=torch.float64)
+    weights = (SHARE ** (1 - of_all) * (1 - SHARE) ** of_all).prod(1)
+    variances = torch.where(of_all > 0, LARGE**2, SMALL**2)
+    prior = GaussianMixture(weights, torch.zeros(len(weights), *SHAPE, dtype=torch.float64), variances)
+    posterior = prior.posterior(operator, y, 0.1)
+    w, means = posterior.log_weights.exp(), posterior.means
+    spread = posterior.covariances().diagonal(dim1=1, dim2=2)
+    mean = w @ means
+    below, above = (torch.special.ndtr((edge - means) / spread.sqrt()) for edge in (-0.3, 0.3))
+    measurement = Measurement(operator, GaussianNoise(0.1), y)
+    return Sparsely(measurement, mean, w @ (spread + means**2) - mean**2, w @ (below + 1 - above))
+
+
+def sparse_draws(num: int, steps: int, c: float = 1.28, mistake: str | None = None, **settings: Any) -> Tensor:
+    """Draws of the walk with momentum ``[num, 8]``."""
+    given: Any = sparsely().measurement.repeated(num)
+    sigmas = schedules.make("geometric", steps, sigma_min=0.01, sigma_max=1.5)
+    sampler = samplers.make(
+        "random_walk", preconditioned=True, step_scale=c, initial_temperature=1.0, momentum="auto", **settings
+    )
+    plan = sampler.plan(sigmas, given)
+    assert plan is not None and plan.momenta is not None
+    a = plan.momenta[0]
+    factor = {"no sqrt(2)": 0.5**0.5, "noise of 1 - a": ((1 - a) / (1 - a**2)) ** 0.5}.get(mistake or "", 1.0)
+    draws = TorchDraws(num, torch.Generator().manual_seed(9), dtype=torch.float64)
+    return walk(
+        AtOther(Sparse()) if mistake == "sigma' for sigma" else Sparse(),
+        1.5 * draws.normal(SHAPE),
+        plan.sigmas,
+        plan.step_sizes,
+        plan.temperatures,
+        momenta=plan.momenta,
+        measurement=Scaled(given, 0.5) if mistake == "likelihood halved" else given,
+        noise=lambda k, x: factor * draws.noise(k, x),
+    ).flatten(1)
+
+
+def sparse_errors(x: Tensor) -> Tensor:
+    """Errors of the statistics, in standard errors."""
+    found = sparsely().statistics(x)
+    return (found.mean(0) - sparsely().expected) / (found.std(0) / math.sqrt(len(x)))
+
+
+def check_sparse(x: Tensor) -> None:
+    assert (sparse_errors(x).abs() < 5).all()
+
+
+def test_the_posterior_of_a_sparse_prior() -> None:
+    """Means, variances and probabilities of large entries are within five standard errors; no bias is allowed for."""
+    check_sparse(sparse_draws(5000, 400))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_misses_the_posterior_of_a_sparse_prior(mistake: str) -> None:
+    with pytest.raises(AssertionError):
+        check_sparse(sparse_draws(2000, 400, mistake=mistake))
+
+
+def test_the_walk_without_momentum_needs_more_steps() -> None:
+    """With as many steps it is far outside of the standard errors of as many draws."""
+    given = sparsely().measurement
+    sampler = samplers.make("random_walk", preconditioned=True, step_scale=1.0, initial_temperature=1.0)
+    draws = TorchDraws(5000, torch.Generator().manual_seed(9), dtype=torch.float64)
+    sigmas = schedules.make("geometric", 400, sigma_min=0.01, sigma_max=1.5)
+    x = sampler.sample(Sparse(), sigmas, given, num_samples=5000, draws=draws).flatten(1)
+    assert sparse_errors(x).abs().max() > 10
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_momentum_it_is_the_walk_to_the_bit() -> None:
+    task = make_task("dense")
+    sigmas = schedules.make("geometric", 20, sigma_min=0.02, sigma_max=3.0)
+    found = []
+    for settings in ({}, {"momentum": 0.0}):
+        sampler = samplers.make("random_walk", preconditioned=True, step_scale=0.7, **settings)
+        plan = sampler.plan(sigmas, task.measurement)
+        assert plan is not None and plan.momenta is None
+        draws = TorchDraws(3, torch.Generator().manual_seed(1), dtype=torch.float64)
+        found.append(sampler.sample(task.denoiser, sigmas, task.measurement, num_samples=3, draws=draws))
+    draws = TorchDraws(3, torch.Generator().manual_seed(1), dtype=torch.float64)
+    start = 3.0 * draws.normal(SHAPE)
+    steps = (plan.sigmas, plan.step_sizes, plan.temperatures)
+    given = task.measurement.repeated(3)
+    found.append(walk(task.denoiser, start, *steps, measurement=given, momenta=[0.0] * 20, noise=draws.noise))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_a_sample_does_not_depend_on_the_batch() -> None:
+    task, sigmas = make_task("dense"), [1.0, 0.5, 0.2]
+    sampler = samplers.make("random_walk", preconditioned=True, step_scale=1.0, momentum=0.5, initial_temperature=1.0)
+
+    def draws(first: int, last: int) -> ImageDraws:
+        return ImageDraws([sample_stream(0, 0, i) for i in range(first, last)])
+
+    both = sampler.sample(task.denoiser, sigmas, task.measurement, num_samples=2, draws=draws(0, 2))
+    second = sampler.sample(task.denoiser, sigmas, task.measurement, num_samples=1, draws=draws(1, 2))
+    torch.testing.assert_close(both[1:], second, rtol=1e-12, atol=1e-12)
+
+
+def test_the_prior_alone_and_other_noise_take_momentum_too() -> None:
+    """The step is a number there: c s^2, or the scale of the noise squared."""
+    settings = {"step_scale": 1.0, "momentum": 0.5, "initial_temperature": 1.0}
+    prior = samplers.make("random_walk", **settings).plan([1.0, 0.5])
+    assert prior.step_sizes == [1.0, 0.125] and prior.momenta == [0.5, 0.0]
+    operator = operators.make("inpainting", image_shape=SHAPE, missing=0.5)
+    given = Measurement(operator, LaplaceNoise(0.1), torch.zeros(1, *operator.measurement_shape))
+    capped = samplers.make("random_walk", **settings).plan([1.0, 0.5], given)
+    assert capped.momenta == [0.5, 0.0]
+    assert capped.step_sizes == [pytest.approx(given.noise.stable_std**2), PriorStep(operator, 0.5, 0.5)]
+
+
+def test_what_momentum_cannot_do_is_one_message() -> None:
+    with pytest.raises(InputError, match="momentum: found beside kappa"):
+        samplers.make("random_walk", step_scale=1.0, kappa=0.5, momentum=0.5)
+    for wrong in (1.0, -0.1, "much"):
+        with pytest.raises(InputError, match="momentum"):
+            samplers.make("random_walk", step_scale=1.0, momentum=wrong)
+    blur = blur_with_kernel(SHAPE, random_kernel(2, 2), "unknown")
+    given = Measurement(blur, GaussianNoise(0.1), torch.zeros(1, *blur.measurement_shape))
+    sampler = samplers.make("random_walk", step_scale=1.0, preconditioned=True, momentum=0.5)
+    with pytest.raises(InputError, match=r"momentum needs the spectral decomposition.*dense: true"):
+        sampler.check(given)
+    step = PreconditionedStep(blur, 1.0, 0.1, 1.0)
+    with pytest.raises(InputError, match=r"step 0 has momentum 0.5, which needs the root"):
+        walk(Sparse(), torch.zeros(1, *SHAPE), [1.0], [step], [1.0], momenta=[0.5], measurement=given)
+    with pytest.raises(InputError, match=r"momentum 1.0; expected it in \[0, 1\)"):
+        walk(Sparse(), torch.zeros(1, *SHAPE), [1.0], [0.1], [1.0], momenta=[1.0])

@@ -56,10 +56,11 @@ def test_two_steps_by_hand() -> None:
 
 WALK = samplers.RandomWalk(step_scale=0.4, initial_temperature=0.4, final_temperature=0.9)
 DDPM = samplers.make("ddpm_small")
+MOMENTUM = samplers.RandomWalk(step_scale=0.9, initial_temperature=0.4, final_temperature=0.9, momentum=0.6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("sampler", [WALK, DDPM], ids=["walk", "ddpm"])
+@pytest.mark.parametrize("sampler", [WALK, DDPM, MOMENTUM], ids=["walk", "ddpm", "momentum"])
 def test_spread_is_that_of_the_sampler(sampler: samplers.WalkSampler, name: str) -> None:
     """Draws of the walk over an exact Gaussian: n of them know the standard deviation to ``1 / sqrt(2 n)``."""
     sigmas, w, n = schedules.make(name, 40, **RANGE), 0.2, 40_000
