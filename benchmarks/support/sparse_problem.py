@@ -83,11 +83,11 @@ def laplace(std: float = 0.45, step: float = 0.25) -> Scales:
     return Scales(weights / weights.sum(), std**2 * t.exp())
 
 
-def student(freedom: float = 3.0, std: float = 0.45, step: float = 0.4) -> Scales:
+def student(freedom: float = 3.0, std: float = 0.45, step: float = 0.25) -> Scales:
     """Student's t with this many degrees of freedom: an inverse variance with a Gamma distribution, as in `laplace`."""
     t = torch.arange(-8.0, 16.0, step, dtype=torch.float64)  # logarithm of the variance
     weights = torch.exp(-freedom / 2 * (t + (-t).exp()))
-    return Scales(weights / weights.sum(), std**2 * (freedom - 2) * t.exp())
+    return Scales(weights / weights.sum(), std**2 * (freedom - 2) / freedom * t.exp())
 
 
 PRIORS: dict[str, Callable[[], Scales]] = {"two scales": two_scales, "laplace": laplace, "student": student}

@@ -99,6 +99,12 @@ def test_step_sizes_are_drawn_where_most_and_where_nothing_is_measured() -> None
     assert figures._step_sizes(ddrm, None)["τ where nothing is measured"] == pytest.approx(np.array([3.0, 4.0]))
     drawn = figures._step_sizes(RandomWalk(step_scale=0.7).plan([3.0, 2.0]), None)
     assert drawn["τ"] == pytest.approx(np.array([6.3, 2.8]))
+    momentum = RandomWalk(step_scale=0.7, preconditioned=True, momentum=0.5).plan([3.0, 2.0], given)
+    drawn = figures._step_sizes(momentum, norm=1.5)
+    assert drawn["τ where nothing is measured"] == pytest.approx(np.array([0.7 * 9, 0.5 * 4]))
+    assert drawn["τ where most is measured"] == pytest.approx(np.array([0.7 / (1 / 9 + 1.5**2 / 0.04), 0.5 * 4]))
+    capped = RandomWalk(step_scale=0.7, momentum=0.5).plan([3.0, 2.0], given)
+    assert figures._step_sizes(capped, None)["τ"] == pytest.approx(np.array([0.04, 0.5 * 4]))
 
 
 def test_the_random_walk_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
