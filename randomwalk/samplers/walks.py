@@ -97,14 +97,14 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
 
         auto    a = exp(-40 / n)
 
-    since a longer walk has time for slower directions, which need less of it (40 was chosen on sparse priors with 100
-    and 250 levels; 25 to 60 do nearly as well there). The last step has neither velocity nor noise, and does not look
-    at y. It is Euler's step of the prior's probability flow from s to 0, ``x + s^2 score(x, s) / 2``, which takes away
-    the noise of the level and, unlike a jump to the denoised image, little of the variance of X. In a direction in
-    which X has the variance w^2 it leaves a share ``(s/w)^4 / 4`` too much where nothing is measured, and takes a share
-    of up to ``(s/w)^2`` too much where y is precise. So the lowest level should be a fraction, such as 0.3, of the
-    smallest details of X; it need not be below eta. Momentum does not help the walk to find the weights of distant
-    modes.
+    since a longer walk has time for slower directions, which need less of it (40 was chosen on the sparse priors of
+    ``benchmarks/posterior_sparse.py``). The last step has neither velocity nor noise, and does not look at y. It is
+    Euler's step of the prior's probability flow from s to 0, ``x + s^2 score(x, s) / 2``, which takes away the noise
+    of the level and, unlike a jump to the denoised image, little of the variance of X. In a direction in which X has
+    the variance w^2 it leaves a share ``(s/w)^4 / 4`` too much where nothing is measured, and takes a share of up to
+    ``(s/w)^2`` too much where y is precise. So the lowest level should be a fraction, such as 0.3, of the smallest
+    details of X; it need not be below eta. The highest can be about the standard deviation of X, since more levels
+    below are worth more than some above. Momentum does not help the walk to find the weights of distant modes.
 
     **Restoration.** Other settings give one good image in few steps instead of samples: a weight of the prior
     (``prior_weight``) lambda < 1, c near 1, and a temperature that follows the next level p,
