@@ -1,4 +1,4 @@
-"""Posterior samplers where many numbers are measured: sparse priors in an orthonormal basis, against a Gibbs sampler.
+"""Posterior samplers with many measurements: sparse priors in an orthonormal basis, against a Gibbs sampler.
 
 The coefficients of an image of d pixels are independent, small or large; its denoiser is exact. A quarter, half or
 three quarters as many numbers as pixels are measured. Particles collapse here, and the question is which sampler

@@ -90,7 +90,7 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
     eta is its ``stable_std`` here.
 
     **Momentum.** With ``momentum`` a in (0, 1) all steps but the last are those of `glide`: x has a velocity, of which
-    a step keeps the share a, with new noise for the rest. It is for exact samples where many numbers are measured, with
+    a step keeps the share a, with new noise for the rest. It is for exact samples with many measurements, with
     T0 = T1 = 1. The steps that a slow direction needs grow like the square root of its condition, not like the
     condition itself. The positions are exact on Gaussians at any stable step, c < 2, so c can be above 1. The friction
     follows the number n of levels,
