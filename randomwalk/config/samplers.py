@@ -104,8 +104,8 @@ class RandomWalkSettings(SamplerBase):
     preconditioned: bool = False
     """With a measurement: step c (lambda I/sigma^2 + A^T A/eta^2)^-1 instead of min(c sigma^2, eta^2)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
-    """Share of the velocity that a step keeps; 0 is the walk without one. For exact samples with many measurements; auto
-    follows the number of levels."""
+    """Share of the velocity that a step keeps; 0 is the walk without one. For exact samples with many measurements.
+    auto follows the number of levels."""
     prior_weight: Positive | Literal["auto"] = 1.0
     """lambda, with `preconditioned`: weight of the prior's score; 1 samples the posterior, less trusts y more; auto
     lets through no more of y's noise than the next level."""
