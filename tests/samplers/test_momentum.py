@@ -207,6 +207,12 @@ def recursion(plan: Plan, task: Task, start: Law) -> Law:
     return Law(mean[:SIZE], covariance[:SIZE, :SIZE])
 
 
+def test_the_first_velocity_has_the_first_temperature() -> None:
+    task = make_task("dense")
+    plan = annealed(task, 4, momentum=0.8, initial_temperature=0.3)
+    check_law(momentum_law(plan, task, START), recursion(plan, task, START))
+
+
 def tau_matrix(tau: StepSize, task: Task) -> Tensor:
     if isinstance(tau, float):
         return tau * EYE
