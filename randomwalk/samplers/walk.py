@@ -335,12 +335,14 @@ def _check(
         column.tolist() if isinstance(column, Tensor) and column.ndim == 1 else list(column)
         for column in (sigmas, step_sizes, temperatures)
     ]
-    columns.append([0.0] * len(columns[0]) if momenta is None else list(momenta))
-    if len({len(column) for column in columns}) > 1:
+    if not len(columns[0]) == len(columns[1]) == len(columns[2]):
         raise InputError(
-            f"walk: {len(columns[0])} sigmas, {len(columns[1])} step sizes, {len(columns[2])} temperatures and "
-            f"{len(columns[3])} momenta; expected one of each for every step"
+            f"walk: {len(columns[0])} sigmas, {len(columns[1])} step sizes and {len(columns[2])} temperatures; "
+            "expected one of each for every step"
         )
+    columns.append([0.0] * len(columns[0]) if momenta is None else list(momenta))
+    if len(columns[3]) != len(columns[0]):
+        raise InputError(f"walk: {len(columns[3])} momenta for {len(columns[0])} steps; expected one for every step")
     for k, (sigma, tau, temperature, momentum) in enumerate(zip(*columns, strict=True)):
         if not (sigma > 0 and temperature >= 0 and not (isinstance(tau, (int, float)) and tau < 0)):
             raise InputError(

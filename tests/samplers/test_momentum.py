@@ -401,3 +401,5 @@ def test_what_momentum_cannot_do_is_one_message() -> None:
         walk(Sparse(), torch.zeros(1, *SHAPE), [1.0], [step], [1.0], momenta=[0.5], measurement=given)
     with pytest.raises(InputError, match=r"momentum 1.0; expected it in \[0, 1\)"):
         walk(Sparse(), torch.zeros(1, *SHAPE), [1.0], [0.1], [1.0], momenta=[1.0])
+    with pytest.raises(InputError, match="2 momenta for 1 steps"):
+        walk(Sparse(), torch.zeros(1, *SHAPE), [1.0], [0.1], [1.0], momenta=[0.5, 0.5])
