@@ -86,11 +86,11 @@ class _Spread(NamedTuple):
 
     @classmethod
     def at_rest(cls, variance: Tensor, plan: Plan) -> _Spread:
-        """Those of the start, in which the velocity is that of the first temperature."""
+        """Moments of the start, with a velocity of the first temperature."""
         return cls(variance, torch.zeros_like(variance), torch.full_like(variance, _steps(plan)[0][2]))
 
     def after(self, curvature: float | Tensor, tau: float, temperature: float, momentum: float) -> _Spread:
-        """Those after a step along the score ``-curvature x``, see :func:`randomwalk.samplers.walk.glide`."""
+        """Moments after a step along the score ``-curvature x``, see :func:`randomwalk.samplers.walk.glide`."""
         if momentum == 0:
             return self._replace(x=(1 - tau * curvature) ** 2 * self.x + 2 * tau * temperature)
         kick, half = (2 * tau) ** 0.5 * curvature, (tau / 2) ** 0.5
