@@ -44,7 +44,7 @@ def unbiased_inverse(z: Tensor, read_std: float = 0.0) -> Tensor:
     means, transformed = _table(read_std)
     low = np.interp(z.detach().cpu().double().numpy(), transformed, means)
     high = exact(z) ** 2 / 4 - (1 / 8 + read_std**2)
-    return torch.where(exact(z) > transformed[-1], high, torch.from_numpy(low).to(high)).to(z)
+    return torch.where(exact(z) > transformed[-1], high, torch.as_tensor(low).to(high)).to(z)
 
 
 @cache

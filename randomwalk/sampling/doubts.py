@@ -95,17 +95,17 @@ def of_noise(batch: Batch, row: int, bounds: tuple[float, float], lowest: float)
         return ""
     std, (least, most) = 127.5 * batch.noise_std, bounds
     where = (
-        f"where the picture is even the residual is {residual:.2f} times the noise of {std:.2g} of 255 that was assumed"
+        f"where the picture is even the residual is {residual:.2f} times the noise of {std:.3g} of 255 that was assumed"
     )
     if residual * batch.noise_std > most * max(batch.noise_std, lowest):
         return (
             f"{where}: there is more noise, which the restoration shows as texture; try measurement.noise.std "
-            f"(--noise) {'auto' if residual > FAR_OFF else format(1.4 * std, '.2g')}"
+            f"(--noise) {'auto' if residual > FAR_OFF else format(1.4 * std, '.3g')}"
         )
     if residual < least and batch.noise_std >= lowest:
         return (
             f"{where}: there is less noise, and the restoration is too smooth; try measurement.noise.std (--noise) "
-            f"{1.1 * residual * std:.2g}"
+            f"{1.1 * residual * std:.3g}"
         )
     return ""
 

@@ -119,4 +119,9 @@ def test_the_level_to_try_is_readable_and_auto_where_the_one_given_tells_nothing
         batch = Batch([SampleId(0, 0)], torch.empty(0), noise_std=std / 127.5, even_residuals=[residual])
         return doubts.of_noise(batch, 0, (0.6, 1.0), 0.0).split()[-1]
 
-    assert tried(480.0, 0.01) == "auto" and tried(1.5, 0.01) == "0.014" and tried(0.4, 30.0) == "13"
+    assert (
+        tried(480.0, 0.01) == "auto"
+        and tried(1.5, 0.01) == "0.014"
+        and tried(0.4, 30.0) == "13.2"
+        and tried(1.2, 100.0) == "140"
+    )
