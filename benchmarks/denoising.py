@@ -39,6 +39,7 @@ from torch import Tensor
 from randomwalk.denoisers.checkpoints import resolve_device
 from randomwalk.images import metrics
 from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import LUMA
 from randomwalk.operators import Identity
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.sampling import measuring
@@ -55,8 +56,6 @@ PUBLISHED = {
 }
 """PSNR on CBSD68 and BSD68 at `PUBLISHED_LEVELS`; all but BM3D are networks, of which DnCNN has one for each level."""
 RIVALS = {"colour": "DnCNN (Zhang et al. 2017)", "grey": "BM3D (Dabov et al. 2007)"}
-LUMA = (0.299, 0.587, 0.114)
-"""Grey of red, green and blue, as in BSD68."""
 NL_MEANS: dict[int, dict[str, Any]] = {
     15: {"patch_size": 3, "patch_distance": 6, "h": 0.55},
     25: {"patch_size": 3, "patch_distance": 6, "h": 0.55},

@@ -137,7 +137,7 @@ def settings_of(config: SampleConfig) -> dict[str, Any]:
     return whole
 
 
-def read(path: Path, key: str = "intervals") -> Intervals:
+def read(path: Path) -> Intervals:
     """Read a file that `randomwalk calibrate` wrote.
 
     Raises:
@@ -153,19 +153,14 @@ def read(path: Path, key: str = "intervals") -> Intervals:
             raise ValueError("settings is no section")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
-        raise InputError(f"{key}: {path}: is not a file that randomwalk calibrate writes ({reason})") from error
+        raise InputError(f"intervals: {path}: is not a file that randomwalk calibrate writes ({reason})") from error
     return made
 
 
-def changes(made: Intervals, config: SampleConfig) -> list[str]:
-    """Settings in which a run differs from the one that was calibrated, ``key: old, here new``."""
-    found = differences(made.settings, settings_of(config))
-    return [f"{key}: {old}, here {new}" for key, (old, new) in found.items()]
-
-
 def notes(made: Intervals, config: SampleConfig) -> list[str]:
-    """One line if the run is another than the one that was calibrated."""
-    found = changes(made, config)
+    """One line if the run is another than the one that was calibrated, with the settings that differ."""
+    changed = differences(made.settings, settings_of(config))
+    found = [f"{key}: {old}, here {new}" for key, (old, new) in changed.items()]
     if not found:
         return []
     return [
