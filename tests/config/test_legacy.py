@@ -112,6 +112,7 @@ def test_vp_numbers() -> None:
         "prior_weight": 1.0,
         "down_to_noise": False,
         "last_denoised": False,
+        "momentum": 0.0,
         "turns": 1,
         "schedule": {
             "name": "sigmoid",
