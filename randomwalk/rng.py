@@ -71,6 +71,8 @@ class Stream(IntEnum):
     """Choice of the examples whose label is dropped, by position."""
     PROBES = 2**31 + 30
     """Probe vectors of score matching, by step."""
+    CAMERA = 2**31 + 31
+    """Noise of a camera, by position."""
 
     # bridge; those of a direction are named by 0 (backward, or the source) or 1 after the use
     BRIDGE_WEIGHTS = 2**31 + 40

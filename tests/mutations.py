@@ -439,7 +439,16 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ),
     ],
     # --- training -----------------------------------------------------------------------------------------------------
+    "randomwalk/training/cameras.py": [
+        ("strength *= min(max(sigma / rms, 0.3), 3.0)", "pass"),
+        ("y = y ** (1 / GAMMA) if photons else y", "y = y"),
+        ("(error * (factor / rms))", "(error / rms)"),
+        ("(error * (factor / rms))", "(error * (factor / sigma))"),
+        ("demosaicked(y).clip(0, 1) if bayer else y.clip(0, 1)", "y.clip(0, 1)"),
+        ("return np.where(seen > 0, pixels, sums / counts)", "return sums / counts"),
+    ],
     "randomwalk/training/examples.py": [
+        ("and sigma < STRONGEST", "and sigma > 0"),
         ("generator(self.seed, Stream.NOISE, position)", "generator(self.seed, Stream.AUGMENTATION, position)"),
         ("generator(self.seed, Stream.NOISE, position)", "generator(self.seed, Stream.NOISE)"),
     ],

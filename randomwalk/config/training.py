@@ -26,7 +26,7 @@ from randomwalk.config.base import (
 )
 from randomwalk.config.labels import Labels, check_labels
 from randomwalk.config.networks import DenoiserSettings, NetworkSettings, UNetSettings
-from randomwalk.config.objective import Objective, check_objective
+from randomwalk.config.objective import LogNormalLevels, Objective, check_objective
 
 
 class TrainData(Settings):
@@ -51,6 +51,9 @@ class TrainData(Settings):
     """Share of the images that are turned grey, drawn anew each time: their luma in all three channels. These, and
     images that are grey anyway, get grey noise, one third of the variance in each channel, so that a network for
     colours learns to denoise grey pictures as three copies."""
+    camera: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the images in colour that have a camera's noise instead of white noise, at levels below 75 of 255:
+    shot noise or white noise, demosaicked, smoothed and compressed as JPEG at random. Needs log_normal levels."""
     cache: bool = False
     """Decode all images at the start and keep them in memory; with fit: resize no larger than needed."""
     num_validation: Natural = 256
@@ -71,6 +74,8 @@ class TrainData(Settings):
                 raise ValueError(f"rescale: found {self.rescale}; allowed with fit: resize: 1 and more")
         if self.grey and self.channels == 1:
             raise ValueError(f"grey: found {self.grey:g}, but with channels: 1 all images are grey; remove it")
+        if self.camera and self.channels == 1:
+            raise ValueError(f"camera: found {self.camera:g}, but it is for colours and channels is 1; remove it")
         if self.dataset != "folder" and isinstance(self.path, list):
             raise ValueError(f"path: found a list; allowed with dataset {self.dataset}: one path")
         if self.dataset != "folder" and self.validation_path is not None:
@@ -238,8 +243,13 @@ class TrainConfig(Settings):
             "network.use_checkpoint": getattr(self.network, "use_checkpoint", False),
         }
         check_objective(self.objective, self.denoiser, size, once)
-        if isinstance(self.data, TrainData) and self.data.grey and self.objective.name != "denoising":
-            raise ValueError(
-                f"data.grey: found {self.data.grey:g}; allowed: 0, since the noise of {self.objective.name} is white"
-            )
+        if not isinstance(self.data, TrainData):
+            return self
+        for key, share in {"grey": self.data.grey, "camera": self.data.camera}.items():
+            if share and self.objective.name != "denoising":
+                raise ValueError(
+                    f"data.{key}: found {share:g}; allowed: 0, since the noise of {self.objective.name} is white"
+                )
+        if self.data.camera and not isinstance(self.objective.levels, LogNormalLevels):
+            raise ValueError(f"data.camera: found {self.data.camera:g}; it needs objective.levels.name: log_normal")
         return self

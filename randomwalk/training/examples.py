@@ -15,12 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from randomwalk.config import TrainConfig
+from randomwalk.config.objective import LogNormalLevels
 from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, open_dataset, open_images
 from randomwalk.rng import Stream, generator
+from randomwalk.training.cameras import STRONGEST, camera_noise
 from randomwalk.training.images import TrainingImages, cached, check_apart, check_some_decode, joined, largest_side
 from randomwalk.training.labels import TrainingLabels, check_classes, check_parts, check_validation_classes, make_labels
+from randomwalk.training.levels import Levels, log_normal
 
 GOLDEN = 0.6180339887498949
 
@@ -102,19 +105,31 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
 
     Each is a function of (seed, position). The values of u are a low-discrepancy sequence (multiples of the golden
     ratio), so that every batch covers the noise levels evenly, which lowers the variance of the loss (Kingma et al.
-    2021, arXiv 2107.00630).
+    2021, arXiv 2107.00630). A share of the noise may be that of cameras, which depends on its level.
+
+    Args:
+        images: X.
+        seed: of all draws.
+        labels: if there are any.
+        levels: the noise level at u; None without a camera's noise.
     """
 
-    def __init__(self, images: TrainingImages, seed: int, labels: TrainingLabels | None) -> None:
-        self.images, self.seed, self.labels = images, seed, labels
+    def __init__(
+        self, images: TrainingImages, seed: int, labels: TrainingLabels | None, levels: Levels | None = None
+    ) -> None:
+        self.images, self.seed, self.labels, self.levels = images, seed, labels, levels
         self.offset = float(generator(seed, Stream.OFFSET).random())
 
     def __getitem__(self, position: int) -> tuple[Tensor, ...]:
         x, image = self.images.example(position)
         noise = generator(self.seed, Stream.NOISE, position).standard_normal(tuple(x.shape), dtype=np.float32)
+        u = (self.offset + position * GOLDEN) % 1.0
         if self.images.data.grey and bool((x == x[:1]).all()):
             noise = np.broadcast_to(noise.mean(0), noise.shape).copy()  # a grey picture's noise is grey
-        u = (self.offset + position * GOLDEN) % 1.0
+        elif self.levels is not None:
+            sigma, draws = float(self.levels(torch.tensor(u))), generator(self.seed, Stream.CAMERA, position)
+            if draws.random() < self.images.data.camera and sigma < STRONGEST:
+                noise = camera_noise(x.numpy(), sigma, draws).astype(np.float32)
         example = (x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise))
         label = () if self.labels is None else (torch.tensor(self.labels.at(position, image)),)
         return *example, *label, torch.tensor(image)
@@ -135,6 +150,8 @@ class Examples:
         data = config.data
         assert isinstance(data, TrainData)
         images = TrainingImages(split.source, split.training, data, config.seed)
+        levels = config.objective.levels
+        camera = log_normal(levels.mean, levels.std) if data.camera and isinstance(levels, LogNormalLevels) else None
         share = config.batch_size // size
 
         def parts() -> Iterator[list[int]]:
@@ -143,7 +160,7 @@ class Examples:
                     yield list(range(start, start + micro_batch))
 
         loader = DataLoader(
-            _NoisyImages(images, config.seed, make_labels(config, split.source)),
+            _NoisyImages(images, config.seed, make_labels(config, split.source), camera),
             batch_sampler=parts(),
             num_workers=config.workers,
             pin_memory=torch.cuda.is_available() and config.device != "cpu",

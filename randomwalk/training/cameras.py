@@ -1,0 +1,77 @@
+"""Noise as it is in the files of cameras: photons behind a Bayer filter, demosaicking, a gamma curve, JPEG."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+GAMMA = 2.2
+CROSS = np.outer([1, 2, 1], [1, 2, 1]) / 4
+"""Weights of linear demosaicking."""
+STRONGEST = 75 / 127.5
+"""Above this noise level, in the units of pixels in [-1, 1], noise is always white."""
+SPREAD = 0.15
+"""Standard deviation of ln(noise level of the photograph / level that the network is told)."""
+TRIALS = 3
+
+
+def camera_noise(x: np.ndarray, sigma: float, draws: np.random.Generator) -> np.ndarray:
+    """Draw N, so that ``x + sigma N`` is x with the noise of a camera.
+
+    The noise enters linear light, as shot and read noise, or the pixels themselves, as white noise. Then come, each
+    with a probability, linear demosaicking of a Bayer pattern, smoothing, and JPEG; and always 8 bits. The noise that
+    enters is scaled so that the root mean square of what comes out is about sigma. N has a root mean square of 1 up to
+    a random factor (`SPREAD`), so that a network learns not to rely on the exact level.
+
+    Args:
+        x: a clean image ``[3, H, W]`` in [-1, 1].
+        sigma: in the units of x.
+        draws: random numbers.
+
+    Returns:
+        ``[3, H, W]``.
+    """
+    height, width = x.shape[1:]
+    top, left = (int(margin) for margin in draws.integers(8, 16, 2))  # the grids of sensor and JPEG begin anywhere
+    pixels = (x.transpose(1, 2, 0).astype(np.float64).clip(-1, 1) + 1) / 2
+    clean = np.pad(pixels, [(top, 16), (left, 16), (0, 0)], mode="symmetric")
+    photons, bayer, smooth, compressed = draws.random(4) < [0.6, 0.5, 0.25, 0.75]
+    read, radius = draws.uniform(0, 0.05), draws.uniform(0.4, 1.2)
+    quality, subsampling = int(draws.integers(40, 99)), int(draws.choice([0, 1, 2, 2]))  # 2 is 4:2:0
+    unit, factor = draws.standard_normal(clean.shape), float(np.exp(SPREAD * draws.standard_normal()))
+    light = clean**GAMMA if photons else clean
+    if photons:
+        unit *= np.sqrt(light + read)
+    strength = sigma / 2
+    for _ in range(TRIALS):
+        y = light + strength * unit
+        y = demosaicked(y).clip(0, 1) if bayer else y.clip(0, 1)
+        y = y ** (1 / GAMMA) if photons else y
+        y = ndimage.gaussian_filter(y, (radius, radius, 0)) if smooth else y
+        file = np.rint(255 * y).astype(np.uint8)
+        y = (jpeg(file, quality, subsampling) if compressed else file) / 255
+        error = 2 * (y - clean)[top : top + height, left : left + width]
+        rms = max(float(np.sqrt(np.mean(error**2))), 1e-3)
+        strength *= min(max(sigma / rms, 0.3), 3.0)
+    return (error * (factor / rms)).transpose(2, 0, 1)
+
+
+def demosaicked(pixels: np.ndarray) -> np.ndarray:
+    """Keep what a Bayer sensor sees of ``[H, W, 3]``, red first, and interpolate the rest linearly."""
+    seen = np.zeros(pixels.shape)
+    seen[::2, ::2, 0] = seen[::2, 1::2, 1] = seen[1::2, ::2, 1] = seen[1::2, 1::2, 2] = 1
+    sums, counts = (
+        np.stack([ndimage.convolve(v[..., c], CROSS, mode="mirror") for c in range(3)], -1)
+        for v in (seen * pixels, seen)
+    )
+    return np.where(seen > 0, pixels, sums / counts)
+
+
+def jpeg(pixels: np.ndarray, quality: int, subsampling: int) -> np.ndarray:
+    """Write ``[H, W, 3]`` as JPEG, in Pillow's numbers for the subsampling of colours, and read it."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    return np.asarray(Image.open(file), np.uint8)
