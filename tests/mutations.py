@@ -440,15 +440,19 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     # --- training -----------------------------------------------------------------------------------------------------
     "randomwalk/training/cameras.py": [
-        ("strength *= min(max(sigma / rms, 0.3), 3.0)", "pass"),
+        ("sigma / 2 * draws", "sigma * draws"),
+        ("(GAMMA * np.sqrt(y + read) if photons else 1)", "1"),
+        ("(GAMMA * np.sqrt(y + read) if photons else 1)", "(np.sqrt(y + read) if photons else 1)"),
         ("y = y ** (1 / GAMMA) if photons else y", "y = y"),
-        ("(error * (factor / rms))", "(error / rms)"),
-        ("(error * (factor / rms))", "(error * (factor / sigma))"),
+        ("np.sqrt(np.mean(error**2))) * factor", "np.sqrt(np.mean(error**2)))"),
+        ("np.sqrt(np.mean(error**2))) * factor", "sigma) * factor"),
         ("demosaicked(y).clip(0, 1) if bayer else y.clip(0, 1)", "y.clip(0, 1)"),
         ("return np.where(seen > 0, pixels, sums / counts)", "return sums / counts"),
     ],
     "randomwalk/training/examples.py": [
         ("and sigma < STRONGEST", "and sigma > 0"),
+        ("noise, u = (error / level)", "noise, _ = (error / level)"),
+        ("(error / level).astype", "(error / sigma).astype"),
         ("generator(self.seed, Stream.NOISE, position)", "generator(self.seed, Stream.AUGMENTATION, position)"),
         ("generator(self.seed, Stream.NOISE, position)", "generator(self.seed, Stream.NOISE)"),
     ],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -20,10 +22,9 @@ from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, open_dataset, open_images
 from randomwalk.rng import Stream, generator
-from randomwalk.training.cameras import STRONGEST, camera_noise
+from randomwalk.training.cameras import STRONGEST, photographed
 from randomwalk.training.images import TrainingImages, cached, check_apart, check_some_decode, joined, largest_side
 from randomwalk.training.labels import TrainingLabels, check_classes, check_parts, check_validation_classes, make_labels
-from randomwalk.training.levels import Levels, log_normal
 
 GOLDEN = 0.6180339887498949
 
@@ -105,17 +106,22 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
 
     Each is a function of (seed, position). The values of u are a low-discrepancy sequence (multiples of the golden
     ratio), so that every batch covers the noise levels evenly, which lowers the variance of the loss (Kingma et al.
-    2021, arXiv 2107.00630). A share of the noise may be that of cameras, which depends on its level.
+    2021, arXiv 2107.00630). A share of the images may be photographed, see `photographed`; u is then that of the level
+    of their noise.
 
     Args:
         images: X.
         seed: of all draws.
         labels: if there are any.
-        levels: the noise level at u; None without a camera's noise.
+        levels: mean and standard deviation of ln sigma; None without photographed images.
     """
 
     def __init__(
-        self, images: TrainingImages, seed: int, labels: TrainingLabels | None, levels: Levels | None = None
+        self,
+        images: TrainingImages,
+        seed: int,
+        labels: TrainingLabels | None,
+        levels: tuple[float, float] | None = None,
     ) -> None:
         self.images, self.seed, self.labels, self.levels = images, seed, labels, levels
         self.offset = float(generator(seed, Stream.OFFSET).random())
@@ -127,9 +133,11 @@ class _NoisyImages(Dataset[tuple[Tensor, ...]]):
         if self.images.data.grey and bool((x == x[:1]).all()):
             noise = np.broadcast_to(noise.mean(0), noise.shape).copy()  # a grey picture's noise is grey
         elif self.levels is not None:
-            sigma, draws = float(self.levels(torch.tensor(u))), generator(self.seed, Stream.CAMERA, position)
+            draws, (mean, std) = generator(self.seed, Stream.CAMERA, position), self.levels
+            sigma = math.exp(mean + std * ndtri(u))
             if draws.random() < self.images.data.camera and sigma < STRONGEST:
-                noise = camera_noise(x.numpy(), sigma, draws).astype(np.float32)
+                error, level = photographed(x.numpy(), sigma, draws)
+                noise, u = (error / level).astype(np.float32), float(ndtr((math.log(level) - mean) / std))
         example = (x, torch.tensor(u, dtype=torch.float32), torch.from_numpy(noise))
         label = () if self.labels is None else (torch.tensor(self.labels.at(position, image)),)
         return *example, *label, torch.tensor(image)
@@ -151,7 +159,7 @@ class Examples:
         assert isinstance(data, TrainData)
         images = TrainingImages(split.source, split.training, data, config.seed)
         levels = config.objective.levels
-        camera = log_normal(levels.mean, levels.std) if data.camera and isinstance(levels, LogNormalLevels) else None
+        camera = (levels.mean, levels.std) if data.camera and isinstance(levels, LogNormalLevels) else None
         share = config.batch_size // size
 
         def parts() -> Iterator[list[int]]:
