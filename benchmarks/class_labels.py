@@ -88,7 +88,7 @@ def measure(setup: Setup) -> None:
     head = ["images", "evaluations", "Frechet distance", "accuracy (%)"]
     notes = [
         f"{count} images each; the distance falls with the number, so compare equal numbers only. Accuracy: the share "
-        "that a classifier sees as the class asked for, ± standard error",
+        "that a classifier puts in the requested class, ± standard error",
         f"the classifier's accuracy on the test images is {100 * judge.accuracy:.1f}%; networks in {setup.precision}",
     ]
     true = [f"{count} training images", "", *judged(setup, judge, "lessons", "training", train[:count], labels[:count])]

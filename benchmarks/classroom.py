@@ -86,7 +86,7 @@ ROWS = [
 TITLES = {
     "sets": "Sets, with EDM's denoiser and weight",
     "SDEs": "SDEs, on the swiss roll",
-    "losses": "Losses, on the swiss roll (with VP, but for EDM): predictions, weights, and those that do not look at X",
+    "losses": "Losses, on the swiss roll (VP, except EDM): predictions, weights, and losses that do not use X",
 }
 
 
@@ -152,7 +152,7 @@ def options() -> argparse.ArgumentParser:
     made = parser(__doc__ or "")
     made.add_argument("--rows", nargs="+", choices=sorted({row.label for row in ROWS}), help="only these")
     made.add_argument("--num-images", type=int, metavar="N", help="points seen in training (those of the configs)")
-    made.add_argument("--resume", metavar="FOLDER", help="take over the rows that an earlier run has finished")
+    made.add_argument("--resume", metavar="FOLDER", help="reuse the rows that an earlier run has finished")
     return made
 
 

@@ -42,8 +42,8 @@ PROBE = ".probe"
 """Suffix of the folder of a training that measures its speed."""
 PHOTOGRAPHS, STAND_IN = "stand-in photographs", "stand-in data"
 EPILOG = """\
-An --out that an earlier run of the same form has left is gone on with: what is done there is not done again, and what
-failed is. Delete the folder to begin anew. logs/ in it holds what each command printed.
+If --out holds an earlier run of the same form, that run is continued: what is done is kept, and what failed is run
+again. Delete the folder to start afresh. Its subfolder logs/ holds what each command printed.
 exit status: 0 all ran; 1 some did not.
 """
 
@@ -315,10 +315,14 @@ def options() -> argparse.ArgumentParser:
     made = common.parser(__doc__ or "", EPILOG)
     made.add_argument("configs", nargs="*", metavar="FILE", help="files of configs/ (all of them)")
     made.add_argument(
-        "--most", type=float, default=60.0, metavar="MINUTES", help="that a training takes at most, cut further (60)"
+        "--most",
+        type=float,
+        default=60.0,
+        metavar="MINUTES",
+        help="most minutes for a training, which is cut to fit (60)",
     )
     made.add_argument(
-        "--offline", action="store_true", help="look for no standard sets: train on few images of data/ in their place"
+        "--offline", action="store_true", help="do not look for standard sets: train on a few images of data/ instead"
     )
     return made
 

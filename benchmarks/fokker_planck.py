@@ -164,7 +164,7 @@ def tables(report: Report, found: Found, sizes: list[int]) -> None:
     rows = [[name, *(short(found[name, size]["error"]) for size in sizes)] for name in names if name not in EXACT]
     rows.append(["(standard deviation of the exact one)", *(short(found["spread", size]["error"]) for size in sizes)])
     notes = [
-        "of the semi-implicit scheme: the steps of time, and central differences of a rough log density",
+        "of the semi-implicit scheme: from its steps in time, and from central differences of a rough log density",
         "legacy does not approximate the equation: its fields die out, and 0 would have the error of the last row",
     ]
     report.table("Error against the exact solution", ["solver", *pixels], rows, notes)
@@ -175,7 +175,7 @@ def tables(report: Report, found: Found, sizes: list[int]) -> None:
     report.table("Largest error of the exact solvers", ["", *pixels], rows)
     names = [name for name in names if name not in EXACT]
     rows = [[name, *(f"{found[name, size]['iterations']:.0f}" for size in sizes)] for name in names]
-    note = f"sweeps over all levels of legacy; of the others those of the step that needs most. {LEVELS - 1} steps"
+    note = f"legacy: sweeps over all levels; the others: sweeps of the step that needs most. {LEVELS - 1} steps"
     report.table("Iterations", ["solver", *pixels], rows, [note])
 
 
@@ -194,7 +194,7 @@ def verdicts(report: Report, found: Found, sizes: list[int]) -> None:
             ratio = found[slow, size]["seconds"] / found[name, size]["seconds"]
             report.add(f"{size} pixels", name, f"times faster than {slow}", ratio, "1")
             rows.append([f"{slow} / {name}", f"{ratio:.0f}", judged(ratio, FASTER, True)])
-    report.table(f"How many times as fast the exact solution is, at {size} x {size}", ["", "ratio", ""], rows)
+    report.table(f"Speed-up of the exact solution, at {size} x {size}", ["", "ratio", ""], rows)
     rows = []
     for name in EXACT:
         costs = [1e9 * found[name, size]["seconds"] / (size**2 * (LEVELS - 1)) for size in sizes]

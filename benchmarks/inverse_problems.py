@@ -311,7 +311,7 @@ def options() -> argparse.ArgumentParser:
         nargs="*",
         metavar="NAME",
         default=list(VE_METHODS),
-        help="methods with the VE network too",
+        help="methods to run with the VE network too",
     )
     add_weights(made)
     add_restoring(made, 32)
@@ -334,7 +334,7 @@ def main(chosen: argparse.Namespace) -> int:
     setup.report.say(
         "CRPS, the continuous ranked probability score (mean over pixels; for a single image the mean absolute error), "
         "is least for samples of the posterior; the settings were chosen by it. Coverage is that of the interval from "
-        f"the least to the greatest of {NUM_SAMPLES} samples, over the pixels that they and the truth contest. LPIPS "
+        f"the least to the greatest of {NUM_SAMPLES} samples, over the pixels on which samples and truth differ. LPIPS "
         "is left out: its weights are not part of this repository."
     )
     return setup.report.finish()

@@ -263,12 +263,12 @@ def table(setup: Setup, rows: Sequence[Sequence[str]], notes: Sequence[str]) -> 
         ["model", "sigma_min", "of 1024 pixels, 95%", "of 784", "border", "of 784 without it"],
         rows,
         [
-            "bits per dimension = -log p / (1024 ln 2) + log2(127.5) at evenly dequantised images; 95% interval over "
-            "images",
+            "bits per dimension = -log p / (1024 ln 2) + log2(127.5) at uniformly dequantised images; 95% interval "
+            "over images",
             "of 784: the same bits for the 784 pixels inside the border, a code length of the 28 x 28 image",
-            "border: of the bits of 1024, those that the density of X + sigma_min N pays for the 240 pixels of the "
-            "border, all of which are black in X; the last column is without them. Every other pixel that is certain "
-            f"has the same price; {100 * black:.0f}% of all pixels are black",
+            "border: the part of the bits of 1024 that the density of X + sigma_min N spends on the 240 pixels of the "
+            "border, all of which are black in X; the last column is without it. Every other pixel that is certain "
+            f"costs the same; {100 * black:.0f}% of all pixels are black",
             "Gaussian: mean and covariance of the training images, dequantised, and with sigma_min N added, as the "
             "networks' densities have it; histogram: code length of the bytes themselves",
             f"networks in fp32, tolerance {setup.options.tolerance:g}, started at sigma_max from "
@@ -292,9 +292,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--tolerance", type=float, default=3e-4, help="of the solver, relative and absolute (3e-4)")
     made.add_argument("--check-images", type=int, default=8, metavar="N", help="images of the two checks (8)")
     made.add_argument("--probes", type=int, default=4, metavar="N", help="probes in the check of their spread (4)")
-    made.add_argument(
-        "--resume", metavar="FOLDER", help="take over what an earlier run with the same settings has done"
-    )
+    made.add_argument("--resume", metavar="FOLDER", help="reuse what an earlier run with the same settings has done")
     add_fashion_mnist(made)
     return made
 

@@ -171,7 +171,7 @@ def options() -> argparse.ArgumentParser:
 def main(chosen: argparse.Namespace) -> int:
     """Print the table."""
     if chosen.device not in ("auto", "cpu"):
-        raise InputError("--device: the resident memory of a process is that of the CPU; expected cpu")
+        raise InputError("--device: resident memory is measured on the CPU; expected cpu")
     if min(chosen.evaluations) < 1:
         raise InputError("--evaluations: expected 1 or more")
     check_least(chosen, runs=0)

@@ -204,9 +204,9 @@ def tables(report: Report, options: argparse.Namespace, found: Found) -> None:
         rows,
         [
             "mean: error of the posterior mean, root mean square over pixels, relative to that of the exact standard "
-            "deviation; std: error of the standard deviation of the pixels, likewise. Both are corrected for what "
-            f"{options.num_samples} independent samples have by chance (squares subtracted; what is left by chance is "
-            f"in the row {EXACT}), averaged over problems as squares",
+            "deviation; std: error of the standard deviation of the pixels, likewise. Both are corrected for the "
+            f"error that {options.num_samples} independent samples have by chance (its square is subtracted; the row "
+            f"{EXACT} shows what chance leaves); squares are averaged over problems",
             "spread: standard deviation of the samples relative to the exact one, below 1 too narrow; coverage of 90% "
             "intervals by exact posterior probability",
             "evaluations and vjps (products with the Jacobian of the denoiser) for a sample, counted by the denoiser",

@@ -156,7 +156,7 @@ def table(
             f"of the 25 components; mean over {options.problems} problems ± 1.96 standard errors",
             f"{FLOOR}: what a perfect sampler would get; W2 and all numbers: results.csv",
             "evaluations and vjps (products with the Jacobian of the denoiser, mean over d_y) for a sample, counted by "
-            "the denoiser; seconds of the processor for all samples of a problem, one thread",
+            "the denoiser; processor seconds for all samples of a problem, one thread",
         ],
     )
 

@@ -188,8 +188,8 @@ def table(
         head,
         lines,
         [
-            "in posterior standard deviations of each coefficient: root mean square error of the mean (over "
-            f"{options.problems} problems the mean, and the worst), of the std, mean ratio of the stds, distance W1 of "
+            "in posterior standard deviations of each coefficient: root mean square error of the mean (mean "
+            f"and worst of {options.problems} problems) and of the std, mean ratio of the stds, distance W1 of "
             "the marginals; 90% covers: probability, by the reference, of the interval from the 5% to the 95% quantile",
             f"{options.num_samples} samples; {EXACT}: as many draws from the reference, and its seconds",
             f"reference: {CHAINS} chains of {options.sweeps} sweeps; standard error of its mean from the differences "

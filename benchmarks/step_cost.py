@@ -306,7 +306,7 @@ def judge(ratios: list[float]) -> str:
     """Verdict on the target. A loop that contains the forward pass cannot cost less than the pass."""
     low, high = interval(ratios)
     if high < 1:
-        return "inconclusive, a ratio below 1 is a fault of the measurement"
+        return "inconclusive, a ratio below 1 is an error of the measurement"
     if high <= RATIO:
         return "met"
     return "MISSED" if low > RATIO else "inconclusive, the interval contains the target"

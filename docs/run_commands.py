@@ -2,8 +2,14 @@
 
 Each page's blocks of bash are run line by line in a copy of the project, and its blocks of Python together, as one
 program. The first error ends the run. Pictures that a page supposes (``photo.jpg``, ``my_images``, ...) are made from
-data/. Trainings are cut to half a minute. Lines with a name in capitals (``FOLDER``) need data that only the reader
-has, and are counted, not run; so are installations, unless ``--fresh`` makes an environment for them.
+data/, and a Fashion-MNIST that a training has downloaded there is used again. Trainings are cut to half a minute, and
+benchmarks run their ``--quick`` version. Lines with a name in capitals (``FOLDER``) need data that only the reader has,
+and are counted, not run; so are installations, unless ``--fresh`` makes an environment for them.
+
+With ``--wheel`` the commands run in an empty folder, by the wheel in an environment of its own that borrows the
+libraries of this one: ``python sample.py`` is ``randomwalk sample`` there, and lines that need a clone are counted.
+
+The Python of docs/bring_your_own_network.md is run by tests/denoisers/test_bring_your_own.py.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 import time
@@ -25,6 +32,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
     "restore", "your_photographs", "report", "training", "samplers", "posterior", "points", "photographs", "extending",
+    "fashion",
 ))]  # fmt: skip
 BLOCK = re.compile(r"^( *)```(bash|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 MODULE = '"""'
@@ -57,6 +65,7 @@ sigmas = randomwalk.schedules.make("geometric", 20, sigma_min=0.02, sigma_max=10
 PLACEHOLDER = re.compile(r"\b(FOLDER|RUN|FILE|38082\.jpg)\b")
 SHORT = "max_minutes=0.5 validate_images=1000000"
 """What is added to the settings of a training of images."""
+OF_A_CLONE = re.compile(r"\b(benchmarks|docs|tests)/|^(torchrun|mpiexec|git)\b")
 
 
 def lines_of(text: str) -> Iterator[str]:
@@ -68,15 +77,20 @@ def lines_of(text: str) -> Iterator[str]:
 
 
 def shortened(command: str) -> str:
-    """The command, cut to half a minute if it trains on images for longer."""
+    """The command, cut to half a minute if it trains on images for longer; a benchmark in its quick version."""
+    if "python benchmarks/" in command:
+        return command if "--quick" in command else f"{command} --quick"
     if not re.search(r"\btrain(\.py)?\b", command) or "--resume" in command or "toy" in command or "bridge" in command:
         return command
     return f"{command} {SHORT}" if "--set" in command else f"{command} --set {SHORT}"
 
 
-def prepare(folder: Path) -> None:
-    """Make the pictures that the pages suppose."""
-    data, made = folder / "data", {}
+def prepare(folder: Path, data: Path) -> None:
+    """Make the pictures that the pages suppose, from those in ``data``, and link Fashion-MNIST if it is there."""
+    made = {}
+    if (sets := ROOT / "data" / "FashionMNIST").is_dir():
+        (folder / "data").mkdir(exist_ok=True)
+        (folder / "data" / "FashionMNIST").symlink_to(sets)
     for name in ("photo.jpg", "my_photo.jpg", "photo.png"):
         made[name] = Image.open(data / "degraded" / "noisy.png").convert("RGB")
     made["my_photo.png"] = Image.open(data / "degraded" / "painted.png").convert("RGB")
@@ -127,17 +141,36 @@ def environment_of(folder: Path, fresh: bool) -> dict[str, str]:
     return {**os.environ, "PATH": f"{folder / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
+def environment_of_wheel(clone: Path) -> dict[str, str]:
+    """Variables for the commands of a wheel of the clone, in an environment that borrows the libraries of this one."""
+    made, dist = clone.parent / "environment", clone.parent / "dist"
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(made)], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(dist), str(clone)], check=True)
+    own = sysconfig.get_path("purelib", vars={"base": str(made)})
+    subprocess.run([*pip, "--python", str(made), "install", "--no-deps", str(next(dist.glob("*.whl")))], check=True)
+    Path(own, "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return {**kept, "PATH": f"{made / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
 def main() -> int:
     """Run the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", default=PAGES, help="pages, relative to the project")
-    parser.add_argument("--fresh", action="store_true", help="in a new environment: run the installations too")
+    kind_of_run = parser.add_mutually_exclusive_group()
+    kind_of_run.add_argument("--fresh", action="store_true", help="in a new environment: run the installations too")
+    kind_of_run.add_argument("--wheel", action="store_true", help="away from the clone, by the installed wheel")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "project"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-        prepare(folder)
-        environment, left = environment_of(folder, chosen.fresh), 0
+        folder = clone = Path(name) / "project"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        if chosen.wheel:
+            folder = Path(name) / "empty"
+            folder.mkdir()
+        prepare(folder, clone / "data")
+        environment = environment_of_wheel(clone) if chosen.wheel else environment_of(folder, chosen.fresh)
+        left = 0
         for page in chosen.pages:
             print(f"# {page}", flush=True)
             blocks = [
@@ -148,7 +181,12 @@ def main() -> int:
                 if PLACEHOLDER.search(command) or (command.startswith("pip ") and not chosen.fresh):
                     left += 1
                     continue
+                if chosen.wheel and OF_A_CLONE.search(command):
+                    left += 1
+                    continue
                 command = shortened(command)
+                if chosen.wheel:
+                    command = re.sub(r"\bpython (sample|train)\.py", r"randomwalk \1", command)
                 for made in folder.glob("*_restored.*"):  # the commands of a block are alternatives
                     made.unlink()
                 print(f"{run(command, folder, environment):7.1f} s  {command}", flush=True)
@@ -156,7 +194,7 @@ def main() -> int:
             if program:
                 (folder / "snippets.py").write_text(NAMES.get(page, "") + program, encoding="utf-8")
                 print(f"{run('python snippets.py', folder, environment):7.1f} s  its Python", flush=True)
-    print(f"all ran; {left} commands need data of the reader's, or install")
+    print(f"all ran; {left} commands need data of the reader's, a clone, or install")
     return 0
 
 

@@ -122,7 +122,7 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
         chosen = torch.device("cuda", number if 0 <= number < count else local_rank % count)
     if device not in ("auto", chosen.type, str(chosen)) and not local_rank:
         there = f"{count or 'no'} CUDA GPU{'s' * (count > 1)}" if device != "mps" else "no mps device"
-        print(f"note: device: {device} asked for, but PyTorch finds {there}; going on with {chosen}", file=sys.stderr)
+        print(f"note: device: {device} asked for, but PyTorch finds {there}; continuing with {chosen}", file=sys.stderr)
     return chosen
 
 
@@ -309,7 +309,7 @@ def connect(device: str = "auto", start: Launch | None = None) -> Context:
 
 def _address_by_mpi() -> tuple[str, int]:
     """Host of rank 0 and a free port there, known to all processes by MPI."""
-    MPI = optional_library("mpi4py.MPI", "mpi", "a start by mpiexec (torchrun does without)")
+    MPI = optional_library("mpi4py.MPI", "mpi", "starting with mpiexec (unlike torchrun)")
     names = MPI.COMM_WORLD.allgather(MPI.Get_processor_name())
     address = None
     if MPI.COMM_WORLD.Get_rank() == 0:

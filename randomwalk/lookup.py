@@ -65,7 +65,7 @@ def near(path: Path) -> str:
     except OSError:
         return ""
     if not folder.is_dir():
-        return f"; there is no folder {folder} (relative paths start in {Path.cwd()})"
+        return f"; there is no folder {folder} (relative paths are taken from {Path.cwd()})"
     if path.is_symlink():
         return f"; it is a link to {path.readlink()}"
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)

@@ -128,7 +128,7 @@ def test_a_gpu_that_is_not_there(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert str(choose_device(device)) == found
     note = capsys.readouterr().err
-    assert note.startswith(f"note: device: {device} asked for") and words in note and f"going on with {found}" in note
+    assert note.startswith(f"note: device: {device} asked for") and words in note and f"continuing with {found}" in note
     choose_device(device, local_rank=1)
     assert capsys.readouterr().err == ""
 

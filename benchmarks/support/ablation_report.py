@@ -137,8 +137,8 @@ def settings_table(
         rows,
         [
             "warm-up: steps in which the learning rate rises from 0; where it is longer than the training, the rate "
-            "never gets to its nominal value",
-            "EMA: decay of the average of the parameters with which samples are made (it begins smaller)",
+            "never reaches its nominal value",
+            "EMA: decay of the average of the parameters, which makes the samples (smaller at first)",
             "steps: of the optimizer, at most; a run ends when it has kept SSIM 0.95",
             "every: steps between two measurements, the resolution of the crossings (which are interpolated)",
         ],
@@ -173,11 +173,11 @@ def results_table(
                 report.add(case, label, f"{stage}_seconds_median", statistics.median(values), "s")
     windows = sorted({config.profile.hold * (config.profile.every_steps or 0) for config in configs.values()})
     notes = [
-        "SSIM of a sample to the photograph, in windows of 7 x 7 pixels; a level counts as reached if all measurements "
-        f"of {' or '.join(map(str, windows))} steps in a row have it; runs that did not get there are counted, and are "
+        "SSIM of a sample to the photograph, in windows of 7 x 7 pixels; a level is reached when all measurements "
+        f"of {' or '.join(map(str, windows))} steps in a row have it; runs that did not reach it are counted, but are "
         "in no column of steps or seconds",
         "median (least to most); seconds: density, solver and training, without measuring",
-        f"steps / those of {CONTROL}: geometric mean over the pairs of one image and seed in which both got there, "
+        f"steps / those of {CONTROL}: geometric mean over the pairs of one image and seed in which both reached it, "
         "with its 95% interval and the number of pairs",
     ]
     every = [(arm, record) for image in images for arm in labels for record in found[image, arm]]

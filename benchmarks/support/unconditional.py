@@ -176,7 +176,7 @@ def _table(setup: Setup, rows: list[list[str]], judge: Judge, count: int, sets: 
             f"squared distance in the {frechet.FEATURES} features of a classifier that was trained on images and their "
             f"mirror images; its test accuracy is {100 * judge.accuracy:.2f}% (target over 90%: {reached})",
             f"{count} images against the test set; the distance falls with the number, so compare equal numbers only",
-            "the networks were trained with mirroring: half of their shoes point to the right, as in no test image; "
+            "the networks were trained with mirroring: half of their shoes point to the right, unlike any test image; "
             "the first distance counts every test image along with its mirror image",
             f"training images: mean ± standard deviation over {sets} disjoint sets, half of the images mirrored; "
             "this is what perfect samples would get",

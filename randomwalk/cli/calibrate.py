@@ -20,10 +20,9 @@ example:
   randomwalk calibrate results/vp_posterior
   randomwalk sample --config configs/vp_posterior.yaml --set seed=1 intervals=intervals.json
 
-The first run simulates its measurements, so that it knows the true images. The last one writes the ends of the
-intervals of each pixel, also of pictures whose truth is not known (measurement.given).
-exit status: 0 done; 2 the folder is not that of a finished run with several samples and known truths, or it has too
-few images.
+The first run simulates its measurements, so that it knows the true images. The last one writes the limits of
+each pixel's interval, even for images whose truth is not known (measurement.given).
+exit status: 0 done; 2 the folder is not a finished run with several samples and known truths, or has too few images.
 """
 
 
@@ -31,8 +30,8 @@ def parser(prog: str = "randomwalk calibrate") -> argparse.ArgumentParser:
     """Parser of the options."""
     made = argparse.ArgumentParser(
         prog=prog,
-        description="Find the factor by which the standard deviation of samples becomes an interval that covers the "
-        "truth as often as it says, on average over images (conformal risk control).",
+        description="Find the factor that turns the standard deviation of samples into intervals with the stated "
+        "coverage, on average over images (conformal risk control).",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     covered = sum(float((one <= made.factor).mean()) for one in found) / len(found)
     print(
         f"{printable(str(output))}: mean ± {made.factor:.3g} standard deviations covers {100 * covered:.1f}% of the "
-        f"pixels of these {len(found)} images, and {100 * made.level:g}% or more of those of others, on average"
+        f"pixels of these {len(found)} images, and on average at least {100 * made.level:g}% of those of new images"
     )
     return 0
 

@@ -23,9 +23,9 @@ EXAMPLE = """\
 example:
   randomwalk compare results/random_walk results/ddrm results/dps
 
-Prints the metrics of each run, and the paired differences of the others from the first one over the images that all
-of them have; and writes compare.html, with those images under one slider.
-exit status: 0 done; 2 a folder is not that of a finished sampling run, or there are no common images.
+Prints the metrics of each run, and the paired differences of the other runs from the first one over the images that
+they all have; and writes compare.html, with those images under one slider.
+exit status: 0 done; 2 a folder is not a finished sampling run, or the runs have no image in common.
 """
 METRICS = {
     "psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 3), "psnr_minmax": ("min-max PSNR, dB", 2),
@@ -96,16 +96,16 @@ def read_run(path: str) -> Run:
     if not folder.path.is_dir():
         raise InputError(f"{path}: there is no such folder{near(folder.path)}")
     if not folder.has("config.yaml"):
-        raise InputError(f"{path}: there is no config.yaml in it, so it is not the folder of a run")
+        raise InputError(f"{path}: is not a run folder: config.yaml is missing")
     try:
         config = load_sampling(folder.file("config.yaml"))
     except InputError as error:
-        raise InputError(f"{path}: is not the folder of a sampling run ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: is not a sampling run ({str(error).splitlines()[0]})") from error
     if not isinstance(config, SampleConfig) or "metric" in next(iter(folder.read_csv("metrics.csv")), ()):
         raise InputError(f"{path}: is a run of points, which has no images to compare")
     rows = rows_of(folder)
     if not rows:
-        raise InputError(f"{path}: is not finished; go on with: {program('sample')} --resume {path}")
+        raise InputError(f"{path}: is not finished; continue it with: {program('sample')} --resume {path}")
     return Run(folder, _values(rows), {key_of(row): row["image"] for row in rows}, pictures_of(folder))
 
 
@@ -242,7 +242,9 @@ def doubts(runs: Sequence[Run], images: Sequence[str]) -> list[str]:
         for kind, what in (("truth", "true images"), ("measurement", "measurements")):
             count = sum(_differs(runs[0], run, image, kind) for image in images)
             if count:
-                found.append(f"{run.label} has other {what} than {runs[0].label}, in {count} of {len(images)} images")
+                found.append(
+                    f"{run.label} has different {what} from {runs[0].label}, in {count} of {len(images)} images"
+                )
     return found
 
 

@@ -56,7 +56,7 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
     if isinstance(config, SampleConfig):
         yield partial(_check_network, config.network)
         if config.intervals is not None:
-            yield partial(_check_file, "intervals", Path(config.intervals), "a file of randomwalk calibrate")
+            yield partial(_check_file, "intervals", Path(config.intervals), "a file written by randomwalk calibrate")
         yield from _checks_of_table("network.denoiser", config.network.denoiser)
         if config.data is not None:
             yield partial(_check_images, "data.path", Path(config.data.path))

@@ -11,10 +11,10 @@ import randomwalk
 
 COMMANDS = {
     "restore": "denoise, fill in, enlarge or sharpen one photograph",
-    "sample": "sample images or restore measured ones, as a YAML file says",
-    "train": "train a denoiser, as a YAML file says",
+    "sample": "sample images, or restore measured ones, from the settings in a YAML file",
+    "train": "train a denoiser from the settings in a YAML file",
     "compare": "put sampling runs side by side: metrics, paired differences, images under one slider",
-    "calibrate": "find intervals that cover the truth as often as they say, from a run with known truths",
+    "calibrate": "find intervals with a stated coverage, from a run with known truths",
     "check": "report versions, device and memory, and try one small restoration",
 }
 """Commands and what they do. Each is a module of this folder with a function ``command(words, prog) -> status``."""

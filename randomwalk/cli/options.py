@@ -132,7 +132,7 @@ def resumed(
     own = folder.file("config.yaml")
     began, config = load(own), load(source or own, [*overrides(args), *more])
     if type(began) is not type(config):
-        raise InputError(f"--resume {args.resume}: {source} is for another kind of run than {own}")
+        raise InputError(f"--resume {args.resume}: {source} is for a different kind of run from {own}")
     changes(began, config, f"--resume {args.resume}")
     return config, folder
 

@@ -33,18 +33,18 @@ from randomwalk.runs.report import html_of, is_report
 EXAMPLE = """\
 examples:
   randomwalk restore photo.jpg                          denoise; the strength of the noise is estimated
-  randomwalk restore photo.jpg --photons auto           denoise; the noise is that of few photons
-  randomwalk restore photo.jpg --fill mask.png          fill in what is painted in mask.png, keep all else as it is
-  randomwalk restore photo.jpg --fill mask.png --noise auto     fill in, and denoise all else (or --photons auto)
+  randomwalk restore photo.jpg --photons auto           denoise; photon noise, as in dim light
+  randomwalk restore photo.jpg --fill mask.png          fill in what is painted in mask.png, keep the rest
+  randomwalk restore photo.jpg --fill mask.png --noise auto     fill in, and denoise the rest (or --photons auto)
   randomwalk restore photo.jpg --enlarge 2              twice the width and height
   randomwalk restore photo.jpg --enlarge 2 --downsampling nearest     the same, if it was reduced without a filter
-  randomwalk restore photo.jpg --deblur kernel.png      sharpen, with an image of the blurred point of light
-  randomwalk restore photo.jpg --deblur 1.6             sharpen a Gaussian blur with a standard deviation of 1.6 pixels
+  randomwalk restore photo.jpg --deblur kernel.png      sharpen, given an image of a blurred point of light
+  randomwalk restore photo.jpg --deblur 1.6             sharpen a Gaussian blur with standard deviation 1.6 pixels
   randomwalk restore photo.jpg --deblur defocus:2.5     sharpen what is out of focus: points are discs of radius 2.5
-  randomwalk restore photo.jpg --deblur motion:21:30    sharpen a movement of 21 pixels, 30 degrees from the horizontal
+  randomwalk restore photo.jpg --deblur motion:21:30    sharpen a motion blur of 21 pixels, 30 degrees from horizontal
 
 Each writes photo_restored.png beside the photograph. The settings are those of configs/photo_*.yaml; --dry-run prints
-them, to be saved, changed and run by: randomwalk sample --config FILE.
+them, so that you can save, change and run them: randomwalk sample --config FILE.
 """
 
 
@@ -52,7 +52,7 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     """Parser of the options."""
     made = argparse.ArgumentParser(
         prog=prog,
-        description="Restore one photograph of any size: denoise it, or what the options say.",
+        description="Restore one photograph of any size: denoise it, or do what the options say.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -85,19 +85,19 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
         "--noise",
         type=_noise,
         metavar="STD",
-        help="standard deviation of the noise, of 255, or auto: estimated, the default but for --enlarge (1) and for "
-        "--fill, which removes no noise unless asked to",
+        help="standard deviation of the noise, of 255, or auto to estimate it: the default, except for --enlarge (1) "
+        "and --fill, which removes no noise unless asked to",
     )
     noise.add_argument(
         "--photons",
         type=_noise,
         metavar="N",
-        help="the noise is that of photons, N at white (or auto: estimated), as in dim or microscopic pictures",
+        help="the noise is photon noise, N at white (or auto to estimate N), as in dim or microscope images",
     )
     made.add_argument(
         "--report",
         action="store_true",
-        help="write a page to compare both, NAME.html beside NAME.png; see docs/report.md",
+        help="write a page that compares both, NAME.html beside NAME.png; see docs/report.md",
     )
     made.add_argument("--page", type=_page, metavar="N", help="page of a TIFF, or frame of an animation (default: 1)")
     made.add_argument("--no-gps", action="store_true", help="leave the coordinates out of the result's metadata")
@@ -231,7 +231,7 @@ def _check_belongs(args: argparse.Namespace) -> None:
         if given and asked is None:
             raise InputError(f"{option}: is for {task}, which is not asked for; add it, or remove {option}")
     if args.flip and not isinstance(args.deblur, BlurSettings):
-        raise InputError("--flip: turns the kernel of a file; give --deblur the path of one, or remove --flip")
+        raise InputError("--flip: turns a kernel that is read from a file; give --deblur its path, or remove --flip")
 
 
 def _result_stem(photo: Path) -> str:
@@ -260,7 +260,7 @@ def output_of(args: argparse.Namespace) -> Path:
         raise InputError(f"{output}: exists already; replace it with --overwrite, or choose another with --output")
     page = output.with_suffix(".html")
     if args.report and page.exists() and not is_report(page):
-        raise InputError(f"--report: {page}: exists already, and is no report; choose another name with --output")
+        raise InputError(f"--report: {page}: exists already, and is not a report; choose another name with --output")
     return output
 
 

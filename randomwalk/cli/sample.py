@@ -15,7 +15,8 @@ example:
   python sample.py --resume runs/vp_inpainting
   torchrun --nproc-per-node 2 sample.py --diffusion_config configs/vp_inpainting.yaml
 
-The run folder, which the config names (output), gets the images, the numbers and the config with all its defaults.
+The images, the numbers and the config with all its defaults are written to the run folder, which the config names
+(output).
 exit status: 0 done; 1 failed, or some images could not be read; 2 bad input; 130 or 143 interrupted.
 """
 
@@ -28,7 +29,7 @@ def parser(prog: str = "sample.py") -> argparse.ArgumentParser:
     made = options.Parser(
         config_option="--diffusion_config",
         prog=prog,
-        description="Sample images, or restore measured ones, as a YAML file says.",
+        description="Sample images, or restore measured ones, from the settings in a YAML file.",
         epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,7 +41,7 @@ def parser(prog: str = "sample.py") -> argparse.ArgumentParser:
         "--max-memory",
         type=float,
         metavar="GIB",
-        help="largest memory of a process; large images are denoised in tiles (short for --set max_memory=...)",
+        help="most memory that a process may use; large images are denoised in tiles (short for --set max_memory=...)",
     )
     return made
 

@@ -18,7 +18,7 @@ def parser(prog: str = "train.py") -> argparse.ArgumentParser:
     made = options.Parser(
         config_option="--config",
         prog=prog,
-        description="Train a denoiser as a YAML file says.",
+        description="Train a denoiser from the settings in a YAML file.",
         epilog=f"example: {start} --config configs/folder_train.yaml --set data.path=my_pictures",
     )
     made.add_argument("--config", metavar="YAML", help="the training; see configs/*_train.yaml")
@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the training that the options name; returns the exit status."""
     config, source = options.train_config(args)
     if args.no_train and not isinstance(config, ScoreEmbeddingConfig):
-        raise InputError(f"--no-train: is for the trainings in configs/score_embedding/; {source} is another one")
+        raise InputError(f"--no-train: is for the trainings in configs/score_embedding/; {source} is not one of them")
     options.check(config, args)
     # PyTorch is imported from here on: the config and its files are known to be good.
     if isinstance(config, ScoreEmbeddingConfig):

@@ -186,7 +186,7 @@ class BridgeSampleConfig(Settings):
     @model_validator(mode="after")
     def _start(self) -> BridgeSampleConfig:
         if self.points is not None and self.direction == "both":
-            raise ValueError("points: start one way only; set direction to forward or backward")
+            raise ValueError("points: can start one direction only; set direction to forward or backward")
         if self.points is not None and self.num_points is not None:
             raise ValueError("num_points: is for fresh points; remove it, or points")
         if self.points is None:

@@ -91,7 +91,7 @@ def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfi
     if "bridge" not in document.data:
         return load_train_config(path, overrides)
     if _has_weights(document):
-        raise InputError(f"{path}: is the use of a trained bridge; {_start_by('sample', '--config', path)}")
+        raise InputError(f"{path}: is a task for a trained bridge; {_start_by('sample', '--config', path)}")
     return validate(BridgeConfig, apply_overrides(document, overrides))
 
 
@@ -99,7 +99,7 @@ def _start_by(name: str, option: str, path: str | Path) -> str:
     """Command for a config of another program, or for the run that it belongs to."""
     folder = Path(path).parent
     if Path(path).name == "config.yaml" and (folder / "run.json").is_file():
-        return f"go on with it by {program(name)} --resume {folder}"
+        return f"continue it with {program(name)} --resume {folder}"
     return f"start it with {program(name)} {option} {path}"
 
 

@@ -31,7 +31,7 @@ _HEAD = """\
 
 # Settings
 
-All keys of the YAML files, from the declarations by which they are checked. Sections that several files share are
+All keys of the YAML files, generated from the declarations that check them. Sections that several files share are
 listed once, at their first use. Settings of operators, noise, denoisers and networks are also the keywords of
 `operators.make`, `noise.make`, `adapters.make` and `build_network` in Python.
 """
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m randomwalk.config", description="Files generated from the declared settings."
     )
     kind = parser.add_mutually_exclusive_group(required=True)
-    schemas = "the JSON schemas, by which editors complete and check the YAML files"
+    schemas = "the JSON schemas with which editors complete and check the YAML files"
     for flag, metavar, default, what in (
         ("--schema", "FOLDER", SCHEMA_FOLDER, schemas),
         ("--docs", "FILE", SETTINGS_PAGE, "the page of all settings"),

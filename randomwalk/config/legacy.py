@@ -78,8 +78,8 @@ def _use_own_names(document: Document) -> None:
         if key in target:
             said = f"{'.'.join(own)}{document.origin(own)}"
             raise InputError(
-                f"{document.where}: {'.'.join(path)}{document.origin(path)}: is another name of {said}, "
-                "which is there too; remove one of them"
+                f"{document.where}: {'.'.join(path)}{document.origin(path)}: is another name for {said}, "
+                "which is also given; remove one of them"
             )
         target[key] = section.pop(path[-1])
         if path in document.origins:

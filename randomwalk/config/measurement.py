@@ -60,16 +60,16 @@ class Measurement(Settings):
         for operator in parts_of(self.operator) if self.given else ():
             if isinstance(operator, MotionBlurSettings) and operator.length is None:
                 raise ValueError(
-                    "given: motion_blur without length draws its kernel; give length and angle, or use blur, with a "
-                    "file of the kernel"
+                    "given: motion_blur without length draws a random kernel; give length and angle, or use blur, with "
+                    "a file of the kernel"
                 )
             if operator.name not in PICTURES:
                 raise ValueError(
-                    f"given: {operator.name} does not measure pictures, which could be given; allowed: "
+                    f"given: {operator.name} makes measurements that are not images; allowed: "
                     f"{', '.join(PICTURES)}, or a composition of these"
                 )
             if isinstance(operator, InpaintingSettings) and operator.mask not in ("file", "beside"):
-                raise ValueError(f"given: found mask: {operator.mask}, which is drawn; allowed: file or beside")
+                raise ValueError(f"given: found mask: {operator.mask}, which is random; allowed: file or beside")
         return self
 
     @model_validator(mode="after")
@@ -100,7 +100,7 @@ class Measurement(Settings):
         for operator in parts_of(self.operator):
             if operator.name not in PICTURES or operator.name in ("hdr", "jpeg"):
                 raise ValueError(
-                    f"{what} is for measurements that are pictures with independent noise, but the operator is "
+                    f"{what} is for measurements that are images with independent noise, but the operator is "
                     f"{operator.name}; allowed with it: noise with a known {key}"
                 )
         return self

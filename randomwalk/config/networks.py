@@ -306,7 +306,7 @@ class VPDenoiserSettings(Settings):
                 # Past pydantic, for which the key would then be one that the user has written.
                 self.__dict__[key] = usual[key] if getattr(self, key) is None else getattr(self, key)
             elif getattr(self, key) is not None:
-                why = f"the table {self.table} has none" if named else "the numbers of the table say it all"
+                why = f"the table {self.table} has none" if named else "the numbers of the table determine it"
                 raise ValueError(f"{key}: found {getattr(self, key)}, but {why}; remove it")
         check_order("beta_min", self.beta_min, "beta_max", self.beta_max)
         return self
@@ -512,7 +512,7 @@ class Weights(Settings):
             if getattr(self, key) != type(self).model_fields[key].default and self.name not in names:
                 raise ValueError(f"{key}: is for name: {' and '.join(names)}, but name is {self.name}; remove it")
         if self.published is not None and (self.architecture is not None or self.denoiser is not None):
-            raise ValueError("published: says what architecture and denoiser say; remove it, or them")
+            raise ValueError("published: already sets architecture and denoiser; remove it, or them")
         if self.name == "deepinv" and self.model is None:
             raise ValueError("model: missing; expected a class of deepinv.models, such as DRUNet")
         if self.noise_range is not None:

@@ -125,7 +125,7 @@ class RandomWalkSettings(SamplerBase):
             if self.kappa is not None and getattr(self, key) != usual:
                 raise ValueError(f"{key}: found beside kappa, which sets all temperatures; remove one of them")
         if self.kappa is not None and self.momentum != 0:
-            raise ValueError("momentum: found beside kappa, which counts on steps without one; remove one of them")
+            raise ValueError("momentum: found beside kappa, which assumes steps without momentum; remove one of them")
         return self
 
 

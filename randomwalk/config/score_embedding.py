@@ -265,6 +265,6 @@ class ScoreEmbeddingConfig(Settings):
         if network.num_classes not in (None, data.num_images):
             raise ValueError(
                 f"network.num_classes: found {network.num_classes}; allowed: data.num_images, which is "
-                f"{data.num_images}, for a network that is told which image to make; or none"
+                f"{data.num_images}, for a network conditioned on the image; or none"
             )
         return self

@@ -51,7 +51,7 @@ def describe_missing_weights(path: str | Path) -> str:
         return f"{missing} This training makes it: {program('train')} --config {training}"
     return (
         f"{missing} Expected a file with weights: .safetensors of train.py, a guided-diffusion state dict "
-        "or a score_sde checkpoint; relative paths start in the current folder"
+        "or a score_sde checkpoint; relative paths are taken from the current folder"
     )
 
 
@@ -97,7 +97,7 @@ def kind_of_weights(path: Path, key: str = "network.path") -> str:
     if head.startswith(b"\x80"):
         return "pickle"
     raise InputError(
-        f"{path} is no file with weights; expected .safetensors or a file of torch.save (.pt, .pth). "
+        f"{path} is not a file with weights; expected .safetensors or a file of torch.save (.pt, .pth). "
         f"It begins with {head[:16]!r}"
     )
 
@@ -107,7 +107,7 @@ def shards_of(path: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: it is no index of safetensors files ({error})") from error
+        raise InputError(f"{path} is damaged: it is not an index of safetensors files ({error})") from error
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise InputError(f"{path} is damaged: it lists files that are not beside it")
     return names
@@ -117,14 +117,14 @@ def _refuse_checkpoint(path: Path) -> None:
     """Refuse the file from which a training of this program goes on, in the folder of its run."""
     weights, config = path.with_name("model.safetensors"), path.with_name("config.yaml")
     if re.fullmatch(r"(checkpoint|validated).*\.pt", path.name) and weights.is_file() and config.is_file():
-        raise InputError(f"{path} is what a training goes on from with --resume; its weights for use are in {weights}")
+        raise InputError(f"{path} is a checkpoint for --resume; the weights to use are in {weights}")
 
 
 def _weights_in(folder: Path) -> str:
     if (folder / "model_index.json").is_file():
-        return f", or for the pipeline of diffusers in it: network: {{name: diffusers, path: {folder}}}"
+        return f"; or, for the diffusers pipeline in it, network: {{name: diffusers, path: {folder}}}"
     if (folder / "scheduler").is_dir():
-        return "; a pipeline of diffusers has a model_index.json too, which is missing"
+        return "; a diffusers pipeline also has a model_index.json, which is missing"
     found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".pt", ".pth", ".ckpt"))
     return f", {folder / found[0]}" if len(found) == 1 else f": {', '.join(found[:4])}" if found else ""
 

@@ -261,7 +261,7 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
         parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
         if isinstance(node, yaml.ScalarNode) and _HALF.search(node.value):
-            raise ConstructorError(None, None, "half a character (\\uD800 to \\uDFFF) is no text", node.start_mark)
+            raise ConstructorError(None, None, "half a character (\\uD800 to \\uDFFF) is not text", node.start_mark)
         counts[id(node)] = 1 + sum(_count(part, counts) for part in parts)
     if counts[id(node)] < 0:
         raise ConstructorError(None, None, "an alias stands for the value that holds it", node.start_mark)

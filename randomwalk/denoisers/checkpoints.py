@@ -296,7 +296,7 @@ def _settings(
         taken = {key: theirs[key] for key in ("image_size", "num_head_channels", "num_heads")}
         note = (
             f"{file.path}: has the tensors of the published {' or '.join(names)}, whose settings were taken: {taken}, "
-            f"denoiser {denoiser or around}; if it was trained otherwise, give network.architecture and .denoiser"
+            f"denoiser {denoiser or around}; if it was trained differently, give network.architecture and .denoiser"
         )
         return theirs, denoiser or around, (note,)
     try:
@@ -321,7 +321,7 @@ def _check_agreement(path: Path, section: str, given: Mapping[str, Any] | None, 
     for key, value in (given or {}).items():
         if key in _TRAINING_ONLY or (key in own and _plain(value) == _plain(own[key])):
             continue
-        unknown = f"is unknown to {own['name']!r}, as the file has it"
+        unknown = f"is unknown to {own['name']!r}, which the file names"
         says = f"is {reprlib.repr(own[key])} in the file" if key in own else unknown
         raise InputError(
             f"{path}: network.{section}.{key} {says}, and {reprlib.repr(value)} in the config. The file describes "

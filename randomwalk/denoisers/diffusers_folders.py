@@ -63,17 +63,17 @@ def load_diffusers(
     library = optional_library("diffusers", "diffusers", "a diffusers pipeline")
     where = str(path)
     if not Path(path).is_dir() and not _REPOSITORY.fullmatch(where):
-        raise InputError(f"{where}: no such folder, and no id of a repository (owner/name)")
+        raise InputError(f"{where}: neither an existing folder nor the id of a repository (owner/name)")
     folder = Path(path) if Path(path).is_dir() else _downloaded(library, where, pickles)
     index = _index(where, folder)
     unet = _network(library, where, folder, index, pickles)
     config: Any = unet.config
     classes = config.num_class_embeds
     if config.class_embed_type is not None:
-        raise InputError(f"{where}: the network is told numbers in place of classes, which is not supported")
+        raise InputError(f"{where}: the network is conditioned on numbers instead of classes, which is not supported")
     if null_label is not None and null_label not in range(classes or 0):
         found = f"{classes} classes, from 0 to {classes - 1}" if classes else "no classes"
-        raise InputError(f"{where}: null_label is {null_label}, but the network knows {found}")
+        raise InputError(f"{where}: null_label is {null_label}, but the network has {found}")
     if denoiser is None:
         made = _by_scheduler(library, where, _scheduler(where, folder, index), unet, null_label)
     else:
@@ -106,7 +106,7 @@ def _downloaded(library: Any, where: str, pickles: bool) -> Path:
     try:
         return Path(_by_library(where, "the pipeline", lambda: download(where, use_safetensors=safe)))
     except InputError as error:
-        raise InputError(f"{error}: no folder has this name, and a repository is downloaded once, online") from error
+        raise InputError(f"{error}: there is no such folder, and a repository is downloaded once, online") from error
 
 
 def _index(where: str, folder: Path) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _index(where: str, folder: Path) -> dict[str, Any]:
         return _json(folder / MODEL_INDEX)
     if (folder / CONFIG).is_file():
         return {}
-    raise InputError(f"{where}: is no folder of diffusers: it has neither {MODEL_INDEX} nor {CONFIG}")
+    raise InputError(f"{where}: is not a diffusers folder: it has neither {MODEL_INDEX} nor {CONFIG}")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _network(library: Any, where: str, folder: Path, index: Mapping[str, Any], p
     pickle = next(place.glob("*.bin"), None)
     if not pickles and pickle is not None and not any(place.glob("*.safetensors")):
         raise InputError(
-            f"{where}: its weights are a pickle ({pickle.name}), which is read only if told to: network.pickles: true, "
+            f"{where}: its weights are a pickle ({pickle.name}), which is read only on request: network.pickles: true, "
             "or load_denoiser(..., pickles=True); or save the pipeline again, which makes safetensors"
         )
     for file in sorted(place.glob("*.safetensors")):

@@ -135,7 +135,7 @@ def check_guidance(denoiser: Denoiser, labels: Sequence[int], scale: float) -> N
     """Raise InputError unless the network supports these classes at this scale."""
     classes, null = _classes(denoiser), getattr(denoiser, "null_label", None)
     if not classes:
-        raise InputError("guidance: the network knows no classes; remove this section")
+        raise InputError("guidance: the network has no classes; remove this section")
     for label in labels:
         if label not in classes:
             gap = f" but {null}" if null is not None and classes[0] < null < classes[-1] else ""
@@ -156,6 +156,6 @@ def check_unguided(denoiser: Denoiser) -> None:
     classes = _classes(denoiser)
     if classes and getattr(denoiser, "null_label", None) is None:
         raise InputError(
-            f'guidance: missing; the network knows {len(classes)} classes and none that means "of any class". Say '
+            f'guidance: missing; the network has {len(classes)} classes and none that means "of any class". Say '
             f"which images to make: guidance: {{labels: 0}}, with a class from 0 to {classes[-1]} or a list of them"
         )

@@ -144,20 +144,20 @@ def unknown_variant(state: Mapping[str, Tensor]) -> str | None:
     """The variant of a public network that there is not here, if the names of its tensors tell."""
     if "time_embed.0.weight" in state and not any(key.startswith("output_blocks.") for key in state):
         return (
-            "it is a classifier of noisy images (guided-diffusion's EncoderUNetModel), which knows no images and is no "
-            "prior; give the weights of the diffusion model, such as 256x256_diffusion.pt"
+            "it is a classifier of noisy images (guided-diffusion's EncoderUNetModel), which is "
+            "not a prior of images; give the weights of the diffusion model, such as 256x256_diffusion.pt"
         )
     first, last = state.get("input_blocks.0.0.weight"), state.get("out.2.weight")
     if first is not None and last is not None and first.ndim == 4 and first.shape[1] == 6 and last.shape[0] in (3, 6):
         return (
-            "it is an upsampler (guided-diffusion's SuperResModel), which is also shown the small image and is no "
-            "prior of images alone; give the weights of the diffusion model"
+            "it is an upsampler (guided-diffusion's SuperResModel), which also takes the small image and is not a "
+            "prior on its own; give the weights of the diffusion model"
         )
     blocks = {int(match[1]) for key in state if (match := re.match(r"input_blocks\.(\d{1,4})\.", key))}
     if missing := sorted(set(range(max(blocks, default=0))) - blocks):
         return (
-            f"input_blocks.{missing[0]} has no weights: it seems a UNet with conv_resample: false, which changes the "
-            "resolution without a convolution and is not known here; or the file is incomplete"
+            f"input_blocks.{missing[0]} has no weights: it seems to be a UNet with conv_resample: false, which changes "
+            "the resolution without a convolution and is not known here; or the file is incomplete"
         )
     return None
 
@@ -261,7 +261,7 @@ _NOT_IN_FILE = {
     # not in the file either, and by default: fir: true, skip_rescale: true, scale_by_sigma: true, centered: false""",
 }
 """Settings to fill in by hand, with an explanation of each."""
-_TABLES = """how the noise grew in its training. See the flag
+_TABLES = """how the noise grew during training. See the flag
     # --noise_schedule of that training (guided-diffusion, improved-diffusion), or beta_schedule, beta_start and
     # beta_end in scheduler_config.json (diffusers):
     #   linear         DDPM's; diffusers: linear
@@ -314,7 +314,7 @@ def describe(state: Mapping[str, Tensor], architecture: bool, denoiser: bool) ->
     if settings is None or at_65536 is None:
         raise InputError(
             "it does not hold a UNet of guided-diffusion or a usual NCSN++ of score_sde (its first tensor is "
-            f"{next(iter(state), 'nothing')!r}); if it is one all the same, describe it in network.architecture and "
+            f"{next(iter(state), 'nothing')!r}); if it is one nevertheless, describe it in network.architecture and "
             "network.denoiser"
         )
     name = settings["name"]

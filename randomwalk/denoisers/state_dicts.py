@@ -298,7 +298,7 @@ def choose(
             _check_nothing_averaged(tensors, empty, setting)
         if not raw:
             held = ", ".join(s.path for s in sets) or "none"
-            raise InputError(f"has no weights of the network that are not averaged; it has: {held} ({setting})")
+            raise InputError(f"has no weights of the network without averaging; it has: {held} ({setting})")
         chosen = _only(raw, trainable, setting)
     else:
         wanted = weights.rstrip(".")
@@ -327,7 +327,7 @@ def _only(sets: Sequence[WeightSet], trainable: Sequence[str], setting: str) -> 
         paths = [s.path for s in rivals]
         kind = "averaged weights" if best.averaged else "weights, none of which is called averaged"
         raise InputError(
-            f"has several sets of {kind}, and nothing tells which is meant: {', '.join(paths)}. Choose one of them by "
+            f"has several sets of {kind}, and nothing says which is meant: {', '.join(paths)}. Choose one of them by "
             f"its path, for example {setting}: {paths[0]}"
         )
     return rivals[0]
@@ -341,7 +341,7 @@ def _check_average(
     chosen: WeightSet, raw: Sequence[WeightSet], trainable: Sequence[str], tensors: Mapping[str, Tensor], setting: str
 ) -> None:
     """Refuse averages that are incomplete or have not begun."""
-    advice = f"{setting}: raw takes the weights that were not averaged" if raw else "there are no other ones"
+    advice = f"{setting}: raw takes the weights that were not averaged" if raw else "there are no others"
     if chosen.problem is not None:
         raise InputError(f"{chosen.problem}; {advice}")
     if missing := [name for name in trainable if name not in chosen.state]:
@@ -353,7 +353,7 @@ def _check_average(
     places = [*_outer(chosen.place), "averaging_state."]
     for counter in [f"{place}{name}" for place in places for name in ("n_averaged", "num_updates", "initted")]:
         if counter in tensors and tensors[counter].numel() == 1 and not tensors[counter]:
-            raise InputError(f"its averaging had not begun ({counter} is 0), so {chosen.path} is no average; {advice}")
+            raise InputError(f"its averaging had not begun ({counter} is 0): {chosen.path} is not an average; {advice}")
 
 
 def _check_nothing_averaged(tensors: Mapping[str, Tensor], empty: Sequence[str], setting: str) -> None:
@@ -362,7 +362,7 @@ def _check_nothing_averaged(tensors: Mapping[str, Tensor], empty: Sequence[str],
     suspects = [*empty, *paths]
     if suspects:
         raise InputError(
-            f"has something that is called averaged, in a layout that is not known ({', '.join(suspects[:3])}"
+            f"has entries that are called averaged, in an unknown layout ({', '.join(suspects[:3])}"
             f"{', ...' * (len(suspects) > 3)}); {setting}: raw takes the weights that were not averaged"
         )
 

@@ -124,7 +124,7 @@ def read_weights(path: str | Path, weights: str = "ema", setting: str = "network
             raise InputError(
                 f"{path} holds {found}; expected a state dict (names and tensors), alone or in a checkpoint"
             )
-        said = [f"{path}: left out the settings of its training, which are of {', '.join(left)}"] if left else []
+        said = [f"{path}: ignored its training settings, which are objects of {', '.join(left)}"] if left else []
         file = WeightFile(path, tensors, weights, setting, empty=state_dicts.empty_averages(content), left=said)
     if len(file.tensors) > _MOST_TENSORS:
         raise InputError(f"{path}: holds {len(file.tensors):,} tensors; expected at most {_MOST_TENSORS:,}")
@@ -176,7 +176,7 @@ def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     if not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} is damaged: its description does not name a network and a denoiser")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise InputError(f"{path} is damaged: the classes in its description are no list of names")
+        raise InputError(f"{path} is damaged: the classes in its description are not a list of names")
     return dict(config)
 
 
@@ -222,7 +222,7 @@ def _load_pickle(path: Path, zipped: bool) -> tuple[Any, list[str]]:
                 "not compress"
             )
         if broken:
-            raise InputError(f"{path} is damaged: {broken} in it does not have its checksum; fetch it again")
+            raise InputError(f"{path} is damaged: {broken} in it has a wrong checksum; fetch it again")
     try:
         return _read_tensors(path, zipped)
     except OSError as error:

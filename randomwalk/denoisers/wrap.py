@@ -220,14 +220,14 @@ class Called(nn.Module):
         found = out.get("sample") if isinstance(out, Mapping) else getattr(out, "sample", out)
         found = found[0] if isinstance(found, tuple | list) and found else found
         if not isinstance(found, Tensor):
-            raise InputError(f"wrap: the network gives {type(out).__name__}; expected a tensor, or one called sample")
+            raise InputError(f"wrap: the network returns {type(out).__name__}; expected a tensor, or one called sample")
         channels = z.shape[1]
         if found.shape[1:2] not in ((channels,), (2 * channels,)) or (len(z), *z.shape[2:]) != (
             *found.shape[:1],
             *found.shape[2:],
         ):
             raise InputError(
-                f"wrap: the network makes {list(found.shape)} of {list(z.shape)}; expected the same shape, or twice "
+                f"wrap: the network turns {list(z.shape)} into {list(found.shape)}; expected the same shape, or twice "
                 f"the channels if it has learned the variance too"
             )
         return found[:, :channels]
@@ -291,7 +291,7 @@ class WrappedDenoiser(SDEDenoiser):
     def predict(self, z: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         if label is None and self.num_classes is not None:
             if self.null_label is None:
-                raise InputError("the network is told classes: use randomwalk.denoisers.guided(denoiser, labels)")
+                raise InputError("the network is class-conditional: use randomwalk.denoisers.guided(denoiser, labels)")
             label = torch.full((len(z),), self.null_label, device=z.device)
         return super().predict(z, sigma, label)
 
@@ -417,9 +417,9 @@ def _check_condition(
     if time is not None and time not in allowed:
         raise InputError(f"wrap: time={time!r}; allowed with {schedule}: {', '.join(allowed)}")
     if whole and (time or allowed[0]) != "index":
-        raise InputError("wrap: whole_times is for networks that are told the index in a table")
+        raise InputError("wrap: whole_times is for networks that take the index in a table")
     if whole and time_scale != 1:
-        raise InputError(f"wrap: time_scale={time_scale:g} and whole_times: an index that is looked up has no factor")
+        raise InputError(f"wrap: time_scale={time_scale:g} and whole_times: an index into a table takes no factor")
 
 
 def _check_classes(num_classes: int | None, null_label: int | None, classes: Sequence[str]) -> None:

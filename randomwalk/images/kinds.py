@@ -64,7 +64,7 @@ class Foreign:
 
 HEIC = Foreign(
     "HEIC",
-    "pip install pillow-heif, then it is read as it is; or convert it: heif-convert FILE.heic FILE.png",
+    "pip install pillow-heif, then it is read directly; or convert it: heif-convert FILE.heic FILE.png",
     (".heic", ".heif", ".hif"),
     tuple((4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
 )
@@ -145,7 +145,7 @@ def open_picture(file: IO[bytes], name: str, formats: Sequence[str] = FORMATS) -
     try:
         return Image.open(file, formats=["HEIF"] if is_heif else _supported(formats))
     except UnidentifiedImageError as error:  # its message has an address in memory
-        raise ValueError("it is no picture, or of a kind that is not decoded") from error
+        raise ValueError("it is not an image, or is in a format that is not supported") from error
 
 
 def _supported(formats: Sequence[str]) -> list[str]:
@@ -193,7 +193,7 @@ def left_out_notes(where: str, names: Sequence[str]) -> list[str]:
     """
     if not names:
         return []
-    are = "1 file is no picture that decodes" if len(names) == 1 else f"{len(names)} files are no pictures that decode"
+    are = "1 file is not a readable image" if len(names) == 1 else f"{len(names)} files are not readable images"
     found = [f"{where}: {are}: {', '.join(names[:MOST_NAMES])}{', ...' if len(names) > MOST_NAMES else ''}"]
     for kind in FOREIGN:
         count = sum(PurePath(name).suffix.lower() in kind.suffixes for name in names)

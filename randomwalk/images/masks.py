@@ -94,7 +94,7 @@ def read_mask(
     if not unknown.any() or unknown.all():
         hint = "" if mask.alpha is not None or unknown.any() else " (paint it on white, or on a layer of its own)"
         if unknown.all():
-            hint = f"; known is what is fully {'black' if invert else 'white'}, and its nearest pixel is "
+            hint = f"; only fully {'black' if invert else 'white'} pixels are known, and the nearest to that is "
             hint += f"{abs(ground - int(distance.min()))} of 255"
         raise InputError(
             f"{name} keeps {'no pixel' if unknown.all() else 'all pixels'}; expected a mask that is "
@@ -108,7 +108,7 @@ def read_mask(
     if copied is None and rings.any():
         notes.append(
             f"{name} is a JPEG file, with rings around its edges: what is within {RINGS} of 255 of "
-            f"{'black' if invert else 'white'} counts as {'black' if invert else 'white'}; better save masks as PNG"
+            f"{'black' if invert else 'white'} counts as {'black' if invert else 'white'}; save masks as PNG instead"
         )
     if copied is None and soft.any():
         notes.append(

@@ -217,7 +217,7 @@ def _go_to(image: Image.Image, page: int) -> None:
     except Exception as error:
         raise ValueError(f"page {page + 1} cannot be found: {error}") from error
     if page >= count:
-        raise ValueError(f"it has {count} page{'s' if count > 1 else ''}, and page {page + 1} is wanted")
+        raise ValueError(f"it has {count} page{'s' if count > 1 else ''}, and page {page + 1} was asked for")
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f"page {page + 1} has {image.width} x {image.height} pixels")
 
@@ -323,7 +323,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     try:
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except ImageCms.PyCMSError as error:
-        raise ValueError(f"its colour profile is not one of {image.mode}: {error}") from error
+        raise ValueError(f"its colour profile is not for {image.mode}: {error}") from error
     assert converted is not None
     return converted
 

@@ -342,7 +342,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
         inside = ancestors.pop(where) | {os.path.realpath(where)}
         for path in (where / name for name in folders):
             if os.path.realpath(path) in inside:
-                raise InputError(f"{path}: is a link to a folder that contains it, so it has no end; remove it")
+                raise InputError(f"{path}: is a link to a folder that contains it, so it never ends; remove it")
             ancestors[path] = inside
         for path in (where / name for name in files):
             if path.is_symlink():

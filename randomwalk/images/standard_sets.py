@@ -167,7 +167,7 @@ def _read_idx(path: Path) -> np.ndarray:
             shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
             count = math.prod(shape)
             if ndim not in (1, 3) or count > _MOST_BYTES:
-                raise InputError(f"{path}: is damaged: its header says {shape}, which is none of images or labels")
+                raise InputError(f"{path}: is damaged: its header says {shape}, which fits neither images nor labels")
             raw = file.read(count + 1)  # and no more, whatever it may unpack to
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error

@@ -84,8 +84,8 @@ def make_composition(
     inner = make(image_shape=image_shape, generators=generators, masks=masks, **first)
     if len(inner.measurement_shape) != 3:
         raise InputError(
-            f"composition: {first['name']} gives measurements of shape {inner.measurement_shape}, which are no images "
-            "that another operator could act on; use it as the second"
+            f"composition: {first['name']} gives measurements of shape {inner.measurement_shape}, which are not "
+            "images, so that no operator can follow it; use it as the second"
         )
     outer = make(image_shape=inner.measurement_shape, generators=generators, masks=masks, **second)
     composed = Composition(inner, outer)

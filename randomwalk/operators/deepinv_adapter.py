@@ -43,7 +43,7 @@ class PhysicsOperator(Operator):
         if len(image_shape) != 3:
             raise InputError(
                 f"from_deepinv: {type(physics).__name__} on images of shape {tuple(image_shape)}: only images of "
-                "channels, height and width are sampled here, no sequences and volumes"
+                "channels, height and width are sampled here, not sequences or volumes"
             )
         super().__init__(image_shape)
         self.linear = isinstance(physics, library.LinearPhysics)
@@ -58,8 +58,8 @@ class PhysicsOperator(Operator):
                     self._adjoint_is_exact = False
                     if not self._has_exact_adjoint():
                         raise ValueError(
-                            "neither A_adjoint nor automatic differentiation gives the adjoint of A; of Tomography: "
-                            "take adjoint_via_backprop=True"
+                            "neither A_adjoint nor automatic differentiation gives the adjoint of A; for Tomography "
+                            "use adjoint_via_backprop=True"
                         )
         except Exception as error:  # the library's classes raise anything for a shape that they do not take
             raise InputError(

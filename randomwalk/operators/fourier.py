@@ -39,7 +39,7 @@ class FourierSubsampling(Operator):
                 f"with H, W = {height}, {width}"
             )
         if not ((mask == 0) | (mask == 1)).all() or (mask == 0).flatten(1).all(1).any():
-            raise InputError("fourier_subsampling: a mask holds only 0 (missing) and 1 (measured), and some 1")
+            raise InputError("fourier_subsampling: a mask holds only 0 (missing) and 1 (measured), and at least one 1")
         self.register_buffer("mask", mask)
 
     @property

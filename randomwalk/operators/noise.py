@@ -189,7 +189,7 @@ class PoissonNoise(Noise):
 
         if y.min() < -1.5:  # a sharpening operator may overshoot a little, which counts as dark
             raise InputError(
-                f"noise: poisson is for measurements that are pixels, from -1 (no photons) on, but this operator gives "
+                f"noise: poisson is for measurements that are pixels, from -1 (no photons) up, but this operator gives "
                 f"{float(y.min()):.2f}; use gaussian noise, or another operator"
             )
         draws = TorchDraws(len(y), device=y.device, dtype=y.dtype) if draws is None else draws

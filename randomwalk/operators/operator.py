@@ -315,7 +315,7 @@ class Measurement:
             InputError: there is no noise, hence no density.
         """
         if self.noise.std == 0:
-            raise InputError("noise 'none' has no likelihood score; take a sampler that does without, or some noise")
+            raise InputError("noise 'none' has no likelihood score; use a sampler that does not need one, or add noise")
         if self.operator.linear and isinstance(self.noise, GaussianNoise):
             return self.operator.adjoint(self.residual(x)) / self.std**2
         with torch.enable_grad():

@@ -45,7 +45,7 @@ def _load(path: Path, device: Any) -> dict[str, Any]:
         _DamageError: it is missing or damaged.
     """
     if path.exists() and not path.is_file():  # a pipe would wait for its writer
-        raise InputError(f"{path}: is not a file; expected a checkpoint; move it away to go on without it")
+        raise InputError(f"{path}: is not a file; expected a checkpoint; move it away to continue without it")
     try:
         with zipfile.ZipFile(path) as file:
             if (record := file.testzip()) is not None:
@@ -103,7 +103,7 @@ def settle(folder: RunFolder, name: str = CHECKPOINT) -> bool:
             "both to train from the start"
         )
     older.replace(newest)
-    print(f"note: {newest} is damaged ({wrong}); going on from {older.name}", file=sys.stderr, flush=True)
+    print(f"note: {newest} is damaged ({wrong}); continuing from {older.name}", file=sys.stderr, flush=True)
     return True
 
 
@@ -119,7 +119,7 @@ def read(folder: RunFolder, use: Callable[[dict[str, Any]], None], device: Any, 
     try:
         use(_load(path, device))
     except _DamageError as error:
-        raise InputError(f"{path}: is damaged ({error}); go on from the checkpoint before it with --resume") from error
+        raise InputError(f"{path}: is damaged ({error}); continue from the one before it with --resume") from error
     except InputError:
         raise
     except Exception as error:  # a checkpoint of anything else

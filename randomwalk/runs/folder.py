@@ -109,7 +109,7 @@ class RunFolder:
                     return folder
                 folder.unlock()
             candidate = next(others)
-        why = problem.strerror if problem is not None else "others are made all the time"
+        why = problem.strerror if problem is not None else "other folders keep appearing"
         raise InputError(f"output: {candidate} cannot be made ({why}); choose another folder") from problem
 
     @classmethod
@@ -132,7 +132,7 @@ class RunFolder:
         if folder.path.is_file():
             raise InputError(f"--resume {path}: is a file; expected the folder of a run, such as {folder.path.parent}")
         if not folder.has("config.yaml"):
-            raise InputError(f"--resume {path}: there is no config.yaml in it, so it is not the folder of a run")
+            raise InputError(f"--resume {path}: is not a run folder: config.yaml is missing")
         return folder
 
     @property
@@ -339,7 +339,7 @@ class RunFolder:
             return [row for row in rows if is_kept(row)]
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(
-                f"{self.file(name)}: is damaged ({printable(str(error))[:200]}); remove it to go on"
+                f"{self.file(name)}: is damaged ({printable(str(error))[:200]}); remove it to continue"
             ) from error
 
     def read_array(self, name: str, mapped: bool = False) -> np.ndarray:
@@ -376,7 +376,7 @@ class RunFolder:
             for one in resumed
         ):
             raise InputError(
-                f"{self.file('run.json')}: is not what a run writes; remove it to go on without it, or start a new run"
+                f"{self.file('run.json')}: was not written by a run; remove it to continue, or start a new run"
             )
         return found
 

@@ -30,7 +30,7 @@ def only_process(device: str, task: str) -> Context:
         InputError: there are several processes.
     """
     if distributed.launch().size > 1:
-        raise InputError(f"{task} in one process: start it without torchrun or mpiexec")
+        raise InputError(f"{task} takes one process: start it without torchrun or mpiexec")
     return distributed.connect(device)
 
 
@@ -121,7 +121,7 @@ class Session:
         said = str(error)
         if is_resumable and "--resume" not in said:
             separator = "" if not said else "; " if is_interrupted else "\n"
-            said += f"{separator}what is done is kept in {self.folder.path}; resume with: {self.resume_command}"
+            said += f"{separator}the work so far is kept in {self.folder.path}; resume with: {self.resume_command}"
         if isinstance(error, OSError):
             return RunError(said)
         return type(error)(said) if isinstance(error, InputError | RunError) or is_interrupted else error

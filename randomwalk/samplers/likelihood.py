@@ -200,8 +200,8 @@ def _check_settings(
     """Raise InputError for an impossible setting."""
     if not 0 < low < high < math.inf:
         raise InputError(
-            f"likelihood: sigma_min {low:g}, sigma_max {high:g}; expected 0 < sigma_min < sigma_max < inf: give those "
-            "that the denoiser does not have"
+            f"likelihood: sigma_min {low:g}, sigma_max {high:g}; expected 0 < sigma_min < sigma_max < inf: give the "
+            "ones that the denoiser lacks"
         )
     for known, message in (
         (divergence in ("auto", "exact", "hutchinson"), f"divergence {divergence!r}; expected auto, exact, hutchinson"),

@@ -187,7 +187,7 @@ class Sampler(SamplerBase):
         if sigmas is not None:
             return decreasing(sigmas, strictly=not self.repeats_levels)
         if self.schedule is None:
-            raise InputError(f"sampler {self._title()}: no noise levels; give sigmas to sample, or a schedule to it")
+            raise InputError(f"sampler {self._title()}: no noise levels; pass sigmas to sample, or give it a schedule")
         return schedules.for_denoiser(denoiser, **self.schedule.model_dump(exclude_none=True), sde=self.clock)
 
     def check(self, measurement: Measurement | None) -> None:
@@ -210,7 +210,7 @@ class Sampler(SamplerBase):
         if needs.noise and noise.name not in needs.noise:
             photons = "; for photons take posterior_mean where the operator is denoising, else daps or random_walk"
             raise InputError(
-                f"sampler {name}: noise {noise.name!r}; it can do {', '.join(needs.noise)}"
+                f"sampler {name}: noise {noise.name!r}; it supports {', '.join(needs.noise)}"
                 + (photons if noise.name == "poisson" else "")
             )
 
@@ -307,7 +307,7 @@ def decreasing(sigmas: Sigmas, strictly: bool = False) -> Tensor:
     if s.ndim != 1 or len(s) == 0 or not (s > 0).all() or (s.diff() > 0).any():
         raise InputError("sampler: the noise levels must be positive and decreasing")
     if strictly and (s.diff() == 0).any():
-        raise InputError(f"sampler: the noise level {float(s[1:][s.diff() == 0][0]):.6g} comes twice; expected it once")
+        raise InputError(f"sampler: the noise level {float(s[1:][s.diff() == 0][0]):.6g} occurs twice; expected once")
     return s
 
 

@@ -189,7 +189,7 @@ def _check_settings(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any]
     if keys not in (_RANGE, _TABLE):
         raise InputError(f"schedule {name!r}: got {', '.join(keys) or 'no range of sigma'}; {allowed}")
     if "sde" in shapes and not isinstance(settings.get("sde"), SDE):
-        raise InputError(f"schedule {name!r}: sde={settings.get('sde')!r}; expected an SDE, whose time it is")
+        raise InputError(f"schedule {name!r}: sde={settings.get('sde')!r}; expected the SDE whose time is used")
     for key, value in settings.items():
         if key == "sde":
             continue

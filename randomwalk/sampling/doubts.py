@@ -94,9 +94,7 @@ def of_noise(batch: Batch, row: int, bounds: tuple[float, float], lowest: float)
     if residual is None or batch.noise_std is None:
         return ""
     std, (least, most) = 127.5 * batch.noise_std, bounds
-    where = (
-        f"where the picture is even the residual is {residual:.2f} times the noise of {std:.3g} of 255 that was assumed"
-    )
+    where = f"in even areas of the picture the residual is {residual:.2f} times the assumed noise of {std:.3g} of 255"
     if residual * batch.noise_std > most * max(batch.noise_std, lowest):
         return (
             f"{where}: there is more noise, which the restoration shows as texture; try measurement.noise.std "
@@ -121,7 +119,7 @@ def _of_kernel(batch: Batch, row: int, kernel: Tensor) -> str:
     if outside < OUTSIDE and ratio < CONTRAST:
         return ""
     sign = (
-        f"{100 * share_outside(x):.0f}% of its values are outside the range of pictures"
+        f"{100 * share_outside(x):.0f}% of its values are outside the range of images"
         if outside >= OUTSIDE
         else "it has ripples"
     )

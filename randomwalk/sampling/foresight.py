@@ -100,10 +100,10 @@ def _unit_notes(task: Task) -> list[str]:
     width = high - low
     shown = f"measurement.noise.std: {std:g} on [{low:g}, {high:g}]"
     if width > 100 and std < width / 1000:
-        return [f"{shown} is less than the rounding of a picture; if it is meant on [0, 1], write {std * width:g}"]
+        return [f"{shown} is less than the rounding of an image; if it is meant on [0, 1], write {std * width:g}"]
     if width <= 2 and std > width:
         meant = f"{std / 255 * width:.3g}"
-        return [f"{shown} is more than from black to white; if it is meant on [0, 255], write {meant}"]
+        return [f"{shown} is more than the range from black to white; if it is meant on [0, 255], write {meant}"]
     return []
 
 
@@ -114,8 +114,8 @@ def _photon_notes(task: Task) -> list[str]:
         return []
     which = "the variance around each pixel" if blurs_of(measurement.operator) else "their mean variance"
     return [
-        f"sampler {task.config.sampler.name} takes the photons for Gaussian noise of {which}; for denoising alone, "
-        "posterior_mean knows their law"
+        f"sampler {task.config.sampler.name} treats photon noise as Gaussian with {which}; for denoising "
+        "alone, posterior_mean uses its exact distribution"
     ]
 
 

@@ -50,8 +50,8 @@ def read_inputs(folder: RunFolder, has_sizes: bool) -> dict[str, Any]:
     inputs = folder.facts().get("inputs")
     if not (isinstance(inputs, dict) and _is_whole(inputs) and (inputs.get("sizes") or not has_sizes)):
         raise InputError(
-            f"{folder.file('run.json')}: does not say what the run began with; if weights and images are the same as "
-            "then, remove this file to go on without it, else start a new run"
+            f"{folder.file('run.json')}: does not say what the run began with; if the weights and images have not "
+            "changed since, remove this file to continue without it; else start a new run"
         )
     return inputs
 
@@ -109,7 +109,7 @@ def check_unchanged(task: Task, folder: RunFolder, skipped: set[int]) -> dict[st
              for name, digest in now["files"].items() if then.get("files", now["files"]).get(name) != digest), ""
         )  # fmt: skip
         if not changed and then.get("grey") != now.get("grey") and then.get("sizes") == now.get("sizes"):
-            changed = f"{data}: other images are grey than when {folder.path} began"
+            changed = f"{data}: the images that are grey have changed since {folder.path} began"
     if changed:
         raise InputError(f"{changed}; restore what was there, or start a new run")
     return {**then, "digests": now["digests"], "files": now["files"]}
@@ -120,11 +120,11 @@ def _changed_image(then: Mapping[str, Any], now: Mapping[str, Any], skipped: set
     for name, old, new in zip(now["images"], then.get("sizes", []), now.get("sizes", []), strict=False):
         if old and new and old != new:
             was, has = "{}x{}".format(*old), "{}x{}".format(*new)
-            return f"{name}: has {has} pixels, and had {was} when {folder.path} began"
+            return f"{name}: has {has} pixels, but had {was} when {folder.path} began"
     before, after = then.get("digests", []), now["digests"]
     for i, (name, old, new) in enumerate(zip(now["images"], before, after, strict=False)):
         if old is not None and old != new and i not in skipped:
-            return f"{name}: has other contents than when {folder.path} began"
+            return f"{name}: its contents have changed since {folder.path} began"
     return ""
 
 

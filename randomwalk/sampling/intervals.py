@@ -97,7 +97,7 @@ def factor(found: Sequence[np.ndarray], level: float) -> float:
     n = len(found)
     if n < fewest(level):
         raise InputError(
-            f"a level of {level:g} takes at least {fewest(level)} images with their truth; found {n}; use more images "
+            f"a level of {level:g} needs at least {fewest(level)} images with their truth; found {n}; use more images "
             "or a lower level"
         )
     every = np.concatenate([np.ravel(one) for one in found])
@@ -148,9 +148,9 @@ def read(path: Path) -> Intervals:
         made = Intervals(**data)
         numbers = [made.level, made.factor, made.images]
         if not all(type(n) in (int, float) and math.isfinite(n) and n > 0 for n in numbers) or made.level >= 1:
-            raise ValueError("level, factor or images is no number that it can be")
+            raise ValueError("level, factor or images is not a number in its range")
         if not isinstance(made.settings, dict):
-            raise ValueError("settings is no section")
+            raise ValueError("settings is not a section")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise InputError(f"intervals: {path}: is not a file that randomwalk calibrate writes ({reason})") from error
@@ -164,7 +164,7 @@ def notes(made: Intervals, config: SampleConfig) -> list[str]:
     if not found:
         return []
     return [
-        f"intervals: {config.intervals}: was found with other settings, so that its level need not hold "
+        f"intervals: {config.intervals}: was found with other settings, so its level may not hold "
         f"({'; '.join(found[:3])}{'; ...' if len(found) > 3 else ''})"
     ]
 

@@ -58,7 +58,7 @@ def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
     def read(row: Mapping[str, str]) -> dict[str, Any]:
         made = {key: value(key, cell) for key, cell in row.items()}
         if made["image"] is None or made["sample"] is None:
-            raise ValueError("a row is of no image")
+            raise ValueError("a row names no image or sample")
         return made
 
     try:
@@ -157,7 +157,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]], shown: Iterable[int]) -> Table:
     ]  # fmt: skip
     left = f"The first {MOST_ROWS} of {len(rows)} rows of metrics.csv." if len(rows) > MOST_ROWS else ""
     names = [] if any(column.key == "name" for column in columns) else [TABLE[0]]
-    return Table("Metrics", [*names, *columns], kept, f"A click on a heading sorts. {left}".strip())
+    return Table("Metrics", [*names, *columns], kept, f"Click a heading to sort. {left}".strip())
 
 
 def title_of(config: SampleConfig) -> tuple[str, str]:

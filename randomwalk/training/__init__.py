@@ -74,11 +74,11 @@ def check_same_data(folder: RunFolder, facts: Mapping[str, Any]) -> None:
     if isinstance(then := began.get("classes"), list) and then != facts.get("classes", []):
         now = ", ".join(facts.get("classes", []))
         raise InputError(
-            f"--resume {folder.path}: the classes are {now}, and were {', '.join(map(str, then))} when it began; "
+            f"--resume {folder.path}: the classes are {now}, but were {', '.join(map(str, then))} when it began; "
             f"{advice}"
         )
     if began.get("images", facts.get("images")) != facts.get("images"):
-        raise InputError(f"--resume {folder.path}: data.path has other images than when it began; {advice}")
+        raise InputError(f"--resume {folder.path}: the images in data.path have changed since it began; {advice}")
 
 
 def check(config: TrainConfig, open_set: OpenSet = ImageSet) -> int:

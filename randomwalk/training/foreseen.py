@@ -56,7 +56,7 @@ def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_tr
     if data.fit == "pad" and 2 * unfit > len(headers):
         found.append(
             f"data.fit is pad, but images of {where} are not square or larger than {data.image_size} x "
-            f"{data.image_size}: with black bars around, which the network learns too; resize or crop leave none"
+            f"{data.image_size}: padding adds black bars, which the network learns too; use resize or crop"
         )
     if data.channels == 1 and any(_has_colours(source, i) for source, i in _evenly(sources, DECODED)):
         found.append(

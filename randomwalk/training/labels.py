@@ -69,8 +69,8 @@ def check_parts(config: TrainConfig, sources: Sequence[ImageSource]) -> None:
         rest = [name for name in named if name != first and not name.lower().startswith("train")]
         what = f"data.path={whole / first}" + (f" data.validation_path={whole / rest[0]}" if rest else "")
         where = f"{whole} has folders called {' and '.join(named)}"
-        how = f"say --set {what}" if whole.is_dir() else f"unpack it, and say --set {what.replace('.zip/', '/')}"
-        why = "would be classes; if they are, give them other names" if config.labels else "would be trained on alike"
+        how = f"use --set {what}" if whole.is_dir() else f"unpack it, and use --set {what.replace('.zip/', '/')}"
+        why = "would be classes; if they are, rename them" if config.labels else "would all be used for training"
         raise InputError(f"data.path: {where}, which {why}. If they are parts of the data, {how}")
 
 
@@ -81,7 +81,7 @@ def check_validation_classes(config: TrainConfig, training: ImageSource, validat
     if validation.labels is None:
         raise InputError(
             f"data.validation_path: the images of {validation.where} are not all in folders of their classes; expected "
-            f"folders called as in data.path: {', '.join(training.classes[:10])}"
+            f"folders with the names of those in data.path: {', '.join(training.classes[:10])}"
         )
     if unknown := [name for name in validation.classes if name not in training.classes]:
         raise InputError(

@@ -182,7 +182,7 @@ class Loop:
                         self.save()
                 if is_asked:
                     raise (interrupted.asked or KeyboardInterrupt)(
-                        f"the checkpoint has all of the {self.place()[0]:,} {self.unit} so far, so that nothing is lost"
+                        f"the checkpoint covers all {self.place()[0]:,} {self.unit} so far, so nothing is lost"
                     )
 
     def _check(self, loss: Tensor, norm: Tensor) -> None:

@@ -66,7 +66,7 @@ class Progress:
     def _add(self, name: str, step: int, values: dict[str, Any]) -> None:
         rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
         if any(row.get(key, "") == "" for row in self.rows[name] for key in rounded):
-            raise InputError(f"{self.folder.file(name)}: has not the columns of this run; remove it to go on")
+            raise InputError(f"{self.folder.file(name)}: does not have the columns of this run; remove it to continue")
         self.rows[name].append({"step": step, **rounded})
         write_csv(self.folder, name, list(self.rows[name][0]), self.rows[name])
         if self._board is not None:

@@ -329,7 +329,7 @@ def test_a_page_in_progress_reloads_itself_and_stays_where_it_is(browser: Browse
     assert browser.find("tbody tr td").text == "b"  # as it was sorted
     page.written = time.time() - 3600
     reloaded()
-    assert "If the run was interrupted, go on with: go on" in browser.find("[role=status]").text
+    assert "If the run was interrupted, continue it with: go on" in browser.find("[role=status]").text
     browser.run("zoom(0, .5, .5); window.old = true; page.reload = 0.1")
     time.sleep(1.5)
     assert browser.run("return window.old") is True  # not while the reader looks at a detail

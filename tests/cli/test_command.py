@@ -190,7 +190,7 @@ def test_restore_refuses_what_it_cannot_use(tmp_path: Path, capsys: pytest.Captu
         ([str(photo), "--deblur", "none.png"], "none.png does not exist"),
         ([str(photo), "--deblur", "defocus:wide"], "expected defocus:RADIUS or motion:LENGTH:ANGLE"),
         ([str(photo), "--deblur", "defocus:-1"], "greater than 0"),
-        ([str(photo), "--deblur", "1.5", "--flip"], "turns the kernel of a file"),
+        ([str(photo), "--deblur", "1.5", "--flip"], "turns a kernel that is read from a file"),
         ([str(photo), "--enlarge", "1"], "whole number from 2"),
         ([str(photo), "--noise", "-3"], "positive number"),
         ([str(photo), "--grow", "2"], "--grow: is for --fill"),

@@ -111,10 +111,10 @@ def test_runs_that_cannot_be_compared_are_refused(
     assert "named twice" in refusal([first, f"{first}/."], capsys)
     assert "no such folder" in refusal([first, "nowhere"], capsys)
     (tmp_path / "empty").mkdir()
-    assert "no config.yaml" in refusal([first, "empty"], capsys)
+    assert "config.yaml is missing" in refusal([first, "empty"], capsys)
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "config.yaml").write_text((ROOT / "configs" / "photo" / "train.yaml").read_text())
-    assert "not the folder of a sampling run" in refusal([first, "training"], capsys)
+    assert "is not a sampling run" in refusal([first, "training"], capsys)
     for text, said in (
         ("metric,value\nchamfer,1\n", "is a run of points"), ("image,name\n0,a\n", "is damaged"),
         ("image,sample\n,0\n", "no image"),
@@ -137,5 +137,5 @@ def test_an_unfinished_run_is_refused(
     with pytest.raises(RunError):
         sampling.run(make_config(tmp_path, 2))
     capsys.readouterr()
-    assert "is not finished; go on with" in refusal([str(runs[0]), str(tmp_path / "run")], capsys)
+    assert "is not finished; continue it with" in refusal([str(runs[0]), str(tmp_path / "run")], capsys)
     assert RunFolder(tmp_path / "run").has("report.html")

@@ -44,7 +44,7 @@ def test_no_page_without_the_option_and_none_over_a_file_of_others(
     assert main(words) == 0 and not page.exists()
     page.write_text("mine")
     assert main([*words, "--overwrite", "--report"]) == 2
-    assert "is no report" in capsys.readouterr().err and page.read_text() == "mine"
+    assert "is not a report" in capsys.readouterr().err and page.read_text() == "mine"
     page.unlink()
     for _ in range(2):
         assert main([*words, "--overwrite", "--report"]) == 0 and data_of(page)["images"]

@@ -241,7 +241,7 @@ def test_the_names_that_the_readme_uses(key: str, tmp_path: Path) -> None:
 
 
 def test_two_names_of_one_key(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gpu \(line \d+\): is another name of machinesetup\.gpu_idx \(line \d+\)"):
+    with pytest.raises(InputError, match=r"gpu \(line \d+\): is another name for machinesetup\.gpu_idx \(line \d+\)"):
         load(tmp_path, VP, {"gpu": 1})
 
 

@@ -522,7 +522,7 @@ def test_unet_without_convolutions_between_the_resolutions(tmp_path: Path) -> No
     path = saved(tmp_path / "x.pt", state)
     for options in ({}, {"network": settings, "denoiser": VP}, {"denoiser": VP}):
         message = complaint(path, **options)  # type: ignore[arg-type]
-        assert "input_blocks.2 has no weights: it seems a UNet with conv_resample: false" in message
+        assert "input_blocks.2 has no weights: it seems to be a UNet with conv_resample: false" in message
         assert "the config" not in message.replace("the network in the config", "") and "FILL_IN" not in message
 
 
@@ -534,7 +534,7 @@ def test_the_checkpoint_of_a_run_names_the_weights_beside(tmp_path: Path) -> Non
     (tmp_path / "config.yaml").touch()
     (tmp_path / "model.safetensors").touch()
     message = complaint(path, network=UNET, denoiser=VP)
-    assert f"--resume; its weights for use are in {tmp_path / 'model.safetensors'}" in message
+    assert f"--resume; the weights to use are in {tmp_path / 'model.safetensors'}" in message
 
 
 # --- files that are not weights --------------------------------------------------------------------------------
@@ -571,13 +571,13 @@ def zipped() -> bytes:
         (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page"),
         (b"<html><title>Google Drive - Virus scan warning", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12", "git lfs pull"),
-        (b"\x89PNG\r\n\x1a\n", "is no file with weights"),
+        (b"\x89PNG\r\n\x1a\n", "is not a file with weights"),
         (b"PK\x03\x04", "is damaged"),
         (b"\x80", "is damaged"),
         (b"\x80\x02garbage", "is damaged"),
         (b"\x10\x00\x00\x00\x00\x00\x00\x00{not json at all", "is damaged"),
         (UNET_FILE.read_bytes()[:100_000], "is damaged or incomplete"),
-        (with_a_hole(UNET_FILE.read_bytes()), "does not have its checksum"),
+        (with_a_hole(UNET_FILE.read_bytes()), "has a wrong checksum"),
         (zipped(), "is damaged, or not a file of torch.save"),
         (archive([1, 2]), "holds list"),
         (archive(torch.zeros(2)), "holds Tensor"),

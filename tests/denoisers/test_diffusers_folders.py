@@ -269,7 +269,7 @@ def test_others_are_refused_with_the_reason(tmp_path: Path) -> None:
     (folder / "model_index.json").write_text("{")
     with pytest.raises(InputError, match=r"model_index\.json cannot be read"):
         load_denoiser(folder)
-    with pytest.raises(InputError, match="no such folder, and no id of a repository"):
+    with pytest.raises(InputError, match="neither an existing folder nor the id of a repository"):
         load_diffusers("nowhere/at/all")
     with pytest.raises(InputError, match=r"cannot be read by diffusers .*a repository is downloaded once, online"):
         load_diffusers("google/ddpm-cat-256")
@@ -348,7 +348,7 @@ def test_damaged_ones_are_one_message(tmp_path: Path) -> None:
     for folder, said in (
         (short, r"diffusion_pytorch_model\.safetensors is .*incomplete"),
         (broken, r"weights conv_out\.weight have values that are not finite"),
-        (bare, r"is a folder; .* has a model_index\.json too, which is missing"),
+        (bare, r"is a folder; .* also has a model_index\.json, which is missing"),
         (bald, r"scheduler_config\.json cannot be read \(No such file or directory\)"),
         (
             changed(fresh(), "scheduler", prediction_type="noise"),
@@ -358,15 +358,15 @@ def test_damaged_ones_are_one_message(tmp_path: Path) -> None:
         (changed(fresh(flow), "scheduler", shift="high"), "shift is 'high'; expected a positive number"),
         (changed(fresh(edm), "scheduler", sigma_max=-3), "sigma_max is -3; expected a positive number"),
         (changed(fresh(), "unet", block_out_channels=[16, 32]), r"size mismatch for .* shape torch\.Size"),
-        (fresh(class_embed_type="timestep"), "is told numbers in place of classes"),
+        (fresh(class_embed_type="timestep"), "is conditioned on numbers instead of classes"),
     ):
         with pytest.raises(InputError, match=said):
             load_denoiser(folder)
-    with pytest.raises(InputError, match="null_label is 9, but the network knows 4 classes, from 0 to 3"):
+    with pytest.raises(InputError, match="null_label is 9, but the network has 4 classes, from 0 to 3"):
         load_denoiser(fresh(num_class_embeds=4), null_label=9)
-    with pytest.raises(InputError, match="null_label is 0, but the network knows no classes"):
+    with pytest.raises(InputError, match="null_label is 0, but the network has no classes"):
         load_denoiser(fresh(), null_label=0)
-    with pytest.raises(InputError, match="the network is told classes"):
+    with pytest.raises(InputError, match="the network is class-conditional"):
         load_denoiser(fresh(num_class_embeds=4))(torch.zeros(1, 1, 8, 8), 1.0)
 
 

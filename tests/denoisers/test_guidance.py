@@ -281,7 +281,7 @@ def test_samples_of_a_measurement_are_of_its_class(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("classes", "null", "guidance", "message"),
     [
-        (None, None, {"labels": 0}, r"guidance: the network knows no classes"),
+        (None, None, {"labels": 0}, r"guidance: the network has no classes"),
         (4, 3, {"labels": [0, 1, 0, 0, 0, 4]}, r"guidance\.labels: found 4; allowed: 0 to 2"),
         (4, 3, {"labels": 3}, r"guidance\.labels: found 3; allowed: 0 to 2"),
         (4, 0, {"labels": 0}, r"guidance\.labels: found 0; allowed: 1 to 3"),

@@ -143,7 +143,7 @@ def test_settings_beside_the_weights_are_left_out(
     torch.testing.assert_close(denoiser.network.state_dict()["out.2.bias"], small["out.2.bias"] + 0.01)
     taken, left = denoiser.notes
     assert "took state_dict.ema_model.module (averaged, " in taken and "and left state_dict.model" in taken
-    assert f"left out the settings of its training, which are of {name}" in left
+    assert f"ignored its training settings, which are objects of {name}" in left
 
 
 def test_a_namespace_too_and_nothing_else(small: dict[str, Tensor], tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_labels_reach_the_network_and_guidance_knows_them() -> None:
         told = made(x, 1.0, torch.tensor([0, 2]))
         assert float((told[1] - made(x, 1.0, torch.tensor([0, 1]))[1]).abs().max()) > 1e-3
         assert torch.equal(guided(made, [0, 2])(x, 1.0), told)
-    with pytest.raises(InputError, match=r"guidance: missing; the network knows 3 classes"):
+    with pytest.raises(InputError, match=r"guidance: missing; the network has 3 classes"):
         guided(made, None)
 
 

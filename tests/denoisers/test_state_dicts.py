@@ -183,7 +183,7 @@ def test_the_raw_weights_on_request(layout: str, tmp_path: Path) -> None:
     case = CASES["unet"]
     path = saved(tmp_path / "theirs.pt", LAYOUTS[layout](case))
     if layout == "AveragedModel alone":
-        assert "no weights of the network that are not averaged; it has: module" in complaint(path, case, "raw")
+        assert "no weights of the network without averaging; it has: module" in complaint(path, case, "raw")
     else:
         assert same(chosen(path, case, "raw"), case.ema if layout == "tuple" else case.raw)
 

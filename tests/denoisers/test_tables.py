@@ -156,7 +156,7 @@ def test_numbers_from_the_checkpoint_of_a_training(suffix: str, tmp_path: Path) 
     [
         ({"table": "squaredcos"}, ["'squaredcos'", "one of linear, cosine, scaled_linear"]),
         ({"table": "cosine", "beta_min": 1e-4}, ["cosine", "beta_min"]),
-        ({"table": {"betas": [0.1, 0.2]}, "num_timesteps": 2}, ["num_timesteps", "say it all"]),
+        ({"table": {"betas": [0.1, 0.2]}, "num_timesteps": 2}, ["num_timesteps", "determine it"]),
         ({"table": {"alphas": [0.9, 0.8]}}, ["found a section (alphas)", "keys alphas_cumprod, betas"]),
         ({"table": {"alphas_cumprod": [0.9, 0.5, 0.0]}}, ["ends with 0", "leave out"]),
         ({"table": {"alphas_cumprod": [0.1, 0.2, 0.3]}}, ["are these betas?"]),
@@ -199,7 +199,7 @@ def test_settings_have_the_published_betas() -> None:
     [
         ({"table": "cosin"}, ["table", "'cosin'", "did you mean cosine?", "alphas_cumprod"]),
         ({"table": "cosine", "beta_max": 0.02}, ["beta_max", "cosine has none"]),
-        ({"table": {"betas": [0.1, 0.2]}, "num_timesteps": 2}, ["num_timesteps", "say it all"]),
+        ({"table": {"betas": [0.1, 0.2]}, "num_timesteps": 2}, ["num_timesteps", "determine it"]),
         ({"table": {}}, ["alphas_cumprod", "missing"]),
         ({"table": {"betas": "a", "alphas_cumprod": "b"}}, ["betas", "one of the two"]),
     ],

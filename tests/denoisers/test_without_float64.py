@@ -104,7 +104,7 @@ def test_the_device_is_found_and_named(monkeypatch: pytest.MonkeyPatch, capsys: 
     with pytest.raises(InputError, match="mps is not available"):
         checkpoints.resolve_device("mps")
     assert distributed.choose_device("mps") == torch.device("cpu")
-    assert "finds no mps device; going on with cpu" in capsys.readouterr().err
+    assert "finds no mps device; continuing with cpu" in capsys.readouterr().err
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert checkpoints.resolve_device("auto") == checkpoints.resolve_device("mps") == torch.device("mps")
     assert distributed.choose_device("auto") == distributed.choose_device("mps") == torch.device("mps")

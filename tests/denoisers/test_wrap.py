@@ -229,7 +229,7 @@ def test_classes() -> None:
     assert guided(denoiser, ["dog", "cat"])(x, 1.0).flatten().tolist() == [1.0, 0.0]
     assert guided(denoiser, ["dog", "cat"], 3.0)(x, 1.0).flatten().tolist() == [2 + 3 * (1 - 2), 2 + 3 * (0 - 2)]
     assert denoiser(x, 1.0).flatten().tolist() == [2.0, 2.0]  # of any class
-    with pytest.raises(InputError, match=r"the network is told classes: use randomwalk\.denoisers\.guided"):
+    with pytest.raises(InputError, match=r"the network is class-conditional: use randomwalk\.denoisers\.guided"):
         randomwalk.wrap(network, "x0", sigmas=(0.1, 9.0), time="sigma", num_classes=2)(x, 1.0)
     with pytest.raises(InputError, match=r"cannot be called as network\(z, t, label\)"):
         plain = randomwalk.wrap(lambda z, t: z, "x0", sigmas=(0.1, 9.0), time="sigma", num_classes=3)
@@ -249,7 +249,7 @@ def test_classes() -> None:
         ({"predicts": "x0", "betas": BETAS, "time": "t"}, "time='t'; allowed with betas: index, sigma, log_sigma"),
         ({"predicts": "x0", "alpha_sigma": STRAIGHT, "times": (0, 1)}, r"is 0 to inf at times 0 to 1"),
         ({"predicts": "x0", "alpha_sigma": (lambda t: 1.0, lambda t: (t - 0.5) ** 2 + 1)}, "must rise, or fall"),
-        ({"predicts": "x0", "alpha_sigma": STRAIGHT, "whole_times": True}, "whole_times is for networks that are told"),
+        ({"predicts": "x0", "alpha_sigma": STRAIGHT, "whole_times": True}, "whole_times is for networks that take"),
         ({"predicts": "flow", "times": (0, 1)}, "times from 0 to 1: expected 0 < t_min < t_max < 1"),
         ({"predicts": "x0", "alpha_sigma": STRAIGHT, "shift": 3.0}, "shift=3 is for flow on the straight path"),
         ({"predicts": "x0", "betas": BETAS, "pixels": (1, 0)}, r"pixels=\(1, 0\); expected \(black, white\)"),

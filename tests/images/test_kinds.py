@@ -84,7 +84,7 @@ def test_a_folder_and_a_zip_are_sorted_by_content_and_the_rest_is_named(folder: 
         np.testing.assert_array_equal(source.picture(source.names.index("b")).pixels, PIXELS)
         first, *rest = left_out_notes("in", source.left_out)
         assert first == (
-            "in: 8 files are no pictures that decode: BMW, P6 list, Thumbs.db, a.heic, b.DNG, c.npy, d.eps, notes.txt"
+            "in: 8 files are not readable images: BMW, P6 list, Thumbs.db, a.heic, b.DNG, c.npy, d.eps, notes.txt"
         )
         assert [line.partition(":")[2].partition(":")[0] for line in rest] == [
             " 1 of them is HEIC", " 1 of them is a camera's raw file", " 1 of them is an array of numbers",
@@ -96,9 +96,9 @@ def test_a_folder_and_a_zip_are_sorted_by_content_and_the_rest_is_named(folder: 
 
 def test_many_names_are_cut_short_and_none_gives_no_line() -> None:
     [line] = left_out_notes("in", [f"{k:02d}.txt" for k in range(40)])
-    assert line.startswith("in: 40 files are no pictures that decode: 00.txt, ") and line.endswith("09.txt, ...")
+    assert line.startswith("in: 40 files are not readable images: 00.txt, ") and line.endswith("09.txt, ...")
     assert left_out_notes("in", []) == []
-    assert left_out_notes("in", ["a.txt"]) == ["in: 1 file is no picture that decodes: a.txt"]
+    assert left_out_notes("in", ["a.txt"]) == ["in: 1 file is not a readable image: a.txt"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")

@@ -155,7 +155,10 @@ def test_a_copy_that_lost_detail_or_shows_no_paint_is_refused() -> None:
     [
         (Image.new("L", (WIDTH, HEIGHT), 255), "keeps all pixels; expected a mask that is dark where"),
         (Image.new("L", (WIDTH, HEIGHT), 0), "keeps no pixel"),
-        (Image.fromarray(250 - (COVER > 99) * np.uint8(250)), "fully white, and its nearest pixel is 250 of 255"),
+        (
+            Image.fromarray(250 - (COVER > 99) * np.uint8(250)),
+            "fully white pixels are known, and the nearest to that is 250 of 255",
+        ),
         (Image.new("L", (HEIGHT, WIDTH), 0), "mask.png has 60x40 pixels, but photo.png has 40x60"),
         (Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 0)), "keeps all pixels"),
     ],

@@ -46,7 +46,7 @@ def test_every_page_of_every_kind(kind: str) -> None:
     for k, pixels in enumerate(FRAMES):
         found = pictures.read(data, "x", k).pixels
         assert found.shape == (20, 26, 3) and np.abs(found.astype(int) - pixels).max() <= (3 if kind == "AVIF" else 0)
-    with pytest.raises(InputError, match=r"x does not decode as an image \(it has 3 pages, and page 4 is wanted\)"):
+    with pytest.raises(InputError, match=r"x does not decode as an image \(it has 3 pages, and page 4 was asked for\)"):
         pictures.read(data, "x", 3)
 
 
@@ -137,7 +137,7 @@ def test_a_file_without_the_page_is_skipped_and_named(
 ) -> None:
     config = config_for(tmp_path, folder, DENOISING, data={"path": str(folder), "page": 3})
     assert sampling.run(config) == 1
-    assert "b.png does not decode as an image (it has 1 page, and page 3 is wanted)" in capfd.readouterr().err
+    assert "b.png does not decode as an image (it has 1 page, and page 3 was asked for)" in capfd.readouterr().err
 
 
 def test_pages_share_the_mask_beside_their_file(folder: Path) -> None:

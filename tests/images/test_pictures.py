@@ -268,7 +268,7 @@ def test_cmyk_by_its_profile_or_by_the_plain_formula() -> None:
     assert managed.pixels[0, 0].max() < 60 and managed.pixels[3, 0].min() > 230
     assert managed.profile is None  # the result is sRGB
     assert pictures.read(saved(image, "JPEG"), "x").pixels[0, 0, 0] < 5
-    with pytest.raises(InputError, match=r"photo: .*profile is not one of CMYK"):
+    with pytest.raises(InputError, match=r"photo: .*profile is not for CMYK"):
         pictures.read(saved(image, "TIFF", icc_profile=SRGB), "photo:")
 
 

@@ -211,9 +211,9 @@ OTHER_PHYSICS: dict[str, Made] = {  # not linear: they run, if not stably, or sa
 REFUSED: dict[str, tuple[Made, str]] = {
     "Tomography, its adjoint": (
         (lambda: P.Tomography(6, 8, adjoint_via_backprop=False, normalize=False), (1, 8, 8)),
-        "take adjoint_via_backprop=True",
+        "use adjoint_via_backprop=True",
     ),
-    "DynamicMRI": ((lambda: P.DynamicMRI(striped(2, 8, 8)), (2, 2, 8, 8)), "no sequences and volumes"),
+    "DynamicMRI": ((lambda: P.DynamicMRI(striped(2, 8, 8)), (2, 2, 8, 8)), "not sequences or volumes"),
     "Haze": ((P.Haze, RGB), "Haze does not measure an image of shape"),  # a list of an image, a depth and a number
     "RandomPhaseRetrieval": (
         (lambda: P.RandomPhaseRetrieval(20, (1, 8, 8)), (1, 8, 8)),

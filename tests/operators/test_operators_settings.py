@@ -347,7 +347,7 @@ def test_composition() -> None:
         (
             "composition",
             {"first": {"name": "compressed_sensing"}, "second": {"name": "denoising"}},
-            r"gives measurements of shape \(48,\), which are no images",
+            r"gives measurements of shape \(48,\), which are not images",
         ),
         (
             "composition",

@@ -101,7 +101,7 @@ def test_only_the_holder_of_the_lock_works_in_a_folder(tmp_path: Path) -> None:
 def test_a_damaged_log_is_refused(text: str, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_text("log.csv", text)
-    with pytest.raises(InputError, match=r"log\.csv: is damaged \(.{1,200}\); remove it to go on"):
+    with pytest.raises(InputError, match=r"log\.csv: is damaged \(.{1,200}\); remove it to continue"):
         folder.read_log("log.csv", lambda row: int(row["step"]) <= 3, ("loss",))
 
 
@@ -136,12 +136,12 @@ def test_a_folder_in_the_place_of_a_file_is_bad_input(tmp_path: Path) -> None:
 def test_a_description_of_something_else_is_refused(resumed: object, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_json("run.json", {"resumed": resumed})
-    with pytest.raises(InputError, match=r"run\.json: is not what a run writes"):
+    with pytest.raises(InputError, match=r"run\.json: was not written by a run"):
         folder.facts()
 
 
 def test_resume_wants_the_folder_of_a_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no config\.yaml"):
+    with pytest.raises(InputError, match=r"config\.yaml is missing"):
         RunFolder.resume(tmp_path)
 
 

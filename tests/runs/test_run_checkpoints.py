@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         path.write_bytes(path.read_bytes()[:-200] if harm == "cut" else b"")
     assert checkpoints.settle(folder)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"note: {path} is damaged (") and line.endswith("going on from checkpoint_before.pt")
+    assert line.startswith(f"note: {path} is damaged (") and line.endswith("continuing from checkpoint_before.pt")
     assert equal(read(folder), state_of(2))
     checkpoints.write(folder, state_of(4))  # keeps the good one, not the damaged one
     assert checkpoints.damage(folder.file("checkpoint_before.pt")) == ""

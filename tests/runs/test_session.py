@@ -68,7 +68,7 @@ def test_a_second_session_is_refused_until_the_first_one_ends(config: BridgeConf
 def test_a_new_folder_goes_with_a_failure_unless_it_has_a_result(
     config: BridgeConfig, results: bool, error: Exception
 ) -> None:
-    hint = f"no\nwhat is done is kept in {config.output}; resume with: python train.py --resume {config.output}"
+    hint = f"no\nthe work so far is kept in {config.output}; resume with: python train.py --resume {config.output}"
     with pytest.raises(RunError) as raised, session("train", config.output, CPU) as held:
         held.begin(config)
         if results:
@@ -83,7 +83,7 @@ def test_an_interrupted_run_stays_once_it_has_begun(config: BridgeConfig, stop: 
     with pytest.raises(stop), session("train", config.output, CPU):
         raise stop
     assert not Path(config.output).parent.exists()
-    with pytest.raises(stop, match=r"^all of it; what is done is kept .* --resume"), session(
+    with pytest.raises(stop, match=r"^all of it; the work so far is kept .* --resume"), session(
         "train", config.output, CPU
     ) as held:  # fmt: skip
         held.begin(config)
@@ -93,8 +93,8 @@ def test_an_interrupted_run_stays_once_it_has_begun(config: BridgeConfig, stop: 
 
 def test_a_run_of_one_process_is_not_started_by_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "launch", lambda: distributed.Launch("torchrun", 1, 2))
-    with pytest.raises(InputError, match="a bridge is trained in one process"):
-        only_process("cpu", "a bridge is trained")
+    with pytest.raises(InputError, match="training a bridge takes one process"):
+        only_process("cpu", "training a bridge")
 
 
 # --- two at once -----------------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ def test_refusals(name: str) -> None:
         with pytest.raises(InputError, match="needs the spectral decomposition of the operator, which Forward"):
             sampler.check(Measurement(matrix, noise, y))
     if sampler.needs.noise:
-        with pytest.raises(InputError, match=r"noise 'unheard-of'; it can do .*gaussian"):
+        with pytest.raises(InputError, match=r"noise 'unheard-of'; it supports .*gaussian"):
             operator = matrix if not sampler.needs.spectral else operators.Identity(shape)
             sampler.check(Measurement(operator, Unknown(), y))
     with pytest.raises(InputError, match=rf"sampler {name}: nonsense: unknown key; .*known with name: {name}: "):

@@ -140,7 +140,7 @@ def test_what_is_not_denoising_is_refused() -> None:
     inpainting = operators.make("inpainting", image_shape=SHAPE, missing=0.5)
     for measurement, said in [
         (Measurement(inpainting, GaussianNoise(0.1), y), "is for denoising alone.*Inpainting: take .*random_walk"),
-        (Measurement(Identity(SHAPE), LaplaceNoise(0.1), y), "noise 'laplace'; it can do gaussian, poisson"),
+        (Measurement(Identity(SHAPE), LaplaceNoise(0.1), y), "noise 'laplace'; it supports gaussian, poisson"),
         (None, "needs a measurement"),
     ]:
         with pytest.raises(InputError, match=said):

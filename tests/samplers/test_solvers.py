@@ -300,7 +300,7 @@ def test_a_measurement_is_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("sigmas", "said"), [([1.0, 2.0], "decreasing"), ([2.0, 1.0, 1.0], "level 1 comes twice"), ([], "positive")]
+    ("sigmas", "said"), [([1.0, 2.0], "decreasing"), ([2.0, 1.0, 1.0], "level 1 occurs twice"), ([], "positive")]
 )
 def test_bad_levels_are_named(name: str, sigmas: list[float], said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -201,7 +201,7 @@ def test_a_resumed_run_refuses_other_sizes(tmp_path: Path) -> None:
     config = make_photo_config(tmp_path)
     sampling.run(config)
     Image.fromarray(photograph(20, 27)).save(Path(config.data.path) / "c.png")  # type: ignore[union-attr]
-    with pytest.raises(InputError, match=r"c\.png: has 20x27 pixels, and had 20x26"):
+    with pytest.raises(InputError, match=r"c\.png: has 20x27 pixels, but had 20x26"):
         sampling.run(config, RunFolder.resume(config.output))
 
 

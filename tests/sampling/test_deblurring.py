@@ -191,7 +191,9 @@ def test_doubts_name_what_to_change(tmp_path: Path) -> None:
     assert doubts.of_batch(task, batch_of(x, y, 0.9)) == []
     [more] = doubts.of_batch(task, batch_of(x, y, 1.2))
     assert (
-        more.startswith("photo.png: where the picture is even the residual is 1.20 times the noise of 2 of 255")
+        more.startswith(
+            "photo.png: in even areas of the picture the residual is 1.20 times the assumed noise of 2 of 255"
+        )
         and "(--noise) 2.8" in more
     )
     [less] = doubts.of_batch(task, batch_of(x, y, 0.5))

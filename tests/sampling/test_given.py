@@ -242,7 +242,7 @@ REFUSED = [
     ),
     (
         "measurement={operator: {name: motion_blur}, noise: {std: 1}, given: true}",
-        ["motion_blur without length draws its kernel"],
+        ["motion_blur without length draws a random kernel"],
     ),
     (f"measurement={{operator: {INPAINTING}, noise: {{std: 1}}, given: true}}", ["mask: random", "file or beside"]),
     (f"measurement={{operator: {INPAINTING}, noise: {{std: auto}}}}", ["noise.std", "found auto", "estimate_noise"]),

@@ -141,9 +141,21 @@ def test_white_leaves_a_jpeg_file_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("std", "pixel_range", "said"),
     [
-        (0.1, [0, 255], "0.1 on [0, 255] is less than the rounding of a picture; if it is meant on [0, 1], write 25.5"),
-        (25, [0, 1], "25 on [0, 1] is more than from black to white; if it is meant on [0, 255], write 0.098"),
-        (25, [-1, 1], "25 on [-1, 1] is more than from black to white; if it is meant on [0, 255], write 0.196"),
+        (
+            0.1,
+            [0, 255],
+            "0.1 on [0, 255] is less than the rounding of an image; if it is meant on [0, 1], write 25.5",
+        ),
+        (
+            25,
+            [0, 1],
+            "25 on [0, 1] is more than the range from black to white; if it is meant on [0, 255], write 0.098",
+        ),
+        (
+            25,
+            [-1, 1],
+            "25 on [-1, 1] is more than the range from black to white; if it is meant on [0, 255], write 0.196",
+        ),
         (0.5, [0, 1], ""),
         (0.5, [0, 255], ""),
     ],

@@ -64,7 +64,7 @@ def test_images_of_different_sizes_count_alike() -> None:
 
 def test_too_few_images_for_the_level() -> None:
     assert fewest(0.9) == 9 and fewest(0.5) == 1 and fewest(0.95) == 19
-    with pytest.raises(InputError, match=r"a level of 0.9 takes at least 9 images with their truth; found 8"):
+    with pytest.raises(InputError, match=r"a level of 0.9 needs at least 9 images with their truth; found 8"):
         factor([np.ones(3)] * 8, 0.9)
 
 
@@ -131,9 +131,8 @@ def test_other_settings_than_those_calibrated_are_named(
     folder, file = calibrated
     config = config_of(folder, output=str(tmp_path / "out"), intervals=str(file), num_samples=3)
     assert sampling.run(config) == 0
-    assert (
-        f"intervals: {file}: was found with other settings, so that its level need not hold (num_samples: 4, here 3)"
-        in (capsys.readouterr().err)
+    assert f"intervals: {file}: was found with other settings, so its level may not hold (num_samples: 4, here 3)" in (
+        capsys.readouterr().err
     )
 
 
@@ -143,8 +142,8 @@ def test_other_settings_than_those_calibrated_are_named(
         ("", "is not a file that randomwalk calibrate writes"),
         ("[1]", "is not a file that randomwalk calibrate writes"),
         (json.dumps({"level": 0.9}), "missing 2 required"),
-        (json.dumps({"level": 0.9, "factor": -1, "images": 9}), "is no number that it can be"),
-        (json.dumps({"level": 0.9, "factor": 1, "images": 9, "settings": []}), "settings is no section"),
+        (json.dumps({"level": 0.9, "factor": -1, "images": 9}), "is not a number in its range"),
+        (json.dumps({"level": 0.9, "factor": 1, "images": 9, "settings": []}), "settings is not a section"),
         ("[" * 100_000, "is not a file that randomwalk calibrate writes"),
     ],
 )
@@ -166,7 +165,7 @@ def test_what_cannot_be_calibrated_is_one_message(
 
     run, out = str(folder / "run"), ["--output", str(tmp_path / "q.json")]
     assert "--level: found 1.5; allowed: a share between 0 and 1" in said(run, "--level", "1.5", *out)
-    assert "a level of 0.95 takes at least 19 images" in said(run, "--level", "0.95", *out)
+    assert "a level of 0.95 needs at least 19 images" in said(run, "--level", "0.95", *out)
     assert "exists already; replace it with --overwrite" in said(run, "--output", str(file))
     assert "there is no folder" in said(run, "--output", str(tmp_path / "none" / "q.json"))
     assert "there is no such folder" in said(str(tmp_path / "none"), *out)

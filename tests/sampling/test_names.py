@@ -197,7 +197,9 @@ def test_a_file_with_other_bytes_of_the_same_size_is_noticed(name: str, run: Pat
     (run.parent / name).write_bytes(data + b"a")
     facts = json.loads((run / "run.json").read_text())
     text = json.dumps(facts)
-    with pytest.raises(InputError, match=rf"{Path(name).name}: (has other contents|is not the file).* began; restore"):
+    with pytest.raises(
+        InputError, match=rf"{Path(name).name}: (its contents have changed|is not the file).* began; restore"
+    ):
         resume(run)
     assert json.loads((run / "run.json").read_text()) == json.loads(text), "a refused resume changes nothing"
 

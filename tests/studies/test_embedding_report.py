@@ -168,7 +168,9 @@ def test_other_files_make_other_numbers(tmp_path: Path) -> None:
     run = report_data.read(folder)
     assert metric_table(run)[1] == [["astronaut.png", "0.1234", "26.02", "0.05679", "146"]]
     assert run.seconds("total") == 7.25 and run.seconds("solve") is None
-    assert dict(settings(run))["start of sampling"].startswith("65% of the true image and noise: it is told the answer")
+    assert dict(settings(run))["start of sampling"].startswith(
+        "65% of the true image, and noise: it contains the answer"
+    )
 
 
 def test_means_are_over_the_samples_of_an_image(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_an_interrupted_training_loses_no_step(
         stop_after(patch, 3, number)
         assert train.command(["--config", str(written(tmp_path / "run"))]) == status
     said = capsys.readouterr().err
-    assert "all of the 24 points so far, so that nothing is lost" in said and f"--resume {tmp_path / 'run'}" in said
+    assert "all 24 points so far, so nothing is lost" in said and f"--resume {tmp_path / 'run'}" in said
     assert rows(tmp_path / "run") == [8, 16, 24]
     assert train.command(["--resume", str(tmp_path / "run")]) == 0
     assert "from point 24" in capsys.readouterr().out
@@ -158,7 +158,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     capsys.readouterr()
     assert train.command(["--resume", str(tmp_path / "run")]) == 0
     said = capsys.readouterr()
-    assert "from point 96" in said.out and said.err.count("going on from checkpoint_before.pt") == 1
+    assert "from point 96" in said.out and said.err.count("continuing from checkpoint_before.pt") == 1
     assert equal_weights(tmp_path / "whole", tmp_path / "run") and rows(tmp_path / "run")[-1] == 128
     for name in ("checkpoint.pt", "checkpoint_before.pt"):
         (tmp_path / "run" / name).write_bytes(b"")

@@ -215,9 +215,9 @@ def test_images_are_drawn_as_by_the_published_code(
     ("settings", "message"),
     [
         ({"class_name": "unicorn"}, "class_name: found 'unicorn'; known in here are airplane"),
-        ({"num_images": 101}, "num_images: image 100 is wanted, counted from 0; here has 100"),
-        ({"indices": [3, 100], "num_images": 2}, "indices: image 100 is wanted"),
-        ({"class_name": "dog", "num_images": 11, "draw_seed": 1}, "num_images: image 10 is wanted"),
+        ({"num_images": 101}, "num_images: image 100 was asked for, counted from 0; here has 100"),
+        ({"indices": [3, 100], "num_images": 2}, "indices: image 100 was asked for"),
+        ({"class_name": "dog", "num_images": 11, "draw_seed": 1}, "num_images: image 10 was asked for"),
     ],
 )
 def test_images_that_are_not_there(

@@ -126,7 +126,7 @@ def test_an_interrupted_run_has_a_checkpoint_of_its_last_step(tmp_path: Path, mo
             os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"all of the 3 steps .* --resume"):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"all 3 steps .* --resume"):
         patch.setattr(Trainer, "train_step", interrupted)
         training.run(config(tmp_path))
     assert [int(row["step"]) for row in rows(tmp_path / "run", "log.csv")] == [1, 2, 3]

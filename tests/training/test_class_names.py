@@ -107,12 +107,12 @@ def test_a_loop_of_links_is_one_message(tmp_path: Path, target: str) -> None:
 @pytest.mark.parametrize(
     ("names", "told", "message"),
     [
-        (["train/cat", "test/cat"], True, r"called test and train, .* say --set data.path=F/train data.validation_"),
+        (["train/cat", "test/cat"], True, r"called test and train, .* use --set data.path=F/train data.validation_"),
         (["Train/cat", "VAL/cat"], True, r"data.path=F/Train data.validation_path=F/VAL"),
         (["training/cat", "validation/cat", "test/cat"], True, r"F/training data.validation_path=F/test"),
         (["test", "cat", "dog"], True, r"called test, which would be classes"),
         (["train/cat"], True, r"--set data.path=F/train$"),
-        (["train", "test"], False, r"would be trained on alike.*data.path=F/train data.validation_path=F/test"),
+        (["train", "test"], False, r"would all be used for training.*data.path=F/train data.validation_path=F/test"),
         (["train"], False, None),
         (["test_tubes", "trains"], True, None),
     ],
@@ -166,11 +166,11 @@ def test_a_training_hands_its_names_on(tmp_path: Path, capsys: pytest.CaptureFix
     assert load_denoiser(weights).classes == ("cat", "dog", "wild")
     assert run(config, resume=str(tmp_path / "run")) == 0
     (data / "cat").rename(data / "zebra")
-    with pytest.raises(InputError, match=r"the classes are dog, wild, zebra, and were cat, dog, wild when it began"):
+    with pytest.raises(InputError, match=r"the classes are dog, wild, zebra, but were cat, dog, wild when it began"):
         run(config, resume=str(tmp_path / "run"))
     (data / "zebra").rename(data / "cat")
     Image.new("RGB", (1, 1), (1, 2, 3)).save(data / "cat" / "0.png")
-    with pytest.raises(InputError, match=r"has other images than when it began"):
+    with pytest.raises(InputError, match=r"the images in data.path have changed since it began"):
         run(config, resume=str(tmp_path / "run"))
 
 
@@ -286,7 +286,7 @@ def test_a_damaged_list_of_names_is_refused(tmp_path: Path, classes: Any) -> Non
     header["__metadata__"]["config"] = json.dumps(config | {"classes": classes})
     text = json.dumps(header).encode()
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
-    with pytest.raises(InputError, match="the classes in its description are no list of names"):
+    with pytest.raises(InputError, match="the classes in its description are not a list of names"):
         load_denoiser(tmp_path / "w.safetensors")
 
 

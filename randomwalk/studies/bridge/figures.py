@@ -252,7 +252,7 @@ def _draw_errors(axis: Any, table: Sequence[dict[str, Any]], key: str, title: st
         axis.plot(times, values, color=colour, linestyle=style, linewidth=1.3, label=direction)
     lines = sorted((line for line in table if line["direction"] == "forward"), key=lambda line: float(line["t"]))
     times, noise = [line["t"] for line in lines], [line[f"{key}_noise"] for line in lines]
-    axis.plot(times, noise, color="0.5", linewidth=1, linestyle="--", label="noise of so many points")
+    axis.plot(times, noise, color="0.5", linewidth=1, linestyle="--", label="noise of this many points")
     axis.set_title(title, fontsize=10, color=INK)
     axis.set_xlabel("t", fontsize=9, labelpad=1)
     axis.set_ylim(bottom=0)

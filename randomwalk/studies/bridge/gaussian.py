@@ -149,7 +149,7 @@ def schroedinger_bridge(m0: np.ndarray, S0: np.ndarray, m1: np.ndarray, S1: np.n
     for name, S in (("S0", S0), ("S1", S1)):
         if not np.allclose(S, S.T) or np.linalg.eigvalsh(S)[0] <= 0:
             found = np.asarray(S).tolist()
-            raise InputError(f"{name}: {found} is no covariance; it must be symmetric and positive definite")
+            raise InputError(f"{name}: {found} is not a covariance; it must be symmetric and positive definite")
     return GaussianBridge(m0, S0, m1, S1, sigma, schroedinger_coupling(S0, S1, sigma))
 
 

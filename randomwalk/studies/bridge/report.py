@@ -19,7 +19,7 @@ COLUMNS = (
 FIGURES = {
     "bridge.png": ("Bridge", ""),
     "bridge.webp": ("Animation", ""),
-    "gaussian.png": ("Beside the exact bridge", ""),
+    "gaussian.png": ("Compared with the exact bridge", ""),
 }
 
 

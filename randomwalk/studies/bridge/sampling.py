@@ -58,7 +58,7 @@ def run(config: BridgeSampleConfig, folder: RunFolder | None = None, dry_run: bo
         InputError: there are several processes, or a file is missing or does not fit.
         RunError: the simulated points are not finite.
     """
-    context = only_process(config.device, "points are sent over a bridge")
+    context = only_process(config.device, "sampling a bridge")
     if dry_run:
         bridge, _ = _inputs(config, context.device)
         print(dump(config), end="")

@@ -37,7 +37,7 @@ def run(config: BridgeConfig, resume: str | None = None, dry_run: bool = False) 
         InputError: there are several processes, or the folder cannot be used.
         RunError: the training failed; its last checkpoint stays.
     """
-    context = only_process(config.device, "a bridge is trained")
+    context = only_process(config.device, "training a bridge")
     if dry_run:
         print(dump(config), end="")
         bridge = build_bridge(config)

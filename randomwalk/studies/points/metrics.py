@@ -38,7 +38,7 @@ def clouds(points: np.ndarray) -> np.ndarray:
     """
     count = len(points) // CLOUD
     if not count:
-        raise InputError(f"distances are taken between clouds of {CLOUD} points; there are {len(points)}")
+        raise InputError(f"distances are measured between clouds of {CLOUD} points; found only {len(points)}")
     return points[: count * CLOUD].reshape(count, CLOUD, 2).astype(np.float64)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from randomwalk.errors import InputError
 from randomwalk.studies.score_embedding import kernels
 from randomwalk.studies.score_embedding.solution import Boundary, Solution, gradient
+from score_sde.devices import exact, with_float64
 from score_sde.sde import SDE, float64, transition
 
 TINY = 1e-280
@@ -69,10 +70,10 @@ def make_kernels(
 
     The other arguments are those of :func:`solve`.
     """
-    times = _checked(times)
+    times, device = _checked(times), with_float64(torch.device(device))
     if has_drift(sde, times):
         if boundary != "neumann":
-            raise InputError(f"boundary {boundary!r}: with the drift of {type(sde).__name__} only neumann is there")
+            raise InputError(f"boundary {boundary!r}: only neumann is available with the drift of {type(sde).__name__}")
         ratio = sde.mean_coefficient(times[1:]) / sde.mean_coefficient(times[0])
         std = (2 * heat_time(sde, times[0], times[1:])).clamp(min=0).sqrt() / spacing
         logarithm = partial(kernels.log_drift, ratio, std)
@@ -144,7 +145,7 @@ def solve(
     """
     if m0.ndim != 4 or not m0.isfinite().all():
         raise InputError(f"initial log density of shape {tuple(m0.shape)}: expected finite numbers [n, C, H, W]")
-    m0, times = m0.double(), _checked(times)
+    m0, times = exact(m0), _checked(times)
     shape = (m0.shape[2], m0.shape[3])
     fields = m0.flatten(0, 1)
     top = fields.amax((1, 2), keepdim=True)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from randomwalk import lookup, rng
 from randomwalk.errors import InputError
+from score_sde.devices import exact
 
 ROUNDING = 1 / (12 * 255**2)
 """Variance of rounding to 8 bits: the least that values are taken to have, so that a constant channel has a density."""
@@ -65,7 +66,7 @@ def value_pair_kde(images: Tensor, estimator: str = "histogram", bins: int = 128
     if bins < 2:
         raise InputError(f"value_pair_kde: bins={bins}; expected 2 or more")
     estimate = lookup.find("value_pair_kde: estimator", _ESTIMATORS, estimator)
-    m0 = [estimate(field, bins) for field in images.double().flatten(0, 1)]
+    m0 = [estimate(field, bins) for field in exact(images).flatten(0, 1)]
     return torch.stack(m0).unflatten(0, images.shape[:2])
 
 
@@ -159,7 +160,7 @@ def intensity(images: Tensor, offset: float = 0.1) -> Tensor:
         InputError: images that are not in [0, 1], or an offset that is not positive.
     """
     _check(images, offset)
-    m = (images.double() + offset).log()
+    m = (exact(images) + offset).log()
     return m - m.flatten(2).logsumexp(2)[..., None, None]
 
 
@@ -194,11 +195,12 @@ def position_kde(
             f"position_kde: num_points={num_points}, jitter={jitter}, floor={floor}; expected three points or more "
             "and positive numbers"
         )
+    images = exact(images)
     height, width = images.shape[2:]
     grid = torch.cartesian_prod(_sides(height), _sides(width))
     out = []
     draws_of_all = generator or rng.generator(0, rng.Stream.EMBEDDING_DENSITY)
-    for image, draws in zip(images.double().cpu(), draws_of_all.spawn(len(images)), strict=True):
+    for image, draws in zip(images.cpu(), draws_of_all.spawn(len(images)), strict=True):
         weight = (image.mean(0) + offset).flatten()
         drawn = torch.from_numpy(draws.choice(len(grid), size=num_points, p=(weight / weight.sum()).numpy()))
         moved = grid[drawn] + jitter * torch.from_numpy(draws.standard_normal((num_points, 2)))

@@ -31,6 +31,7 @@ from torch import Tensor
 from randomwalk.errors import InputError, RunError
 from randomwalk.studies.score_embedding.linear import SOLVERS, Stencil, norm
 from randomwalk.studies.score_embedding.solution import Boundary, Solution, gradient
+from score_sde.devices import exact
 from score_sde.sdes import SDE
 
 Quadratic = Literal["gradient", "scalar"]
@@ -81,10 +82,9 @@ def solve(
         RunError: no convergence.
     """
     _check(m0, times, spacing, linear_solver, tolerance, max_iterations)
-    shape, device = m0.shape, m0.device
     times = times.to("cpu", torch.float64)
-    m = m0.detach().to(torch.float64).flatten(0, 1)
-    position = _centred(shape[-2], shape[-1], spacing).to(device)
+    shape, m = m0.shape, exact(m0.detach()).flatten(0, 1)
+    position = _centred(shape[-2], shape[-1], spacing).to(m.device)
     levels, changes, sizes = [m], [], [norm(m)[None]]
     for n in range(1, len(times)):
         t = times[n]
@@ -97,7 +97,7 @@ def solve(
     log_density = torch.stack(levels).unflatten(1, shape[:2])
     residuals = _residuals(changes, sizes, shape[0])
     score = gradient(log_density, spacing, boundary)
-    return Solution(times.to(device), log_density, score, len(residuals), residuals)
+    return Solution(times.to(m.device), log_density, score, len(residuals), residuals)
 
 
 @dataclass(frozen=True)

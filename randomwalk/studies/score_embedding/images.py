@@ -39,5 +39,5 @@ def choose(source: ImageSource, data: EmbeddingData) -> list[int]:
         places = [int(place) for place in drawn]
     if max(places) >= len(among):
         key = "num_images" if data.indices is None else "indices"
-        raise InputError(f"data.{key}: image {max(places)} is wanted, counted from 0; {where} has {len(among)} of them")
+        raise InputError(f"data.{key}: image {max(places)} was asked for, counted from 0; {where} has {len(among)}")
     return [int(among[place]) for place in places]

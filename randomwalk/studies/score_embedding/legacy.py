@@ -36,6 +36,7 @@ from torch import Tensor
 
 from randomwalk.errors import InputError, RunError
 from randomwalk.studies.score_embedding.solution import Solution
+from score_sde.devices import with_float64
 from score_sde.sdes import SDE
 
 
@@ -69,7 +70,7 @@ def solve(
         raise InputError(f"m0 {list(m0.shape)}: expected finite log densities [images, channels, H, W]")
     times = times.to("cpu", torch.float64)
     if bool(sde.rate(times).any()):
-        raise InputError(f"{type(sde).__name__}: the published scheme is that of an SDE without drift")
+        raise InputError(f"{type(sde).__name__}: the published scheme is for SDEs without drift")
     (num_images, channels, height, width), levels = m0.shape, len(times)
     shape = (num_images, channels, levels, height * width)
     g = sde.diffusion(times).numpy().astype(np.float32)
@@ -95,7 +96,7 @@ def solve(
         running = [image for image in running if not latest[image] <= tolerance]
     fields = [torch.from_numpy(one).double().movedim(2, 0).unflatten(-1, (height, width)) for one in (m, score)]
     both = torch.stack([torch.zeros_like(fields[1]), fields[1]], dim=-3)
-    times, log_density, both = (one.to(m0.device) for one in (times, fields[0], both))
+    times, log_density, both = (one.to(with_float64(m0.device)) for one in (times, fields[0], both))
     return Solution(times, log_density, both, len(residuals), residuals)
 
 

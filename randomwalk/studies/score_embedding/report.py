@@ -120,7 +120,7 @@ def settings(run: Run) -> list[list[str]]:
     reached = f"{rate:g}; peak reached {peak:.3g}" + (f", {100 * peak / rate:.0f}% of it" if peak < 0.99 * rate else "")
     start = "noise only"
     if config.sampling.start == "truth":
-        start = f"{100 * config.sampling.truth_weight:g}% of the true image and noise: it is told the answer"
+        start = f"{100 * config.sampling.truth_weight:g}% of the true image, and noise: it contains the answer"
     steps = f"{log[-1]['step']:.0f} of {config.num_steps} (epoch {log[-1]['epoch']:g})"
     pairs = [["steps", steps], ["learning rate", reached], ["start of sampling", start]]
     if isinstance(method, DDPMMethod):

@@ -116,7 +116,7 @@ def flow(
     def asked(u: Tensor, t: Tensor) -> Tensor:
         nonlocal evaluations
         evaluations += 1
-        return score(u.to(start), t.to(start).expand(len(u))).to(u)
+        return exact(score(u.to(start), t.to(start).expand(len(u))))
 
     down = sde.probability_flow(asked)
     gone = torch.linspace(0, sde.T - t_end, num_frames, dtype=torch.float64)  # T - t

@@ -13,7 +13,7 @@ Boundary = Literal["neumann", "dirichlet", "periodic"]
 
 @dataclass(frozen=True)
 class Solution:
-    """Result of a solver of the Fokker-Planck equation; float64.
+    """Result of a solver of the Fokker-Planck equation; float64, on the CPU where the device of m0 has none.
 
     Attributes:
         times: ``[N]``, the first one that of the initial density.

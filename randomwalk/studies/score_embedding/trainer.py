@@ -31,7 +31,6 @@ from randomwalk.studies.score_embedding.solvers import level_times, solve
 from randomwalk.training.loop import Loop
 from randomwalk.training.optimizer import Descent
 from score_sde import sdes
-from score_sde.devices import exact
 
 LOG = ("step", "epoch", "image", "loss", "learning_rate", "seconds")
 PROFILE = ("step", "epoch", "seconds", "image", "sample", "mse", "psnr", "ssim", "evaluations")
@@ -102,7 +101,7 @@ class Trainer(Loop):
         with bar(2, "before training", "parts") as tick:
             tick(0, "density")
             with self.clock.stage("density"):
-                m0 = density.make(method.density.name, exact(self.images), **settings)
+                m0 = density.make(method.density.name, self.images, **settings)
             tick(1, f"solver {method.solver.name}")
             with self.clock.stage("solve"):
                 sde = sdes.make("power_ve", base=method.base)

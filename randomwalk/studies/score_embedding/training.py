@@ -41,7 +41,7 @@ def run(config: ScoreEmbeddingConfig, resume: str | None = None, dry_run: bool =
         InputError: there are several processes, or the folder cannot be used.
         RunError: the training failed; its last checkpoint stays.
     """
-    context = only_process(config.device, "few images are trained on")
+    context = only_process(config.device, "training on few images")
     if dry_run:
         print(dump(config), end="")
         print(f"# ok: {description(Trainer(config, context.device, RunFolder(config.output)))}")
@@ -88,7 +88,7 @@ def finished(config: ScoreEmbeddingConfig, resume: str | None) -> RunFolder:
         raise InputError(f"--no-train: {folder.path} holds no finished run; train first, without --no-train")
     began = load_training(folder.file("config.yaml"))
     if not isinstance(began, ScoreEmbeddingConfig):
-        raise InputError(f"--no-train: {folder.path} is of another kind of training")
+        raise InputError(f"--no-train: {folder.path} is a different kind of training")
     changes(began, config, f"--no-train: {folder.path}", REMADE)
     return folder
 
