@@ -60,12 +60,20 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("v = math.sqrt(temperature) * draw(x)", "v = draw(x)"),
         ("return tau.drift(x, score, measurement), tau.sqrt", "return tau.drift(x, score, None), tau.sqrt"),
         ("lambda u: tau**0.5 * u", "lambda u: tau * u"),
-        ("x + self.scale * self.sigma**2 * score\n\n\ndef glide", "x + self.sigma**2 * score\n\n\ndef glide"),
+        ("return x + self.scale * self.sigma**2 * score", "return x + self.sigma**2 * score"),
+        ("self.operator.spectral(self._gain, g) / 2", "g / 2"),
+        ("self.operator.spectral(self._gain, g) / 2", "self.operator.spectral(self._gain, score) / 2"),
+        ("self.sigma**2 * self.operator.spectral(self._gain, along)", "self.sigma**2 * along"),
+        ("(self.sigma / self.FRACTION) ** 2 * eigenvalues", "self.sigma**2 * eigenvalues"),
     ],
     "randomwalk/samplers/walks.py": [
         ("math.exp(-self.FRICTION / len(s))", "math.exp(-self.FRICTION)"),
         ("[momentum] * (len(s) - 1) + [0.0]", "[momentum] * len(s)"),
         ("PriorStep(measurement.operator, last, 1 / 2)", "PriorStep(measurement.operator, last, 1)"),
+        (
+            "PosteriorFlow(measurement.operator, last, measurement.std)",
+            "PriorStep(measurement.operator, last, 1 / 2)",
+        ),
         ("steps[-1] = last**2 / 2 if", "steps[-1] = last**2 if"),
         ("temperatures[-1] = 0\n", "temperatures[0] = 0\n"),
         (
