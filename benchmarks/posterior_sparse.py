@@ -50,7 +50,7 @@ WALKS = ("random_walk, momentum", "random_walk, matrix step")
 METRICS = ("mean_error", "std_error", "std_ratio", "coverage_90", "w1", "mmse_gap")
 CHAINS, BURN_IN = 16, 50
 """Of the reference."""
-WANTED = 0.02
+WANTED = 0.03
 """Standard error of its mean, in posterior standard deviations."""
 NEAR = {"mean_error": (0.0, 0.1), "std_ratio": (0.97, 1.03), "coverage_90": (0.89, 0.91)}
 """Means over problems of what samples of the posterior have, see :func:`needed`."""

@@ -177,6 +177,14 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("torch.where(v < 0, -1.0, 1.0).to(x) if kind", "torch.where(v < 0, 0.0, 1.0).to(x) if kind"),
         ("latent=(mean + c_high * z)", "latent=(c_high * z)"),
     ],
+    "randomwalk/samplers/evidence.py": [
+        ("value - weight * (found.mean(1) - entries)", "value + weight * (found.mean(1) - entries)"),
+        ("(found.mean(1) - entries)", "found.mean(1)"),
+        ("-entries / 2 * math.log(2 * math.pi * top**2)", "-entries / 2 * math.log(top**2)"),
+        ("squares(top).mean(1) / (2 * top**2)", "0 * squares(top).mean(1)"),
+        ("weight**2 * found.var(1) / num_samples", "weight**2 * found.var(1)"),
+        ("length * (1 + place) / 2", "length * (1 - place) / 2"),
+    ],
     "randomwalk/samplers/remainder.py": [
         ("self.x + 2 * tau * temperature)", "self.x + tau * temperature)"),
         ("state.after(1 / (s**2 + w**2), tau", "state.after(1 / s**2, tau"),

@@ -17,10 +17,14 @@ from operator_cases import random_kernel
 from posterior_tools import (
     ETA,
     EYE,
+    LARGE,
     PRIOR,
     SHAPE,
+    SHARE,
     SIZE,
+    SMALL,
     Law,
+    Sparse,
     Task,
     check_law,
     error,
@@ -286,18 +290,6 @@ def test_the_annealed_walk_is_its_recursion_and_ends_at_the_posterior(preconditi
 
 
 # --- a sparse prior ---------------------------------------------------------------------------------------------------
-
-SHARE, SMALL, LARGE = 0.8, 0.1, 1.0
-
-
-class Sparse(Denoiser):
-    """Independent entries ``0.8 Normal(0, 0.1^2) + 0.2 Normal(0, 1)``."""
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        small, large = SMALL**2 + sigma**2, LARGE**2 + sigma**2
-        log_odds = math.log(SHARE / (1 - SHARE)) + math.log(large / small) / 2 - x**2 * (1 / small - 1 / large) / 2
-        p = log_odds.sigmoid()
-        return -x * (p / small + (1 - p) / large)
 
 
 class Sparsely(NamedTuple):
