@@ -74,7 +74,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
             "PosteriorFlow(measurement.operator, last, measurement.std)",
             "PriorStep(measurement.operator, last, 1 / 2)",
         ),
-        ("steps[-1] = last**2 / 2 if", "steps[-1] = last**2 if"),
+        ("steps[-1] = last**2 / 2\n", "steps[-1] = last**2\n"),
         ("temperatures[-1] = 0\n", "temperatures[0] = 0\n"),
         (
             "torch.linspace(self.initial_temperature, self.final_temperature,",
