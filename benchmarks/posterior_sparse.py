@@ -14,7 +14,7 @@ import json
 import math
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -47,43 +47,56 @@ CANDIDATES = {name: combinations(given) for name, given in read_yaml(PLAN)["samp
 EXACT = "exact samples"
 WALKS = ("random_walk, momentum", "random_walk, matrix step")
 """Samplers that are run with several numbers of levels."""
-METRICS = ("mean_error", "std_error", "std_ratio", "coverage_90", "w1")
+METRICS = ("mean_error", "std_error", "std_ratio", "coverage_90", "w1", "mmse_gap")
 CHAINS, BURN_IN = 16, 50
 """Of the reference."""
+WANTED = 0.03
+"""Standard error of its mean, in posterior standard deviations."""
+NEAR = {"mean_error": (0.0, 0.1), "std_ratio": (0.97, 1.03), "coverage_90": (0.89, 0.91)}
+"""Means over problems of what samples of the posterior have, see :func:`needed`."""
 TUNED = 64
 """Pixels of the problems of --tune."""
 
 
+@dataclass(frozen=True)
+class Case:
+    """Problems of one kind: prior, basis, operator, numbers of pixels and of measurements, noise, condition of A."""
+
+    prior: str
+    basis: str
+    operator: str
+    d: int
+    m: int
+    eta: float
+    condition: float | None = None
+
+    def __str__(self) -> str:
+        """The numbers, and what is not the first of its kind."""
+        parts = [f"d {self.d}", f"m {self.m}", f"eta {self.eta:g}"]
+        parts += [f"condition {self.condition:g}"] if self.condition else []
+        kinds = ((self.operator, OPERATORS), (self.basis, BASES), (self.prior, PRIORS))
+        return ", ".join(parts + [name for name, names in kinds if name != next(iter(names))])
+
+
 @cache
-def problem_of(kind: tuple[str, str, str], d: int, m: int, eta: float, seed: int) -> SparseProblem:
+def problem_of(case: Case, seed: int) -> SparseProblem:
     """A problem."""
-    return make_problem(*kind, d, m, eta, seed)
+    return make_problem(case.prior, case.basis, case.operator, case.d, case.m, case.eta, seed, case.condition)
 
 
 @cache
-def reference_of(
-    kind: tuple[str, str, str], d: int, m: int, eta: float, seed: int, sweeps: int
-) -> tuple[Reference, float]:
+def reference_of(case: Case, seed: int, sweeps: int) -> tuple[Reference, float]:
     """Its posterior, and the seconds that it took."""
     began = time.process_time()
-    found = reference(problem_of(kind, d, m, eta, seed), CHAINS, sweeps, BURN_IN, seed)
+    found = reference(problem_of(case, seed), CHAINS, sweeps, BURN_IN, seed, WANTED)
     return found, time.process_time() - began
 
 
-def job_of(
-    row: str, settings: Settings, case: tuple[int, int, float], seeds: list[int], options: argparse.Namespace
-) -> Job:
-    """A sampler, or exact samples, on problems with d pixels, m measurements and noise eta."""
-    d, m, eta = case
-    kind = (options.prior, options.basis, options.operator)
-    config = {"settings": settings, "num_samples": options.num_samples, "sweeps": options.sweeps, "kind": kind}
-    payload = (row, settings, kind, d, m, eta, options.num_samples, options.sweeps)
-    return Job(name_of(case), row, json.loads(json.dumps(config)), [str(s) for s in seeds], payload)
-
-
-def name_of(case: tuple[int, int, float]) -> str:
-    """Name of a case."""
-    return "d {}, m {}, eta {:g}".format(*case)
+def job_of(row: str, settings: Settings, case: Case, seeds: list[int], options: argparse.Namespace) -> Job:
+    """A sampler, or exact samples, on problems of a case."""
+    config = {"settings": settings, "num_samples": options.num_samples, "sweeps": options.sweeps, "case": asdict(case)}
+    payload = (row, settings, case, options.num_samples, options.sweeps)
+    return Job(str(case), row, json.loads(json.dumps(config)), [str(s) for s in seeds], payload)
 
 
 def do(job: Job) -> list[Record]:
@@ -93,11 +106,12 @@ def do(job: Job) -> list[Record]:
         RunError: the state is not finite.
     """
     torch.set_num_threads(1)
-    (row, settings, kind, d, m, eta, num_samples, sweeps), seed = job.payload, int(job.items[0])
-    problem = problem_of(kind, d, m, eta, seed)
-    exact, seconds = reference_of(kind, d, m, eta, seed, sweeps)
+    (row, settings, case, num_samples, sweeps), seed = job.payload, int(job.items[0])
+    problem = problem_of(case, seed)
+    exact, seconds = reference_of(case, seed, sweeps)
     if row == EXACT:
-        cost: Record = {"evaluations": 0, "vjps": 0, "seconds": seconds, "reference_error": exact.error}
+        cost: Record = {"evaluations": 0, "vjps": 0, "seconds": seconds}
+        cost |= {"reference_error": exact.error, "sweeps": exact.sweeps}
         return [{**errors(exact.draws(num_samples, seed + 1_000_000), exact), **cost}]
     draws = TorchDraws(num_samples, torch.Generator().manual_seed(seed))
     given = Measurement(problem.operator, problem.noise, problem.y.float())
@@ -114,7 +128,7 @@ def tune(options: argparse.Namespace) -> int:
 
         def loss(settings: Settings, _: bool, name: str = name) -> float:
             """Mean W1, infinite if a run failed."""
-            cases = [(TUNED, TUNED // 2, eta) for eta in options.etas]
+            cases = [Case("two scales", "identity", "rows", TUNED, TUNED // 2, eta) for eta in options.etas]
             jobs = [
                 replace(job_of(name, settings, case, seeds, options), method=f"{name} {json.dumps(settings)}")
                 for case in cases
@@ -144,58 +158,92 @@ def rows_of(options: argparse.Namespace, settings: dict[str, Settings]) -> dict[
 
 
 def table(
-    report: Report,
-    records: Records,
-    case: tuple[int, int, float],
-    options: argparse.Namespace,
-    rows: dict[str, Settings],
-) -> None:
-    """Measure and print one case."""
+    report: Report, records: Records, case: Case, options: argparse.Namespace, rows: dict[str, Settings]
+) -> dict[str, dict[str, float]]:
+    """Measure and print one case.
+
+    Returns:
+        means over the problems for each row.
+    """
     seeds = list(range(1, 1 + options.problems))
     jobs = [job_of(row, own, case, seeds, options) for row, own in rows.items()]
-    found, lines = measure(jobs, do, records, name_of(case), processes=options.processes)[name_of(case)], []
+    found, lines, means = measure(jobs, do, records, str(case), processes=options.processes)[str(case)], [], {}
     for row in rows:
         kept = [record for record in found[row].values() if FAILED not in record]
         for metric in (*METRICS, "evaluations", "vjps", "seconds"):
             values = [record[metric] for record in kept]
             if values:
                 error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-                report.add(
-                    name_of(case), row, metric, (statistics.fmean(values), error), "s" if metric == "seconds" else "1"
-                )
-        report.add(name_of(case), row, "not_finite", len(found[row]) - len(kept), "1")
-        mean = {key: statistics.fmean(r[key] for r in kept) if kept else math.nan for key in (*METRICS, "seconds")}
-        worst = max((r["mean_error"] for r in kept), default=math.nan)
-        first = kept[0] if kept else {"evaluations": math.nan, "vjps": math.nan}
+                unit = {"seconds": "s", "mmse_gap": "dB"}.get(metric, "1")
+                report.add(str(case), row, metric, (statistics.fmean(values), error), unit)
+        report.add(str(case), row, "not_finite", len(found[row]) - len(kept), "1")
+        keys = (*METRICS, "evaluations", "vjps", "seconds")
+        mean = {key: statistics.fmean(r[key] for r in kept) if kept else math.nan for key in keys}
+        means[row], worst = mean, max((r["mean_error"] for r in kept), default=math.nan)
         lines.append(
             [
                 row,
-                *(f"{first[key]:g}" for key in ("evaluations", "vjps")),
+                *(f"{mean[key]:.0f}" for key in ("evaluations", "vjps")),
                 f"{mean['mean_error']:.3f}",
                 f"{worst:.3f}",
                 f"{mean['std_error']:.3f}",
                 f"{mean['std_ratio']:.3f}",
                 f"{100 * mean['coverage_90']:.1f}%",
                 f"{mean['w1']:.3f}",
+                f"{mean['mmse_gap']:.3f}",
                 f"{mean['seconds']:.1f}",
             ]
         )
     uncertain = [record["reference_error"] for record in found[EXACT].values()]
-    head = ["sampler", "evaluations", "vjps", "mean", "worst", "std", "std ratio", "90% covers", "W1", "processor s"]
-    report.add(name_of(case), EXACT, "reference_error", max(uncertain), "1")
+    sweeps = [record["sweeps"] for record in found[EXACT].values()]
+    head = ["sampler", "evaluations", "vjps", "mean", "worst", "std", "std ratio", "90% covers", "W1", "gap", "seconds"]
+    report.add(str(case), EXACT, "reference_error", max(uncertain), "1")
     report.table(
-        name_of(case),
+        str(case),
         head,
         lines,
         [
             "in posterior standard deviations of each coefficient: root mean square error of the mean (mean "
             f"and worst of {options.problems} problems) and of the std, mean ratio of the stds, distance W1 of "
-            "the marginals; 90% covers: probability, by the reference, of the interval from the 5% to the 95% quantile",
-            f"{options.num_samples} samples; {EXACT}: as many draws from the reference, and its seconds",
-            f"reference: {CHAINS} chains of {options.sweeps} sweeps; standard error of its mean from the differences "
-            f"between chains, in posterior standard deviations, root mean square, at most {max(uncertain):.3f}",
+            "the marginals; 90% covers: probability, by the reference, of the interval from the 5% to the 95% "
+            "quantile; gap: decibels by which the mean square error of the mean is above that of the posterior mean",
+            f"{options.num_samples} samples; {EXACT}: as many draws from the reference, and its seconds; all of one "
+            "processor",
+            f"reference: {CHAINS} chains of {min(sweeps)} to {max(sweeps)} sweeps; standard error of its mean from the "
+            "differences between chains, in posterior standard deviations, root mean square, at most "
+            f"{max(uncertain):.3f}",
         ],
     )
+    return means
+
+
+def needed(means: dict[str, dict[str, float]], name: str) -> float:
+    """The least number of evaluations of a walk whose mean results are all in `NEAR`; infinite if there is none."""
+    near = [
+        mean["evaluations"]
+        for row, mean in means.items()
+        if row.rpartition(", ")[0] == name and all(low <= mean[key] <= high for key, (low, high) in NEAR.items())
+    ]
+    return min(near, default=math.inf)
+
+
+def summary(report: Report, every: dict[Case, dict[str, dict[str, float]]], names: list[str]) -> None:
+    """Print the evaluations that the walks need in each case."""
+    lines = []
+    for case, means in every.items():
+        line = [str(case)]
+        for name in names:
+            rows = {row: mean for row, mean in means.items() if row.rpartition(", ")[0] == name}
+            found = needed(means, name)
+            report.add(str(case), name, "evaluations_needed", found, "1")
+            line += [f"{mean['mean_error']:.3f}, {mean['std_ratio']:.3f}" for mean in rows.values()]
+            line.append(f"{found:.0f}" if found < math.inf else "more")
+        lines.append(line)
+    tried = [row.rpartition(", ")[2] for row in next(iter(every.values())) if row.rpartition(", ")[0] == names[0]]
+    head = ["case", *(f"{name}, {n}" for name in names for n in (*tried, "needed"))]
+    ranges = ", ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in NEAR.items())
+    notes = [f"mean_error, std_ratio; needed: least of the evaluations tried with, on average over problems, {ranges}"]
+    report.table("Evaluations needed", head, lines, notes)
 
 
 def options() -> argparse.ArgumentParser:
@@ -203,25 +251,57 @@ def options() -> argparse.ArgumentParser:
     made = parser(__doc__ or "")
     made.add_argument("--dimensions", type=int, nargs="+", default=[64, 256], metavar="D", help="pixels (64 256)")
     made.add_argument(
-        "--parts", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3], help="quarters of d measured"
+        "--parts",
+        type=int,
+        nargs="+",
+        choices=(1, 2, 3),
+        default=[1, 2, 3],
+        help="quarters of d measured (1 2 3); a blur measures every pixel",
     )
     made.add_argument(
         "--etas", type=float, nargs="+", default=[0.1, 0.03], metavar="ETA", help="noise levels (0.1 0.03)"
     )
+    for name, names, what in (
+        ("priors", PRIORS, "densities of a coefficient"),
+        ("bases", BASES, "bases of the coefficients"),
+        ("operators", OPERATORS, "what is measured"),
+    ):
+        first = next(iter(names))
+        made.add_argument(
+            f"--{name}", nargs="+", choices=list(names), default=[first], metavar="NAME", help=f"{what} ({first})"
+        )
     made.add_argument(
-        "--prior", choices=list(PRIORS), default="two scales", help="density of a coefficient (two scales)"
+        "--conditions",
+        type=float,
+        nargs="+",
+        default=[None],
+        metavar="K",
+        help="of random rows: singular values from 1 to 1 / K",
     )
-    made.add_argument("--basis", choices=list(BASES), default="identity", help="basis of the coefficients (identity)")
-    made.add_argument("--operator", choices=OPERATORS, default="rows", help="what is measured (rows)")
     made.add_argument("--samplers", nargs="+", default=list(CANDIDATES), metavar="NAME", help="rows of the table (all)")
     made.add_argument("--evaluations", type=int, nargs="+", default=[100, 250, 400], metavar="N", help="of the walks")
     made.add_argument("--problems", type=int, metavar="N", help="problems of each case (3; 2 when tuning, 1 quick)")
     made.add_argument("--num-samples", type=int, metavar="N", help="samples of each problem (500; 200 quick)")
-    made.add_argument("--sweeps", type=int, metavar="N", help="sweeps of each chain of the reference (300; 100 quick)")
+    made.add_argument("--sweeps", type=int, metavar="N", help="least sweeps of its chains (200; 100 quick)")
     made.add_argument("--processes", type=int, default=1, metavar="N", help="number of processes, one thread each (1)")
     made.add_argument("--tune", action="store_true", help="choose the settings anew, and write them")
     made.add_argument("--resume", metavar="FOLDER", help="folder of an earlier run; its results are not measured again")
     return made
+
+
+def cases(chosen: argparse.Namespace) -> list[Case]:
+    """All cases."""
+    found = [
+        Case(prior, basis, operator, d, d if operator == "blur" else d * part // 4, eta, condition)
+        for d in chosen.dimensions
+        for operator in chosen.operators
+        for prior in chosen.priors
+        for basis in chosen.bases
+        for condition in chosen.conditions
+        for part in chosen.parts
+        for eta in chosen.etas
+    ]
+    return list(dict.fromkeys(found))  # a blur has no parts
 
 
 def main(chosen: argparse.Namespace) -> int:
@@ -234,7 +314,7 @@ def main(chosen: argparse.Namespace) -> int:
         chosen.dimensions, chosen.parts, chosen.etas, chosen.evaluations = [64], [2], [0.1], [100]
     chosen.problems = chosen.problems or (1 if chosen.quick else 2 if chosen.tune else 3)
     chosen.num_samples = chosen.num_samples or (200 if chosen.quick else 500)
-    chosen.sweeps = chosen.sweeps or (100 if chosen.quick else 300)
+    chosen.sweeps = chosen.sweeps or (100 if chosen.quick else 200)
     check_least(chosen, problems=1, num_samples=2, sweeps=2, processes=1)
     if chosen.tune:
         return tune(chosen)
@@ -242,8 +322,9 @@ def main(chosen: argparse.Namespace) -> int:
     report = Report("posterior_sparse", chosen, "cpu", ["scipy"])
     report.settings["samplers"] = settings
     records = Records(report.folder, chosen.resume)
-    for case in [(d, d * part // 4, eta) for d in chosen.dimensions for part in chosen.parts for eta in chosen.etas]:
-        table(report, records, case, chosen, rows_of(chosen, settings))
+    every = {case: table(report, records, case, chosen, rows_of(chosen, settings)) for case in cases(chosen)}
+    if walks := [name for name in WALKS if name in chosen.samplers]:
+        summary(report, every, walks)
     return report.finish()
 
 

@@ -60,13 +60,21 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("v = math.sqrt(temperature) * draw(x)", "v = draw(x)"),
         ("return tau.drift(x, score, measurement), tau.sqrt", "return tau.drift(x, score, None), tau.sqrt"),
         ("lambda u: tau**0.5 * u", "lambda u: tau * u"),
-        ("x + self.scale * self.sigma**2 * score\n\n\ndef glide", "x + self.sigma**2 * score\n\n\ndef glide"),
+        ("return x + self.scale * self.sigma**2 * score", "return x + self.sigma**2 * score"),
+        ("self.operator.spectral(self._gain, g) / 2", "g / 2"),
+        ("self.operator.spectral(self._gain, g) / 2", "self.operator.spectral(self._gain, score) / 2"),
+        ("self.sigma**2 * self.operator.spectral(self._gain, along)", "self.sigma**2 * along"),
+        ("(self.sigma / self.FRACTION) ** 2 * eigenvalues", "self.sigma**2 * eigenvalues"),
     ],
     "randomwalk/samplers/walks.py": [
         ("math.exp(-self.FRICTION / len(s))", "math.exp(-self.FRICTION)"),
         ("[momentum] * (len(s) - 1) + [0.0]", "[momentum] * len(s)"),
         ("PriorStep(measurement.operator, last, 1 / 2)", "PriorStep(measurement.operator, last, 1)"),
-        ("steps[-1] = last**2 / 2 if", "steps[-1] = last**2 if"),
+        (
+            "PosteriorFlow(measurement.operator, last, measurement.std)",
+            "PriorStep(measurement.operator, last, 1 / 2)",
+        ),
+        ("steps[-1] = last**2 / 2\n", "steps[-1] = last**2\n"),
         ("temperatures[-1] = 0\n", "temperatures[0] = 0\n"),
         (
             "torch.linspace(self.initial_temperature, self.final_temperature,",
@@ -168,6 +176,14 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("return torch.maximum(worst_rms(error[:, :size]), worst_rms(error[:, size:]))", "return worst_rms(error)"),
         ("torch.where(v < 0, -1.0, 1.0).to(x) if kind", "torch.where(v < 0, 0.0, 1.0).to(x) if kind"),
         ("latent=(mean + c_high * z)", "latent=(c_high * z)"),
+    ],
+    "randomwalk/samplers/evidence.py": [
+        ("value - weight * (found.mean(1) - entries)", "value + weight * (found.mean(1) - entries)"),
+        ("(found.mean(1) - entries)", "found.mean(1)"),
+        ("-entries / 2 * math.log(2 * math.pi * top**2)", "-entries / 2 * math.log(top**2)"),
+        ("squares(top).mean(1) / (2 * top**2)", "0 * squares(top).mean(1)"),
+        ("weight**2 * found.var(1) / num_samples", "weight**2 * found.var(1)"),
+        ("length * (1 + place) / 2", "length * (1 - place) / 2"),
     ],
     "randomwalk/samplers/remainder.py": [
         ("self.x + 2 * tau * temperature)", "self.x + tau * temperature)"),

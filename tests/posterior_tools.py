@@ -132,6 +132,19 @@ def gaussian(law: Law) -> GaussianMixture:
     return GaussianMixture([1.0], law.mean.reshape(1, *SHAPE), law.covariance[None])
 
 
+SHARE, SMALL, LARGE = 0.8, 0.1, 1.0
+
+
+class Sparse(Denoiser):
+    """Independent entries ``0.8 Normal(0, 0.1^2) + 0.2 Normal(0, 1)``."""
+
+    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        small, large = SMALL**2 + sigma**2, LARGE**2 + sigma**2
+        log_odds = math.log(SHARE / (1 - SHARE)) + math.log(large / small) / 2 - x**2 * (1 / small - 1 / large) / 2
+        p = log_odds.sigmoid()
+        return -x * (p / small + (1 - p) / large)
+
+
 def make_task(name: str, prior: Law = PRIOR, eta: float = ETA) -> Task:
     """Task with this operator, and its exact posterior."""
     operator, denoiser = OPERATORS[name](), gaussian(prior)

@@ -168,15 +168,26 @@ class SparseProblem:
 OPERATORS = ("rows", "missing", "blur", "fourier")
 
 
-def make_operator(name: str, shape: tuple[int, int, int], m: int, draws: np.random.Generator) -> Operator:
+def make_operator(
+    name: str, shape: tuple[int, int, int], m: int, draws: np.random.Generator, condition: float | None = None
+) -> Operator:
     """An operator: m rows of Normal(0, 1/m), m pixels, a circular blur (m is not used), or columns of the spectrum.
 
+    Args:
+        condition: of random rows: their singular values become even on the logarithmic scale, from 1 to 1 / condition.
+
     Raises:
-        InputError: the name is not in `OPERATORS`.
+        InputError: the name is not in `OPERATORS`, or has no condition.
     """
     d = math.prod(shape)
+    if condition is not None and (name != "rows" or not condition >= 1):
+        raise InputError(f"condition {condition:g} of the operator {name!r}: expected 1 or more, and the operator rows")
     if name == "rows":
-        return Dense(shape, torch.from_numpy(draws.standard_normal((m, d)) / math.sqrt(m)))
+        rows = draws.standard_normal((m, d)) / math.sqrt(m)
+        if condition is not None:
+            left, _, right = np.linalg.svd(rows, full_matrices=False)
+            rows = (left * np.geomspace(1, 1 / condition, m)) @ right
+        return Dense(shape, torch.from_numpy(rows))
     if name == "missing":
         kept = torch.zeros(d)
         kept[torch.from_numpy(draws.permutation(d)[:m])] = 1
@@ -190,7 +201,9 @@ def make_operator(name: str, shape: tuple[int, int, int], m: int, draws: np.rand
     raise InputError(f"operator {name!r}: expected one of {', '.join(OPERATORS)}")
 
 
-def make_problem(prior: str, basis: str, operator: str, d: int, m: int, eta: float, seed: int) -> SparseProblem:
+def make_problem(
+    prior: str, basis: str, operator: str, d: int, m: int, eta: float, seed: int, condition: float | None = None
+) -> SparseProblem:
     """One problem, in float64.
 
     Args:
@@ -199,11 +212,12 @@ def make_problem(prior: str, basis: str, operator: str, d: int, m: int, eta: flo
         d, m: numbers of pixels, a square of a power of 2, and of measurements.
         eta: standard deviation of the noise.
         seed: of everything that is drawn.
+        condition: see `make_operator`.
     """
     draws, side = np.random.default_rng(seed), math.isqrt(d)
     shape = (1, side, side)
     made = SparsePrior(PRIORS[prior](), shape, basis)
-    A = make_operator(operator, shape, m, draws)
+    A = make_operator(operator, shape, m, draws, condition)
     z = made.scales.sample((1, *shape), draws)
     clean = A(made.synthesise(z))
     return SparseProblem(

@@ -29,7 +29,7 @@ from randomwalk.errors import InputError
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators.noise import Noise
 from randomwalk.samplers.sampler import Callback, Needs, Problem, Sampler, Sigmas, decreasing
-from randomwalk.samplers.walk import Plan, PreconditionedStep, PriorStep, StepSize, walk
+from randomwalk.samplers.walk import Plan, PosteriorFlow, PreconditionedStep, PriorStep, StepSize, walk
 
 
 class WalkSampler(Sampler):
@@ -98,13 +98,13 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
         auto    a = exp(-40 / n)
 
     since a longer walk has time for slower directions, which need less of it (40 was chosen on the sparse priors of
-    ``benchmarks/posterior_sparse.py``). The last step has neither velocity nor noise, and does not look at y. It is
-    Euler's step of the prior's probability flow from s to 0, ``x + s^2 score(x, s) / 2``, which takes away the noise
-    of the level and, unlike a jump to the denoised image, little of the variance of X. In a direction in which X has
-    the variance w^2 it leaves a share ``(s/w)^4 / 4`` too much where nothing is measured, and takes a share of up to
-    ``(s/w)^2`` too much where y is precise. So the lowest level should be a fraction, such as 0.3, of the smallest
-    details of X; it need not be below eta. The highest can be about the standard deviation of X, since more levels
-    below are worth more than some above. Momentum does not help the walk to find the weights of distant modes.
+    ``benchmarks/posterior_sparse.py``). The last step has neither velocity nor noise. It takes away the noise of the
+    level and, unlike a jump to the denoised image, little of the variance of X: if ``preconditioned`` by
+    `PosteriorFlow`, otherwise by Euler's step of the prior's probability flow, ``x + s^2 score(x, s) / 2``, which takes
+    a share of up to ``(s/w)^2`` too much where y is precise, w being the standard deviation of X. Both leave a share
+    ``(s/w)^4 / 4`` too much where nothing is measured. So the lowest level should be a fraction, such as 0.3, of the
+    smallest details of X; it need not be below eta. The highest can be about the standard deviation of X, since more
+    levels below are worth more than some above. Momentum does not help the walk to find the weights of distant modes.
 
     **Restoration.** Other settings give one good image in few steps instead of samples: a weight of the prior
     (``prior_weight``) lambda < 1, c near 1, and a temperature that follows the next level p,
@@ -197,7 +197,12 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
         if self.momentum == 0:
             return Plan(s.tolist(), steps, temperatures.tolist())
         momentum, last = math.exp(-self.FRICTION / len(s)) if self.momentum == "auto" else self.momentum, float(s[-1])
-        steps[-1] = last**2 / 2 if measurement is None else PriorStep(measurement.operator, last, 1 / 2)
+        if measurement is None:
+            steps[-1] = last**2 / 2
+        elif self.preconditioned:
+            steps[-1] = PosteriorFlow(measurement.operator, last, measurement.std)
+        else:
+            steps[-1] = PriorStep(measurement.operator, last, 1 / 2)
         return Plan(s.tolist(), steps, temperatures.tolist(), [momentum] * (len(s) - 1) + [0.0])
 
     def _weights(self, s: Tensor) -> Tensor:

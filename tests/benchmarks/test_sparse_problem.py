@@ -13,8 +13,9 @@ import torch
 import yaml
 from scipy.integrate import quad
 from scipy.stats import laplace, norm, t
+from support import sparse_reference
 from support.sparse_problem import BASES, OPERATORS, PRIORS, SparsePrior, SparseProblem, make_problem
-from support.sparse_reference import Chains, Reference, errors, reference
+from support.sparse_reference import Chains, Reference, blocks, errors, reference
 from torch import Tensor
 
 from randomwalk import GaussianMixture, InputError
@@ -81,13 +82,13 @@ def exact_posterior(problem: SparseProblem) -> tuple[Tensor, Tensor]:
     return mean, (second - mean**2).sqrt()
 
 
-@pytest.mark.parametrize("operator", ["rows", "missing"])
+@pytest.mark.parametrize("operator", ["rows", "missing", "fourier"])
 def test_the_reference_is_the_posterior(operator: str) -> None:
     """Within five of its standard errors, by the differences between its chains; 4 coefficients, 16 Gaussians."""
     problem = make_problem("two scales", "identity", operator, 4, 2, 0.1, 3)
     mean, std = exact_posterior(problem)
-    found = reference(problem, 16, 1000, 20, 0)
-    assert found.error < 0.02
+    found = reference(problem, 16, 1000, 20, 0, wanted=1.0)
+    assert found.error < 0.02 and found.sweeps == 1000
     assert (
         float(((found.mean - mean) / std).abs().max()) < 5 * 2 * found.error
     )  # of 4 coefficients, one has at most twice
@@ -97,15 +98,53 @@ def test_the_reference_is_the_posterior(operator: str) -> None:
     assert (found.probability(low, high) - 0.9).abs().max() < 5 * math.sqrt(2 * 0.05 * 0.95 / len(z))
 
 
-def test_updates_are_those_of_a_new_decomposition() -> None:
-    chains = Chains(make_problem("laplace", "dct", "rows", 16, 8, 0.1, 0), 2, 0)
+def test_chains_are_continued_until_their_mean_is_as_certain_as_wanted() -> None:
+    problem = make_problem("two scales", "identity", "rows", 16, 8, 0.1, 0)
+    first, more, most = (reference(problem, 8, 10, 5, 0, wanted) for wanted in (10.0, 0.04, 0.0))
+    assert first.sweeps == 10 and most.sweeps == 10 * sparse_reference.LONGEST
+    assert 10 < more.sweeps < most.sweeps and more.error <= 0.04 < first.error
+
+
+@pytest.mark.parametrize("held", [2, 32])
+def test_updates_are_those_of_a_new_decomposition(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse_reference, "HELD", held)
+    problem = make_problem("laplace", "dct", "rows", 16, 8, 0.1, 0)
+    B, y = problem.matrix().numpy(), problem.y.flatten().numpy()
+    chains = Chains((B.T @ B / 0.01)[None], (B.T @ y / 0.01)[None], problem.prior.scales, 2, np.random.default_rng(0))
     for _ in range(20):
         chains.sweep()
-    M, u, D = chains.M.copy(), chains.u.copy(), chains.D.copy()
-    chains.refresh()
-    np.testing.assert_allclose(M, chains.M, rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(u, chains.u, rtol=1e-8, atol=1e-8)
-    assert len(np.unique(D)) > 5
+    assert len(np.unique(chains.D)) > 5
+    for c, D in enumerate(chains.D):
+        S = (B * D) @ B.T + 0.01 * np.eye(len(B))
+        M, u = B.T @ np.linalg.solve(S, B), B.T @ np.linalg.solve(S, y)
+        np.testing.assert_allclose(chains.u[c], u, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(chains.diagonals[c], M.diagonal(), rtol=1e-8, atol=1e-8)
+        n = chains.held[c]
+        taken = (chains.changes[c, :n].T * chains.shares[c, :n]) @ chains.changes[c, :n]
+        np.testing.assert_allclose(chains.M[c] - taken, M, rtol=1e-8, atol=1e-8)
+
+
+def test_blocks_are_what_a_matrix_couples() -> None:
+    gram = np.zeros((6, 6))
+    gram[[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]] = 1
+    gram[[1, 4], [4, 1]] = gram[[3, 0], [0, 3]] = 0.5
+    single, pairs = blocks(gram)
+    assert single.tolist() == [[2], [5]] and sorted(pairs.tolist()) == [[0, 3], [1, 4]]
+    sizes = {name: [len(s) * [s.shape[1]] for s in blocks(gram_of(name))] for name in OPERATORS}
+    assert sizes == {"rows": [[64]], "missing": [64 * [1]], "blur": [[64]], "fourier": [8 * [8]]}
+
+
+def gram_of(operator: str) -> np.ndarray:
+    B = make_problem("two scales", "identity", operator, 64, 32, 0.1, 0).matrix().numpy()
+    return B.T @ B
+
+
+def test_rows_have_the_condition_asked_for() -> None:
+    problem = make_problem("two scales", "identity", "rows", 64, 32, 0.1, 0, condition=100.0)
+    values = torch.linalg.svdvals(problem.matrix())
+    torch.testing.assert_close(values.log10(), torch.linspace(0, -2, 32, dtype=torch.float64))
+    with pytest.raises(InputError, match="condition 100 of the operator 'blur': expected 1 or more"):
+        make_problem("two scales", "identity", "blur", 64, 64, 0.1, 0, condition=100.0)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -117,13 +156,15 @@ def test_every_operator_is_its_matrix(operator: str) -> None:
 
 def test_errors_of_exact_draws_are_small_and_of_others_are_not() -> None:
     one = torch.ones(1, 3, dtype=torch.float64)
-    exact = Reference(2 * one, 0.5 * one, 2 * one[0], 0.5 * one[0], 0.0)
+    exact = Reference(2 * one, 0.5 * one, 2 * one[0], 0.5 * one[0], 0.0, 1)
     good, n = exact.draws(4000, 1), 4000
     found = errors(good, exact)
     assert found["mean_error"] < 5 / math.sqrt(n) and found["std_error"] < 5 / math.sqrt(2 * n)
     assert found["coverage_90"] == pytest.approx(0.9, abs=5 * math.sqrt(0.1 / n)) and found["w1"] < 0.1
+    assert found["mmse_gap"] < 10 * math.log10(1 + 25 / n)
     shifted, wide = errors(good + 0.25, exact), errors(2 + 2 * (good - 2), exact)
     assert shifted["mean_error"] == pytest.approx(0.5, abs=0.1) and shifted["w1"] == pytest.approx(0.5, abs=0.1)
+    assert shifted["mmse_gap"] == pytest.approx(10 * math.log10(1.25), abs=0.1)
     assert wide["std_ratio"] == pytest.approx(2, abs=0.1) and wide["coverage_90"] > 0.99
 
 
@@ -141,7 +182,7 @@ def test_a_small_run() -> None:
     settings = yaml.safe_load(posterior_sparse.SETTINGS.read_text("utf-8"))
     options.samplers, options.evaluations = list(posterior_sparse.WALKS), [100]
     rows = posterior_sparse.rows_of(options, settings)
-    case = (64, 32, 0.1)
+    case = posterior_sparse.Case("two scales", "identity", "rows", 64, 32, 0.1)
     found = {
         row: posterior_sparse.do(posterior_sparse.job_of(row, own, case, [3], options))[0] for row, own in rows.items()
     }
@@ -152,3 +193,22 @@ def test_a_small_run() -> None:
         posterior_sparse.main(posterior_sparse.options().parse_args(["--samplers", "nobody"]))
     with pytest.raises(InputError, match="--dimensions 100: expected powers of 4"):
         posterior_sparse.main(posterior_sparse.options().parse_args(["--dimensions", "100"]))
+
+
+def test_the_evaluations_needed() -> None:
+    good, bad = {"mean_error": 0.09, "std_ratio": 1.0, "coverage_90": 0.9}, {"std_ratio": 1.1}
+    means = {
+        f"{name}, {n}": {**good, **(bad if n < first else {}), "evaluations": n}
+        for name, first in (("a", 250), ("b", 500))
+        for n in (100, 250, 400)
+    }
+    assert posterior_sparse.needed(means, "a") == 250 and posterior_sparse.needed(means, "b") == math.inf
+
+
+def test_cases_are_named_by_what_is_not_usual() -> None:
+    given = ["--dimensions", "64", "--operators", "rows", "blur", "--bases", "haar", "--etas", "0.1"]
+    names = [str(case) for case in posterior_sparse.cases(posterior_sparse.options().parse_args(given))]
+    assert names == [
+        *(f"d 64, m {m}, eta 0.1, haar" for m in (16, 32, 48)),
+        "d 64, m 64, eta 0.1, blur, haar",
+    ]

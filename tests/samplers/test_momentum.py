@@ -14,7 +14,25 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from operator_cases import random_kernel
-from posterior_tools import ETA, EYE, PRIOR, SHAPE, SIZE, Law, Task, check_law, error, make_task, must_fail, normal
+from posterior_tools import (
+    ETA,
+    EYE,
+    LARGE,
+    PRIOR,
+    SHAPE,
+    SHARE,
+    SIZE,
+    SMALL,
+    Law,
+    Sparse,
+    Task,
+    check_law,
+    error,
+    isotropic,
+    make_task,
+    must_fail,
+    normal,
+)
 from torch import Tensor
 
 from randomwalk import Denoiser, GaussianMixture, GaussianNoise, InputError, Measurement, operators, samplers, walk
@@ -22,7 +40,7 @@ from randomwalk.operators import Dense, blur_with_kernel
 from randomwalk.operators.noise import LaplaceNoise
 from randomwalk.rng import ImageDraws, TorchDraws, sample_stream
 from randomwalk.samplers import Plan, schedules
-from randomwalk.samplers.walk import PreconditionedStep, PriorStep, StepSize, glide
+from randomwalk.samplers.walk import PosteriorFlow, PreconditionedStep, PriorStep, StepSize, glide
 
 MISTAKES = {
     "no sqrt(2)": 0.5**0.5,
@@ -176,6 +194,39 @@ def annealed(task: Task, steps: int, preconditioned: bool = True, **settings: An
     return plan
 
 
+def affine(step: PosteriorFlow, task: Task) -> tuple[Tensor, Tensor]:
+    """``M, b`` of the step ``x -> M x + b``, with matrices."""
+    s, A = step.sigma, task.matrix
+    K = torch.linalg.inv(EYE + (s / 0.3) ** 2 * A.T @ A / ETA**2)
+    H = torch.linalg.inv(task.prior.covariance + s**2 * EYE)
+    exact = target(task, s)
+    G = torch.linalg.inv(exact.covariance)
+    return EYE - s**2 * K @ (H - K @ G / 2), s**2 * K @ (H @ task.prior.mean - K @ G @ exact.mean / 2)
+
+
+@pytest.mark.parametrize("name", ["super_resolution", "inpainting", "dense"])
+@pytest.mark.parametrize("eta", [0.03, 0.3])
+def test_the_last_step_makes_the_posterior_of_its_target(name: str, eta: float) -> None:
+    """Of details w = s / 0.3, up to the fourth power of s / w; a step along the prior alone misses it."""
+    s = 0.1
+    task = make_task(name, isotropic((s / 0.3) ** 2), eta)
+    score, likelihood = task.denoiser.score, task.measurement
+
+    def law(step: PosteriorFlow | PriorStep) -> Law:
+        rows = torch.cat([0 * EYE[:1], EYE]).reshape(-1, *SHAPE)
+        moved = step.move(rows, score(rows, s), likelihood, 0.0, torch.zeros_like).flatten(1)
+        H = torch.linalg.inv(task.prior.covariance + s**2 * EYE)
+        precision = H + task.matrix.T @ task.matrix / eta**2
+        slope = H @ task.prior.mean + task.matrix.T @ task.y.flatten() / eta**2
+        covariance = torch.linalg.inv(precision)
+        return Law(covariance @ slope, covariance).then((moved[1:] - moved[0]).T, moved[0])
+
+    distance = float(torch.linalg.vector_norm(task.posterior.mean - task.prior.mean)) / (s / 0.3)
+    found = error(law(PosteriorFlow(task.operator, s, eta)), task.posterior)
+    assert found < 2 * 0.3**4 * max(1, distance)
+    assert error(law(PriorStep(task.operator, s, 0.5)), task.posterior) > 3 * found
+
+
 def recursion(plan: Plan, task: Task, start: Law) -> Law:
     """Law of state and velocity together, step by step, with matrices."""
     z = torch.zeros_like(EYE)
@@ -184,6 +235,9 @@ def recursion(plan: Plan, task: Task, start: Law) -> Law:
     momenta = plan.momenta or []
     for sigma, tau, temperature, a in zip(plan.sigmas, plan.step_sizes, plan.temperatures, momenta, strict=True):
         exact = target(task, sigma)
+        if isinstance(tau, PosteriorFlow):
+            x = Law(mean[:SIZE], covariance[:SIZE, :SIZE])
+            return x.then(*affine(tau, task))
         if isinstance(tau, PriorStep):
             H = torch.linalg.inv(task.prior.covariance + sigma**2 * EYE)
             exact = Law(task.prior.mean, torch.linalg.inv(H))
@@ -224,7 +278,8 @@ def tau_matrix(tau: StepSize, task: Task) -> Tensor:
 def test_the_annealed_walk_is_its_recursion_and_ends_at_the_posterior(preconditioned: bool) -> None:
     task = make_task("super_resolution")
     plan = annealed(task, 60, preconditioned)
-    assert plan.momenta == [math.exp(-40 / 60)] * 59 + [0.0] and isinstance(plan.step_sizes[-1], PriorStep)
+    assert plan.momenta == [math.exp(-40 / 60)] * 59 + [0.0]
+    assert isinstance(plan.step_sizes[-1], PosteriorFlow if preconditioned else PriorStep)
     check_law(momentum_law(plan, task, START), recursion(plan, task, START))
     if preconditioned:
         errors = [error(recursion(annealed(task, n), task, START), task.posterior) for n in (50, 100, 200)]
@@ -235,18 +290,6 @@ def test_the_annealed_walk_is_its_recursion_and_ends_at_the_posterior(preconditi
 
 
 # --- a sparse prior ---------------------------------------------------------------------------------------------------
-
-SHARE, SMALL, LARGE = 0.8, 0.1, 1.0
-
-
-class Sparse(Denoiser):
-    """Independent entries ``0.8 Normal(0, 0.1^2) + 0.2 Normal(0, 1)``."""
-
-    def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        small, large = SMALL**2 + sigma**2, LARGE**2 + sigma**2
-        log_odds = math.log(SHARE / (1 - SHARE)) + math.log(large / small) / 2 - x**2 * (1 / small - 1 / large) / 2
-        p = log_odds.sigmoid()
-        return -x * (p / small + (1 - p) / large)
 
 
 class Sparsely(NamedTuple):
