@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from array_tools import AFFINE, library, save, scan
 from config_examples import message_of
 from given_tools import config_for, told
 from PIL import Image
-from sampling_tools import NETWORK, SIZE, arrays_of, read_metrics, write_config
+from sampling_tools import NETWORK, ROOT, SIZE, arrays_of, read_metrics, write_config
 
 from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser
@@ -110,7 +114,7 @@ def test_an_estimated_noise_is_said_in_units(tmp_path: Path, capfd: pytest.Captu
 def test_true_arrays_are_measured_and_compared(tmp_path: Path) -> None:
     values = scan(20, 26)
     save(tmp_path / "in" / "a.npy", values)
-    measurement = {"operator": {"name": "inpainting", "missing": 0.5}, "noise": {"std": 100}}
+    measurement = {"operator": {"name": "denoising"}, "noise": {"std": 100}}
     config = config_for(
         tmp_path, tmp_path / "in", measurement, data=on(tmp_path / "in", fit="keep"), num_samples=2, batch_size=2
     )
@@ -124,8 +128,8 @@ def test_true_arrays_are_measured_and_compared(tmp_path: Path) -> None:
     mean, std = (np.load(run / "units" / f"0000_a_{kind}.npy") for kind in ("mean", "std"))
     np.testing.assert_allclose(mean, np.mean(results, axis=0), atol=1e-2)
     np.testing.assert_allclose(std, np.std(results, axis=0, ddof=1), rtol=1e-3, atol=1e-2)  # without an offset
-    noise = arrays["0000_a_measurement"][0] - ((values - LOW) / HALF - 1)
-    assert np.abs(noise[np.abs(noise) > 0]).min() < 1  # of the known half
+    noise = in_units(arrays["0000_a_measurement"][0]) - values
+    assert noise.std() == pytest.approx(100, rel=4 / math.sqrt(2 * noise.size))
 
 
 # --- volumes, channels, formats --------------------------------------------------------------------------------------
@@ -265,3 +269,17 @@ def test_settings_that_contradict_each_other(
     path = write_config(tmp_path, 1, data={"path": str(tmp_path), **data}, measurement=measurement)
     message = message_of(lambda: load_sample_config(path))
     assert all(word in message for word in words), message
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_program_of_the_page_runs_and_restores(tmp_path: Path) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "instruments.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shape, _, error = done.stdout.strip().splitlines()[-1].rpartition(" ")
+    assert shape == "(3, 96, 96)" and float(error) < 60 / 2, done.stdout  # of a noise of 60
