@@ -32,7 +32,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
     "restore", "your_photographs", "report", "training", "samplers", "posterior", "points", "photographs", "extending",
-    "fashion",
+    "fashion", "instruments",
 ))]  # fmt: skip
 BLOCK = re.compile(r"^( *)```(bash|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 MODULE = '"""'

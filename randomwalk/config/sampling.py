@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from randomwalk.config.base import (
+    WHOLE,
     Batch,
     Device,
     Frames,
@@ -21,10 +22,12 @@ from randomwalk.config.base import (
     Seed,
     Settings,
     Side,
+    Text,
 )
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
+from randomwalk.config.noise import NoNoiseSettings
 from randomwalk.config.operators import AnyBlurSettings, InpaintingSettings, SuperResolutionSettings, parts_of
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
@@ -63,6 +66,28 @@ class SampleData(Settings):
     all, each of them an image."""
     gps: bool = True
     """Keep the coordinates at which a photograph was taken in its results, with the rest of its metadata."""
+    range: Annotated[list[Number], Pair] | Literal["auto"] | None = None
+    """For arrays in files of instruments (.npy, .npz, .mat, .h5, .nii, DICOM, TIFF): the numbers of their units that
+    become -1 and 1, in which the noise is stated too; nothing is clipped. auto takes the least and the largest number
+    of all files. Without it, the files are pictures."""
+    dataset: Text | None = None
+    """Name of the array in each .npz, .mat or .h5 file; by default the only one."""
+    axis: Annotated[int, Field(ge=0, le=2), WHOLE] | None = None
+    """Axis of volumes along which each slice is an image; the results are volumes again. By default the first of three
+    axes has the channels of an image."""
+
+    @model_validator(mode="after")
+    def _arrays_or_pictures(self) -> SampleData:
+        if self.range is None and (self.dataset is not None or self.axis is not None):
+            key = "axis" if self.dataset is None else "dataset"
+            raise ValueError(f"{key}: is for arrays; set range: [low, high] or auto too, or remove it")
+        if self.range is not None and self.page != 1:
+            raise ValueError(
+                f"page: found {self.page}, but with range the files are arrays; allowed: axis, for volumes"
+            )
+        if isinstance(self.range, list) and not self.range[0] < self.range[1]:
+            raise ValueError(f"range: found {self.range}; allowed: [low, high], as in [-1000, 2000], or auto")
+        return self
 
 
 class SampleConfig(Settings):
@@ -157,6 +182,21 @@ class SampleConfig(Settings):
                 f"num_samples: found {self.num_samples}, but posterior_mean makes one image, the mean; for samples "
                 f"take the sampler {SAMPLING}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_is_in_units_of_the_data(self) -> SampleConfig:
+        found = None if self.data is None else self.data.range
+        noise = None if self.measurement is None else self.measurement.noise
+        if found is None or noise is None or isinstance(noise, NoNoiseSettings):
+            return self
+        if "pixel_range" in noise.model_fields_set and noise.pixel_range != found:
+            raise ValueError(
+                f"measurement.noise.pixel_range: found {noise.pixel_range}, but the noise of arrays is in the units of "
+                f"data.range, {found}; remove it"
+            )
+        if isinstance(found, list):
+            noise.pixel_range = found
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,10 @@ SUFFIXES = (
     ".xpm", ".ico", ".cur", ".icns",
 )  # fmt: skip
 """Suffixes of pictures, which need not be looked into."""
+ARRAY_SUFFIXES = (
+    ".npy", ".npz", ".mat", ".h5", ".hdf5", ".nii", ".nii.gz", ".dcm", ".dicom", ".ima", ".tif", ".tiff",
+)  # fmt: skip
+"""Suffixes of the arrays that `instruments` reads, if `data.range` says that there are arrays."""
 TOLD_BY_CONTENT = (
     "PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "PSD", "QOI",
 )  # fmt: skip
@@ -80,8 +84,9 @@ FOREIGN = (
     RAW,
     Foreign("JPEG XL", "convert it: djxl FILE.jxl FILE.png", (".jxl",), (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
     Foreign(
-        "an array of numbers", "save it as a PNG or TIFF of 8 or 16 bits; in Python, samplers take arrays",
-        (".npy", ".npz"), (b"\x93NUMPY",),
+        "an array of numbers",
+        "sample.py reads it with data.range: [low, high] or auto; or save it as a PNG or TIFF of 8 or 16 bits",
+        tuple(suffix for suffix in ARRAY_SUFFIXES if suffix not in SUFFIXES), (b"\x93NUMPY", b"\x89HDF\r\n"),
     ),
     Foreign(
         "a page or a drawing", "save it as PNG: pdftoppm -png FILE.pdf FILE", (".pdf", ".eps", ".ps", ".svg"),
@@ -111,7 +116,7 @@ def foreign_kind(name: str, beginning: bytes) -> Foreign | None:
     found = next((kind for kind in FOREIGN if kind.is_kind_of(beginning)), None)
     if found is HEIC:
         return None if heif_is_decoded() else HEIC
-    return found or next((kind for kind in FOREIGN if PurePath(name).suffix.lower() in kind.suffixes), None)
+    return found or next((kind for kind in FOREIGN if name.lower().endswith(kind.suffixes)), None)
 
 
 @functools.cache
@@ -160,13 +165,18 @@ def has_picture_name(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """Suffix of a picture's name; empty if it is none of a picture, so that scan.2024 has none."""
-    suffix = PurePath(name).suffix
-    return suffix if suffix.lower() in (*SUFFIXES, *HEIC.suffixes) else ""
+    """Suffix of a name of a picture or an array; empty if it is of neither, so that scan.2024 has none."""
+    suffix = array_suffix(name) or PurePath(name).suffix
+    return suffix if array_suffix(name) or suffix.lower() in (*SUFFIXES, *HEIC.suffixes) else ""
+
+
+def array_suffix(name: str) -> str:
+    """Suffix of an array's name, such as .nii.gz; empty if it is of no array."""
+    return next((name[-len(end) :] for end in ARRAY_SUFFIXES if name.lower().endswith(end)), "")
 
 
 def stem_of(name: str) -> str:
-    """Name of a picture, with its folders, without its suffix."""
+    """Name of a picture or an array, with its folders, without its suffix."""
     return name.removesuffix(suffix_of(name)) if suffix_of(name) else name
 
 
@@ -184,19 +194,22 @@ def is_picture(file: IO[bytes], name: str) -> bool:
         return False
 
 
-def left_out_notes(where: str, names: Sequence[str]) -> list[str]:
+def left_out_notes(where: str, names: Sequence[str], arrays: bool = False) -> list[str]:
     """Describe the files of a folder that are no pictures: one line, and one for each kind that can be converted.
 
     Args:
         where: the folder or zip.
         names: of the files, each perhaps followed by a reason in parentheses.
+        arrays: whether arrays are wanted instead of pictures; then one line only.
     """
     if not names:
         return []
     are = "1 file is not a readable image" if len(names) == 1 else f"{len(names)} files are not readable images"
+    if arrays:
+        are = "1 file is not an array" if len(names) == 1 else f"{len(names)} files are not arrays"
     found = [f"{where}: {are}: {', '.join(names[:MOST_NAMES])}{', ...' if len(names) > MOST_NAMES else ''}"]
-    for kind in FOREIGN:
-        count = sum(PurePath(name).suffix.lower() in kind.suffixes for name in names)
+    for kind in () if arrays else FOREIGN:
+        count = sum(name.lower().endswith(kind.suffixes) for name in names)
         if count:
             found.append(f"{where}: {count} of them {'is' if count == 1 else 'are'} {kind.what}: {kind.advice}")
     return found

@@ -132,6 +132,10 @@ class ImageSource:
         self._num_pages[i] = header.pages
         return header
 
+    def colourless(self, i: int) -> bool:
+        """Whether image ``i`` is grey, or has colours that are all grey; see `Picture.colourless`."""
+        return self.picture(i).colourless
+
     def jpeg_steps(self, i: int) -> tuple[float, float]:
         """See `pictures.jpeg_steps`; 0 for an array."""
         found = self._file(i)
@@ -308,7 +312,7 @@ def digest_of(data: bytes | np.ndarray) -> str:
 
 def _of_folder(folder: Path) -> ImageSource:
     files, left_out = [], []
-    for path in sorted(_files_in(folder)):
+    for path in sorted(files_in(folder)):
         name = str(path.relative_to(folder))
         reason = _reason_against(path, name)
         if reason is None:
@@ -333,7 +337,7 @@ def _reason_against(path: Path, name: str) -> str | None:
         return f" ({error.strerror})"
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
+def files_in(folder: Path) -> Iterator[Path]:
     """All files below a folder, following links to folders."""
     outside = frozenset(str(path) for path in Path(os.path.realpath(folder)).parents)
     ancestors = {folder: outside}  # of each folder to come

@@ -37,7 +37,14 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> np.ndarray:
-    """``[B, C, H, W]`` in [-1, 1] -> uint8 ``[B, H, W]`` or ``[B, H, W, 3]``: clipped and rounded, never stretched."""
+    """``[B, C, H, W]`` in [-1, 1] -> uint8 ``[B, H, W]`` or ``[B, H, W, 3]``: clipped and rounded, never stretched.
+
+    Two channels are the parts of complex numbers, shown by their magnitude; of more than three, the mean is shown.
+    """
+    if x.shape[1] == 2:
+        x = 2 * x.detach().float().square().sum(1, keepdim=True).sqrt() - 1
+    elif x.shape[1] > 3:
+        x = x.detach().float().mean(1, keepdim=True)
     batch, channels, height, width = x.shape
     pixels = np.empty((batch, height, width, channels), np.uint8)
     for rows in strips(height, batch * channels * width):

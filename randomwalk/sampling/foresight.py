@@ -13,6 +13,7 @@ from randomwalk.config.operators import blurs_of
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.tiling import Tiling
 from randomwalk.errors import InputError
+from randomwalk.images.array_source import ArraySource
 from randomwalk.images.kinds import left_out_notes
 from randomwalk.operators import Operator
 from randomwalk.operators.noise import PoissonNoise
@@ -30,7 +31,8 @@ _LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is 
 
 def notes_of(task: Task) -> list[str]:
     """Notes on a task before it starts, one line each."""
-    left_out = [] if task.source is None else left_out_notes(task.source.where, task.source.left_out)
+    source, arrays = task.source, isinstance(task.source, ArraySource)
+    left_out = [] if source is None else left_out_notes(source.where, source.left_out, arrays)
     precision, why = task.precision
     return [
         *left_out,
@@ -67,6 +69,9 @@ def image_notes(task: Task, image: int) -> list[str]:
     if isinstance(noise, PoissonNoise):
         read = f" and read noise of {127.5 * noise.read_std:.2g} of 255" if noise.read_std > 0 else ""
         found.append(f"{task.names[image]}: estimated {noise.peak:.3g} photons at white{read}{kept}")
+    elif noise is not None and isinstance(task.source, ArraySource):
+        low, high = task.source.range
+        found.append(f"{task.names[image]}: noise estimated as {noise.std * (high - low) / 2:.3g} in its units{kept}")
     elif noise is not None:
         found.append(f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255{kept}")
     return [*found, *task.mask_notes.get(image, ())]
@@ -95,6 +100,8 @@ def _unit_notes(task: Task) -> list[str]:
     """One note if the standard deviation of the noise looks like a number in another unit."""
     noise = None if task.config.measurement is None else task.config.measurement.noise
     if not isinstance(noise, GaussianNoiseSettings | LaplaceNoiseSettings) or not isinstance(noise.std, float):
+        return []
+    if isinstance(task.source, ArraySource):  # of any unit
         return []
     std, (low, high) = noise.std, noise.pixel_range
     width = high - low

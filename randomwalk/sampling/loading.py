@@ -8,10 +8,13 @@ import torch
 
 from randomwalk import samplers
 from randomwalk.config import SampleConfig
+from randomwalk.config.noise import NoNoiseSettings
+from randomwalk.config.sampling import SampleData
 from randomwalk.denoisers.checkpoints import load_prior, read_config
 from randomwalk.denoisers.precision import choose_precision, pays_to_compile
 from randomwalk.errors import InputError
-from randomwalk.images.sources import open_images
+from randomwalk.images.array_source import ArraySource, open_arrays
+from randomwalk.images.sources import ImageSource, open_images
 from randomwalk.sampling import measuring
 from randomwalk.sampling.memory import make_budget
 from randomwalk.sampling.sizes import image_shape, own_sizes
@@ -29,7 +32,8 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     """
     if config.measurement is None and config.num_samples > 1:
         raise InputError("num_samples: is for measurements; an unconditional run makes num_images images")
-    source = None if config.data is None else open_images(config.data.path)
+    config = with_range(config)
+    source = None if config.data is None else open_source(config.data)
     source = source.without_masks() if source is not None and config.masks_beside else source
     source = source.of_page(config.data.page) if source is not None and config.data is not None else None
     sampler = samplers.from_settings(config.sampler)
@@ -65,6 +69,42 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
         denoiser.network = torch.compile(denoiser.network)  # type: ignore[assignment]
     check_task(task)
     return task
+
+
+def open_source(data: SampleData) -> ImageSource:
+    """Open the pictures of a task, or with ``data.range`` its arrays.
+
+    Raises:
+        InputError: there are none.
+    """
+    if data.range is None:
+        return open_images(data.path)
+    source = open_arrays(data.path, data.dataset, data.axis)
+    if data.range != "auto":
+        source.range = (data.range[0], data.range[1])
+    return source
+
+
+def with_range(config: SampleConfig) -> SampleConfig:
+    """The config with ``data.range: auto`` replaced by what the arrays have, and a note that says so.
+
+    Raises:
+        InputError: the arrays cannot be read, or have no range.
+    """
+    if config.data is None or config.data.range != "auto":
+        return config
+    source = open_source(config.data)
+    assert isinstance(source, ArraySource)
+    if config.masks_beside:
+        source = source.without_masks()
+    low, high = source.extent()
+    found = config.model_copy(deep=True)
+    assert found.data is not None
+    found.data.range = [low, high]
+    if found.measurement is not None and not isinstance(found.measurement.noise, NoNoiseSettings):
+        found.measurement.noise.pixel_range = [low, high]
+    found._notes = (*config.notes, f"data.range: auto found [{low:.9g}, {high:.9g}], which become -1 and 1")
+    return found
 
 
 def why_exact(sampler: samplers.Sampler, network: str) -> str:

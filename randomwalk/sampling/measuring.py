@@ -51,7 +51,7 @@ def stays_grey(config: SampleConfig, source: ImageSource, image: int) -> bool:
     if any(part.name == "colorization" for part in parts_of(config.measurement.operator)):
         return False
     try:
-        return source.picture(image).colourless
+        return source.colourless(image)
     except InputError:  # it will be skipped, with a message
         return source.header(image).grey
 

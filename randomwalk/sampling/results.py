@@ -18,6 +18,7 @@ from PIL import Image
 
 from randomwalk.errors import InputError, RunError
 from randomwalk.images import metrics, pictures, sheets
+from randomwalk.images.array_source import ArraySource
 from randomwalk.images.kinds import stem_of
 from randomwalk.images.tensors import to_bytes
 from randomwalk.lookup import shortened
@@ -45,6 +46,8 @@ ANIMATED_SIDE = 512
 """Longest side of images that are animated."""
 OVERVIEW_COLUMNS, OVERVIEW_SAMPLES, OVERVIEW_GRID, OVERVIEW_CLASSES = 8, 2, 64, 10
 MOST_REASONS = 5
+SPREAD_KINDS = (MEAN, "std", "low", "high")
+"""Arrays of an image that come from several samples."""
 PLAIN = "._-\u200c\u200d"
 """Marks that stay in names; the last two join and part letters in Persian and in the languages of India."""
 MOST_BYTES = 150
@@ -292,7 +295,7 @@ class ImageResults(Results):
 
     def _write_images(self, image: int, shown: Mapping[str, torch.Tensor]) -> None:
         """Write images ``[C, H, W]`` by name; if they keep their size, with depth, alpha and metadata of their file."""
-        if self.task.sizes is None or self.task.source is None:
+        if self.task.sizes is None or self.task.source is None or isinstance(self.task.source, ArraySource):
             for name, x in shown.items():
                 self.folder.write_image(f"images/{name}.png", to_bytes(x[None])[0])
             return
@@ -348,11 +351,15 @@ class ImageResults(Results):
         self.remarks = figures.calibration_lines(calibrations)
         if self.task.config.intervals is not None:
             self.remarks.append(self._write_intervals(Path(self.task.config.intervals), rows))
+        if isinstance(self.task.source, ArraySource):
+            self.remarks += self._write_in_units(self.task.source, rows)
         for line in self.remarks:
             print(f"  {line}")
         folder = self.folder.path
         print(f"pictures: {folder / 'overview.png'} and {folder / 'images'}")
         print(f"numbers:  {folder / 'metrics.csv'}")
+        if isinstance(self.task.source, ArraySource):
+            print(f"in units: {folder / 'units'}")
         if calibrations:
             print(f"spread:   {folder / 'calibration.png'} and {folder / 'calibration.csv'}")
         if not reasons:
@@ -416,6 +423,30 @@ class ImageResults(Results):
                 self.folder.write_array(f"arrays/{stem}_{kind}.npy", end)
                 self._write_images(image, {f"{stem}_{kind}": torch.from_numpy(end)})
         return intervals.remark(made, halves, covered)
+
+    def _write_in_units(self, source: ArraySource, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Write samples, mean, deviation and intervals in the formats and units of the files; remarks on them.
+
+        Args:
+            source: of the arrays.
+            rows: of metrics.csv.
+        """
+        remarks = []
+        for file, images in source.groups(sorted({row["image"] for row in rows})).items():
+            name, suffix = source.file_name(file)
+            stem = f"{images[0]:0{self._digits}d}_{shortened(plain_name(name), MOST_BYTES)}"
+            for kind in (*(f"sample{s}" for s in range(self.task.config.num_samples)), *SPREAD_KINDS):
+                names = {i: f"arrays/{self.sample_name(i, kind)}.npy" for i in images}
+                if all(map(self.folder.has, names.values())):
+                    results = {i: self.folder.read_array(found) for i, found in names.items()}
+                    data = source.encoded(file, results, spread=kind == "std")
+                    self.folder.write_bytes(f"units/{stem}_{kind}{suffix}", data)
+            missing = source.num_slices(file) - len(images)
+            if missing:
+                remarks.append(
+                    f"{name}{suffix}: {missing} slices are not restored, and are NaN (in DICOM the least value)"
+                )
+        return remarks
 
     def _samples(self, image: int) -> np.ndarray:
         """All samples of an image, ``[S, C, H, W]``."""
@@ -583,7 +614,7 @@ def measurement_picture(batch: Batch, row: int) -> np.ndarray | None:
         return None
     visible, (channels, height, width) = batch.visible[row], batch.x.shape[-3:]
     fits = visible.ndim == 3 and visible.shape[1] <= height and visible.shape[2] <= width
-    if not fits or visible.shape[0] not in (1, channels) or channels not in (1, 3):
+    if not fits or visible.shape[0] not in (1, channels):
         if batch.baseline is None:
             return None
         visible = batch.baseline[row]

@@ -28,7 +28,7 @@ from randomwalk.sampling import doubts, figures
 from randomwalk.sampling.batch import SampleId, stacked
 from randomwalk.sampling.foresight import image_notes, notes_of
 from randomwalk.sampling.inputs import check_unchanged, inputs_of, read_inputs
-from randomwalk.sampling.loading import load_task
+from randomwalk.sampling.loading import load_task, with_range
 from randomwalk.sampling.progress import Progress
 from randomwalk.sampling.results import ImageResults, Results
 from randomwalk.sampling.task import Task
@@ -55,6 +55,7 @@ def run(
     """
     context = distributed.connect(config.device)
     with session("sample", config.output, context, folder) as held:
+        config = with_range(config)
         if context.is_main:
             show_notes(config.notes)
         task = load_task(config, context.device)
@@ -84,6 +85,7 @@ def dry_run(config: SampleConfig) -> int:
     """
     if distributed.launch().rank:
         return 0
+    config = with_range(config)
     show_notes(config.notes)
     print(dump(config), end="", flush=True)
     task = load_task(config, distributed.choose_device(config.device))

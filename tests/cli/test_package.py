@@ -50,7 +50,7 @@ def test_requirements_are_those_of_the_package() -> None:
     needed = [*project["dependencies"], *(line for name in ("ode", "mpi", "bridge") for line in extras[name])]
     assert sorted((ROOT / "requirements.txt").read_text().split("\n")[:-1]) == sorted(needed)
     lines = (ROOT / "requirements-dev.txt").read_text().split("\n")[:-1]
-    named = [*extras["deepinv"], *extras["diffusers"]]
+    named = [*extras["deepinv"], *extras["diffusers"], *extras["instruments"]]
     dev = [*named, *(line for line in extras["dev"] if not line.startswith("randomwalk"))]
     assert sorted(lines) == sorted(["-r requirements.txt", *dev])
 
