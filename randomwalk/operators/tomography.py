@@ -24,8 +24,8 @@ class Tomography(Operator):
     The ray of the angle ``a`` and the detector's coordinate ``t`` is ``X cos a + Y sin a = t``, with X to the right, Y
     upwards and the origin in the middle of the image (as ``skimage.transform.radon``; the middle of an even number of
     pixels lies between two of them, here and in deepinv). Rays are one line each, through the middle of a detector's
-    entry. Along them the image is interpolated linearly in each row, or column if that crosses more of them (Joseph
-    1982, IEEE TMI 1(3)), and 0 outside. A is a sparse matrix and its adjoint the transposed one, to rounding.
+    entry. The image is interpolated linearly where they cross its rows, or its columns if they cross more of these, and
+    0 outside (Joseph 1982, IEEE TMI 1(3)). A is a sparse matrix and its adjoint the transposed one, to rounding.
 
     The measurement is ``[B, C, views, detectors]``, with the channels each for itself. Lengths are in the unit of
     ``pixel_size``: an image of attenuation per length becomes attenuation. The unit of A x is that of the pixels,
