@@ -47,6 +47,8 @@ class Stream(IntEnum):
     """Walk along a schedule whose remaining noise is forecast."""
     ADJOINT = 2**31 + 13
     """Image and measurement on which another library's adjoint is tried."""
+    PHYSICS = 2**31 + 14
+    """What another library's operator draws when it is made."""
 
     # training of a denoiser
     WEIGHTS = 2**31 + 20

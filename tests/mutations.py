@@ -337,6 +337,25 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("torch.where(t > RCOND**2, 1 / t, 0.0)", "torch.where(t > RCOND**2, 1.0, 0.0)"),
         ("torch.complex(real, imaginary)", "torch.complex(real, -imaginary)"),
     ],
+    "randomwalk/operators/mri.py": [
+        ("torch.fft.ifftshift(image, _SPACE)", "image"),
+        ("self._sensitivities(y).conj() * coils", "self._sensitivities(y) * coils"),
+        ("first = width // 2 - center // 2", "first = (width - center) // 2"),
+        ("(draws.random() + np.arange(count - center))", "np.arange(count - center)"),
+        ("(radius.max() + 1 / max(height, width))) ** 2", "(radius.max() + 1 / max(height, width)))"),
+        ("1j * torch.exp(-1j * angle) / (", "1j / ("),
+        (" - wire).conj()", " - wire)"),
+        ("field / field.abs().square().sum(0).sqrt()", "field / field.abs().square().sum(0)"),
+        ("0.32 / acceleration if", "0.08 if"),
+    ],
+    "randomwalk/operators/tomography.py": [
+        ("share[entry, crossed] / max(abs(cosine), abs(sine))", "share[entry, crossed]"),
+        ("(line * cosine - t) / sine", "(line * cosine + t) / sine"),
+        ("kernel[0] = 0.25", "kernel[0] = 0.5"),
+        ("turned[:1] + 180", "turned[:1] + 360"),
+        ("/ (self.spacing * self.pixel_size)", "/ self.spacing"),
+        ("not ctx.back", "ctx.back"),
+    ],
     "randomwalk/operators/dense.py": [
         ("reciprocal(self.singular_values, dim=1)", "reciprocal(self.singular_values)"),
     ],
@@ -403,6 +422,9 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("if self.linear and not self._has_exact_adjoint():", "if False:"),
         ("torch.cat([function(row) for row in own.split(1)])", "function(own[:1])"),
         ("row.reshape(-1, *shape, 2) if pair else row.reshape(-1, *shape)", "row.reshape(-1, *shape)"),
+        ("issubclass(made, library.LinearPhysics)", "issubclass(made, library.Physics)"),
+        ('seed_torch(torch.device("cpu"), 0, Stream.PHYSICS)', "pass"),
+        ("with torch.random.fork_rng(devices=[]):", "with torch.no_grad():"),
     ],
     # --- denoisers ----------------------------------------------------------------------------------------------------
     "randomwalk/denoisers/adapters.py": [

@@ -80,7 +80,8 @@ OutputPath = Annotated[Text, WrapValidator(_any_text), AfterValidator(_expanded)
 PathText = Annotated[OutputPath, AfterValidator(find_file)]
 """A file or folder to read: expanded, and if it does not exist, the bundled one of that name."""
 PATH_KEYS = frozenset({
-    "path", "output", "file", "points", "validation_path", "intervals", "initial_weights", "alphas_cumprod", "betas"
+    "path", "output", "file", "maps", "points", "validation_path", "intervals", "initial_weights", "alphas_cumprod",
+    "betas",
 })  # fmt: skip
 """Names of the settings whose text is a path."""
 Fit = Literal["resize", "crop", "pad"]

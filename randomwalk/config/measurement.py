@@ -111,6 +111,8 @@ class Measurement(Settings):
         if self.noise.name == "poisson" and last.name in (
             "compressed_sensing",
             "fourier_subsampling",
+            "mri",
+            "tomography",
             "phase_retrieval",
         ):
             raise ValueError(

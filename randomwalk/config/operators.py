@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from randomwalk.config.base import WHOLE, Fraction, Pair, PathText, Positive, Settings, Side
+from randomwalk.config.base import WHOLE, Fraction, Number, Pair, PathText, Positive, Settings, Side, Text
 
 
 class IdentitySettings(Settings):
@@ -196,6 +196,99 @@ class FourierSubsamplingSettings(Settings):
     frequencies less often."""
 
 
+class MRISettings(Settings):
+    """y = mask * Fourier transform of a complex image (two channels: real, imaginary), weighted by each coil's
+    sensitivity: Cartesian magnetic resonance imaging. Gaussian noise has its std in both parts."""
+
+    name: Literal["mri"]
+    mask: Literal["random", "equispaced", "variable_density", "file"] = "random"
+    """Columns of k-space, drawn for each image: uniformly (random) or evenly spaced from a first one that is drawn
+    (equispaced); single points, more of them at low frequencies (variable_density); or those of a file."""
+    acceleration: Annotated[float, Field(ge=1, le=32_768)] = 4.0
+    """Factor by which the number of measured columns or points is reduced (not with mask: file)."""
+    center_fraction: Fraction | None = None
+    """Share of the columns or points, at the lowest frequencies, that is always measured; 0.32 / acceleration by
+    default, which is 0.08 at 4 and 0.04 at 8 (not with mask: file)."""
+    file: PathText | None = None
+    """Mask as a .npy file, [W] for columns or [H, W], with 1 where k-space is measured and the zero frequency in the
+    middle (mask: file)."""
+    coils: Annotated[int, Field(ge=1, le=256), WHOLE] = 1
+    """Number of coils whose sensitivities are simulated; 1 is a coil that sees all of the image alike."""
+    maps: PathText | None = None
+    """Complex sensitivities [coils, H, W] as a .npy file, instead of simulated ones."""
+
+    @model_validator(mode="after")
+    def _has_what_its_mask_needs(self) -> MRISettings:
+        given = self.mask == "file"
+        if given != (self.file is not None):
+            said = "missing; mask: file needs the path of the mask" if given else "is for mask: file; remove it"
+            raise ValueError(f"file: {said}")
+        for key, usual in (("acceleration", 4.0), ("center_fraction", None)):
+            if given and getattr(self, key) != usual:
+                raise ValueError(f"{key}: is for masks that are drawn, but mask is file; remove it")
+        if self.maps is not None and self.coils != 1:
+            raise ValueError("coils: is for simulated sensitivities, but maps are given; remove it")
+        return self
+
+
+Window = Literal["none", "hann"]
+
+
+class TomographySettings(Settings):
+    """A x = line integrals of the image along parallel rays of many angles (Radon transform): computed tomography."""
+
+    name: Literal["tomography"]
+    views: (
+        Annotated[int, Field(ge=1, le=100_000), WHOLE]
+        | Annotated[list[Annotated[float, Field(ge=-360, le=360)]], Field(min_length=1, max_length=100_000)]
+    ) = 60
+    """Number of views, whose angles are even over `arc`, or a list of their angles in degrees, counter-clockwise; at 0
+    the rays are vertical and the detector runs from left to right."""
+    arc: Annotated[float, Field(gt=0, le=360)] = 180.0
+    """Angle over which a number of views is spread, from 0, in degrees: usually 180 or 360."""
+    detectors: Annotated[int, Field(ge=1, le=65_536), WHOLE] | None = None
+    """Entries of the detector, whose middle is that of the image; by default those that the image's diagonal needs."""
+    pixel_size: Positive = 1.0
+    """Side of a pixel, in the unit of length in which integrals are taken."""
+    detector_spacing: Positive | None = None
+    """Distance of two entries of the detector, in the same unit; pixel_size by default."""
+    window: Window = "hann"
+    """Window of the ramp filter, for filtered back-projection (`start.mean: measurement`)."""
+
+    @model_validator(mode="after")
+    def _arc_of_a_number(self) -> TomographySettings:
+        if isinstance(self.views, list) and self.arc != 180:
+            raise ValueError("arc: is for a number of views, but views is a list of angles; remove it")
+        return self
+
+
+class DemosaicSettings(Settings):
+    """A x = red, green or blue at each pixel, by the Bayer pattern of a camera's sensor: demosaicking."""
+
+    name: Literal["demosaic"]
+    pattern: Literal["RGGB", "BGGR", "GRBG", "GBRG"] = "RGGB"
+    """Colours of the first two pixels of the first row, then of the second."""
+
+
+_Plain = bool | Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000)] | Number | Text
+_Row = Annotated[list[_Plain], Field(max_length=1_000_000)]
+_Table = Annotated[list[_Row], Field(max_length=1_000_000)]
+_Stack = Annotated[list[_Table], Field(max_length=1_000_000)]
+_Batch = Annotated[list[_Stack], Field(max_length=1_000_000)]
+
+
+class DeepinvSettings(Settings):
+    """A x = a linear physics of the library deepinv (`pip install deepinv`), without its noise."""
+
+    name: Literal["deepinv"]
+    physics: Text
+    """Class in deepinv.physics, such as Tomography, SinglePixelCamera, CompressiveSpectralImaging, Pansharpen."""
+    arguments: dict[Text, _Plain | _Row | _Table | _Stack | _Batch] = Field(default_factory=dict, max_length=100)
+    """Keyword arguments of the class: numbers, texts, and lists. A list becomes a tuple, and lists of lists a tensor.
+    `img_size` and `img_width` are those of the images unless they are given. What the class draws is always the
+    same."""
+
+
 class PhaseRetrievalSettings(Settings):
     """A(x) = modulus of the Fourier transform of the image with a border of zeros. Not linear."""
 
@@ -233,6 +326,10 @@ _Simple = (
     | ColorizationSettings
     | CompressedSensingSettings
     | FourierSubsamplingSettings
+    | MRISettings
+    | TomographySettings
+    | DemosaicSettings
+    | DeepinvSettings
     | PhaseRetrievalSettings
     | HDRSettings
     | JPEGSettings

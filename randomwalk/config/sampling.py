@@ -28,7 +28,13 @@ from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
 from randomwalk.config.noise import NoNoiseSettings
-from randomwalk.config.operators import AnyBlurSettings, InpaintingSettings, SuperResolutionSettings, parts_of
+from randomwalk.config.operators import (
+    AnyBlurSettings,
+    InpaintingSettings,
+    SuperResolutionSettings,
+    TomographySettings,
+    parts_of,
+)
 from randomwalk.config.samplers import POSTERIOR_NAMES, PRIOR_NAMES, SamplerSettings
 
 SAMPLING = (
@@ -43,7 +49,8 @@ class Start(Settings):
 
     mean: Number | Literal["measurement"] = 0.0
     """Mean of every pixel; or measurement: the small image of super_resolution enlarged by cubic interpolation, that of
-    inpainting with its holes filled in smoothly, or the blurred one as it is."""
+    inpainting with its holes filled in smoothly, the filtered back-projection of tomography, or the blurred image as it
+    is."""
     std: Positive | None = None
     """Standard deviation; the highest sigma of the schedule by default."""
 
@@ -169,11 +176,13 @@ class SampleConfig(Settings):
                 f"start: is for the sampler random_walk; {self.sampler.name} chooses its own start; remove it"
             )
         interpolated = self.measurement is not None and isinstance(
-            self.measurement.operator, InpaintingSettings | SuperResolutionSettings | AnyBlurSettings
+            self.measurement.operator,
+            InpaintingSettings | SuperResolutionSettings | AnyBlurSettings | TomographySettings,
         )
         if self.start.mean == "measurement" and not interpolated:
             raise ValueError(
-                "start.mean: found measurement, which is for inpainting, super_resolution and blurs; remove it"
+                "start.mean: found measurement, which is for inpainting, super_resolution, tomography and blurs; "
+                "remove it"
             )
         if self.intervals is not None and (not measured or self.num_samples < 2):
             raise ValueError("intervals: is for several samples of a measurement; set num_samples, or remove it")

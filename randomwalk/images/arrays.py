@@ -9,12 +9,13 @@ import numpy as np
 from randomwalk.errors import InputError
 
 
-def read_array(path: str | Path, where: str) -> np.ndarray:
+def read_array(path: str | Path, where: str, *, complex_too: bool = False) -> np.ndarray:
     """Read an array of finite real numbers, of any shape, as float64.
 
     Args:
         path: a .npy file.
         where: beginning of the message: what the file is for, and its name.
+        complex_too: also read complex numbers, and return complex128 in any case.
 
     Raises:
         InputError: it is damaged, holds something else, or is shorter than its header says.
@@ -24,9 +25,9 @@ def read_array(path: str | Path, where: str) -> np.ndarray:
     try:
         # Mapped, so that a header with an absurd shape is noticed before there is memory for it.
         found = np.load(path, allow_pickle=False, mmap_mode="r")
-        if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+        if not isinstance(found, np.ndarray) or found.dtype.kind not in ("fiubc" if complex_too else "fiub"):
             raise ValueError(f"it holds {getattr(found, 'dtype', 'several arrays')}, not numbers")
-        array = np.array(found, dtype=np.float64)
+        array = np.array(found, dtype=np.complex128 if complex_too else np.float64)
     except Exception as error:  # a damaged header can raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{where} cannot be read as a .npy file of numbers: {reason[:300]}") from error

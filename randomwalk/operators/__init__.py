@@ -37,36 +37,49 @@ from randomwalk.operators.blur import (
 )
 from randomwalk.operators.composition import Composition
 from randomwalk.operators.decimation import BlurredDecimation, make_super_resolution
+from randomwalk.operators.deepinv_adapter import make_deepinv
 from randomwalk.operators.dense import Dense
 from randomwalk.operators.fourier import FourierSubsampling, PhaseRetrieval, make_fourier_subsampling
 from randomwalk.operators.inpainting import Inpainting, make_inpainting
+from randomwalk.operators.mri import MRI, MultiCoilMRI, make_mri
 from randomwalk.operators.nonlinear import HDR, JPEG
 from randomwalk.operators.operator import Identity, Measurement, Operator
-from randomwalk.operators.sensing import Colorization, CompressedSensing, OrthonormalRows, make_compressed_sensing
+from randomwalk.operators.sensing import (
+    Colorization,
+    CompressedSensing,
+    Demosaic,
+    OrthonormalRows,
+    make_compressed_sensing,
+)
 from randomwalk.operators.separable import Separable, SuperResolution
+from randomwalk.operators.tomography import Tomography, make_tomography
 from randomwalk.rng import measurement_stream
 
 __all__ = [
     "HDR",
     "JPEG",
+    "MRI",
     "OPERATORS",
     "Blur",
     "BlurredDecimation",
     "Colorization",
     "Composition",
     "CompressedSensing",
+    "Demosaic",
     "Dense",
     "FourierSubsampling",
     "GaussianBlur",
     "Identity",
     "Inpainting",
     "Measurement",
+    "MultiCoilMRI",
     "Operator",
     "OrthonormalRows",
     "PhaseRetrieval",
     "Separable",
     "SeparableBlur",
     "SuperResolution",
+    "Tomography",
     "blur_with_kernel",
     "make",
 ]
@@ -103,6 +116,10 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
     "colorization": Colorization,
     "compressed_sensing": make_compressed_sensing,
     "fourier_subsampling": make_fourier_subsampling,
+    "mri": make_mri,
+    "tomography": make_tomography,
+    "demosaic": Demosaic,
+    "deepinv": make_deepinv,
     "phase_retrieval": PhaseRetrieval,
     "hdr": HDR,
     "jpeg": JPEG,

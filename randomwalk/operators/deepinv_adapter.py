@@ -11,7 +11,9 @@ Source: Tachella et al. 2025, arXiv 2505.20160.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,12 +23,14 @@ from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.lookup import optional_library
-from randomwalk.operators import Operator
-from randomwalk.rng import Stream, torch_generator
+from randomwalk.operators.operator import Operator
+from randomwalk.rng import Stream, seed_torch, torch_generator
 from score_sde.devices import exact_type
 
 EXACT = 1e-4
 """Largest error of an inner product with the adjoint, relative to the norms, in float32."""
+OBJECTS = frozenset({"device", "dtype", "rng", "noise_model", "sensor_model", "solver"})
+"""Arguments of the library's classes that are not for settings."""
 
 
 def _deepinv_physics() -> Any:
@@ -191,6 +195,57 @@ def from_deepinv(physics: Any, image_shape: Sequence[int]) -> Operator:
         InputError: deepinv is missing, or the object is not a physics, or does not measure such images.
     """
     return PhysicsOperator(physics, image_shape)
+
+
+def make_deepinv(image_shape: Sequence[int], physics: str, arguments: Mapping[str, Any]) -> Operator:
+    """A linear physics of the library by its name, see :class:`randomwalk.config.operators.DeepinvSettings`.
+
+    Raises:
+        InputError: deepinv is missing, has no such class, or the class does not take the arguments or the images.
+    """
+    library = _deepinv_physics()
+    linear = {
+        name: made
+        for name, made in vars(library).items()
+        if inspect.isclass(made) and issubclass(made, library.LinearPhysics)
+    }
+    if physics not in linear:
+        near = difflib.get_close_matches(physics, linear, n=3)
+        said = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(sorted(linear))}"
+        raise InputError(f"deepinv: physics: found {physics!r}, which is no linear physics of deepinv; {said}")
+    parameters = inspect.signature(linear[physics]).parameters.values()
+    allowed = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    allowed = [name for name in allowed if name not in OBJECTS]
+    if unknown := sorted(set(arguments) - set(allowed)):
+        raise InputError(
+            f"deepinv: arguments: {physics} takes no {', '.join(unknown)} here; allowed: {', '.join(allowed) or 'none'}"
+        )
+    sizes = {"img_size": tuple(image_shape), "img_width": image_shape[-1]}
+    given = {name: size for name, size in sizes.items() if name in allowed}
+    given |= {name: _argument(value) for name, value in arguments.items()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            seed_torch(torch.device("cpu"), 0, Stream.PHYSICS)
+            made = linear[physics](**given)
+    except Exception as error:  # the library's classes raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise InputError(f"deepinv: arguments: {physics} refuses {_shown(given)} ({reason})") from error
+    return from_deepinv(made, image_shape)
+
+
+def _argument(value: Any) -> Any:
+    """A list as a tuple, lists of lists as a tensor, and anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    try:
+        return torch.tensor(value, dtype=torch.float32) if value and isinstance(value[0], list) else tuple(value)
+    except (TypeError, ValueError) as error:
+        raise InputError("deepinv: arguments: lists of lists must be numbers, and as long as one another") from error
+
+
+def _shown(given: Mapping[str, Any]) -> str:
+    """Arguments in a message."""
+    return ", ".join(f"{name}={str(value)[:60]}" for name, value in given.items()) or "no arguments"
 
 
 def to_deepinv(operator: Operator, **settings: Any) -> Any:

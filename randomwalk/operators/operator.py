@@ -260,7 +260,8 @@ class Identity(Operator):
 
 
 class TightRows(Operator):
-    """Base of operators with orthogonal rows of one length: ``A A^T = c I``. Subclasses define the adjoint.
+    """Base of operators with orthogonal rows of one length, ``A A^T = c I``, or rows of zeros. Subclasses define the
+    adjoint.
 
     Args:
         image_shape: ``(C, H, W)``.

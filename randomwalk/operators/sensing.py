@@ -1,4 +1,4 @@
-"""Colorization and compressed sensing: operators with orthogonal rows of one length."""
+"""Colorization, demosaicking and compressed sensing: operators with orthogonal rows of one length."""
 
 from __future__ import annotations
 
@@ -42,6 +42,39 @@ class Colorization(TightRows):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.luma.to(y.dtype) * y
+
+
+class Demosaic(TightRows):
+    """``A x``: red, green or blue at each pixel, measurements ``[B, 1, H, W]`` of colour images, as a sensor has them.
+
+    Pixels with even row and column have the first colour of the pattern, those to the right of them the second, those
+    below the third, and those across the last. deepinv's ``Demosaicing`` has BGGR and keeps three channels.
+
+    Args:
+        image_shape: ``(3, H, W)``.
+        pattern: RGGB, BGGR, GRBG or GBRG.
+    """
+
+    colours: Tensor
+
+    def __init__(self, image_shape: Sequence[int], pattern: str) -> None:
+        if image_shape[0] != 3:
+            raise InputError(f"demosaic: the images have {image_shape[0]} channels; expected 3 (red, green, blue)")
+        super().__init__(image_shape)
+        colours = torch.zeros(image_shape[0], image_shape[1], image_shape[2])
+        for place, colour in enumerate(pattern):
+            colours["RGB".index(colour), place // 2 :: 2, place % 2 :: 2] = 1
+        self.register_buffer("colours", colours)
+
+    @property
+    def measurement_shape(self) -> tuple[int, ...]:
+        return (1, *self.image_shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.colours * x).sum(1, keepdim=True)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.colours * y
 
 
 class CompressedSensing(TightRows):

@@ -31,6 +31,12 @@ OPERATORS = [
     "{name: colorization}",
     "{name: compressed_sensing, ratio: 0.5, matrix: dense}",
     "{name: fourier_subsampling, acceleration: 2, center_fraction: 0.2}",
+    "{name: mri, mask: equispaced, acceleration: 2, center_fraction: 0.25, coils: 3}",
+    "{name: mri, mask: file, file: mask.npy, maps: maps.npy}",
+    "{name: tomography, views: 3, arc: 360, detectors: 9, pixel_size: 0.1, detector_spacing: 0.2, window: none}",
+    "{name: tomography, views: [0, 45.5, -30]}",
+    "{name: demosaic, pattern: GBRG}",
+    "{name: deepinv, physics: Blur, arguments: {filter: [[[[0, 1, 0], [1, 2, 1], [0, 1, 0]]]], padding: circular}}",
     "{name: phase_retrieval, oversample: 4}",
     "{name: hdr, factor: 3}",
     "{name: jpeg, quality: 5, subsampling: '4:4:4'}",
@@ -45,11 +51,15 @@ def test_every_operator_is_made_from_its_section(section: str, tmp_path: Path, m
 
     monkeypatch.chdir(tmp_path)
     np.save("kernel.npy", np.eye(3))
+    np.save("mask.npy", np.arange(8) % 2)
+    np.save("maps.npy", np.ones((3, 8, 8)) * 1j)
+    if "deepinv" in section:
+        pytest.importorskip("deepinv", reason="needs deepinv")
     config = load(tmp_path, f"measurement.operator={section}")
     assert config.measurement is not None
     settings = config.measurement.operator.model_dump(exclude_none=True)
-    operator = operators.make(image_shape=(3, 8, 8), **settings)
-    assert operator.image_shape == (3, 8, 8)
+    shape = (2 if settings["name"] == "mri" else 3, 8, 8)
+    assert operators.make(image_shape=shape, **settings).image_shape == shape
     (tmp_path / "resolved.yaml").write_text(dump(config), encoding="utf-8")
     again = load_sample_config(tmp_path / "resolved.yaml")
     assert again.measurement == config.measurement

@@ -315,3 +315,56 @@ def test_complex_measurements_are_pairs_and_lists_are_rows() -> None:
     parts = operator.parts.split(operator(x))  # type: ignore[operator, union-attr]
     for part, expected in zip(parts, stacked.A(x), strict=True):
         torch.testing.assert_close(part, expected)
+
+
+# --- by name ---------------------------------------------------------------------------------------------------------
+
+
+def by_name(physics: str, shape: tuple[int, int, int] = (1, 8, 8), **arguments: Any) -> Operator:
+    return make("deepinv", image_shape=shape, physics=physics, arguments=arguments)
+
+
+def test_a_physics_by_its_name_is_the_one_with_these_arguments() -> None:
+    x = normal(2, 1, 8, 8).float()
+    angles, kernel = [0.0, 30.0, 75.0], [[[[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9]]]]
+    for found, theirs in (
+        (by_name("Tomography", angles=angles, normalize=False), P.Tomography(torch.tensor(angles), 8, normalize=False)),
+        (by_name("Blur", filter=kernel, padding="circular"), P.Blur(torch.tensor(kernel), padding="circular")),
+        (by_name("Downsampling", factor=2, filter="gaussian"), P.Downsampling((1, 8, 8), "gaussian", 2)),
+        (by_name("SinglePixelCamera", m=20), P.SinglePixelCamera(20, (1, 8, 8))),
+    ):
+        assert found.linear
+        torch.testing.assert_close(found(x), theirs.A(x))
+    fan = by_name("Tomography", angles=6, fan_beam=True, normalize=False)
+    torch.testing.assert_close(fan(x), P.Tomography(6, 8, fan_beam=True, normalize=False).A(x))
+
+
+def test_what_a_physics_draws_is_always_the_same() -> None:
+    """Whatever the state of PyTorch's generator, which it leaves as it was."""
+    x = normal(1, 1, 8, 8).float()
+    torch.manual_seed(1)
+    first, drawn = by_name("Inpainting", mask=0.5)(x), torch.rand(1)
+    torch.manual_seed(2)
+    assert torch.equal(by_name("Inpainting", mask=0.5)(x), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+    assert 0.2 < float((first == 0).float().mean()) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("physics", "arguments", "said"),
+    [
+        ("Tomographie", {}, "found 'Tomographie', which is no linear physics of deepinv; did you mean Tomography"),
+        ("Haze", {}, "found 'Haze', which is no linear physics"),
+        ("os", {}, "found 'os', which is no linear physics of deepinv; expected one of Blur"),
+        ("Tomography", {"angle": 3}, "Tomography takes no angle here; allowed: angles, img_width, circle"),
+        ("Blur", {"noise_model": "gaussian"}, "Blur takes no noise_model here"),
+        ("Tomography", {"angles": "many"}, r"Tomography refuses img_width=8, angles=many \("),
+        ("Blur", {"filter": [[1.0], [1.0, 2.0]]}, "lists of lists must be numbers, and as long as one another"),
+        ("Tomography", {}, r"Tomography refuses img_width=8 \(.*angles"),
+        ("LinearPhysics", {"A": "print"}, "LinearPhysics does not measure an image of shape"),
+    ],
+)
+def test_what_a_name_does_not_give(physics: str, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        by_name(physics, **arguments)

@@ -238,7 +238,7 @@ def test_a_damaged_array_is_skipped_and_the_others_are_done(tmp_path: Path, capf
     assert sampling.run(config) == 1
     text = capfd.readouterr().err
     assert "b.npy: cannot be read as a .npy file of numbers: it has entries that are not finite" in text
-    assert "1 file is no array: c.png" in text
+    assert "1 file is not an array: c.png" in text
     assert {path.name for path in (Path(config.output) / "units").iterdir()} == {"0000_a_sample0.npy"}
 
 
