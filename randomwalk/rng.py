@@ -48,7 +48,7 @@ class Stream(IntEnum):
     ADJOINT = 2**31 + 13
     """Image and measurement on which another library's adjoint is tried."""
     PHYSICS = 2**31 + 14
-    """What another library's operator draws when it is made."""
+    """Draws of another library's operator when it is made."""
 
     # training of a denoiser
     WEIGHTS = 2**31 + 20
