@@ -85,7 +85,7 @@ def test_other_measurements_are_noted(
     assert sampling.run(other) == 0
     assert main(["compare", str(runs[0]), str(tmp_path / "run"), "--output", str(tmp_path)]) == 0
     [line] = data_of(tmp_path / "compare.html")["warnings"]
-    assert "other measurements" in line and "in 5 of 5 images" in line and line in capsys.readouterr().err
+    assert "different measurements" in line and "in 5 of 5 images" in line and line in capsys.readouterr().err
 
 
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

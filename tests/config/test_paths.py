@@ -85,7 +85,7 @@ def test_every_setting_that_names_a_file_is_a_path() -> None:
     for model in CONFIGS.values():
         visit(model, seen)
     expanding = get_args(OutputPath)[-1]
-    assert len(found) == 16
+    assert len(found) == 17
     for name, (annotation, metadata) in found.items():
         assert expanding in metadata or str(expanding) in str(annotation), name
 

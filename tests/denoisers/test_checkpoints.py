@@ -508,7 +508,7 @@ def test_averaged_list_that_does_not_fit(tmp_path: Path) -> None:
     message = complaint(saved(tmp_path / "x.pth", checkpoint), **options)
     assert "ema.shadow_params[0], which is all_modules.1.weight, is [3] in the file and [64, 32]" in message
     checkpoint["ema"] = {"decay": 0.999}
-    assert "layout that is not known" in complaint(saved(tmp_path / "x.pth", checkpoint), **options)
+    assert "in an unknown layout" in complaint(saved(tmp_path / "x.pth", checkpoint), **options)
 
 
 def test_unet_without_convolutions_between_the_resolutions(tmp_path: Path) -> None:

@@ -290,9 +290,9 @@ def test_a_last_level_of_pure_noise_is_left_out_where_the_prediction_determines_
 def test_a_network_of_another_size_or_signature_is_refused() -> None:
     x = torch.zeros(2, 3, 4, 4)
     for network, said in (
-        (lambda z, t: z[..., :2], r"makes \[2, 3, 4, 2\] of \[2, 3, 4, 4\]; expected the same shape"),
-        (lambda z, t: z[:, :1], r"makes \[2, 1, 4, 4\] of"),
-        (lambda z, t: "none", "gives str; expected a tensor, or one called sample"),
+        (lambda z, t: z[..., :2], r"turns \[2, 3, 4, 4\] into \[2, 3, 4, 2\]; expected the same shape"),
+        (lambda z, t: z[:, :1], r"into \[2, 1, 4, 4\]"),
+        (lambda z, t: "none", "returns str; expected a tensor, or one called sample"),
         (lambda z: z, r"cannot be called as network\(z, t\) .* give a function that does"),
     ):
         with pytest.raises(InputError, match=said):

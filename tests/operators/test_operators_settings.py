@@ -238,7 +238,7 @@ def test_fourier_subsampling_sees_frequencies() -> None:
     exact = torch.fft.fftshift(torch.fft.fft2(x, norm="ortho"))
     every = operators.FourierSubsampling((1, 6, 8), torch.ones(8))(x)
     torch.testing.assert_close(torch.complex(*every.chunk(2, 1)), torch.fft.fftshift(exact, dim=(0, 1)))
-    for bad, said in ((torch.ones(7), "shape"), (torch.zeros(8), "some 1"), (torch.full((8,), 0.5), "only 0")):
+    for bad, said in ((torch.ones(7), "shape"), (torch.zeros(8), "at least one 1"), (torch.full((8,), 0.5), "only 0")):
         with pytest.raises(InputError, match=said):
             operators.FourierSubsampling((1, 6, 8), bad)
 

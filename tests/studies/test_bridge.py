@@ -630,7 +630,7 @@ def test_bad_files(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("no array")
     for name, part in (("flat", "[n, 2]"), ("nan", "finite"), ("text", "cannot be read"), ("absent", "is not a file")):
         assert part in message_of(sampling.read_points, str(tmp_path / f"{name}.npy"))
-    assert "one way" in message_of(
+    assert "one direction" in message_of(
         configio.load_sampling, CONFIGS / "moons_to_swiss_roll_sample.yaml", ["points=a.npy", "num_points="]
     )
     (tmp_path / "config.yaml").write_text(SMALL.format(output=tmp_path))

@@ -108,7 +108,7 @@ def test_earth_movers_distance_is_that_of_the_best_assignment() -> None:
 
 
 def test_too_few_points_are_refused() -> None:
-    with pytest.raises(InputError, match="there are 99"):
+    with pytest.raises(InputError, match="found only 99"):
         metrics.chamfer(np.zeros((99, 2)), np.zeros((99, 2)))
 
 
