@@ -30,17 +30,7 @@ class FourierSubsampling(Operator):
 
     def __init__(self, image_shape: Sequence[int], mask: Tensor) -> None:
         super().__init__(image_shape)
-        _, height, width = self.image_shape
-        mask = mask.to(torch.float32)
-        mask = mask.reshape(1, 1, -1, mask.shape[-1]) if mask.ndim < 3 else mask
-        if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] not in (1, height) or mask.shape[3] != width:
-            raise InputError(
-                f"fourier_subsampling: the mask has shape {tuple(mask.shape)}; expected [W], [H, W] or [B, 1, 1, W] "
-                f"with H, W = {height}, {width}"
-            )
-        if not ((mask == 0) | (mask == 1)).all() or (mask == 0).flatten(1).all(1).any():
-            raise InputError("fourier_subsampling: a mask holds only 0 (missing) and 1 (measured), and at least one 1")
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", kspace_mask("fourier_subsampling", mask, self.image_shape))
 
     @property
     def measurement_shape(self) -> tuple[int, ...]:
@@ -73,6 +63,30 @@ class FourierSubsampling(Operator):
 
     def _filter(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.fft.ifft2(f(self._eigenvalues()).to(x.dtype) * torch.fft.fft2(x)).real
+
+
+def kspace_mask(operator: str, mask: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    """Mask of Fourier space as float32 ``[B, 1, 1 or H, W]``.
+
+    Args:
+        operator: its name in messages.
+        mask: 0 and 1, ``[W]`` (columns), ``[H, W]``, or ``[B, 1, 1 or H, W]`` with one for each image.
+        image_shape: ``(C, H, W)``.
+
+    Raises:
+        InputError: it has another shape, other values, or is 0 for all of an image.
+    """
+    _, height, width = image_shape
+    mask = mask.to(torch.float32)
+    mask = mask.reshape(1, 1, -1, mask.shape[-1]) if mask.ndim < 3 else mask
+    if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] not in (1, height) or mask.shape[3] != width:
+        raise InputError(
+            f"{operator}: the mask has shape {tuple(mask.shape)}; expected [W], [H, W] or [B, 1, 1 or H, W] with "
+            f"H, W = {height}, {width}"
+        )
+    if not ((mask == 0) | (mask == 1)).all() or (mask == 0).flatten(1).all(1).any():
+        raise InputError(f"{operator}: a mask holds only 0 (missing) and 1 (measured), and at least one 1")
+    return mask
 
 
 def line_mask(width: int, acceleration: float, center_fraction: float, draws: np.random.Generator) -> Tensor:

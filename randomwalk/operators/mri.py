@@ -11,6 +11,7 @@ from torch import Tensor
 
 from randomwalk.errors import InputError
 from randomwalk.images.arrays import read_array
+from randomwalk.operators.fourier import kspace_mask
 from randomwalk.operators.operator import Operator, TightRows
 
 _SPACE = (-2, -1)
@@ -112,22 +113,13 @@ def _inverse(kspace: Tensor) -> Tensor:
 
 def _checked(mask: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
     """The mask as ``[B, 1, 1 or H, W]``."""
-    channels, height, width = image_shape
+    channels = image_shape[0]
     if channels != 2:
         raise InputError(
             f"mri: the images have {channels} channel{'s' * (channels != 1)}; expected 2, the real and the imaginary "
             "part"
         )
-    mask = mask.to(torch.float32)
-    mask = mask.reshape(1, 1, -1, mask.shape[-1]) if mask.ndim < 3 else mask
-    if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2] not in (1, height) or mask.shape[3] != width:
-        raise InputError(
-            f"mri: the mask has shape {tuple(mask.shape)}; expected [W], [H, W] or [B, 1, 1 or H, W] with "
-            f"H, W = {height}, {width}"
-        )
-    if not ((mask == 0) | (mask == 1)).all() or (mask == 0).flatten(1).all(1).any():
-        raise InputError("mri: a mask holds only 0 (missing) and 1 (measured), and some 1")
-    return mask
+    return kspace_mask("mri", mask, image_shape)
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------

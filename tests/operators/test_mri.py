@@ -177,7 +177,7 @@ def test_bad_settings_are_named(settings: dict[str, Any], shape: tuple[int, int,
 
 
 def test_bad_masks_are_named() -> None:
-    for bad, said in ((torch.ones(7), "shape"), (torch.zeros(8), "some 1"), (torch.full((8,), 0.5), "only 0")):
+    for bad, said in ((torch.ones(7), "shape"), (torch.zeros(8), "at least one 1"), (torch.full((8,), 0.5), "only 0")):
         with pytest.raises(InputError, match=said):
             MRI((2, 6, 8), bad)
 
