@@ -36,7 +36,6 @@ import numpy as np
 from randomwalk.config.resumption import differences
 from randomwalk.config.sampling import SampleConfig
 from randomwalk.errors import InputError
-from randomwalk.images import pictures
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling.report import pictures_of
 
@@ -60,23 +59,24 @@ def scores_of_run(folder: RunFolder) -> list[np.ndarray]:
         if "truth" not in names:
             continue
         stem = PurePosixPath(names["truth"]).name.removesuffix("_truth.png")
-        mean, std = (folder.read_array(f"arrays/{stem}_{kind}.npy") for kind in ("mean", "std"))
-        try:
-            picture = pictures.read(folder.file(names["truth"]).read_bytes(), names["truth"])
-        except OSError as error:
-            raise InputError(f"{folder.file(names['truth'])}: cannot be read ({error})") from error
-        white = np.iinfo(picture.pixels.dtype).max
-        truth = picture.pixels.astype(np.float32).transpose(2, 0, 1) * (2 / white) - 1
-        if mean.shape != std.shape or mean.shape[1:] != truth.shape[1:]:
-            raise InputError(f"{folder.file(names['truth'])}: does not have the size of arrays/{stem}_mean.npy")
-        found.append(scores(mean, std, np.broadcast_to(truth, mean.shape)))
+        mean, std, truth = (folder.read_array(f"arrays/{stem}_{kind}.npy") for kind in ("mean", "std", "truth"))
+        if not mean.shape == std.shape == truth.shape:
+            raise InputError(f"{folder.file(f'arrays/{stem}_truth.npy')}: does not have the shape of {stem}_mean.npy")
+        found.append(scores(mean, std, truth))
     return found
 
 
-def bounds(mean: np.ndarray, std: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of ``mean ± factor sqrt(std^2 + FLOOR^2)``, clipped to [-1, 1]."""
+def bounds(mean: np.ndarray, std: np.ndarray, factor: float, cut: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of ``mean ± factor sqrt(std^2 + FLOOR^2)``.
+
+    Args:
+        mean, std: of the samples, of one shape.
+        factor: q.
+        cut: whether the ends are cut to [-1, 1], where pixels of pictures are; arrays have values beyond.
+    """
     half = factor * np.hypot(std, FLOOR)
-    return np.clip(mean - half, -1, 1), np.clip(mean + half, -1, 1)
+    low, high = mean - half, mean + half
+    return (np.clip(low, -1, 1), np.clip(high, -1, 1)) if cut else (low, high)
 
 
 def fewest(level: float) -> int:

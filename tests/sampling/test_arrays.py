@@ -21,6 +21,7 @@ from given_tools import config_for, told
 from PIL import Image
 from sampling_tools import NETWORK, ROOT, SIZE, arrays_of, read_metrics, write_config
 
+from randomwalk.cli import calibrate
 from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.checkpoints import build_network, save_denoiser
 from randomwalk.errors import InputError
@@ -197,6 +198,31 @@ def test_complex_arrays_go_through_a_network_of_two_channels(tmp_path: Path) -> 
         InputError, match=r"a\.npy has 2 channels \(it is complex, which takes two\), but 1 is expected"
     ):
         sampling.run(config)
+
+
+def test_intervals_of_complex_arrays_reach_beyond_the_range(tmp_path: Path) -> None:
+    """Calibrated on both parts, and not on the magnitudes between 0 and 1 that a picture shows."""
+    draws = np.random.default_rng(0)
+    for name in "abcd":
+        parts = 2 * draws.standard_normal((2, SIZE, SIZE))
+        save(tmp_path / "in" / f"{name}.npy", (parts[0] + 1j * parts[1]).astype(np.complex64))
+    given = {"operator": {"name": "denoising"}, "noise": {"std": 0.5}}
+    data = {"path": str(tmp_path / "in"), "range": [-1, 1]}
+    two = weights_of(tmp_path / "two", 2)
+    settings = {"data": data, "network": two, "sampler": SHORT, "num_samples": 2}
+    config = config_for(tmp_path / "1", tmp_path / "in", given, **settings)
+    assert sampling.run(config) == 0
+    file = tmp_path / "q.json"
+    assert calibrate.command([config.output, "--level", "0.75", "--output", str(file)]) == 0
+    again = config_for(tmp_path / "2", tmp_path / "in", given, **settings, intervals=str(file))
+    assert sampling.run(again) == 0
+    arrays = arrays_of(Path(again.output))
+    stems = [name.removesuffix("_low") for name in arrays if name.endswith("_low")]
+    inside = [
+        (arrays[f"{s}_low"] <= arrays[f"{s}_truth"]) & (arrays[f"{s}_truth"] <= arrays[f"{s}_high"]) for s in stems
+    ]
+    assert 0.75 * 5 / 4 - 0.01 < np.mean(inside) < 0.95  # 3.75 of 4 images
+    assert max(arrays[f"{s}_high"].max() for s in stems) > 2
 
 
 def test_any_number_of_channels_is_that_of_the_network(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,51 @@ def test_images_not_seen_are_covered_as_often_as_it_says(n: int, level: float, p
     assert level - error < found < level + 2 / (n + 1) + error
 
 
-def test_without_the_one_in_the_rule_too_few_are_covered() -> None:
-    """The plain quantile of ten images covers 9 / 11 of the eleventh, so that the test above can fail."""
+def plain_quantile(images: list[np.ndarray], level: float) -> float:
+    """Quantile of all scores, without the new image's place among them."""
+    return float(np.quantile(np.concatenate(images), level, method="inverted_cdf"))
 
-    def plain(images: list[np.ndarray], level: float) -> float:
-        return float(np.quantile(np.concatenate(images), level, method="inverted_cdf"))
 
-    assert coverage_of_others(10, 0.9, plain, 1, seed=0) < 0.85
+def quantile_of_pixels(images: list[np.ndarray], level: float) -> float:
+    """Split conformal rule for pixels, as if those of an image were exchangeable with all others."""
+    every = np.sort(np.concatenate(images))
+    return float(every[min(math.ceil((len(every) + 1) * level), len(every)) - 1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "n", "level", "pixels"),
+    [(plain_quantile, 10, 0.9, 1), (plain_quantile, 4, 0.8, 100), (quantile_of_pixels, 4, 0.8, 100)],
+)
+def test_wrong_rules_cover_too_few(wrong: Any, n: int, level: float, pixels: int) -> None:
+    error = 3 * (0.25 / 4000) ** 0.5
+    assert coverage_of_others(n, level, wrong, pixels, seed=n) < level - error
+    assert coverage_of_others(n, level, factor, pixels, seed=n) > level - error
+
+
+def test_images_of_a_known_posterior_with_samples_that_are_too_narrow() -> None:
+    """x ~ Normal(0, C), y = x + 0.5 n; four samples of half the posterior's spread, shifted by a third of it.
+
+    From 19 images, 300 times: the intervals cover 80% of the pixels of another image, while ``mean ± 1.28 std``, right
+    for many exact samples, covers less than 50%.
+    """
+    rng, pixels, n = np.random.default_rng(5), 16, 19
+    distance = np.abs(np.subtract.outer(np.arange(pixels), np.arange(pixels)))
+    prior = np.exp(-distance / 5)
+    gain = prior @ np.linalg.inv(prior + 0.25 * np.eye(pixels))
+    root, spread = np.linalg.cholesky(prior), np.linalg.cholesky(prior - gain @ prior)
+    recalibrated, as_it_is = [], []
+    for _ in range(300):
+        truth = rng.standard_normal((n + 1, pixels)) @ root.T
+        y = truth + 0.5 * rng.standard_normal(truth.shape)
+        draws = y @ gain.T + 0.1 + 0.5 * rng.standard_normal((4, n + 1, pixels)) @ spread.T
+        mean, std = draws.mean(0), draws.std(0, ddof=1)
+        q = factor(list(scores(mean, std, truth)[:-1]), 0.8)
+        low, high = bounds(mean[-1], std[-1], q, cut=False)
+        recalibrated.append(((low <= truth[-1]) & (truth[-1] <= high)).mean())
+        as_it_is.append((np.abs(truth[-1] - mean[-1]) <= 1.28 * std[-1]).mean())
+    error = 3 * np.std(recalibrated, ddof=1) / 300**0.5
+    assert 0.8 - error < np.mean(recalibrated) < 0.8 + 2 / (n + 1) + error
+    assert np.mean(as_it_is) < 0.5
 
 
 def test_the_factor_by_hand() -> None:
@@ -78,6 +117,9 @@ def test_scores_and_bounds_say_the_same() -> None:
     assert np.array_equal(inside, scores(mean, std, truth) <= 1.3)
     assert low.min() >= -1 and high.max() <= 1
     assert np.all(scores(mean, 0 * std, mean + FLOOR) == pytest.approx(1.0))  # no spread: one grey level is one
+    low, high = bounds(3 * mean, std, 1.3, cut=False)  # values of arrays
+    assert np.array_equal((low <= 3 * truth) & (3 * truth <= high), scores(3 * mean, std, 3 * truth) <= 1.3)
+    assert high.max() > 1
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
