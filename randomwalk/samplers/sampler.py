@@ -151,6 +151,14 @@ class Sampler(SamplerBase):
         return False
 
     @property
+    def samples_posterior(self) -> bool:
+        """Whether its samples are from the posterior, up to the length of its steps, where there are many measurements.
+
+        Tests that compare samples with the noise rely on it.
+        """
+        return False
+
+    @property
     def coupled_images(self) -> bool:
         """Whether an image depends on the others in its batch."""
         return False

@@ -145,6 +145,11 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
     def knows(self, noise: Noise) -> bool:
         return not self.preconditioned or noise.name == "gaussian"
 
+    @property
+    def samples_posterior(self) -> bool:
+        at_one = self.initial_temperature == self.final_temperature == 1
+        return self.momentum != 0 and at_one and self.prior_weight == 1 and self.kappa is None
+
     def check(self, measurement: Measurement | None) -> None:
         super().check(measurement)
         if measurement is None:

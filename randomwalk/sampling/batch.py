@@ -34,6 +34,7 @@ class Batch:
             else ``A^T y``; None if A has neither.
         noise_std: standard deviation of the noise as the sampler was told, pixels in [-1, 1]; None if there is none.
         residuals, even_residuals: see `measuring.residuals` and `measuring.even_residuals`.
+        entries: number of known entries of y of each row, copies of a grey image counted once.
         crowding: see `measuring.crowding`; None if no pixels are missing.
         evaluations: network evaluations per sample.
         vjps: products with the network's transposed Jacobian per sample.
@@ -48,6 +49,7 @@ class Batch:
     baseline: Tensor | None = None
     noise_std: float | None = None
     residuals: list[float] | None = None
+    entries: list[float] | None = None
     even_residuals: list[float | None] | None = None
     crowding: list[float] | None = None
     evaluations: int = 0

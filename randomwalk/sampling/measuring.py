@@ -163,10 +163,17 @@ def residuals(operator: Operator, batch: Batch) -> list[float] | None:
         return None
     with torch.no_grad():
         error, known = batch.measurement - operator(batch.x), known_part(operator)
-    share = torch.ones((1, 1)) if known is None else known  # in place, and no ones of the size of y: it may be large
-    squares = error.mul_(share.to(error)).square_().flatten(1).sum(1)
-    squares = squares / (share.to(error).flatten(1).mean(1) * error[0].numel())
+    if known is not None:
+        error.mul_(known.to(error))
+    squares = error.square_().flatten(1).sum(1) / known_entries(operator, batch.measurement)
     return [float(value) for value in squares.sqrt() / batch.noise_std]
+
+
+def known_entries(operator: Operator, y: Tensor) -> Tensor:
+    """Number of known entries of each row of y, ``[B]`` or ``[1]``."""
+    known = known_part(operator)
+    share = y.new_ones(1) if known is None else known.to(y).flatten(1).mean(1)
+    return share * y[0].numel()
 
 
 def even_residuals(operator: Operator, batch: Batch) -> list[float | None] | None:

@@ -26,7 +26,7 @@ from randomwalk.rng import Stream, generator
 from randomwalk.runs import report as reports
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.runs.report import Column, Page, Table
-from randomwalk.sampling import calibration, figures, intervals, report
+from randomwalk.sampling import calibration, figures, fit, intervals, report
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.calibration import Calibration
 from randomwalk.sampling.progress import Recorder, Snapshot
@@ -36,7 +36,7 @@ from randomwalk.sampling.task import Task, Watch
 COLUMNS = [
     "image", "name", "label", "class", "sample",
     *metrics.QUALITIES, *(f"measurement_{quality}" for quality in metrics.QUALITIES),
-    "residual", "noise_of_255", "evaluations", "vjps", "seconds",
+    "residual", "fit", "noise_of_255", "evaluations", "vjps", "seconds",
 ]  # fmt: skip
 NUMBERS = [column for column in COLUMNS if column not in ("name", "class", "sample")]
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "psnr_minmax": "min-max PSNR (dB)", "residual": "residual / noise"}
@@ -266,6 +266,7 @@ class ImageResults(Results):
                 **restored[row],
                 **{f"measurement_{key}": value for key, value in baseline[row].items()},
                 "residual": None if batch.residuals is None else round(batch.residuals[row], 4),
+                "fit": self._fit(batch, row),
                 "noise_of_255": None if batch.noise_std is None else round(batch.noise_std * 127.5, 3),
                 "evaluations": batch.evaluations,
                 "vjps": batch.vjps,
@@ -274,6 +275,12 @@ class ImageResults(Results):
             for row, one in enumerate(batch.ids)
         ]
 
+    def _fit(self, batch: Batch, row: int) -> float | None:
+        """P-value of the test of a sample's residual; None where it does not apply."""
+        if batch.residuals is None or batch.entries is None or not fit.is_tested(self.task):
+            return None
+        return float(f"{fit.p_value(batch.residuals[row], batch.entries[row]):.4g}")
+
     def _write_sample(self, batch: Batch, row: int) -> list[str]:
         """Write a sample, and with the first of an image its truth and measurement; the names of the files."""
         image, first = batch.ids[row].image, batch.ids[row].sample == 0
@@ -281,6 +288,8 @@ class ImageResults(Results):
         images, arrays = {name: batch.x[row]}, {name: batch.x[row]}
         if first and batch.truth is not None:
             images[f"{stem}_truth"] = batch.truth[row]
+            if self.task.config.num_samples > 1:  # a picture cuts and rounds, and shows two channels as one
+                arrays[f"{stem}_truth"] = batch.truth[row]
         if first and batch.measurement is not None:
             arrays[f"{stem}_measurement"] = batch.measurement[row]
         self._write_images(image, images)
@@ -351,6 +360,8 @@ class ImageResults(Results):
         self.remarks = figures.calibration_lines(calibrations)
         if self.task.config.intervals is not None:
             self.remarks.append(self._write_intervals(Path(self.task.config.intervals), rows))
+        if fits := fit.remark(rows):
+            self.remarks.append(fits)
         if isinstance(self.task.source, ArraySource):
             self.remarks += self._write_in_units(self.task.source, rows)
         for line in self.remarks:
@@ -414,11 +425,11 @@ class ImageResults(Results):
         for image in sorted({row["image"] for row in rows}):
             stem = self.stem(image)
             mean, std = (self.folder.read_array(f"arrays/{stem}_{kind}.npy") for kind in ("mean", "std"))
-            ends = intervals.bounds(mean, std, made.factor)
+            ends = intervals.bounds(mean, std, made.factor, cut=not isinstance(self.task.source, ArraySource))
             halves.append(float((ends[1] - ends[0]).mean()) / 2)
             if not self.task.config.given:
-                found = intervals.scores(mean, std, self.task.load_truth(image).numpy())
-                covered.append(float((found <= made.factor).mean()))
+                truth = self.task.load_truth(image).numpy()
+                covered.append(float(((ends[0] <= truth) & (truth <= ends[1])).mean()))
             for kind, end in zip(("low", "high"), ends, strict=True):
                 self.folder.write_array(f"arrays/{stem}_{kind}.npy", end)
                 self._write_images(image, {f"{stem}_{kind}": torch.from_numpy(end)})

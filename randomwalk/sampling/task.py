@@ -445,6 +445,9 @@ class Task:
                     batch.x = batch.x.mean(1, keepdim=True).expand_as(batch.x).contiguous()
                 operator = measurement.operator.repeated(self.coupled_samples)
                 batch.residuals = measuring.residuals(operator, batch)
+                copies = measuring.COPIES if self.is_grey(images[0]) and measuring.has_copies(measurement.y) else 1
+                found = measuring.known_entries(operator, measurement.y) / copies
+                batch.entries = found.expand(len(ids)).tolist() if len(found) == 1 else found.tolist()
                 if self.config.given:
                     batch.even_residuals = measuring.even_residuals(operator, batch)
                     known = measuring.known_part(operator)
