@@ -27,8 +27,8 @@ TABLE = (
     Column("measurement_psnr", "PSNR before, dB", 2), Column("psnr", "PSNR, dB", 2),
     Column("measurement_ssim", "SSIM before", 3), Column("ssim", "SSIM", 3),
     Column("psnr_minmax", "min-max PSNR, dB", 2), Column("residual", "residual / noise", 2),
-    Column("fit", "p of the residual", 3), Column("noise_of_255", "noise, of 255", 1), Column("evaluations", "evaluations", 0),
-    Column("vjps", "Jacobian products", 0), Column("seconds", "seconds", 2),
+    Column("fit", "p of the residual", 3), Column("noise_of_255", "noise, of 255", 1),
+    Column("evaluations", "evaluations", 0), Column("vjps", "Jacobian products", 0), Column("seconds", "seconds", 2),
 )  # fmt: skip
 """Columns of metrics.csv in the table of images."""
 MOST_ROWS = 2000
