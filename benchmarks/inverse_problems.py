@@ -1,7 +1,7 @@
 """Quality, spread and cost of every posterior sampler on six inverse problems, beside classical methods.
 
 A method is a file of configs/posterior, which has the settings for the random inpainting; inverse_problems.yaml has the
-changes for the other tasks. All settings were chosen on training images.
+changes for the other tasks. All settings but those of random_walk_momentum were chosen on training images.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ SETTINGS = read_yaml(Path(__file__).with_suffix(".yaml"))
 TASKS = tuple(SETTINGS["tasks"])
 METHODS = tuple(sorted(path.stem for path in (ROOT / "configs" / "posterior").glob("*.yaml")))
 VE_METHODS = ("random_walk_preconditioned", "mmps", "tweedie_smc")
-NUM_SAMPLES = 4
+MOMENTUM = "random_walk_momentum"
+"""Method that --evaluations is for: exact in the limit, so that its spread is measured against the evaluations."""
 SHOWN = 8
 """Number of images in the figures."""
 
@@ -57,15 +58,21 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Method:
-    """A posterior sampler with a network, "vp" or "ve"; its name is that of its file in configs/posterior."""
+    """A posterior sampler with a network, "vp" or "ve"; its name is that of its file in configs/posterior.
+
+    Attributes:
+        evaluations: number of noise levels; None for that of the file.
+    """
 
     name: str
     network: str = "vp"
+    evaluations: int | None = None
 
     @property
     def title(self) -> str:
         """Name in the tables."""
-        return f"{self.name}{'' if self.network == 'vp' else ', VE network'}"
+        steps = "" if self.evaluations is None else f", {self.evaluations}"
+        return f"{self.name}{steps}{'' if self.network == 'vp' else ', VE network'}"
 
     def can_do(self, task: str) -> bool:
         """True if the settings have the task."""
@@ -86,7 +93,9 @@ def load_config(setup: Setup, method: Method, task: str, changes: Mapping[str, A
 
 def load(setup: Setup, method: Method, name: str) -> Task:
     """A task ready to run."""
-    changes: dict[str, Any] = {"num_samples": NUM_SAMPLES, "batch_size": 32}
+    changes: dict[str, Any] = {"num_samples": setup.options.num_samples, "batch_size": 32}
+    if method.evaluations is not None:
+        changes["sampler.schedule.num_steps"] = method.evaluations
     config = load_config(setup, method, name, changes)
     if setup.quick:
         changes["sampler.schedule.num_steps"] = max(2, config.sampler.schedule.num_steps // 6)
@@ -197,7 +206,7 @@ def run(setup: Setup, records: Records, name: str, chosen: Sequence[Method]) -> 
     work = {method.title: Work(load(setup, method, name)) for method in able}
     images = [str(image) for image in range(setup.num_images)]
     jobs = [Job(name, title, described(one.task), images, one) for title, one in work.items()]
-    at_once = jobs[0].payload.task.config.batch_size // NUM_SAMPLES
+    at_once = max(1, jobs[0].payload.task.config.batch_size // setup.options.num_samples)
     found = measure(jobs, restore, records, name, at_once=at_once)[name]
     reasons |= {title: r[FAILED] for title, images in found.items() for r in images.values() if FAILED in r}
     done = {title: list(images.values()) for title, images in found.items() if failure(images) is None}
@@ -214,7 +223,7 @@ def measurements(task: Task, images: Sequence[int]) -> tuple[Tensor, Tensor]:
         return truth, task.noise.apply(operator(truth.to(task.device)), draws).cpu()
 
 
-HEAD = ("method", "evaluations", "vjps", "PSNR (dB)", "PSNR of mean", "SSIM", "CRPS", "60% covers", "CPU (ms)")
+HEAD = ("method", "evaluations", "vjps", "PSNR (dB)", "PSNR of mean", "SSIM", "CRPS", "CPU (ms)")
 
 
 def table(
@@ -237,26 +246,28 @@ def table(
     plain, chosen = baselines.classical(operator.cpu(), y, truth, setup.quick)
     rows = [classical_row(setup.report, name, title, x, truth) for title, x in plain.items()]
     rows += [row(setup.report, name, title, images) for title, images in done.items()]
-    rows += [[title, *["-"] * (len(HEAD) - 1)] for title in reasons]
+    count = setup.options.num_samples
+    head = [*HEAD[:-1], f"{100 * (count - 1) / (count + 1):.0f}% covers", HEAD[-1]]
+    rows += [[title, *["-"] * (len(head) - 1)] for title in reasons]
     measurement = task.config.measurement
     assert measurement is not None
     parts = {"A": measurement.operator, "noise": measurement.noise}
     notes = [
         "; ".join(f"{key}: {json.dumps(part.model_dump(exclude_none=True))}" for key, part in parts.items()),
-        f"mean over {len(truth)} test images ± standard error; {NUM_SAMPLES} samples of each; networks in "
+        f"mean over {len(truth)} test images ± standard error; {count} samples of each; networks in "
         f"{setup.precision}; evaluations and vector-Jacobian products (vjps) for each sample, counted",
         f"CPU: processor time for each sample in batches of {task.config.batch_size}, to be compared with "
         f"{forward_time(task):.0f} ms for one forward pass and not with other machines",
         *[f"chosen for these very images, {text}" for text in chosen],
         *[f"{title}: {reason}" for title, reason in reasons.items()],
     ]
-    setup.report.table(name.replace("_", " ").capitalize(), HEAD, rows, notes)
+    setup.report.table(name.replace("_", " ").capitalize(), head, rows, notes)
     if truth.shape[1:] == y.shape[1:]:
         plain = {"measurement": y, **plain}
-    count = min(SHOWN, setup.num_images)
-    if len(shown) == len(done) and all(len(x) == count for x in shown.values()):
+    columns = min(SHOWN, setup.num_images)
+    if len(shown) == len(done) and all(len(x) == columns for x in shown.values()):
         images = {"truth": truth, **plain, **shown}
-        lines = [Row(title, list(to_bytes(x[:count]))) for title, x in images.items()]
+        lines = [Row(title, list(to_bytes(x[:columns]))) for title, x in images.items()]
         setup.report.folder.write_image(f"{name}.png", overview(lines, side=64))
 
 
@@ -313,6 +324,10 @@ def options() -> argparse.ArgumentParser:
         default=list(VE_METHODS),
         help="methods to run with the VE network too",
     )
+    made.add_argument("--num-samples", type=int, default=4, metavar="N", help="samples of each image (4)")
+    made.add_argument(
+        "--evaluations", type=int, nargs="+", metavar="N", help=f"rows of {MOMENTUM}, one for each number"
+    )
     add_weights(made)
     add_restoring(made, 32)
     made.add_argument("--resume", metavar="FOLDER", help="folder of an earlier run; its results are not measured again")
@@ -322,11 +337,15 @@ def options() -> argparse.ArgumentParser:
 def main(chosen: argparse.Namespace) -> int:
     """Measure the tasks that the options name."""
     check_num_images(chosen)
-    check_least(chosen, seed=0)
+    check_least(chosen, seed=0, num_samples=2)
+    if min(chosen.evaluations or [2]) < 2:
+        raise InputError(f"--evaluations {min(chosen.evaluations)}: expected 2 or more")
     if unknown := sorted({*(chosen.methods or []), *chosen.ve_methods} - set(METHODS)):
         raise InputError(f"there is no configs/posterior/{unknown[0]}.yaml; there are {', '.join(METHODS)}")
     names = chosen.methods or METHODS
-    methods = [Method(name) for name in names] + [Method(name, "ve") for name in chosen.ve_methods if name in names]
+    methods = [Method(name, "vp", n) for name in names for n in chosen.evaluations or [None] if name == MOMENTUM]
+    methods += [Method(name) for name in names if name != MOMENTUM]
+    methods += [Method(name, "ve") for name in chosen.ve_methods if name in names]
     setup = Setup.open("inverse_problems", chosen, ["scikit-image", "torchmetrics"], quick_images=2)
     records = Records(setup.report.folder, chosen.resume)
     for name in chosen.tasks:
@@ -334,8 +353,8 @@ def main(chosen: argparse.Namespace) -> int:
     setup.report.say(
         "CRPS, the continuous ranked probability score (mean over pixels; for a single image the mean absolute error), "
         "is least for samples of the posterior; the settings were chosen by it. Coverage is that of the interval from "
-        f"the least to the greatest of {NUM_SAMPLES} samples, over the pixels on which samples and truth differ. LPIPS "
-        "is left out: its weights are not part of this repository."
+        f"the least to the greatest of {chosen.num_samples} samples, over the pixels on which samples and truth "
+        "differ. LPIPS is left out: its weights are not part of this repository."
     )
     return setup.report.finish()
 

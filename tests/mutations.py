@@ -68,6 +68,9 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     "randomwalk/samplers/walks.py": [
         ("math.exp(-self.FRICTION / len(s))", "math.exp(-self.FRICTION)"),
+        ("self.momentum != 0 and at_one and self.prior_weight", "at_one and self.prior_weight"),
+        ("self.initial_temperature == self.final_temperature == 1", "self.initial_temperature == 1"),
+        ("self.initial_temperature == self.final_temperature == 1", "self.final_temperature == 1"),
         ("[momentum] * (len(s) - 1) + [0.0]", "[momentum] * len(s)"),
         ("PriorStep(measurement.operator, last, 1 / 2)", "PriorStep(measurement.operator, last, 1)"),
         (
@@ -573,6 +576,19 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("weights = np.repeat([1 / one.size for one in found]", "weights = np.repeat([1.0 for one in found]"),
         ("np.hypot(std, FLOOR))", "(std + 1e-9))"),
         ("half = factor * np.hypot(std, FLOOR)", "half = factor * std"),
+        ("if cut else (low, high)", "if True else (low, high)"),
+        ('for kind in ("mean", "std", "truth"))', 'for kind in ("mean", "std", "mean"))'),
+    ],
+    "randomwalk/sampling/fit.py": [
+        ("2 * min(float(chdtr(", "1 * min(float(chdtr("),
+        ("min(float(chdtr(entries, square)), float(", "min(1.0, float("),
+        ("square = residual**2 * entries", "square = residual * entries"),
+        ("2 * sum(p_values) / len(p_values)", "sum(p_values) / len(p_values)"),
+        ("math.sqrt(sum(one**2 for one in residuals)", "(sum(one**2 for one in residuals)"),
+        ("settings.noise_is_estimated or not", "not"),
+        ("return task.sampler.samples_posterior", "return True"),
+        ("if p_values[image] < LEVEL)", "if min(row['fit'] for row in tested[image]) < LEVEL)"),
+        ("if factor > 1", "if factor < 1"),
     ],
     "randomwalk/sampling/calibration.py": [
         ("math.sqrt(images / (images - 1) * (", "math.sqrt(("),
@@ -586,7 +602,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/sampling/measuring.py": [
         ("noise.variance(y.mean()) / noise.variance(smooth)", "noise.variance(smooth) / noise.variance(y.mean())"),
         ("squares.sqrt() / batch.noise_std", "squares.sqrt() / batch.noise_std**2"),
-        ("(share.to(error).flatten(1).mean(1) * error[0].numel())", "error[0].numel()"),
+        ("return share * y[0].numel()", "return torch.ones_like(share) * y[0].numel()"),
         ("(y - seen).square_().mul_(weight)", "(y - seen).square_()"),
         ("shown = seen if known is None else batch.x", "shown = batch.x"),
         (".amax(1) < 1 - 2 * batch.noise_std)", ".amax(1) < 2)"),
@@ -610,7 +626,18 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/sampling/foresight.py": [
         ("value = 127.5 * std", "value = 255 * std"),
     ],
+    "randomwalk/sampling/results.py": [
+        ("cut=not isinstance(self.task.source, ArraySource)", "cut=True"),
+        (
+            "fit.p_value(batch.residuals[row], batch.entries[row])",
+            "fit.p_value(batch.residuals[row], batch.entries[0])",
+        ),
+    ],
     "randomwalk/sampling/task.py": [
+        (
+            "measuring.known_entries(operator, measurement.y) / copies",
+            "measuring.known_entries(operator, measurement.y)",
+        ),
         ("mul_(std).add_(mean)", "mul_(std)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "measurement_stream(self.config.seed, one.image)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "sample_stream(self.config.seed, one.image, 0)"),

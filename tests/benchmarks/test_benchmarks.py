@@ -13,6 +13,7 @@ from typing import Any
 import bundled_weights
 import few_evaluations
 import few_photographs
+import fit_detection
 import inverse_problems
 import numpy as np
 import pytest
@@ -26,9 +27,11 @@ from randomwalk import operators
 from randomwalk.config.samplers import POSTERIOR_NAMES
 from randomwalk.denoisers.checkpoints import load_denoiser
 from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
+from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
 from randomwalk.runs.folder import RunFolder
+from randomwalk.sampling import fit
 from randomwalk.sampling.loading import load_task
 
 
@@ -188,6 +191,30 @@ def test_every_posterior_sampler_has_its_settings(tmp_path: Path) -> None:
     assert set(inverse_problems.SETTINGS["methods"]) == set(inverse_problems.METHODS)
 
 
+def test_the_walk_with_momentum_has_a_row_for_each_number_of_evaluations(tmp_path: Path, one_network: None) -> None:
+    setup = make_setup(tmp_path, "--num-samples", "3")
+    method = inverse_problems.Method(inverse_problems.MOMENTUM, evaluations=18)
+    assert method.title == "random_walk_momentum, 18"
+    task = inverse_problems.load(setup, method, "deblurring")
+    assert task.config.num_samples == 3 and task.num_steps == 3  # --quick is a sixth
+    assert task.sampler.samples_posterior
+
+
+def test_right_measurements_fit_and_wrong_ones_do_not() -> None:
+    """With a denoiser of flat images, and an operator that loses nothing; the shares of the table."""
+    prior = GaussianMixture([1.0], torch.zeros(1, *fit_detection.SHAPE), 1e-4)
+    images = {"clothes": torch.zeros(20, *fit_detection.SHAPE), "inverted": torch.ones(20, *fit_detection.SHAPE)}
+    for title, least, most in (
+        ("right", 0.0, 0.05), ("noise stated as half", 1.0, 1.0), ("noise stated as double", 1.0, 1.0),
+        ("inverted clothes", 1.0, 1.0),
+    ):  # fmt: skip
+        work = fit_detection.Work(fit_detection.CASES["deblurring"][title], prior, images, 20)
+        job = engine.Job("deblurring", title, {}, [str(n) for n in range(20)], work)
+        found = [record["p"] for record in fit_detection.do(job)]
+        assert least <= fit_detection.share(found, fit.LEVEL)[0] <= most, title
+    assert fit_detection.share([0.1, 0.3, 0.2, 0.001], 0.15) == (0.5, 0.25)
+
+
 @pytest.mark.parametrize("name", inverse_problems.METHODS)
 def test_settings_of_every_task_are_right_or_refused_with_a_reason(
     name: str, tmp_path: Path, one_network: None
@@ -304,6 +331,10 @@ def test_the_methods_for_photographs_take_the_evaluations_that_they_are_given(me
         (inverse_problems, ["--num-images", "1"], "--num-images"),
         (inverse_problems, ["--methods", "nothing"], "nothing.yaml"),
         (inverse_problems, ["--resume", "no/such/folder"], "no/such/folder"),
+        (inverse_problems, ["--num-samples", "1"], "--num-samples"),
+        (inverse_problems, ["--evaluations", "100", "1"], "--evaluations 1: expected 2"),
+        (fit_detection, ["--measurements", "1"], "--measurements"),
+        (fit_detection, ["--fashion-mnist", "no/such/folder"], "no/such/folder"),
         (few_evaluations, ["--budgets", "1"], "--budgets"),
         (few_evaluations, ["--num-images", "65"], "--num-images"),
     ],

@@ -28,6 +28,7 @@ from randomwalk.errors import InputError
 from randomwalk.images.tensors import to_bytes
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
+from randomwalk.sampling.batch import SampleId
 from randomwalk.sampling.loading import load_task
 
 LOW, HIGH = -1000.0, 3000.0
@@ -223,6 +224,19 @@ def test_intervals_of_complex_arrays_reach_beyond_the_range(tmp_path: Path) -> N
     ]
     assert 0.75 * 5 / 4 - 0.01 < np.mean(inside) < 0.95  # 3.75 of 4 images
     assert max(arrays[f"{s}_high"].max() for s in stems) > 2
+
+
+def test_three_copies_of_an_array_are_one_measurement_for_the_test_of_its_fit(tmp_path: Path) -> None:
+    momentum = {
+        "name": "random_walk", "preconditioned": True, "momentum": "auto", "initial_temperature": 1.0,
+        "step_scale": 1.2, "schedule": {"name": "geometric", "num_steps": 3, "sigma_max": 3.0},
+    }  # fmt: skip
+    path = save(tmp_path / "in" / "a.npy", scan(20, 26))
+    config = config_for(tmp_path, path, DENOISING, data=on(tmp_path / "in"), sampler=momentum)
+    task = load_task(config, torch.device("cpu"))
+    batch = task.sample([SampleId(0, 0)], task.load_image(0)[None])
+    assert batch.measurement is not None and batch.measurement.shape == (1, 3, 20, 26)
+    assert batch.entries == [520.0]
 
 
 def test_any_number_of_channels_is_that_of_the_network(tmp_path: Path) -> None:
