@@ -201,14 +201,15 @@ class MRISettings(Settings):
     sensitivity: Cartesian magnetic resonance imaging. Gaussian noise has its std in both parts."""
 
     name: Literal["mri"]
-    mask: Literal["random", "equispaced", "variable_density", "file"] = "random"
+    mask: Literal["random", "equispaced", "variable_density", "file", "nonzero"] = "random"
     """Columns of k-space, drawn for each image: uniformly (random) or evenly spaced from a first one that is drawn
-    (equispaced); single points, more of them at low frequencies (variable_density); or those of a file."""
+    (equispaced); single points, more of them at low frequencies (variable_density); those of a file; or those that are
+    not 0 in the k-space of any coil (nonzero, with `measurement.given`)."""
     acceleration: Annotated[float, Field(ge=1, le=32_768)] = 4.0
-    """Factor by which the number of measured columns or points is reduced (not with mask: file)."""
+    """Factor by which the number of measured columns or points is reduced (for masks that are drawn)."""
     center_fraction: Fraction | None = None
     """Share of the columns or points, at the lowest frequencies, that is always measured; 0.32 / acceleration by
-    default, which is 0.08 at 4 and 0.04 at 8 (not with mask: file)."""
+    default, which is 0.08 at 4 and 0.04 at 8 (for masks that are drawn)."""
     file: PathText | None = None
     """Mask as a .npy file, [W] for columns or [H, W], with 1 where k-space is measured and the zero frequency in the
     middle (mask: file)."""
@@ -219,13 +220,13 @@ class MRISettings(Settings):
 
     @model_validator(mode="after")
     def _has_what_its_mask_needs(self) -> MRISettings:
-        given = self.mask == "file"
-        if given != (self.file is not None):
-            said = "missing; mask: file needs the path of the mask" if given else "is for mask: file; remove it"
+        read = self.mask == "file"
+        if read != (self.file is not None):
+            said = "missing; mask: file needs the path of the mask" if read else "is for mask: file; remove it"
             raise ValueError(f"file: {said}")
         for key, usual in (("acceleration", 4.0), ("center_fraction", None)):
-            if given and getattr(self, key) != usual:
-                raise ValueError(f"{key}: is for masks that are drawn, but mask is file; remove it")
+            if self.mask in ("file", "nonzero") and getattr(self, key) != usual:
+                raise ValueError(f"{key}: is for masks that are drawn, but mask is {self.mask}; remove it")
         if self.maps is not None and self.coils != 1:
             raise ValueError("coils: is for simulated sensitivities, but maps are given; remove it")
         return self
@@ -247,7 +248,8 @@ class TomographySettings(Settings):
     arc: Annotated[float, Field(gt=0, le=360)] = 180.0
     """Angle over which a number of views is spread, from 0, in degrees: usually 180 or 360."""
     detectors: Annotated[int, Field(ge=1, le=65_536), WHOLE] | None = None
-    """Entries of the detector, whose middle is that of the image; by default those that the image's diagonal needs."""
+    """Entries of the detector, whose middle is that of the image; by default those that the image's diagonal needs, or
+    those of the given projections."""
     pixel_size: Positive = 1.0
     """Side of a pixel, in the unit of length in which integrals are taken."""
     detector_spacing: Positive | None = None
@@ -355,9 +357,11 @@ OperatorSettings = Annotated[_Simple | CompositionSettings, Field(discriminator=
 
 PICTURES = (
     "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
-    "colorization", "hdr", "jpeg",
+    "colorization", "demosaic", "hdr", "jpeg",
 )  # fmt: skip
 """Operators whose measurements are pictures; motion_blur is deterministic if it has a length."""
+ARRAYS = ("mri", "tomography", "demosaic", "deepinv")
+"""Operators whose measurements have axes of their own in files of arrays."""
 
 
 def blurs_of(operator: OperatorSettings) -> list[AnyBlurSettings]:

@@ -28,6 +28,8 @@ COPIES = 3
 
 CAUTION = 1.1
 """Factor of the estimated noise of a blurred image: too little ruins a deblurring, a little too much does no harm."""
+MIX_CHANNELS = ("colorization", "demosaic", "mri", "deepinv")
+"""Operators whose measurements are not one for each channel."""
 KEEP_BRIGHTNESS = (
     "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
 )  # fmt: skip
@@ -48,12 +50,18 @@ def stays_grey(config: SampleConfig, source: ImageSource, image: int) -> bool:
     """
     if not config.given or config.measurement is None:
         return source.header(image).grey
-    if any(part.name == "colorization" for part in parts_of(config.measurement.operator)):
+    if not keeps_channels(config):
         return False
     try:
         return source.colourless(image)
     except InputError:  # it will be skipped, with a message
         return source.header(image).grey
+
+
+def keeps_channels(config: SampleConfig) -> bool:
+    """Whether each channel of an image is measured for itself, so that a grey image has a grey measurement."""
+    parts = [] if config.measurement is None else parts_of(config.measurement.operator)
+    return not any(part.name in MIX_CHANNELS for part in parts)
 
 
 def known_part(operator: Operator) -> Tensor | None:
@@ -163,6 +171,7 @@ def residuals(operator: Operator, batch: Batch) -> list[float] | None:
         return None
     with torch.no_grad():
         error, known = batch.measurement - operator(batch.x), known_part(operator)
+    known = operator.sampled if known is None else known
     share = torch.ones((1, 1)) if known is None else known  # in place, and no ones of the size of y: it may be large
     squares = error.mul_(share.to(error)).square_().flatten(1).sum(1)
     squares = squares / (share.to(error).flatten(1).mean(1) * error[0].numel())
