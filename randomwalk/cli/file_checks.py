@@ -13,7 +13,13 @@ from pathlib import Path
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings, Weights
-from randomwalk.config.operators import BlurSettings, InpaintingSettings, SuperResolutionSettings, parts_of
+from randomwalk.config.operators import (
+    BlurSettings,
+    InpaintingSettings,
+    RegionalBlurSettings,
+    SuperResolutionSettings,
+    parts_of,
+)
 from randomwalk.config.sampling import SampleConfig
 from randomwalk.config.score_embedding import EmbeddingData, ScoreEmbeddingConfig
 from randomwalk.config.training import PointData, TrainConfig, TrainData
@@ -67,6 +73,9 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
             if isinstance(part, InpaintingSettings | BlurSettings | SuperResolutionSettings) and part.file is not None:
                 what = "the mask" if isinstance(part, InpaintingSettings) else "the kernel"
                 yield partial(_check_image, "measurement.operator.file", Path(part.file), what)
+            if isinstance(part, RegionalBlurSettings):
+                for file in part.files:
+                    yield partial(_check_image, "measurement.operator.files", Path(file), "a kernel")
     elif isinstance(config, TrainConfig):
         if not isinstance(config.data, PointData):
             yield from _checks_of_images(config.data)

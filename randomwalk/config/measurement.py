@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from randomwalk.config.base import Settings
-from randomwalk.config.noise import GaussianNoiseSettings, NoiseSettings, PoissonNoiseSettings
+from randomwalk.config.noise import OF_PIXELS, GaussianNoiseSettings, NoiseSettings, PoissonNoiseSettings
 from randomwalk.config.operators import (
     ARRAYS,
     PICTURES,
@@ -129,7 +129,7 @@ class Measurement(Settings):
     @model_validator(mode="after")
     def _photons_come_from_pixels(self) -> Measurement:
         last = self.operator.second if isinstance(self.operator, CompositionSettings) else self.operator
-        if self.noise.name == "poisson" and last.name in (
+        if self.noise.name in OF_PIXELS and last.name in (
             "compressed_sensing",
             "fourier_subsampling",
             "mri",
@@ -137,7 +137,12 @@ class Measurement(Settings):
             "phase_retrieval",
         ):
             raise ValueError(
-                f"noise.name: found poisson, which counts photons of pixels, but {last.name} does not measure pixels; "
-                "allowed with it: gaussian, laplace, none"
+                f"noise.name: found {self.noise.name}, which is for pixels, but {last.name} does not measure pixels; "
+                f"allowed with it: gaussian, laplace, none{', beer_lambert' if last.name == 'tomography' else ''}"
+            )
+        if self.noise.name == "beer_lambert" and last.name not in ("tomography", "deepinv"):
+            raise ValueError(
+                f"noise.name: found beer_lambert, which is for the projections of tomography, but the operator is "
+                f"{last.name}; allowed with it: another noise"
             )
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -165,7 +166,35 @@ class BlurSettings(Settings):
     """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
 
 
-AnyBlurSettings = GaussianBlurSettings | DefocusBlurSettings | MotionBlurSettings | BlurSettings
+class RegionalBlurSettings(Settings):
+    """A x = blur with a kernel for each region of the image, with a smooth passage from one to the next."""
+
+    name: Literal["regional_blur"]
+    files: Annotated[list[PathText], Field(min_length=1, max_length=1024)]
+    """Kernels of the regions row by row, each as `file` of blur."""
+    regions: Annotated[list[Annotated[int, Field(ge=1, le=1024), WHOLE]], Pair]
+    """Numbers of rows and columns of regions, which are equally large."""
+    flip: bool = False
+    """See blur."""
+    center: bool | None = None
+    """See blur."""
+    normalize: bool = True
+    """Scale each kernel to sum 1."""
+    boundary: Boundary = "reflect"
+    """See gaussian_blur. There is no spectral decomposition."""
+
+    @model_validator(mode="after")
+    def _a_file_for_each_region(self) -> RegionalBlurSettings:
+        if len(self.files) != math.prod(self.regions):
+            raise ValueError(
+                f"files: found {len(self.files)}, but regions: {self.regions} are {math.prod(self.regions)}; allowed: "
+                "a kernel for each"
+            )
+        return self
+
+
+OneBlurSettings = GaussianBlurSettings | DefocusBlurSettings | MotionBlurSettings | BlurSettings
+AnyBlurSettings = OneBlurSettings | RegionalBlurSettings
 
 
 class ColorizationSettings(Settings):
@@ -325,6 +354,7 @@ _Simple = (
     | DefocusBlurSettings
     | MotionBlurSettings
     | BlurSettings
+    | RegionalBlurSettings
     | ColorizationSettings
     | CompressedSensingSettings
     | FourierSubsamplingSettings
@@ -357,7 +387,7 @@ OperatorSettings = Annotated[_Simple | CompositionSettings, Field(discriminator=
 
 PICTURES = (
     "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
-    "colorization", "demosaic", "hdr", "jpeg",
+    "regional_blur", "colorization", "demosaic", "hdr", "jpeg",
 )  # fmt: skip
 """Operators whose measurements are pictures; motion_blur is deterministic if it has a length."""
 ARRAYS = ("mri", "tomography", "demosaic", "deepinv")

@@ -27,7 +27,6 @@ from randomwalk.config.base import (
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
-from randomwalk.config.noise import NoNoiseSettings
 from randomwalk.config.operators import (
     ARRAYS,
     PICTURES,
@@ -224,7 +223,7 @@ class SampleConfig(Settings):
     def _noise_is_in_units_of_the_data(self) -> SampleConfig:
         found = None if self.data is None else self.data.range
         noise = None if self.measurement is None else self.measurement.noise
-        if found is None or noise is None or isinstance(noise, NoNoiseSettings):
+        if found is None or noise is None or "pixel_range" not in type(noise).model_fields:
             return self
         if "pixel_range" in noise.model_fields_set and noise.pixel_range != found:
             raise ValueError(
@@ -279,12 +278,7 @@ class SampleConfig(Settings):
             raise ValueError("num_images: missing; an unconditional run needs it")
         if self.measurement is not None and self.num_images is not None:
             raise ValueError("num_images: is for unconditional runs; with a measurement use data.num_images")
-        if (
-            self.image_size is not None
-            and self.data is not None
-            and self.data.fit == "keep"
-            and not self.sizes_unknown
-        ):
+        if self.image_size is not None and self.data is not None and self.data.fit == "keep" and not self.sizes_unknown:
             raise ValueError(
                 "image_size: with data.fit: keep the images keep their own; remove it, or choose another fit"
             )

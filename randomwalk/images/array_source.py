@@ -359,4 +359,6 @@ def open_arrays(
     left_out = [str(file.relative_to(path)) for file in found if file not in set(files)]
     if not files:
         raise InputError("\n  ".join([f"{path}: no arrays in it", *kinds.left_out_notes(str(path), left_out, True)]))
-    return ArraySource(files, [str(file.relative_to(path)) for file in files], str(path), dataset, axis, left_out, measured)
+    return ArraySource(
+        files, [str(file.relative_to(path)) for file in files], str(path), dataset, axis, left_out, measured
+    )

@@ -156,7 +156,9 @@ def encode(values: np.ndarray, like: Stored) -> bytes:
         values: real or complex, with as many axes as ``like.values``.
         like: the array that it was made from.
     """
-    values = values.astype(np.result_type(like.values.real.dtype, np.complex64 if np.iscomplexobj(values) else np.float32))
+    values = values.astype(
+        np.result_type(like.values.real.dtype, np.complex64 if np.iscomplexobj(values) else np.float32)
+    )
     return FORMATS[like.suffix].write(np.ascontiguousarray(values), like)
 
 

@@ -46,13 +46,6 @@ def as_measurement(operator: Operator, values: np.ndarray, where: str, name: str
     return torch.from_numpy(found.astype(np.float64))
 
 
-def offset_of(operator: Operator) -> Tensor:
-    """``A 1``, ``[*measurement_shape]`` in float64: what an image of ones gives, by which a shift of units moves y."""
-    with torch.no_grad():
-        y: Tensor = operator(torch.ones_like(operator._exact_blank()))[0]
-    return y.double()
-
-
 def _refusal(operator: Operator, values: np.ndarray, start: str, name: str) -> str:
     """Message that an array has not the shape of a measurement."""
     expected, parts = operator.measurement_shape, operator.parts_axis

@@ -245,7 +245,9 @@ def make_mri(
         found = read
     elif mask == "nonzero":
         if masks is None:
-            raise InputError("mri: mask: nonzero is where a given k-space is not 0, and none is given; take another mask")
+            raise InputError(
+                "mri: mask: nonzero is where a given k-space is not 0, and none is given; take another mask"
+            )
         found = torch.stack(list(masks))[:, None]
     elif mask == "variable_density":
         found = torch.stack([point_mask(height, width, acceleration, center, draws) for draws in generators])[:, None]

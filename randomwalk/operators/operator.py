@@ -90,7 +90,7 @@ class Operator(nn.Module):
             draws: random numbers of the B rows; by default from PyTorch's generator.
         """
         with torch.no_grad():
-            return Measurement(self, noise, noise.apply(self(x), draws))
+            return Measurement(self, noise, noise.of_operator(self).apply(self(x), draws))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^T y``; by automatic differentiation unless a subclass defines it.
@@ -238,6 +238,12 @@ class Operator(nn.Module):
             lambda u: self(self.adjoint(u)) + damping * u, b, tolerance=tolerance, enough=iterations
         )
 
+    def of_ones(self) -> Tensor:
+        """``A 1``, ``[1, *measurement_shape]`` as exact as can be: by this a shift of the unit of images moves measurements."""
+        with torch.no_grad():
+            y: Tensor = self(torch.ones_like(self._exact_blank()))
+        return y.to(exact_type(y.device))
+
     def _gram(self, x: Tensor) -> Tensor:
         """``A^T A x``."""
         return self.adjoint(self(x))
@@ -324,7 +330,7 @@ class Measurement:
     """
 
     def __init__(self, operator: Operator, noise: Noise, y: Tensor) -> None:
-        self.operator, self.noise, self.y = operator, noise, y
+        self.operator, self.noise, self.y = operator, noise.of_operator(operator), y
 
     @property
     def std(self) -> float:
@@ -349,6 +355,8 @@ class Measurement:
             raise InputError("noise 'none' has no likelihood score; use a sampler that does not need one, or add noise")
         if self.operator.linear and isinstance(self.noise, GaussianNoise):
             return self.operator.adjoint(self.residual(x)) / self.std**2
+        if self.operator.linear:
+            return self.operator.adjoint(self.noise.score(self.y, self.operator(x)))
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self.log_prob(x).sum(), x)[0]

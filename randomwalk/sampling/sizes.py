@@ -7,13 +7,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.operators import AnyBlurSettings, SuperResolutionSettings, TomographySettings, parts_of
+from randomwalk.config.operators import (
+    AnyBlurSettings,
+    RegionalBlurSettings,
+    SuperResolutionSettings,
+    TomographySettings,
+    parts_of,
+)
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource
 from randomwalk.images.tensors import Size
 from randomwalk.operators.blur import size_of_kernel
 from randomwalk.operators.operator import ImageShape
+from randomwalk.operators.regional_blur import size_of_kernels
 
 Sizing = Callable[[Size, str], Size]
 """``sizing(size, name)`` is the size of the true image that belongs to a file with an image of this size and name."""
@@ -106,7 +113,7 @@ def sizing_of(config: SampleConfig) -> Sizing:
         if isinstance(part, SuperResolutionSettings):
             steps.append((part.factor, (0, 0)))
         elif isinstance(part, AnyBlurSettings) and part.boundary == "unknown":
-            rows, columns = size_of_kernel(part)
+            rows, columns = size_of_kernels(part) if isinstance(part, RegionalBlurSettings) else size_of_kernel(part)
             steps.append((1, (rows - 1, columns - 1)))
 
     def enlarged(size: Size, name: str) -> Size:

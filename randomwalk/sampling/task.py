@@ -30,8 +30,8 @@ from randomwalk.images.sources import ImageSource
 from randomwalk.images.tensors import Size
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
-from randomwalk.operators.measured import as_measurement, offset_of
-from randomwalk.operators.noise import GaussianNoise, Noise, PoissonNoise
+from randomwalk.operators.measured import as_measurement
+from randomwalk.operators.noise import BeerLambertNoise, GaussianNoise, Noise, PoissonNoise
 from randomwalk.operators.operator import ImageShape, Margins, cut
 from randomwalk.operators.weighted import Weighted
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
@@ -214,8 +214,14 @@ class Task:
         where = f"{self.source.where}: {self.names[image]}"
         values = as_measurement(operator, self.source.values(image), where, self.config.measurement.operator.name)
         low, high = self.source.range
+        noise = self.noise
+        if isinstance(noise, BeerLambertNoise):
+            try:
+                return noise.of_operator(operator).measured(values[None].to(self.device))[0].float().cpu()
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
         if low != -high:
-            values = values - (low + high) / 2 * offset_of(operator).cpu()
+            values = values - (low + high) / 2 * operator.of_ones()[0].cpu()
         y = (values * (2 / (high - low))).float()
         return y if operator.sampled is None else operator.sampled[0].cpu() * y
 
@@ -361,7 +367,7 @@ class Task:
                 y = loaded[::count]
             else:
                 batch.truth = loaded
-                y = noise.apply(operator(loaded[::count]), draws)
+                y = noise.of_operator(operator).apply(operator(loaded[::count]), draws)
                 if grey and measuring.has_copies(y):  # the noise is grey too
                     y = y[:, :1].expand_as(y).contiguous()
         noise = self._told(self._noise_of(images[0], operator, y), operator, y)
