@@ -194,7 +194,7 @@ def _check_images(key: str, path: Path) -> None:
 
 
 def _check_arrays(key: str, path: Path) -> None:
-    """Whether there is a file or a folder; a file of DICOM has any name, so that only reading tells what is an array."""
+    """Check that there is a file or a folder; DICOM files have any name, so that only reading tells what they are."""
     if not path.exists():
         raise InputError(f"{key}: {path}: there is no such folder or file of arrays{near(path)}")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):

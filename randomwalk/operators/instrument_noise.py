@@ -196,8 +196,8 @@ class BeerLambertNoise(Noise):
 
         p = h A x + c A 1,      h = (high - low) / 2,   c = (high + low) / 2
 
-    and y, in the unit of A x, is what the counted photons say: ``y = (-log(k / photons) - c A 1) / h``. Where none was
-    counted, half a photon stands for none. Where an image has a negative p, ``log f = k log(lambda) - lambda - log(k!)``
+    and y, in the unit of A x, is what the photons say: ``y = (-log(k / photons) - c A 1) / h``. Where none was counted,
+    half a photon stands for it. Where an image has a negative p, ``log f = k log(lambda) - lambda - log(k!)``
     goes on with ``lambda = photons (1 - p)`` in the second term, so that its curvature by A x is at most
     ``h^2 photons``. Its derivative by A x is ``h (photons exp(-p) - k)``.
 

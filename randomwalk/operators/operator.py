@@ -239,7 +239,7 @@ class Operator(nn.Module):
         )
 
     def of_ones(self) -> Tensor:
-        """``A 1``, ``[1, *measurement_shape]`` as exact as can be: by this a shift of the unit of images moves measurements."""
+        """``A 1``, ``[1, *measurement_shape]``: the measurement of an image of ones, in the most exact type."""
         with torch.no_grad():
             y: Tensor = self(torch.ones_like(self._exact_blank()))
         return y.to(exact_type(y.device))

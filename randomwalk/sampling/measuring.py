@@ -32,7 +32,6 @@ MIX_CHANNELS = ("colorization", "demosaic", "mri", "deepinv")
 """Operators whose measurements are not one for each channel."""
 KEEP_BRIGHTNESS = (
     "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
-    "regional_blur",
 )  # fmt: skip
 """Operators that leave even areas as bright as they are."""
 MOST_VALUES = 2**20

@@ -69,7 +69,7 @@ def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, cou
 
 
 def with_image_size(config: SampleConfig, denoiser: Denoiser) -> SampleConfig:
-    """The config with the size of the network, where it takes only that and the files do not tell that of the images."""
+    """The config with the size of the network, where it takes only that and the files do not tell the images'."""
     if not config.sizes_unknown or config.image_size is not None or denoiser.any_size or denoiser.image_size is None:
         return config
     return config.model_copy(update={"image_size": [denoiser.image_size] * 2})

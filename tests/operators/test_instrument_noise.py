@@ -25,7 +25,8 @@ def behind(photons: float, shift: float) -> BeerLambertNoise:
 
 
 NOISES = [
-    RicianNoise(0.3), GammaNoise(4.0), GammaNoise(2.5), QuantizedNoise(3, 0.2), QuantizedNoise(2, 0.6), behind(30.0, 0.9),
+    RicianNoise(0.3), GammaNoise(4.0), GammaNoise(2.5), QuantizedNoise(3, 0.2), QuantizedNoise(2, 0.6),
+    behind(30.0, 0.9),
 ]  # fmt: skip
 EACH = pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
 CLEAN = torch.tensor([-1.3, -0.97, -0.6, 0.0, 0.7, 1.4], dtype=torch.float64)
@@ -84,7 +85,7 @@ def test_moments() -> None:
 @EACH
 def test_scores_are_derivatives(noise: Noise) -> None:
     y = noise.apply(CLEAN.expand(50, -1), draws(*range(50)))
-    smooth = CLEAN.expand(50, -1)
+    smooth = (CLEAN - 0.5).expand(50, -1)  # behind rays with a negative integral too
     torch.testing.assert_close(noise.score(y, smooth), Noise.score(noise, y, smooth), rtol=1e-9, atol=1e-9)
     step = 1e-6
     for column in range(len(CLEAN)):
@@ -161,6 +162,8 @@ def test_photons_behind_an_absorber_in_units() -> None:
     expected = 1e7 * (-integral).exp()
     assert ((counts - expected) ** 2 / expected).mean() < 1 + 5 * (2 / counts.numel()) ** 0.5
     torch.testing.assert_close(found.y, operator(x), rtol=0, atol=5 * 4 / 1e7**0.5)
+    mean_ray = float(0.3 * operator(torch.ones_like(x)).mean())
+    assert found.noise.std == pytest.approx((1e7 * math.exp(-mean_ray)) ** -0.5 / 0.2)
     torch.testing.assert_close(found.noise.measured(counts), found.y, rtol=1e-9, atol=1e-9)
     with pytest.raises(InputError, match="needs its operator"):
         noise.log_prob(found.y, found.y)

@@ -21,7 +21,9 @@ from randomwalk.cli.sample import command
 from randomwalk.config.files import load_sample_config
 from randomwalk.errors import InputError
 from randomwalk.images.array_source import open_arrays
+from randomwalk.operators.instrument_noise import BeerLambertNoise
 from randomwalk.operators.measured import as_measurement
+from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.loading import load_task
 
 HIGH = 3000.0
@@ -32,7 +34,7 @@ RIDGE = {
     "final_temperature": 0.0,
     "schedule": {"name": "geometric", "num_steps": 80, "sigma_min": 0.5, "sigma_max": 0.501},
 }
-"""A walk without noise to the mean given y, of the prior that `task_of` gives the network: x + 0.5 n, x ~ N(0, 0.5^2)."""
+"""A walk without noise to the mean given y, of the prior of the network of `task_of`: x + 0.5 n, x ~ N(0, 0.5^2)."""
 PRIOR = 0.5
 """Variance of each number of that prior, pixels in [-1, 1]."""
 
@@ -219,6 +221,32 @@ def test_the_size_of_an_image_behind_projections(tmp_path: Path) -> None:
         task.load_measurable(0)
 
 
+def test_counted_photons_become_projections(tmp_path: Path) -> None:
+    """Of attenuations from 0 to 0.05; where none is counted half a photon stands for it, and the noise knows."""
+    transform = pytest.importorskip("skimage.transform", reason="needs scikit-image")
+    attenuation = phantom(15, 15) / 60_000
+    integrals = transform.radon(attenuation, [0.0, 90.0], circle=True).T
+    counts = np.random.default_rng(0).poisson(1000 * np.exp(-integrals))
+    counts[0, 3] = 0
+    save(tmp_path / "in" / "a.npy", counts)
+    data = {"path": str(tmp_path / "in"), "range": [0.01, 0.05]}
+    operator = {"name": "tomography", "views": [0.0, 90.0]}
+    path = task_of(tmp_path, operator, 1, data, noise={"name": "beer_lambert", "photons": 1000.0})
+    task = load_task(load_sample_config(path), torch.device("cpu"))
+    y = task.load_measurable(0).double().numpy()[0]
+    chord = 15  # the length of each ray in the square of the image
+    expected = (-np.log(np.where(counts > 0, counts, 0.5) / 1000) - 0.03 * chord) / 0.02
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-5)
+    noise = task._measure(Batch([SampleId(0, 0)], torch.empty(0)), task.load_measurable(0)[None]).noise
+    assert isinstance(noise, BeerLambertNoise)
+    np.testing.assert_allclose(noise.counts(torch.from_numpy(y)[None, None])[0, 0], counts, atol=0.01)
+    [result] = (results_of(path) / "units").iterdir()
+    assert np.isfinite(np.load(result)).all()
+    save(tmp_path / "in" / "a.npy", counts - 1)
+    with pytest.raises(InputError, match=r"a\.npy: noise beer_lambert: found -1 photons"):
+        load_task(load_sample_config(path), torch.device("cpu")).load_measurable(0)
+
+
 # --- mosaics, and what deepinv measures ------------------------------------------------------------------------------
 
 
@@ -261,15 +289,15 @@ COILS = {"name": "mri", "maps": "maps.npy", "acceleration": 1.0}
 @pytest.mark.parametrize(
     ("settings", "image", "values", "said"),
     [
-        (COILS, (2, 6, 8), np.zeros((3, 6, 8)) + 0j, "shape 3x6x8, complex; mri measures [coils, rows, columns] 4x6x8, complex"),
+        (COILS, (2, 6, 8), np.zeros((3, 6, 8)) + 0j, "3x6x8, complex; mri measures [coils, rows, columns] 4x6x8"),
         (COILS, (2, 6, 8), np.zeros((6, 8, 4)) + 0j, "in another order, which numpy's transpose(2, 0, 1) changes"),
-        (COILS, (2, 6, 8), np.zeros((4, 6, 8)), "shape 4x6x8, real; mri measures [coils, rows, columns] 4x6x8, complex"),
-        ({"name": "mri"}, (2, 6, 8), np.zeros((6, 8)), "shape 6x8, real; mri measures [rows, columns] 6x8, complex"),
-        ({"name": "mri"}, (2, 6, 8), np.zeros((2, 6, 8)) + 0j, "shape 2x6x8, complex; mri measures [rows, columns] 6x8"),
-        ({"name": "tomography", "views": 5}, (1, 6, 6), np.zeros((9, 5)), "another order, which numpy's transpose(1, 0)"),
-        ({"name": "tomography", "views": 5}, (1, 6, 6), np.zeros((5, 9)) + 0j, "is complex, but tomography measures real"),
+        (COILS, (2, 6, 8), np.zeros((4, 6, 8)), "4x6x8, real; mri measures [coils, rows, columns] 4x6x8, complex"),
+        ({"name": "mri"}, (2, 6, 8), np.zeros((6, 8)), "6x8, real; mri measures [rows, columns] 6x8, complex"),
+        ({"name": "mri"}, (2, 6, 8), np.zeros((2, 6, 8)) + 0j, "2x6x8, complex; mri measures [rows, columns] 6x8"),
+        ({"name": "tomography", "views": 5}, (1, 6, 6), np.zeros((9, 5)), "order, which numpy's transpose(1, 0)"),
+        ({"name": "tomography", "views": 5}, (1, 6, 6), np.zeros((5, 9)) + 0j, "is complex, but tomography measures"),
         ({"name": "tomography", "views": 5}, (2, 6, 6), np.zeros((5, 9)), "[channels, views, detectors] 2x5x9"),
-        ({"name": "demosaic"}, (3, 6, 6), np.zeros((3, 6, 6)), "shape 3x6x6, real; demosaic measures [rows, columns] 6x6"),
+        ({"name": "demosaic"}, (3, 6, 6), np.zeros((3, 6, 6)), "3x6x6, real; demosaic measures [rows, columns] 6x6"),
     ],
 )  # fmt: skip
 def test_wrong_shapes(
@@ -302,14 +330,18 @@ def test_shapes_that_are_taken_as_they_are() -> None:
         ({"name": "mri", "mask": "nonzero"}, {"range": [0.0, 2.0]}, ["data.range", "[-high, high]"]),
         ({"name": "mri"}, {"range": [-2.0, 2.0]}, ["mask: random, which is drawn", "file or nonzero"]),
         ({"name": "mri", "mask": "nonzero", "coils": 4}, {"range": [-2.0, 2.0]}, ["coils", "give maps"]),
-        ({"name": "mri", "mask": "nonzero", "acceleration": 2.0}, {"range": [-2.0, 2.0]}, ["acceleration", "remove it"]),
+        (
+            {"name": "mri", "mask": "nonzero", "acceleration": 2.0},
+            {"range": [-2.0, 2.0]},
+            ["acceleration", "remove it"],
+        ),
         (
             {"name": "composition", "first": {"name": "denoising"}, "second": {"name": "tomography"}},
             {"range": [0.0, 2.0]},
             ["tomography in a composition", "mri, tomography, deepinv alone"],
         ),
     ],
-)  # fmt: skip
+)
 def test_settings_that_contradict_each_other(
     operator: dict[str, Any], data: dict[str, Any], words: list[str], tmp_path: Path
 ) -> None:
