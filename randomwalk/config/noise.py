@@ -9,19 +9,21 @@ from pydantic import BeforeValidator, Field, model_validator
 from randomwalk.config.base import WHOLE, NonNegative, Number, Pair, Positive, Settings
 
 
-class _InUnits(Settings):
+class NoiseInUnits(Settings):
+    """Common part of the noise whose settings are in the units of a range of pixels."""
+
     pixel_range: Annotated[list[Number], Pair] = Field(default=[-1.0, 1.0])
     """Black and white in the units of the noise: 0.2 on [0, 1] is 0.4 on [-1, 1]."""
 
     @model_validator(mode="after")
-    def _range(self) -> _InUnits:
+    def _range(self) -> NoiseInUnits:
         low, high = self.pixel_range
         if not low < high:
             raise ValueError(f"pixel_range: found {self.pixel_range}; allowed: [black, white], as in [-1, 1]")
         return self
 
 
-class _AdditiveNoise(_InUnits):
+class _AdditiveNoise(NoiseInUnits):
     std: Positive
     """Standard deviation, in the units of `pixel_range`."""
 
@@ -44,7 +46,7 @@ class LaplaceNoiseSettings(_AdditiveNoise):
     name: Literal["laplace"]
 
 
-class PoissonNoiseSettings(_InUnits):
+class PoissonNoiseSettings(NoiseInUnits):
     """Counts of photons, and read noise, for measurements that are pixels."""
 
     name: Literal["poisson"]
@@ -95,7 +97,7 @@ class QuantizedNoiseSettings(_AdditiveNoise):
     """Standard deviation of the noise before rounding, in the units of `pixel_range`."""
 
 
-class BeerLambertNoiseSettings(_InUnits):
+class BeerLambertNoiseSettings(NoiseInUnits):
     """Counts of photons behind an absorber, for the projections of tomography. Given measurements are counts."""
 
     name: Literal["beer_lambert"]

@@ -27,6 +27,7 @@ from randomwalk.config.base import (
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
+from randomwalk.config.noise import NoiseInUnits
 from randomwalk.config.operators import (
     ARRAYS,
     PICTURES,
@@ -223,7 +224,7 @@ class SampleConfig(Settings):
     def _noise_is_in_units_of_the_data(self) -> SampleConfig:
         found = None if self.data is None else self.data.range
         noise = None if self.measurement is None else self.measurement.noise
-        if found is None or noise is None or "pixel_range" not in type(noise).model_fields:
+        if found is None or not isinstance(noise, NoiseInUnits):
             return self
         if "pixel_range" in noise.model_fields_set and noise.pixel_range != found:
             raise ValueError(

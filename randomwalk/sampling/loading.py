@@ -8,6 +8,7 @@ import torch
 
 from randomwalk import samplers
 from randomwalk.config import SampleConfig
+from randomwalk.config.noise import NoiseInUnits
 from randomwalk.config.sampling import SampleData
 from randomwalk.denoisers.checkpoints import load_prior, read_config
 from randomwalk.denoisers.precision import choose_precision, pays_to_compile
@@ -105,7 +106,7 @@ def with_range(config: SampleConfig) -> SampleConfig:
     found = config.model_copy(deep=True)
     assert found.data is not None
     found.data.range = [low, high]
-    if found.measurement is not None and "pixel_range" in type(found.measurement.noise).model_fields:
+    if found.measurement is not None and isinstance(found.measurement.noise, NoiseInUnits):
         found.measurement.noise.pixel_range = [low, high]
     found._notes = (*config.notes, f"data.range: auto found [{low:.9g}, {high:.9g}], which become -1 and 1")
     return found
