@@ -33,7 +33,7 @@ WANTED = {
     (1, 2, 3): "a measurement with 1 to 3, or more with data.axis, the axis of the slices",
     (2, 3, 4): "slices of measurements, with 2 to 4",
 }
-"""What an array is by the numbers of axes that it may have."""
+"""Expected arrays in messages, by the numbers of axes that they may have."""
 DICOM_MARK = (128, b"DICM")
 MATLAB_CLASSES = (
     "double",

@@ -12,7 +12,7 @@ from randomwalk.rng import Draws, TorchDraws
 
 
 class MeasuresOnes(Protocol):
-    """What noise may ask of an operator."""
+    """Part of an operator that noise may depend on."""
 
     def of_ones(self) -> Tensor:
         """``A 1``, ``[1, *measurement_shape]``."""
