@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ FAINT_STD = 2 * 1 / 255
 """Standard deviation for pictures whose noise stays as it is and cannot be estimated."""
 ASSUMED_PEAK = 100.0
 """Photons at white, likewise."""
+WITHOUT_DRAWS = ("tomography", "deepinv")
+"""Operators that take long to make, and are the same for all images of a size."""
 BATCH_PIXELS = 2**20
 """Most pixels in a batch of images that keep their own size: larger batches are not faster, and take memory."""
 
@@ -91,6 +94,7 @@ class Task:
     precision: tuple[str, str] = ("fp32", "")
     estimated_noise: dict[int, Noise] = field(default_factory=dict, init=False)
     mask_notes: dict[int, list[str]] = field(default_factory=dict, init=False)
+    _kept: tuple[tuple[ImageShape, dict[str, Any]], Operator] | None = field(default=None, init=False, repr=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -296,8 +300,10 @@ class Task:
                 masks = [self._nonzero_mask(image) for image in images]
             if isinstance(described, TomographySettings) and self.config.measured_arrays:
                 settings["detectors"] = described.detectors or self._detectors_of(images[0], described)
-            operator = operators.make(image_shape=shape, generators=generators, masks=masks, **settings)
-            self._measured = (list(images), operator.to(self.device), generators)
+            if described.name not in WITHOUT_DRAWS or self._kept is None or self._kept[0] != (shape, settings):
+                made = operators.make(image_shape=shape, generators=generators, masks=masks, **settings)
+                self._kept = ((shape, settings), made.to(self.device))
+            self._measured = (list(images), self._kept[1], generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
 

@@ -215,6 +215,12 @@ def test_the_size_of_an_image_behind_projections(tmp_path: Path) -> None:
         path = task_of(folder, {"name": "tomography", "views": 4, **settings}, 1, data, **changes)
         task = load_task(load_sample_config(path), torch.device("cpu"))
         assert task.shape_of(0) == (1, *expected) and task.load_measurable(0).shape == (1, 4, 15)
+    save(tmp_path / "in" / "b.npy", np.ones((4, 15)))
+    save(tmp_path / "in" / "c.npy", np.ones((4, 17)))
+    path = task_of(tmp_path / "three", {"name": "tomography", "views": 4}, 1, data)
+    task = load_task(load_sample_config(path), torch.device("cpu"))
+    first, second, third = (task.make_operator([i])[0] for i in range(3))
+    assert first is second and third.measurement_shape == (1, 4, 17)
     path = task_of(tmp_path / "other", {"name": "tomography", "views": 5}, 1, data)
     task = load_task(load_sample_config(path), torch.device("cpu"))
     with pytest.raises(InputError, match=r"shape 4x15, real; tomography measures \[views, detectors\] 5x15"):
