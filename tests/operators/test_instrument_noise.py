@@ -124,6 +124,10 @@ def test_copies_share_one_likelihood(noise: Noise) -> None:
     three = [shared.log_prob(y.repeat(1, 3), clean.repeat(1, 3)) for clean in (others, CLEAN[None])]
     torch.testing.assert_close(three[0] - three[1], one, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(3 * shared.score(y, others), noise.score(y, others), rtol=1e-9, atol=1e-9)
+    if isinstance(noise, BeerLambertNoise) and isinstance(shared, BeerLambertNoise):
+        counts = torch.tensor([[0.0, 1.0, 7.0]], dtype=torch.float64)
+        torch.testing.assert_close(shared.measured(counts / 3), noise.measured(counts), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(shared.counts(noise.measured(counts)), counts / 3, rtol=1e-12, atol=1e-12)
 
 
 @EACH

@@ -70,7 +70,7 @@ def test_the_proximal_map_is_the_minimum() -> None:
 
 
 def test_kernels_of_files(tmp_path: Path) -> None:
-    sizes = ((3, 5), (5, 1), (1, 1), (3, 3))
+    sizes = ((3, 7), (5, 1), (1, 1), (3, 3))
     files = []
     for k, size in enumerate(sizes):
         files.append(str(tmp_path / f"{k}.npy"))
@@ -82,8 +82,10 @@ def test_kernels_of_files(tmp_path: Path) -> None:
     torch.testing.assert_close(operator.adjoint(ones), ones)  # no light is lost
     for blur, size in zip(operator.blurs, sizes, strict=True):
         kernel = blur.kernel[0, 0]  # type: ignore[index]
-        assert kernel.shape == (5, 5) and kernel.sum().item() == pytest.approx(1)
+        assert kernel.shape == (5, 7) and kernel.sum().item() == pytest.approx(1)
+        top, left = (5 - size[0]) // 2, (7 - size[1]) // 2  # in the middle
         assert int((kernel != 0).sum()) == size[0] * size[1]
+        assert (kernel[top : top + size[0], left : left + size[1]] != 0).all()
     with pytest.raises(InputError, match=r"files: found 4, but regions: \[3, 2\] are 6"):
         operators.make(image_shape=(1, 12, 11), **{**settings, "regions": [3, 2]})  # type: ignore[arg-type]
     np.save(files[1], np.array([[1.0, -1.0, 0.0]]))
