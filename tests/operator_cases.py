@@ -12,6 +12,7 @@ from randomwalk import operators
 from randomwalk.config.operators import Downsampling
 from randomwalk.operators import Dense, Operator
 from randomwalk.operators.decimation import downsample_with_kernel
+from randomwalk.operators.regional_blur import RegionalBlur, weights_of
 from randomwalk.rng import generator
 
 Shape = tuple[int, int, int]
@@ -71,6 +72,8 @@ LINEAR: list[Case] = [
     ("motion_blur", {"kernel_size": 5, "dense": True}, (1, 5, 6)),
     *(("blur", {"kernel": random_kernel(3, 4), "boundary": b}, (1, 6, 7)) for b in _BOUNDARIES),
     ("blur", {"kernel": torch.outer(torch.tensor([1.0, 4, 2]), torch.tensor([3.0, 1]))}, (1, 6, 7)),  # separable
+    *(("regional_blur", {"kernels": 2, "boundary": b}, (2, 6, 7)) for b in _BOUNDARIES),
+    ("regional_blur", {"kernels": 6, "boundary": "zero"}, (1, 5, 8)),
     ("colorization", {}, (3, 5, 4)),
     ("demosaic", {"pattern": "GRBG"}, (3, 5, 4)),
     ("compressed_sensing", {"ratio": 0.3}, (2, 5, 3)),
@@ -140,6 +143,11 @@ def build(case: Case, images: range = range(1)) -> Operator:
         if name == "super_resolution":
             return downsample_with_kernel(shape, settings["factor"], kernel)
         return operators.blur_with_kernel(shape, kernel, settings.get("boundary", "reflect"))
+    if "kernels" in settings:
+        count = settings["kernels"]
+        taps = torch.stack([random_kernel(3, 4, seed) for seed in range(count)])
+        weights = weights_of(2, count // 2, *shape[1:])
+        return RegionalBlur(shape, taps / taps.sum((1, 2), keepdim=True), weights, settings["boundary"])
     draws = [generator(3, image) for image in images]
     return operators.make(name, image_shape=shape, generators=draws, **settings)
 

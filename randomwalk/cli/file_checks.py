@@ -13,7 +13,13 @@ from pathlib import Path
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeSampleConfig
 from randomwalk.config.networks import DenoiserSettings, VPDenoiserSettings, Weights
-from randomwalk.config.operators import BlurSettings, InpaintingSettings, SuperResolutionSettings, parts_of
+from randomwalk.config.operators import (
+    BlurSettings,
+    InpaintingSettings,
+    RegionalBlurSettings,
+    SuperResolutionSettings,
+    parts_of,
+)
 from randomwalk.config.sampling import SampleConfig
 from randomwalk.config.score_embedding import EmbeddingData, ScoreEmbeddingConfig
 from randomwalk.config.training import PointData, TrainConfig, TrainData
@@ -59,13 +65,17 @@ def _checks(config: Settings, new: bool) -> Iterator[Check]:
             yield partial(_check_file, "intervals", Path(config.intervals), "a file written by randomwalk calibrate")
         yield from _checks_of_table("network.denoiser", config.network.denoiser)
         if config.data is not None:
-            yield partial(_check_images, "data.path", Path(config.data.path))
+            checked = _check_images if config.data.range is None else _check_arrays
+            yield partial(checked, "data.path", Path(config.data.path))
             if config.masks_beside:
                 yield partial(_check_masks_beside, Path(config.data.path))
         for part in [] if config.measurement is None else parts_of(config.measurement.operator):
             if isinstance(part, InpaintingSettings | BlurSettings | SuperResolutionSettings) and part.file is not None:
                 what = "the mask" if isinstance(part, InpaintingSettings) else "the kernel"
                 yield partial(_check_image, "measurement.operator.file", Path(part.file), what)
+            if isinstance(part, RegionalBlurSettings):
+                for file in part.files:
+                    yield partial(_check_image, "measurement.operator.files", Path(file), "a kernel")
     elif isinstance(config, TrainConfig):
         if not isinstance(config.data, PointData):
             yield from _checks_of_images(config.data)
@@ -181,6 +191,14 @@ def _check_images(key: str, path: Path) -> None:
         found = f"{len(files)} other files, such as {files[0].name}" if files else "nothing"
         notes = left_out_notes(str(path), [str(file.relative_to(path)) for file in files])
         raise InputError("\n  ".join([f"{key}: {path}: no images in it; found {found}", *notes[1:]]))
+
+
+def _check_arrays(key: str, path: Path) -> None:
+    """Check that there is a file or a folder; DICOM files have any name, so that only reading tells what they are."""
+    if not path.exists():
+        raise InputError(f"{key}: {path}: there is no such folder or file of arrays{near(path)}")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise InputError(f"{key}: {path} cannot be read; change its permissions")
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from randomwalk.config.base import Settings
-from randomwalk.config.noise import GaussianNoiseSettings, NoiseSettings, PoissonNoiseSettings
+from randomwalk.config.noise import OF_PIXELS, GaussianNoiseSettings, NoiseSettings, PoissonNoiseSettings
 from randomwalk.config.operators import (
+    ARRAYS,
     PICTURES,
     CompositionSettings,
     InpaintingSettings,
     MotionBlurSettings,
+    MRISettings,
     OperatorSettings,
     blurs_of,
     parts_of,
@@ -24,7 +26,8 @@ class Measurement(Settings):
     noise: NoiseSettings
     """Gaussian by default."""
     given: bool = False
-    """The images in `data.path` are the measurements, as pictures; the true images are unknown."""
+    """The files in `data.path` are the measurements, as pictures or arrays (`data.range`); the true images are
+    unknown."""
     keep_known: bool | None = None
     """With given pictures that have missing pixels: return the known pixels as they are, to the bit. By default so
     unless the noise is given as a number, which is then removed from the known pixels too."""
@@ -63,13 +66,31 @@ class Measurement(Settings):
                     "given: motion_blur without length draws a random kernel; give length and angle, or use blur, with "
                     "a file of the kernel"
                 )
-            if operator.name not in PICTURES:
+            alone = operator is self.operator
+            if operator.name not in PICTURES and not (alone and operator.name in ARRAYS):
                 raise ValueError(
-                    f"given: {operator.name} makes measurements that are not images; allowed: "
-                    f"{', '.join(PICTURES)}, or a composition of these"
+                    f"given: {operator.name}{'' if alone else ' in a composition'} makes measurements that are not "
+                    f"images; allowed: {', '.join(PICTURES)}, or a composition of these; and "
+                    f"{', '.join(name for name in ARRAYS if name not in PICTURES)} alone"
                 )
             if isinstance(operator, InpaintingSettings) and operator.mask not in ("file", "beside"):
                 raise ValueError(f"given: found mask: {operator.mask}, which is random; allowed: file or beside")
+        return self
+
+    @model_validator(mode="after")
+    def _kspace_can_be_given(self) -> Measurement:
+        mri = self.operator
+        if not isinstance(mri, MRISettings):
+            return self
+        if self.given and mri.mask not in ("file", "nonzero"):
+            raise ValueError(f"given: found mask: {mri.mask}, which is drawn; allowed: file or nonzero")
+        if not self.given and mri.mask == "nonzero":
+            raise ValueError("operator.mask: nonzero is that of a given k-space (given: true); take another")
+        if self.given and mri.coils > 1:
+            raise ValueError(
+                f"operator.coils: {mri.coils} sensitivities are simulated, and are not those of a given k-space; give "
+                "maps, a file with the sensitivities of its coils"
+            )
         return self
 
     @model_validator(mode="after")
@@ -98,7 +119,7 @@ class Measurement(Settings):
         if isinstance(self.noise, GaussianNoiseSettings) and self.noise.std != "auto" and self.given:
             raise ValueError(f"estimate_noise: noise.std is known, {self.noise.std:g}; remove it, or use std: auto")
         for operator in parts_of(self.operator):
-            if operator.name not in PICTURES or operator.name in ("hdr", "jpeg"):
+            if operator.name not in PICTURES or operator.name in ("demosaic", "hdr", "jpeg"):
                 raise ValueError(
                     f"{what} is for measurements that are images with independent noise, but the operator is "
                     f"{operator.name}; allowed with it: noise with a known {key}"
@@ -108,7 +129,7 @@ class Measurement(Settings):
     @model_validator(mode="after")
     def _photons_come_from_pixels(self) -> Measurement:
         last = self.operator.second if isinstance(self.operator, CompositionSettings) else self.operator
-        if self.noise.name == "poisson" and last.name in (
+        if self.noise.name in OF_PIXELS and last.name in (
             "compressed_sensing",
             "fourier_subsampling",
             "mri",
@@ -116,7 +137,12 @@ class Measurement(Settings):
             "phase_retrieval",
         ):
             raise ValueError(
-                f"noise.name: found poisson, which counts photons of pixels, but {last.name} does not measure pixels; "
-                "allowed with it: gaussian, laplace, none"
+                f"noise.name: found {self.noise.name}, which is for pixels, but {last.name} does not measure pixels; "
+                f"allowed with it: gaussian, laplace, none{', beer_lambert' if last.name == 'tomography' else ''}"
+            )
+        if self.noise.name == "beer_lambert" and last.name not in ("tomography", "deepinv"):
+            raise ValueError(
+                f"noise.name: found beer_lambert, which is for the projections of tomography, but the operator is "
+                f"{last.name}; allowed with it: another noise"
             )
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -165,7 +166,35 @@ class BlurSettings(Settings):
     """Decompose the blur as a matrix, for samplers that need a decomposition; for small images."""
 
 
-AnyBlurSettings = GaussianBlurSettings | DefocusBlurSettings | MotionBlurSettings | BlurSettings
+class RegionalBlurSettings(Settings):
+    """A x = blur with a kernel for each region of the image, with a smooth passage from one to the next."""
+
+    name: Literal["regional_blur"]
+    files: Annotated[list[PathText], Field(min_length=1, max_length=1024)]
+    """Kernels of the regions row by row, each as `file` of blur."""
+    regions: Annotated[list[Annotated[int, Field(ge=1, le=1024), WHOLE]], Pair]
+    """Numbers of rows and columns of regions, which are equally large."""
+    flip: bool = False
+    """See blur."""
+    center: bool | None = None
+    """See blur."""
+    normalize: bool = True
+    """Scale each kernel to sum 1."""
+    boundary: Boundary = "reflect"
+    """See gaussian_blur. There is no spectral decomposition."""
+
+    @model_validator(mode="after")
+    def _a_file_for_each_region(self) -> RegionalBlurSettings:
+        if len(self.files) != math.prod(self.regions):
+            raise ValueError(
+                f"files: found {len(self.files)}, but regions: {self.regions} are {math.prod(self.regions)}; allowed: "
+                "a kernel for each"
+            )
+        return self
+
+
+OneBlurSettings = GaussianBlurSettings | DefocusBlurSettings | MotionBlurSettings | BlurSettings
+AnyBlurSettings = OneBlurSettings | RegionalBlurSettings
 
 
 class ColorizationSettings(Settings):
@@ -201,14 +230,15 @@ class MRISettings(Settings):
     sensitivity: Cartesian magnetic resonance imaging. Gaussian noise has its std in both parts."""
 
     name: Literal["mri"]
-    mask: Literal["random", "equispaced", "variable_density", "file"] = "random"
+    mask: Literal["random", "equispaced", "variable_density", "file", "nonzero"] = "random"
     """Columns of k-space, drawn for each image: uniformly (random) or evenly spaced from a first one that is drawn
-    (equispaced); single points, more of them at low frequencies (variable_density); or those of a file."""
+    (equispaced); single points, more of them at low frequencies (variable_density); those of a file; or those that are
+    not 0 in the k-space of any coil (nonzero, with `measurement.given`)."""
     acceleration: Annotated[float, Field(ge=1, le=32_768)] = 4.0
-    """Factor by which the number of measured columns or points is reduced (not with mask: file)."""
+    """Factor by which the number of measured columns or points is reduced (for masks that are drawn)."""
     center_fraction: Fraction | None = None
     """Share of the columns or points, at the lowest frequencies, that is always measured; 0.32 / acceleration by
-    default, which is 0.08 at 4 and 0.04 at 8 (not with mask: file)."""
+    default, which is 0.08 at 4 and 0.04 at 8 (for masks that are drawn)."""
     file: PathText | None = None
     """Mask as a .npy file, [W] for columns or [H, W], with 1 where k-space is measured and the zero frequency in the
     middle (mask: file)."""
@@ -219,13 +249,13 @@ class MRISettings(Settings):
 
     @model_validator(mode="after")
     def _has_what_its_mask_needs(self) -> MRISettings:
-        given = self.mask == "file"
-        if given != (self.file is not None):
-            said = "missing; mask: file needs the path of the mask" if given else "is for mask: file; remove it"
+        read = self.mask == "file"
+        if read != (self.file is not None):
+            said = "missing; mask: file needs the path of the mask" if read else "is for mask: file; remove it"
             raise ValueError(f"file: {said}")
         for key, usual in (("acceleration", 4.0), ("center_fraction", None)):
-            if given and getattr(self, key) != usual:
-                raise ValueError(f"{key}: is for masks that are drawn, but mask is file; remove it")
+            if self.mask in ("file", "nonzero") and getattr(self, key) != usual:
+                raise ValueError(f"{key}: is for masks that are drawn, but mask is {self.mask}; remove it")
         if self.maps is not None and self.coils != 1:
             raise ValueError("coils: is for simulated sensitivities, but maps are given; remove it")
         return self
@@ -247,7 +277,8 @@ class TomographySettings(Settings):
     arc: Annotated[float, Field(gt=0, le=360)] = 180.0
     """Angle over which a number of views is spread, from 0, in degrees: usually 180 or 360."""
     detectors: Annotated[int, Field(ge=1, le=65_536), WHOLE] | None = None
-    """Entries of the detector, whose middle is that of the image; by default those that the image's diagonal needs."""
+    """Entries of the detector, whose middle is that of the image; by default those that the image's diagonal needs, or
+    those of the given projections."""
     pixel_size: Positive = 1.0
     """Side of a pixel, in the unit of length in which integrals are taken."""
     detector_spacing: Positive | None = None
@@ -323,6 +354,7 @@ _Simple = (
     | DefocusBlurSettings
     | MotionBlurSettings
     | BlurSettings
+    | RegionalBlurSettings
     | ColorizationSettings
     | CompressedSensingSettings
     | FourierSubsamplingSettings
@@ -355,9 +387,11 @@ OperatorSettings = Annotated[_Simple | CompositionSettings, Field(discriminator=
 
 PICTURES = (
     "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
-    "colorization", "hdr", "jpeg",
+    "regional_blur", "colorization", "demosaic", "hdr", "jpeg",
 )  # fmt: skip
 """Operators whose measurements are pictures; motion_blur is deterministic if it has a length."""
+ARRAYS = ("mri", "tomography", "demosaic", "deepinv")
+"""Operators whose measurements have axes of their own in files of arrays."""
 
 
 def blurs_of(operator: OperatorSettings) -> list[AnyBlurSettings]:

@@ -27,10 +27,14 @@ from randomwalk.config.base import (
 from randomwalk.config.labels import Guidance
 from randomwalk.config.measurement import Measurement
 from randomwalk.config.networks import Weights
-from randomwalk.config.noise import NoNoiseSettings
+from randomwalk.config.noise import NoiseInUnits
 from randomwalk.config.operators import (
+    ARRAYS,
+    PICTURES,
     AnyBlurSettings,
+    DeepinvSettings,
     InpaintingSettings,
+    MRISettings,
     SuperResolutionSettings,
     TomographySettings,
     parts_of,
@@ -76,7 +80,8 @@ class SampleData(Settings):
     range: Annotated[list[Number], Pair] | Literal["auto"] | None = None
     """For arrays in files of instruments (.npy, .npz, .mat, .h5, .nii, DICOM, TIFF): the numbers of their units that
     become -1 and 1, in which the noise is stated too; nothing is clipped. auto takes the least and the largest number
-    of all files. Without it, the files are pictures."""
+    of all files. Without it, the files are pictures. Where the files are k-space, projections or what deepinv measures
+    (`measurement.given`), the range is that of the images."""
     dataset: Text | None = None
     """Name of the array in each .npz, .mat or .h5 file; by default the only one."""
     axis: Annotated[int, Field(ge=0, le=2), WHOLE] | None = None
@@ -114,7 +119,9 @@ class SampleConfig(Settings):
     num_images: Images | None = None
     """Number of images of an unconditional run."""
     image_size: Annotated[list[Side], Pair] | None = None
-    """[height, width]; the network's training size by default."""
+    """[height, width]; the network's training size by default. With projections or what deepinv measures
+    (`measurement.given`) the size of the images, by default the network's, if it takes only that, and for projections a
+    square as wide as the detector."""
     num_samples: Images = 1
     """Samples per measurement. With several, their mean, standard deviation and calibration are written."""
     intervals: PathText | None = None
@@ -141,6 +148,26 @@ class SampleConfig(Settings):
     def given(self) -> bool:
         """Whether the images are the measurements."""
         return self.measurement is not None and self.measurement.given
+
+    @property
+    def measured_arrays(self) -> bool:
+        """Whether the files are measurements that are no images, with axes of their own."""
+        return (
+            self.measurement is not None
+            and self.measurement.given
+            and self.measurement.operator.name in ARRAYS
+            and self.data is not None
+            and self.data.range is not None
+        )
+
+    @property
+    def sizes_unknown(self) -> bool:
+        """Whether the files do not tell the size of the images."""
+        return (
+            self.measured_arrays
+            and self.measurement is not None
+            and isinstance(self.measurement.operator, TomographySettings | DeepinvSettings)
+        )
 
     @property
     def masks_beside(self) -> bool:
@@ -197,7 +224,7 @@ class SampleConfig(Settings):
     def _noise_is_in_units_of_the_data(self) -> SampleConfig:
         found = None if self.data is None else self.data.range
         noise = None if self.measurement is None else self.measurement.noise
-        if found is None or noise is None or isinstance(noise, NoNoiseSettings):
+        if found is None or not isinstance(noise, NoiseInUnits):
             return self
         if "pixel_range" in noise.model_fields_set and noise.pixel_range != found:
             raise ValueError(
@@ -206,6 +233,26 @@ class SampleConfig(Settings):
             )
         if isinstance(found, list):
             noise.pixel_range = found
+        return self
+
+    @model_validator(mode="after")
+    def _arrays_have_a_range(self) -> SampleConfig:
+        if self.data is None or self.measurement is None or not self.measurement.given:
+            return self
+        operator, found = self.measurement.operator, self.data.range
+        if operator.name not in ARRAYS or operator.name in PICTURES:
+            return self
+        if not isinstance(found, list):
+            raise ValueError(
+                f"data.range: {'missing' if found is None else 'found auto'}; the files of {operator.name} are arrays "
+                "that are no images, which do not tell it; expected [low, high], the numbers of the images that become "
+                f"-1 and 1{', [-high, high] for complex images' if isinstance(operator, MRISettings) else ''}"
+            )
+        if isinstance(operator, MRISettings) and found[0] != -found[1]:
+            raise ValueError(
+                f"data.range: found {found}, but images are complex, and the range is that of both parts; allowed: "
+                "[-high, high]"
+            )
         return self
 
     @model_validator(mode="after")
@@ -232,7 +279,7 @@ class SampleConfig(Settings):
             raise ValueError("num_images: missing; an unconditional run needs it")
         if self.measurement is not None and self.num_images is not None:
             raise ValueError("num_images: is for unconditional runs; with a measurement use data.num_images")
-        if self.image_size is not None and self.data is not None and self.data.fit == "keep":
+        if self.image_size is not None and self.data is not None and self.data.fit == "keep" and not self.sizes_unknown:
             raise ValueError(
                 "image_size: with data.fit: keep the images keep their own; remove it, or choose another fit"
             )

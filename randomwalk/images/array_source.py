@@ -39,6 +39,7 @@ class ArraySource(ImageSource):
         dataset: name of the array in each file, in formats that name them.
         axis: along which a volume has its slices; None if the arrays are images.
         left_out: names of the files among the arrays that are none.
+        measured: whether they are measurements that are no images, see `values`; results are images all the same.
 
     Attributes:
         range: numbers that become -1 and 1.
@@ -54,7 +55,9 @@ class ArraySource(ImageSource):
         dataset: str | None = None,
         axis: int | None = None,
         left_out: Sequence[str] = (),
+        measured: bool = False,
     ) -> None:
+        self.measured = measured
         self._files, self._file_names, self._dataset, self._axis = list(files), list(names), dataset, axis
         self._last: tuple[int, Stored] | None = None
         self._digests: dict[int, str] = {}
@@ -92,7 +95,8 @@ class ArraySource(ImageSource):
     def _stored(self, file: int) -> Stored:
         """Array of a file; the last one is kept, since the slices of a volume are read one by one."""
         if self._last is None or self._last[0] != file:
-            found = instruments.read(self._files[file], self._dataset)
+            axes = (2, 3) if not self.measured else (1, 2, 3) if self._axis is None else (2, 3, 4)
+            found = instruments.read(self._files[file], self._dataset, axes)
             if self._axis is not None and found.values.ndim < 3:
                 raise InputError(f"{self._files[file]}: has two axes, but data.axis is for volumes; remove data.axis")
             self._last = file, found
@@ -126,7 +130,7 @@ class ArraySource(ImageSource):
         left_out = [name for name in self.left_out if kinds.stem_of(name) not in masks]
         found = ArraySource(
             [self._files[k] for k in kept], [self._file_names[k] for k in kept], self.where, self._dataset, self._axis,
-            left_out,
+            left_out, self.measured,
         )  # fmt: skip
         found.range = self.range
         return found
@@ -141,17 +145,24 @@ class ArraySource(ImageSource):
 
     # --- images --------------------------------------------------------------------------------------------------
 
-    def planes(self, i: int) -> np.ndarray:
-        """Image ``i`` in the units of its file, float64 ``[C, H, W]``, the two parts of complex numbers apart.
+    def values(self, i: int) -> np.ndarray:
+        """Array ``i`` as it is in its file, or its slice.
 
         Raises:
             InputError: it cannot be read; see `instruments.read`.
         """
         file, slice = self.places[i]
         values = self._stored(file).values
-        if slice is not None and self._axis is not None:
-            values = np.take(values, slice, self._axis)
-        values = values[None] if values.ndim == 2 else values
+        return values if slice is None or self._axis is None else np.take(values, slice, self._axis)
+
+    def planes(self, i: int) -> np.ndarray:
+        """Image ``i`` in the units of its file, float64 ``[C, H, W]``, the two parts of complex numbers apart.
+
+        Raises:
+            InputError: it cannot be read; see `instruments.read`.
+        """
+        values = self.values(i)
+        values = values[(None,) * (3 - values.ndim)]
         if np.iscomplexobj(values):
             values = np.concatenate([values.real, values.imag])
         return values.astype(np.float64)
@@ -286,32 +297,37 @@ class ArraySource(ImageSource):
         return found
 
     def file_name(self, file: int) -> tuple[str, str]:
-        """Name of a file without its suffix, and the suffix of its format."""
+        """Name of a file without its suffix, and the suffix of the format of its results."""
         name, suffix = printable(self._file_names[file]), kinds.array_suffix(self._file_names[file])
-        return (name.removesuffix(suffix) if suffix else name), suffix or instruments.suffix_of(self._files[file])
+        found = suffix or instruments.suffix_of(self._files[file])
+        changed = instruments.without_places(self._stored(file)).suffix if self.measured else ""
+        return (name.removesuffix(suffix) if suffix else name), changed if changed == ".npy" else found
 
     def num_slices(self, file: int) -> int:
         """Number of images in a file."""
         return sum(place[0] == file for place in self.places)
 
-    def encoded(self, file: int, results: Mapping[int, np.ndarray], spread: bool = False) -> bytes:
+    def encoded(self, file: int, results: Mapping[int, np.ndarray], spread: bool = False, grey: bool = True) -> bytes:
         """Bytes of a file in the format and units of file number ``file``, with results in place of its images.
 
         Args:
             file: number of the file.
             results: ``[C, H, W]`` in [-1, 1] by image, all of one file; slices without one become NaN.
             spread: whether they are standard deviations, which have no offset.
+            grey: whether the channels of a result are copies where the file has one channel.
         """
         like, (low, high) = self._stored(file), self.range
+        like = instruments.without_places(like) if self.measured else like
         offset = 0.0 if spread else (low + high) / 2
+        own_axes = like.values.ndim - (self._axis is not None)
         made = {}
         for i, x in results.items():
-            own = self.planes(i).shape[0]
-            values = x.astype(np.float64) if len(x) == own else x.mean(0, dtype=np.float64, keepdims=True)
+            copies = grey and len(x) != self.planes(i).shape[0]
+            values = x.mean(0, dtype=np.float64, keepdims=True) if copies else x.astype(np.float64)
             values = values * ((high - low) / 2) + offset
-            if np.iscomplexobj(like.values):
-                values = values[: own // 2] + 1j * values[own // 2 :]
-            made[self.places[i][1]] = values if like.values.ndim == 3 and self._axis is None else values[0]
+            if np.iscomplexobj(like.values) and len(values) % 2 == 0:
+                values = values[: len(values) // 2] + 1j * values[len(values) // 2 :]
+            made[self.places[i][1]] = values[0] if len(values) == 1 and (self.measured or own_axes < 3) else values
         if self._axis is None:
             [whole] = made.values()
         else:
@@ -321,15 +337,21 @@ class ArraySource(ImageSource):
         return instruments.encode(whole, like)
 
 
-def open_arrays(path: str | Path, dataset: str | None = None, axis: int | None = None) -> ArraySource:
+def open_arrays(
+    path: str | Path, dataset: str | None = None, axis: int | None = None, measured: bool = False
+) -> ArraySource:
     """Open the arrays of a folder (with its subfolders), or one file of them, in the order of their names.
+
+    Args:
+        path: folder or file.
+        dataset, axis, measured: see :class:`ArraySource`.
 
     Raises:
         InputError: there are none.
     """
     path = Path(path)
     if path.is_file():
-        return ArraySource([path], [path.name], str(path.parent), dataset, axis)
+        return ArraySource([path], [path.name], str(path.parent), dataset, axis, (), measured)
     if not path.is_dir():
         raise InputError(f"{path}: there is no such folder or file of arrays")
     found = sorted(file for file in files_in(path) if not kinds.is_hidden(str(file.relative_to(path))))
@@ -337,4 +359,6 @@ def open_arrays(path: str | Path, dataset: str | None = None, axis: int | None =
     left_out = [str(file.relative_to(path)) for file in found if file not in set(files)]
     if not files:
         raise InputError("\n  ".join([f"{path}: no arrays in it", *kinds.left_out_notes(str(path), left_out, True)]))
-    return ArraySource(files, [str(file.relative_to(path)) for file in files], str(path), dataset, axis, left_out)
+    return ArraySource(
+        files, [str(file.relative_to(path)) for file in files], str(path), dataset, axis, left_out, measured
+    )

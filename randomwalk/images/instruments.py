@@ -28,6 +28,12 @@ MOST_VALUES = 2**31
 """Most entries of an array: 8 GiB in single precision."""
 MOST_NAMES = 10
 """Arrays of a file that are named in a message."""
+WANTED = {
+    (2, 3): "an image with 2, or 3 with channels or slices",
+    (1, 2, 3): "a measurement with 1 to 3, or more with data.axis, the axis of the slices",
+    (2, 3, 4): "slices of measurements, with 2 to 4",
+}
+"""Expected arrays in messages, by the numbers of axes that they may have."""
 DICOM_MARK = (128, b"DICM")
 MATLAB_CLASSES = (
     "double",
@@ -36,7 +42,8 @@ MATLAB_CLASSES = (
     *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
 )
 TIFF_MODES = ("F", "I", "I;16", "I;16B", "L")
-KEPT_TAGS = (270, 282, 283, 296)
+DESCRIPTION = 270
+KEPT_TAGS = (DESCRIPTION, 282, 283, 296)
 """TIFF tags that are written again: description, resolution across and down, and its unit."""
 
 
@@ -85,14 +92,15 @@ def suffix_of(path: Path) -> str:
         return ""
 
 
-def read(path: Path, dataset: str | None = None) -> Stored:
-    """Read an array of finite numbers with two or three axes.
+def read(path: Path, dataset: str | None = None, axes: Sequence[int] = (2, 3)) -> Stored:
+    """Read an array of finite numbers.
 
     Nothing in the file is executed, and its size is checked before its values are read.
 
     Args:
         path: the file.
         dataset: name of the array, in formats whose files have several; None takes the only one.
+        axes: numbers of axes that it may have.
 
     Raises:
         InputError: it is damaged, has no such array, or a library that reads it is missing.
@@ -110,6 +118,9 @@ def read(path: Path, dataset: str | None = None) -> Stored:
             warnings.simplefilter("ignore")  # about entries of headers that nothing here reads
             values, about = kind.read(path, dataset)
         _check(values.shape, values.dtype)
+        if values.ndim not in axes:
+            shown = "x".join(map(str, values.shape))
+            raise ValueError(f"it has {values.ndim} axes ({shown}); expected {WANTED[tuple(axes)]}")
         if not np.isfinite(values).all():
             raise ValueError("it has entries that are not finite numbers")
     except InputError:
@@ -118,6 +129,21 @@ def read(path: Path, dataset: str | None = None) -> Stored:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read as {kind.what}: {printable(reason)[:300]}") from error
     return Stored(values, suffix, about)
+
+
+def without_places(like: Stored) -> Stored:
+    """The array without what its file says about the places of pixels, for an image made from what is no image.
+
+    NIfTI and DICOM, which are about places, become NumPy.
+    """
+    if like.suffix in (".npy", ".npz", ".mat"):
+        return like
+    if FORMATS[like.suffix] is _HDF5:
+        name, _, parts = like.about
+        return Stored(like.values, like.suffix, (name, {}, parts))
+    if FORMATS[like.suffix] is _TIFF:
+        return Stored(like.values, like.suffix, {tag: text for tag, text in like.about.items() if tag == DESCRIPTION})
+    return Stored(like.values, ".npy")
 
 
 def encode(values: np.ndarray, like: Stored) -> bytes:
@@ -130,7 +156,9 @@ def encode(values: np.ndarray, like: Stored) -> bytes:
         values: real or complex, with as many axes as ``like.values``.
         like: the array that it was made from.
     """
-    values = values.astype(np.result_type(like.values.dtype, np.complex64 if np.iscomplexobj(values) else np.float32))
+    values = values.astype(
+        np.result_type(like.values.real.dtype, np.complex64 if np.iscomplexobj(values) else np.float32)
+    )
     return FORMATS[like.suffix].write(np.ascontiguousarray(values), like)
 
 
@@ -139,8 +167,6 @@ def _check(shape: Sequence[int], dtype: np.dtype[Any]) -> None:
     shown = "x".join(map(str, shape)) or "a single number"
     if dtype.kind not in "fiubc":
         raise ValueError(f"it holds {'objects' if dtype.kind == 'O' else dtype}, not numbers")
-    if len(shape) not in (2, 3):
-        raise ValueError(f"it has {len(shape)} axes ({shown}); expected an image with 2, or 3 with channels or slices")
     if 0 in shape:
         raise ValueError(f"it is empty ({shown})")
     if np.prod(shape, dtype=float) > MOST_VALUES:
@@ -251,7 +277,7 @@ def _parts_of(dtype: np.dtype[Any]) -> tuple[str, ...]:
 def _write_h5(values: np.ndarray, like: Stored) -> bytes:
     h5py = optional_library("h5py", "instruments", "writing HDF5")
     (name, kept, parts), out = like.about, io.BytesIO()
-    if parts:
+    if parts and np.iscomplexobj(values):
         pairs = np.empty(values.shape, [(part, values.real.dtype) for part in parts])
         pairs[parts[0]], pairs[parts[1]] = values.real, values.imag
         values = pairs

@@ -44,6 +44,7 @@ from randomwalk.operators.inpainting import Inpainting, make_inpainting
 from randomwalk.operators.mri import MRI, MultiCoilMRI, make_mri
 from randomwalk.operators.nonlinear import HDR, JPEG
 from randomwalk.operators.operator import Identity, Measurement, Operator
+from randomwalk.operators.regional_blur import RegionalBlur, make_regional_blur
 from randomwalk.operators.sensing import (
     Colorization,
     CompressedSensing,
@@ -76,6 +77,7 @@ __all__ = [
     "Operator",
     "OrthonormalRows",
     "PhaseRetrieval",
+    "RegionalBlur",
     "Separable",
     "SeparableBlur",
     "SuperResolution",
@@ -113,6 +115,7 @@ OPERATORS: dict[str, Callable[..., Operator]] = {
     "defocus_blur": make_defocus_blur,
     "motion_blur": make_motion_blur,
     "blur": make_blur,
+    "regional_blur": make_regional_blur,
     "colorization": Colorization,
     "compressed_sensing": make_compressed_sensing,
     "fourier_subsampling": make_fourier_subsampling,

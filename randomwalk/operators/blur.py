@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from randomwalk.config.operators import AnyBlurSettings, Boundary
+from randomwalk.config.operators import Boundary, OneBlurSettings
 from randomwalk.errors import InputError
 from randomwalk.operators import kernels
 from randomwalk.operators.composition import Composition
@@ -281,7 +281,7 @@ def kernel_of(operator: Operator) -> Tensor | None:
     return operator.kernel[0, 0] if isinstance(operator, (Blur, SeparableBlur)) else None
 
 
-def size_of_kernel(settings: AnyBlurSettings) -> tuple[int, int]:
+def size_of_kernel(settings: OneBlurSettings) -> tuple[int, int]:
     """Number of rows and columns of the kernel of a blur.
 
     Raises:

@@ -56,6 +56,7 @@ class PhysicsOperator(Operator):
         try:
             with torch.no_grad():
                 self.parts = _Parts.of(y := physics.A(self._blank()))
+                self.parts_axis = -1 if self.parts.kind is None and self.parts.complex[0] else None
                 self._rows_together = self._takes_batches(y)
                 self._adjoint_is_exact = self.linear
                 if self.linear and not self._has_exact_adjoint():

@@ -32,6 +32,8 @@ class MRI(TightRows):
     """
 
     per_image = ("mask",)
+    axes = ("rows", "columns")
+    parts_axis = 0
     mask: Tensor
 
     def __init__(self, image_shape: Sequence[int], mask: Tensor) -> None:
@@ -41,6 +43,10 @@ class MRI(TightRows):
     @property
     def measurement_shape(self) -> tuple[int, ...]:
         return self.image_shape
+
+    @property
+    def sampled(self) -> Tensor:
+        return self.mask
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mask * _parts(_fourier(_complex(x)))
@@ -62,6 +68,8 @@ class MultiCoilMRI(Operator):
     """
 
     per_image = ("mask",)
+    axes = ("coils", "rows", "columns")
+    parts_axis = 0
     mask: Tensor
     maps: Tensor
 
@@ -80,11 +88,15 @@ class MultiCoilMRI(Operator):
     def measurement_shape(self) -> tuple[int, ...]:
         return (2, self.maps.shape[1], *self.image_shape[1:])
 
+    @property
+    def sampled(self) -> Tensor:
+        return self.mask[:, :, None]
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.mask[:, :, None] * _parts(_fourier(self._sensitivities(x) * _complex(x)[:, None]))
+        return self.sampled * _parts(_fourier(self._sensitivities(x) * _complex(x)[:, None]))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        coils = _inverse(_complex(self.mask[:, :, None] * y))
+        coils = _inverse(_complex(self.sampled * y))
         return _parts((self._sensitivities(y).conj() * coils).sum(1))
 
     def _sensitivities(self, like: Tensor) -> Tensor:
@@ -207,6 +219,7 @@ def birdcage_maps(coils: int, height: int, width: int) -> Tensor:
 def make_mri(
     image_shape: Sequence[int],
     generators: Sequence[np.random.Generator],
+    masks: Sequence[Tensor] | None,
     mask: str,
     acceleration: float,
     center_fraction: float | None,
@@ -219,6 +232,7 @@ def make_mri(
     Args:
         image_shape: ``(2, H, W)``.
         generators: one for each image, for masks that are drawn.
+        masks: ``[H, W]`` of each image, for ``mask="nonzero"``.
         mask, acceleration, center_fraction, file, coils, maps: settings.
     """
     _, height, width = image_shape
@@ -229,6 +243,12 @@ def make_mri(
         if read.ndim not in (1, 2):
             raise InputError(f"mri: the mask {file} has shape {tuple(read.shape)}; expected [W] or [H, W]")
         found = read
+    elif mask == "nonzero":
+        if masks is None:
+            raise InputError(
+                "mri: mask: nonzero is where a given k-space is not 0, and none is given; take another mask"
+            )
+        found = torch.stack(list(masks))[:, None]
     elif mask == "variable_density":
         found = torch.stack([point_mask(height, width, acceleration, center, draws) for draws in generators])[:, None]
     else:

@@ -13,57 +13,24 @@ from torch import Tensor
 from randomwalk.config import validate
 from randomwalk.config.noise import NoiseSettings
 from randomwalk.errors import InputError
+from randomwalk.operators.instrument_noise import BeerLambertNoise, GammaNoise, QuantizedNoise, RicianNoise
+from randomwalk.operators.noise_base import Noise, normal, require_pixels
 from randomwalk.rng import Draws, TorchDraws
 from score_sde.devices import exact
 
-
-class Noise:
-    """Distribution of the measurement given ``A(x)``. Subclasses define ``apply`` and ``log_prob``.
-
-    Attributes:
-        name: in YAML.
-        std: standard deviation in [-1, 1] pixel units, or a typical one where it varies; 0 for no noise.
-        copies: of how many copies of a measurement it is the noise, see `of_copies`.
-    """
-
-    name: str
-    std: float
-    copies: int = 1
-
-    @property
-    def stable_std(self) -> float:
-        """``1 / stable_std^2`` bounds the curvature of the log-likelihood, so that steps of its square are stable."""
-        return self.std
-
-    def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
-        """Noisy measurements ``[B, ...]`` of the exact ones.
-
-        Args:
-            y: exact measurements ``[B, ...]``.
-            draws: row b of the noise comes from row b of these; by default from PyTorch's generator.
-        """
-        raise NotImplementedError
-
-    def brightened(self, gain: float) -> Noise:
-        """Noise of ``gain (y + 1) - 1``, the measurement made brighter by a factor."""
-        raise NotImplementedError
-
-    def of_copies(self, count: int) -> Noise:
-        """Noise of each of ``count`` copies of one measurement, such that their log-likelihoods add up to its own.
-
-        A network for colours sees a grey picture as three equal channels. As three measurements with independent
-        noise they would get too much weight.
-        """
-        raise NotImplementedError
-
-    def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
-        """``log f(y | A(x))`` for each image, ``[B]``.
-
-        Args:
-            y: measurements ``[B, ...]``.
-            clean: ``A(x)``, of the same shape.
-        """
-        raise NotImplementedError
+__all__ = [
+    "NOISES",
+    "BeerLambertNoise",
+    "GammaNoise",
+    "GaussianNoise",
+    "LaplaceNoise",
+    "NoNoise",
+    "Noise",
+    "PoissonNoise",
+    "QuantizedNoise",
+    "RicianNoise",
+    "make",
+]
 
 
 class GaussianNoise(Noise):
@@ -79,7 +46,7 @@ class GaussianNoise(Noise):
         self.std = std
 
     def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
-        return y + self.std * _normal(y, draws).to(y)
+        return y + self.std * normal(y, draws).to(y)
 
     def brightened(self, gain: float) -> GaussianNoise:
         return GaussianNoise(self.std * gain)
@@ -111,7 +78,7 @@ class LaplaceNoise(Noise):
 
     def apply(self, y: Tensor, draws: Draws | None = None) -> Tensor:
         # |e| / b = -log P(|n| is larger) has the exponential distribution, n being normal.
-        n = exact(_normal(y, draws))
+        n = exact(normal(y, draws))
         size = -(math.log(2) + torch.special.log_ndtr(-n.abs()))
         return y + (self.scale * n.sign() * size).to(y)
 
@@ -187,17 +154,13 @@ class PoissonNoise(Noise):
         """
         from scipy.stats import poisson
 
-        if y.min() < -1.5:  # a sharpening operator may overshoot a little, which counts as dark
-            raise InputError(
-                f"noise: poisson is for measurements that are pixels, from -1 (no photons) up, but this operator gives "
-                f"{float(y.min()):.2f}; use gaussian noise, or another operator"
-            )
+        require_pixels(y, "poisson", "no photons")
         draws = TorchDraws(len(y), device=y.device, dtype=y.dtype) if draws is None else draws
         intensity = (self.peak * (exact(y.detach()) + 1) / 2).clamp(min=0).cpu().numpy()
-        uniform = torch.special.ndtr(exact(_normal(y, draws))).cpu().numpy()
+        uniform = torch.special.ndtr(exact(normal(y, draws))).cpu().numpy()
         counts = np.where(intensity > 0, poisson.ppf(uniform, np.maximum(intensity, 1e-300)), 0.0)
         counted = torch.from_numpy(2 * counts / self.peak - 1).to(y)
-        return counted if self.read_std == 0 else counted + self.read_std * _normal(y, draws).to(y)
+        return counted if self.read_std == 0 else counted + self.read_std * normal(y, draws).to(y)
 
     def brightened(self, gain: float) -> PoissonNoise:
         return PoissonNoise(self.peak / gain, self.read_std * gain)
@@ -243,6 +206,10 @@ NOISES: dict[str, Callable[..., Noise]] = {
     "gaussian": GaussianNoise,
     "laplace": LaplaceNoise,
     "poisson": PoissonNoise,
+    "rician": RicianNoise,
+    "gamma": GammaNoise,
+    "quantized": QuantizedNoise,
+    "beer_lambert": BeerLambertNoise,
     "none": NoNoise,
 }
 
@@ -264,14 +231,10 @@ def make(name: str, **settings: Any) -> Noise:
             raise InputError(f"noise {name}: {key}: found auto, which only a sampling task can estimate; give a number")
     if "pixel_range" in complete:
         low, high = complete.pop("pixel_range")
+        if name == "beer_lambert":
+            complete |= {"low": low, "high": high}
         complete |= {key: complete[key] * 2 / (high - low) for key in ("std", "read_std") if key in complete}
         if gain := complete.pop("gain", None):
             complete["peak"] = (high - low) / gain
     complete.pop("white", None)  # of estimates
     return NOISES[complete.pop("name")](**complete)
-
-
-def _normal(y: Tensor, draws: Draws | None) -> Tensor:
-    """Draws of Normal(0, 1) of the shape of y."""
-    draws = TorchDraws(len(y), device=y.device, dtype=y.dtype) if draws is None else draws
-    return draws.normal(y.shape[1:])

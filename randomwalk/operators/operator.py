@@ -40,6 +40,10 @@ class Operator(nn.Module):
     """Rows above and below and columns left and right of the part of an image that the measurement shows."""
     notes: tuple[str, ...] = ()
     """Remarks for the user on how the operator was made, one line each."""
+    axes: tuple[str, ...] = ()
+    """Names of the axes of one image's measurement in a file of arrays; empty for pictures and where nobody knows."""
+    parts_axis: int | None = None
+    """Axis of one image's measurement with the real and the imaginary part of what files have as complex numbers."""
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
@@ -61,6 +65,11 @@ class Operator(nn.Module):
         with torch.no_grad():
             return tuple(self(self._blank())[0].shape)
 
+    @property
+    def sampled(self) -> Tensor | None:
+        """Mask ``[B or 1, ...]`` for measurements, 0 at entries that are always 0 but for noise; None without one."""
+        return None
+
     def cut(self, x: Tensor) -> Tensor:
         """The part of images ``[..., H, W]`` that the measurement shows, without the margins."""
         return cut(x, self.margins)
@@ -81,7 +90,7 @@ class Operator(nn.Module):
             draws: random numbers of the B rows; by default from PyTorch's generator.
         """
         with torch.no_grad():
-            return Measurement(self, noise, noise.apply(self(x), draws))
+            return Measurement(self, noise, noise.of_operator(self).apply(self(x), draws))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^T y``; by automatic differentiation unless a subclass defines it.
@@ -167,7 +176,8 @@ class Operator(nn.Module):
         """``argmin_x ||A x - y||^2 / eta^2 + ||x - z||^2 / sigma^2``, the mean of x given y if x ~ N(z, sigma^2 I).
 
         That is ``z + (A^T A + q)^-1 A^T (y - A z) = z + A^T (A A^T + q)^-1 (y - A z)``, ``q = (eta/sigma)^2``: the
-        first in closed form where there is a spectral decomposition, and otherwise the second by :meth:`solve`.
+        first in closed form where there is a spectral decomposition, and by conjugate gradients where there is a
+        :meth:`preconditioner`; otherwise the second by :meth:`solve`.
 
         Args:
             z: ``[B, C, H, W]``.
@@ -187,7 +197,27 @@ class Operator(nn.Module):
             right = self.adjoint(y - self(z))
             # A^T v vanishes where t = 0; its rounding errors there must not be divided by a tiny damping.
             return z + self.spectral(lambda t: (t > 0) / (t + damping), right)
-        return z + self.adjoint(self.solve(y - self(z), damping, tolerance, iterations))
+        preconditioner = self.preconditioner(damping, z)
+        if preconditioner is None:
+            return z + self.adjoint(self.solve(y - self(z), damping, tolerance, iterations))
+        return z + conjugate_gradients(
+            lambda v: self._gram(v) + damping * v,
+            self.adjoint(y - self(z)),
+            tolerance=tolerance,
+            enough=iterations,
+            preconditioner=preconditioner,
+        )
+
+    def preconditioner(self, damping: float, like: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Map of images that is symmetric and near to ``(A^T A + damping I)^-1``; None unless a subclass has one.
+
+        With it, :meth:`proximal` solves in the space of images, and otherwise in that of measurements.
+
+        Args:
+            damping: positive.
+            like: images ``[B, C, H, W]``, for their type and device.
+        """
+        return None
 
     def solve(self, b: Tensor, damping: float, tolerance: float | None = None, iterations: int | None = None) -> Tensor:
         """``(A A^T + damping I)^-1 b`` for measurements b, by conjugate gradients.
@@ -207,6 +237,12 @@ class Operator(nn.Module):
         return conjugate_gradients(
             lambda u: self(self.adjoint(u)) + damping * u, b, tolerance=tolerance, enough=iterations
         )
+
+    def of_ones(self) -> Tensor:
+        """``A 1``, ``[1, *measurement_shape]``: the measurement of an image of ones, in the most exact type."""
+        with torch.no_grad():
+            y: Tensor = self(torch.ones_like(self._exact_blank()))
+        return y.to(exact_type(y.device))
 
     def _gram(self, x: Tensor) -> Tensor:
         """``A^T A x``."""
@@ -294,7 +330,7 @@ class Measurement:
     """
 
     def __init__(self, operator: Operator, noise: Noise, y: Tensor) -> None:
-        self.operator, self.noise, self.y = operator, noise, y
+        self.operator, self.noise, self.y = operator, noise.of_operator(operator), y
 
     @property
     def std(self) -> float:
@@ -319,6 +355,8 @@ class Measurement:
             raise InputError("noise 'none' has no likelihood score; use a sampler that does not need one, or add noise")
         if self.operator.linear and isinstance(self.noise, GaussianNoise):
             return self.operator.adjoint(self.residual(x)) / self.std**2
+        if self.operator.linear:
+            return self.operator.adjoint(self.noise.score(self.y, self.operator(x)))
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self.log_prob(x).sum(), x)[0]

@@ -55,6 +55,7 @@ class Demosaic(TightRows):
         pattern: RGGB, BGGR, GRBG or GBRG.
     """
 
+    axes = ("channels", "rows", "columns")
     colours: Tensor
 
     def __init__(self, image_shape: Sequence[int], pattern: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch.nn.functional import embedding_bag
 from randomwalk.config.operators import Window
 from randomwalk.errors import InputError
 from randomwalk.operators.operator import Operator
-from randomwalk.operators.solve import conjugate_gradients
 
 LARGEST = 2**28
 """Most entries of the matrix that are not 0; it takes 16 bytes for each, with its transpose."""
@@ -41,6 +40,7 @@ class Tomography(Operator):
         window: of the ramp filter, see :meth:`interpolated`.
     """
 
+    axes = ("channels", "views", "detectors")
     pointers: Tensor
     entries: Tensor
     lengths: Tensor
@@ -114,40 +114,19 @@ class Tomography(Operator):
         )
         return made.T.unflatten(0, values.shape[:2])
 
-    def proximal(
-        self,
-        z: Tensor,
-        y: Tensor,
-        eta: float,
-        sigma: float,
-        *,
-        tolerance: float | None = None,
-        iterations: int | None = None,
-    ) -> Tensor:
-        """See :meth:`Operator.proximal`: by conjugate gradients on ``A^T A + q`` in the space of images.
+    def preconditioner(self, damping: float, like: Tensor) -> Callable[[Tensor], Tensor]:
+        """The filter ``1 / (V / (pi d |f|) + damping)`` at the frequency f in cycles per pixel.
 
-        The preconditioner is the filter ``1 / (V / (pi d |f|) + q)`` at the frequency f in cycles per pixel, since
-        back-projected projections of V views with d pixels from ray to ray are nearly the image filtered by
+        Back-projected projections of V views with d pixels from ray to ray are nearly the image filtered by
         ``V / (pi d |f|)``.
         """
-        if eta == 0:
-            return super().proximal(z, y, eta, sigma)
-        damping = (eta / sigma) ** 2
         _, height, width = self.image_shape
         size = (2 * height, 2 * width)
-        across = torch.fft.rfftfreq(size[1], dtype=z.dtype, device=z.device)
-        frequency = torch.hypot(torch.fft.fftfreq(size[0], dtype=z.dtype, device=z.device)[:, None], across)
+        across = torch.fft.rfftfreq(size[1], dtype=like.dtype, device=like.device)
+        frequency = torch.hypot(torch.fft.fftfreq(size[0], dtype=like.dtype, device=like.device)[:, None], across)
         frequency = frequency.clamp_min(1 / (3 * max(height, width)))
         filtering = 1 / (len(self.angles) * self.pixel_size**2 / (math.pi * self.spacing * frequency) + damping)
-        return z + conjugate_gradients(
-            lambda v: self._gram(v) + damping * v,
-            self.adjoint(y - self(z)),
-            tolerance=tolerance,
-            enough=iterations,
-            preconditioner=lambda v: torch.fft.irfft2(filtering * torch.fft.rfft2(v, s=size), s=size)[
-                ..., :height, :width
-            ],
-        )
+        return lambda v: torch.fft.irfft2(filtering * torch.fft.rfft2(v, s=size), s=size)[..., :height, :width]
 
     def interpolated(self, y: Tensor) -> Tensor:
         """Filtered back-projection: the ramp filter with the window in each view, linearly interpolated at each pixel.

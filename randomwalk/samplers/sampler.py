@@ -216,11 +216,10 @@ class Sampler(SamplerBase):
                 f"does not have: define spectral(f, x), or use {WITHOUT_SPECTRAL}"
             )
         if needs.noise and noise.name not in needs.noise:
-            photons = "; for photons take posterior_mean where the operator is denoising, else daps or random_walk"
-            raise InputError(
-                f"sampler {name}: noise {noise.name!r}; it supports {', '.join(needs.noise)}"
-                + (photons if noise.name == "poisson" else "")
-            )
+            advice = "" if noise.name in ("gaussian", "none") else "; for other noise take random_walk or daps"
+            if noise.name == "poisson":
+                advice = "; for photons take posterior_mean where the operator is denoising, else daps or random_walk"
+            raise InputError(f"sampler {name}: noise {noise.name!r}; it supports {', '.join(needs.noise)}{advice}")
 
     def check_levels(self, denoiser: Denoiser, sigmas: Sigmas) -> None:
         """Raise InputError if the sampler needs the denoiser at levels, other than these, where it cannot be used."""

@@ -8,7 +8,7 @@ import torch
 
 from randomwalk import samplers
 from randomwalk.config import SampleConfig
-from randomwalk.config.noise import NoNoiseSettings
+from randomwalk.config.noise import NoiseInUnits
 from randomwalk.config.sampling import SampleData
 from randomwalk.denoisers.checkpoints import load_prior, read_config
 from randomwalk.denoisers.precision import choose_precision, pays_to_compile
@@ -17,7 +17,7 @@ from randomwalk.images.array_source import ArraySource, open_arrays
 from randomwalk.images.sources import ImageSource, open_images
 from randomwalk.sampling import measuring
 from randomwalk.sampling.memory import make_budget
-from randomwalk.sampling.sizes import image_shape, own_sizes
+from randomwalk.sampling.sizes import image_shape, own_sizes, with_image_size
 from randomwalk.sampling.task import Task
 
 MOST_SAMPLES = 1_000_000
@@ -33,7 +33,7 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     if config.measurement is None and config.num_samples > 1:
         raise InputError("num_samples: is for measurements; an unconditional run makes num_images images")
     config = with_range(config)
-    source = None if config.data is None else open_source(config.data)
+    source = None if config.data is None else open_source(config.data, config.measured_arrays)
     source = source.without_masks() if source is not None and config.masks_beside else source
     source = source.of_page(config.data.page) if source is not None and config.data is not None else None
     sampler = samplers.from_settings(config.sampler)
@@ -42,6 +42,7 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     name = told if described is None else str(described["network"]["name"])
     precision, why = choose_precision(config.precision, device, why_exact(sampler, name))
     denoiser = load_prior(config.network, device, precision, config.compile is True)
+    config = with_image_size(config, denoiser)
     try:
         sigmas = sampler.levels(denoiser)
     except InputError as error:
@@ -71,15 +72,19 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     return task
 
 
-def open_source(data: SampleData) -> ImageSource:
+def open_source(data: SampleData, measured: bool = False) -> ImageSource:
     """Open the pictures of a task, or with ``data.range`` its arrays.
+
+    Args:
+        data: settings.
+        measured: see `SampleConfig.measured_arrays`.
 
     Raises:
         InputError: there are none.
     """
     if data.range is None:
         return open_images(data.path)
-    source = open_arrays(data.path, data.dataset, data.axis)
+    source = open_arrays(data.path, data.dataset, data.axis, measured)
     if data.range != "auto":
         source.range = (data.range[0], data.range[1])
     return source
@@ -93,7 +98,7 @@ def with_range(config: SampleConfig) -> SampleConfig:
     """
     if config.data is None or config.data.range != "auto":
         return config
-    source = open_source(config.data)
+    source = open_source(config.data, config.measured_arrays)
     assert isinstance(source, ArraySource)
     if config.masks_beside:
         source = source.without_masks()
@@ -101,7 +106,7 @@ def with_range(config: SampleConfig) -> SampleConfig:
     found = config.model_copy(deep=True)
     assert found.data is not None
     found.data.range = [low, high]
-    if found.measurement is not None and not isinstance(found.measurement.noise, NoNoiseSettings):
+    if found.measurement is not None and isinstance(found.measurement.noise, NoiseInUnits):
         found.measurement.noise.pixel_range = [low, high]
     found._notes = (*config.notes, f"data.range: auto found [{low:.9g}, {high:.9g}], which become -1 and 1")
     return found

@@ -28,6 +28,8 @@ COPIES = 3
 
 CAUTION = 1.1
 """Factor of the estimated noise of a blurred image: too little ruins a deblurring, a little too much does no harm."""
+MIX_CHANNELS = ("colorization", "demosaic", "mri", "deepinv")
+"""Operators whose measurements are not one for each channel."""
 KEEP_BRIGHTNESS = (
     "denoising", "inpainting", "super_resolution", "gaussian_blur", "defocus_blur", "motion_blur", "blur",
 )  # fmt: skip
@@ -48,7 +50,7 @@ def stays_grey(config: SampleConfig, source: ImageSource, image: int) -> bool:
     """
     if not config.given or config.measurement is None:
         return source.header(image).grey
-    if any(part.name == "colorization" for part in parts_of(config.measurement.operator)):
+    if not keeps_channels(config):
         return False
     try:
         return source.colourless(image)
@@ -56,11 +58,23 @@ def stays_grey(config: SampleConfig, source: ImageSource, image: int) -> bool:
         return source.header(image).grey
 
 
+def keeps_channels(config: SampleConfig) -> bool:
+    """Whether each channel of an image is measured for itself, so that a grey image has a grey measurement."""
+    parts = [] if config.measurement is None else parts_of(config.measurement.operator)
+    return not any(part.name in MIX_CHANNELS for part in parts)
+
+
 def known_part(operator: Operator) -> Tensor | None:
     """Mask ``[B, 1, H, W]``, 1 where entries of y are known; None if all are."""
     if isinstance(operator, Composition):
         return known_part(operator.second)
     return operator.mask if isinstance(operator, Inpainting) else None
+
+
+def counted_part(operator: Operator) -> Tensor | None:
+    """Mask of the entries of y that count in a residual: the known pixels, or the sampled points of k-space."""
+    known = known_part(operator)
+    return operator.sampled if known is None else known
 
 
 def with_known(x: Tensor, measurement: Measurement, count: int) -> Tensor:
@@ -162,7 +176,7 @@ def residuals(operator: Operator, batch: Batch) -> list[float] | None:
     if batch.measurement is None or batch.noise_std is None:
         return None
     with torch.no_grad():
-        error, known = batch.measurement - operator(batch.x), known_part(operator)
+        error, known = batch.measurement - operator(batch.x), counted_part(operator)
     if known is not None:
         error.mul_(known.to(error))
     squares = error.square_().flatten(1).sum(1) / known_entries(operator, batch.measurement)
@@ -171,7 +185,7 @@ def residuals(operator: Operator, batch: Batch) -> list[float] | None:
 
 def known_entries(operator: Operator, y: Tensor) -> Tensor:
     """Number of known entries of each row of y, ``[B]`` or ``[1]``."""
-    known = known_part(operator)
+    known = counted_part(operator)
     share = y.new_ones(1) if known is None else known.to(y).flatten(1).mean(1)
     return share * y[0].numel()
 

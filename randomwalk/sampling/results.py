@@ -26,7 +26,7 @@ from randomwalk.rng import Stream, generator
 from randomwalk.runs import report as reports
 from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.runs.report import Column, Page, Table
-from randomwalk.sampling import calibration, figures, fit, intervals, report
+from randomwalk.sampling import calibration, figures, fit, intervals, measuring, report
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.calibration import Calibration
 from randomwalk.sampling.progress import Recorder, Snapshot
@@ -450,7 +450,7 @@ class ImageResults(Results):
                 names = {i: f"arrays/{self.sample_name(i, kind)}.npy" for i in images}
                 if all(map(self.folder.has, names.values())):
                     results = {i: self.folder.read_array(found) for i, found in names.items()}
-                    data = source.encoded(file, results, spread=kind == "std")
+                    data = source.encoded(file, results, kind == "std", measuring.keeps_channels(self.task.config))
                     self.folder.write_bytes(f"units/{stem}_{kind}{suffix}", data)
             missing = source.num_slices(file) - len(images)
             if missing:

@@ -7,13 +7,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from randomwalk.config import SampleConfig
-from randomwalk.config.operators import AnyBlurSettings, SuperResolutionSettings, parts_of
+from randomwalk.config.operators import (
+    AnyBlurSettings,
+    RegionalBlurSettings,
+    SuperResolutionSettings,
+    TomographySettings,
+    parts_of,
+)
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource
 from randomwalk.images.tensors import Size
 from randomwalk.operators.blur import size_of_kernel
 from randomwalk.operators.operator import ImageShape
+from randomwalk.operators.regional_blur import size_of_kernels
 
 Sizing = Callable[[Size, str], Size]
 """``sizing(size, name)`` is the size of the true image that belongs to a file with an image of this size and name."""
@@ -61,6 +68,13 @@ def own_sizes(config: SampleConfig, denoiser: Denoiser, source: ImageSource, cou
     return sizes
 
 
+def with_image_size(config: SampleConfig, denoiser: Denoiser) -> SampleConfig:
+    """The config with the size of the network, where it takes only that and the files do not tell the images'."""
+    if not config.sizes_unknown or config.image_size is not None or denoiser.any_size or denoiser.image_size is None:
+        return config
+    return config.model_copy(update={"image_size": [denoiser.image_size] * 2})
+
+
 def image_shape(config: SampleConfig, denoiser: Denoiser, sizes: Sequence[Size | None] | None) -> ImageShape:
     """Shape ``(C, H, W)`` of the images of a run; that of the largest if images keep their own size.
 
@@ -92,12 +106,14 @@ def sizing_of(config: SampleConfig) -> Sizing:
     """
     if not config.given:
         return partial(_cropped, factor=scale_factor(config))
+    if config.sizes_unknown:
+        return partial(_stated, config=config)
     steps: list[tuple[int, Size]] = []  # factor and added pixels of each part, the last first
     for part in [] if config.measurement is None else reversed(parts_of(config.measurement.operator)):
         if isinstance(part, SuperResolutionSettings):
             steps.append((part.factor, (0, 0)))
         elif isinstance(part, AnyBlurSettings) and part.boundary == "unknown":
-            rows, columns = size_of_kernel(part)
+            rows, columns = size_of_kernels(part) if isinstance(part, RegionalBlurSettings) else size_of_kernel(part)
             steps.append((1, (rows - 1, columns - 1)))
 
     def enlarged(size: Size, name: str) -> Size:
@@ -107,6 +123,19 @@ def sizing_of(config: SampleConfig) -> Sizing:
         return height, width
 
     return enlarged
+
+
+def _stated(size: Size, name: str, config: SampleConfig) -> Size:
+    """Size that the config states, or for projections a square as wide as the detector."""
+    assert config.measurement is not None
+    operator = config.measurement.operator
+    if config.image_size is not None:
+        return config.image_size[0], config.image_size[1]
+    if not isinstance(operator, TomographySettings):
+        raise InputError(f"image_size: missing; {name} does not tell the height and width of its image")
+    spacing = 1.0 if operator.detector_spacing is None else operator.detector_spacing / operator.pixel_size
+    side = max(1, round((operator.detectors or size[1]) * spacing))
+    return side, side
 
 
 def _cropped(size: Size, name: str, factor: int) -> Size:

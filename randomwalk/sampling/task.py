@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +19,20 @@ from torch import Tensor
 
 from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
-from randomwalk.config.operators import InpaintingSettings, blurs_of
+from randomwalk.config.operators import InpaintingSettings, MRISettings, TomographySettings, blurs_of
 from randomwalk.config.sampling import Start
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
 from randomwalk.denoisers.tiling import TiledDenoiser, Tiling
 from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import InputError, RunError
+from randomwalk.images.array_source import ArraySource
 from randomwalk.images.sources import ImageSource
 from randomwalk.images.tensors import Size
 from randomwalk.operators import Measurement, Operator
 from randomwalk.operators import noise as noises
-from randomwalk.operators.noise import GaussianNoise, Noise, PoissonNoise
+from randomwalk.operators.measured import as_measurement
+from randomwalk.operators.noise import BeerLambertNoise, GaussianNoise, Noise, PoissonNoise
 from randomwalk.operators.operator import ImageShape, Margins, cut
 from randomwalk.operators.weighted import Weighted
 from randomwalk.rng import ImageDraws, measurement_stream, sample_stream
@@ -44,6 +47,8 @@ FAINT_STD = 2 * 1 / 255
 """Standard deviation for pictures whose noise stays as it is and cannot be estimated."""
 ASSUMED_PEAK = 100.0
 """Photons at white, likewise."""
+WITHOUT_DRAWS = ("tomography", "deepinv")
+"""Operators that take long to make, and are the same for all images of a size."""
 BATCH_PIXELS = 2**20
 """Most pixels in a batch of images that keep their own size: larger batches are not faster, and take memory."""
 
@@ -89,6 +94,7 @@ class Task:
     precision: tuple[str, str] = ("fp32", "")
     estimated_noise: dict[int, Noise] = field(default_factory=dict, init=False)
     mask_notes: dict[int, list[str]] = field(default_factory=dict, init=False)
+    _kept: tuple[tuple[ImageShape, dict[str, Any]], Operator] | None = field(default=None, init=False, repr=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
         default=None, init=False, repr=False
     )
@@ -192,9 +198,36 @@ class Task:
         """
         assert self.source is not None and self.config.data is not None
         channels, *size = self.shape_of(image)
+        if self.config.measured_arrays:
+            return self._load_array(image)
         if self.config.given:
             channels, *size = self.make_operator([image])[0].measurement_shape
         return self.source.load(image, channels, size, self.config.data.fit)
+
+    def _load_array(self, image: int) -> Tensor:
+        """Load a measurement from an array, ``[*measurement_shape]``, in the units in which images are in [-1, 1].
+
+        An image ``x = (u - c) / h`` of numbers u, c and h being middle and half of the range, has the measurement
+        ``A x = (A u - c A 1) / h``.
+
+        Raises:
+            InputError: it cannot be read, or is no measurement of the operator.
+        """
+        assert isinstance(self.source, ArraySource) and self.config.measurement is not None
+        operator = self.make_operator([image])[0]
+        where = f"{self.source.where}: {self.names[image]}"
+        values = as_measurement(operator, self.source.values(image), where, self.config.measurement.operator.name)
+        low, high = self.source.range
+        noise = self.noise
+        if isinstance(noise, BeerLambertNoise):
+            try:
+                return noise.of_operator(operator).measured(values[None].to(self.device))[0].float().cpu()
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
+        if low != -high:
+            values = values - (low + high) / 2 * operator.of_ones()[0].cpu()
+        y = (values * (2 / (high - low))).float()
+        return y if operator.sampled is None else operator.sampled[0].cpu() * y
 
     @cached_property
     def margins(self) -> Margins:
@@ -261,9 +294,16 @@ class Task:
                 if not self.config.given:  # the true images may have been cropped
                     shapes = map(self.shape_of, images)
                     masks = [mask[:height, :width] for mask, (_, height, width) in zip(masks, shapes, strict=True)]
-            shape, settings = self.shape_of(images[0]), self.config.measurement.operator.model_dump()
-            operator = operators.make(image_shape=shape, generators=generators, masks=masks, **settings)
-            self._measured = (list(images), operator.to(self.device), generators)
+            shape, described = self.shape_of(images[0]), self.config.measurement.operator
+            settings = described.model_dump()
+            if isinstance(described, MRISettings) and described.mask == "nonzero":
+                masks = [self._nonzero_mask(image) for image in images]
+            if isinstance(described, TomographySettings) and self.config.measured_arrays:
+                settings["detectors"] = described.detectors or self._detectors_of(images[0], described)
+            if described.name not in WITHOUT_DRAWS or self._kept is None or self._kept[0] != (shape, settings):
+                made = operators.make(image_shape=shape, generators=generators, masks=masks, **settings)
+                self._kept = ((shape, settings), made.to(self.device))
+            self._measured = (list(images), self._kept[1], generators)
         _, operator, generators = self._measured
         return operator, ImageDraws(copy.deepcopy(generators), self.device)
 
@@ -274,6 +314,23 @@ class Task:
         missing = f"{1 - float(mask.known.mean()):.1%} of the pixels are missing, where the mask is painted"
         self.mask_notes[image] = [*mask.notes, f"{self.names[image]}: {missing}"]
         return mask.known
+
+    def _nonzero_mask(self, image: int) -> Tensor:
+        """Mask ``[H, W]`` of the points of k-space at which an image was measured, and what the user should know."""
+        assert isinstance(self.source, ArraySource)
+        values = self.source.values(image)
+        known = (values != 0).reshape(-1, *values.shape[-2:]).any(0)
+        if not known.any():
+            raise InputError(f"{self.source.where}: {self.names[image]} is 0 everywhere, which is no k-space")
+        self.mask_notes[image] = [f"{self.names[image]}: {known.mean():.1%} of k-space are measured, where it is not 0"]
+        return torch.from_numpy(known.astype(np.float32))
+
+    def _detectors_of(self, image: int, settings: TomographySettings) -> int:
+        """Number of detectors of given projections ``[views, detectors]``, also if they are the other way round."""
+        assert isinstance(self.source, ArraySource)
+        views = settings.views if isinstance(settings.views, int) else len(settings.views)
+        rows, columns = self.source.planes(image).shape[-2:]
+        return rows if columns == views != rows else columns
 
     def trial_operator(self) -> Operator:
         """Operator of the largest image that has one, to check settings with.
@@ -316,7 +373,7 @@ class Task:
                 y = loaded[::count]
             else:
                 batch.truth = loaded
-                y = noise.apply(operator(loaded[::count]), draws)
+                y = noise.of_operator(operator).apply(operator(loaded[::count]), draws)
                 if grey and measuring.has_copies(y):  # the noise is grey too
                     y = y[:, :1].expand_as(y).contiguous()
         noise = self._told(self._noise_of(images[0], operator, y), operator, y)
@@ -448,7 +505,7 @@ class Task:
                 copies = measuring.COPIES if self.is_grey(images[0]) and measuring.has_copies(measurement.y) else 1
                 found = measuring.known_entries(operator, measurement.y) / copies
                 batch.entries = found.expand(len(ids)).tolist() if len(found) == 1 else found.tolist()
-                if self.config.given:
+                if self.config.given and not self.config.measured_arrays:
                     batch.even_residuals = measuring.even_residuals(operator, batch)
                     known = measuring.known_part(operator)
                     batch.crowding = (

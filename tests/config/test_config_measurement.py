@@ -28,6 +28,7 @@ OPERATORS = [
     "{name: motion_blur, length: 5, angle: 30, boundary: unknown}",
     "{name: defocus_blur, radius: 1.5, boundary: unknown}",
     "{name: blur, file: kernel.npy, flip: true, center: false, normalize: false, boundary: zero}",
+    "{name: regional_blur, files: [kernel.npy, kernel.npy], regions: [1, 2], normalize: false, boundary: unknown}",
     "{name: colorization}",
     "{name: compressed_sensing, ratio: 0.5, matrix: dense}",
     "{name: fourier_subsampling, acceleration: 2, center_fraction: 0.2}",
@@ -75,13 +76,18 @@ NOISES = [
     ("{name: gaussian, std: 0.2, pixel_range: [0, 1]}", 0.4),
     ("{name: laplace, std: 51, pixel_range: [0, 255]}", 0.4),
     ("{name: poisson, peak: 50}", 0.2),
+    ("{name: rician, std: 0.2, pixel_range: [0, 1]}", 0.4),
+    ("{name: gamma, looks: 4}", 0.5),
+    ("{name: quantized, bits: 1, std: 0.3, pixel_range: [0, 2]}", (0.3**2 + 2**2 / 12) ** 0.5),
+    ("{name: beer_lambert, photons: 100, pixel_range: [0, 1]}", 0.2),
     ("{name: none}", 0.0),
 ]
 
 
 @pytest.mark.parametrize(("section", "std"), NOISES)
 def test_every_noise_is_made_from_its_section(section: str, std: float, tmp_path: Path) -> None:
-    config = load(tmp_path, f"measurement.noise={section}")
+    operator = ["measurement.operator={name: tomography}"] if "beer_lambert" in section else []
+    config = load(tmp_path, *operator, f"measurement.noise={section}")
     assert config.measurement is not None
     made = noise.make(**config.measurement.noise.model_dump(exclude_none=True))
     assert made.std == pytest.approx(std)
@@ -113,6 +119,9 @@ def test_every_noise_is_made_from_its_section(section: str, std: float, tmp_path
         ),
         ("noise={name: gauss, std: 1}", ["measurement.noise.name", "did you mean gaussian?", "poisson", "none"]),
         ("noise={name: poisson, std: 1}", ["measurement.noise", "peak"]),
+        ("noise={name: beer_lambert, photons: 10}", ["measurement", "found beer_lambert", "projections of tomography"]),
+        ("noise={name: quantized, std: 1}", ["measurement.noise.bits", "missing"]),
+        ("noise={name: gamma}", ["measurement.noise.looks", "missing"]),
         ("noise={name: poisson, peak: 0}", ["measurement.noise.peak", "found 0", "above 0"]),
         ("noise={name: laplace, std: 1, pixel_range: [1, 0]}", ["measurement.noise.pixel_range", "[black, white]"]),
     ],

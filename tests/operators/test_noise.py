@@ -150,7 +150,11 @@ def test_noises_by_name() -> None:
     assert noise_of("poisson", peak=50.0).std == pytest.approx(0.2)
     assert noise_of("none").std == 0
     for name, settings, said in (
-        ("uniform", {}, "unknown; expected one of gaussian, laplace, poisson, none"),
+        (
+            "uniform",
+            {},
+            "unknown; expected one of gaussian, laplace, poisson, rician, gamma, quantized, beer_lambert, none",
+        ),
         ("none", {"std": 0.1}, "std: unknown key"),
         ("poisson", {"peak": 0.0}, "peak: found 0.0; allowed: a number above 0"),
         ("gaussian", {"std": "auto"}, "only a sampling task can estimate"),

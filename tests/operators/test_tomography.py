@@ -160,3 +160,22 @@ def test_filtered_back_projection_restores_a_smooth_image(views: torch.Tensor, s
 def test_bad_settings_are_named(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         operators.make("tomography", image_shape=(1, 8, 8), **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pixel_size": 0.2, "detector_spacing": 0.08}], ids=["pixels", "units"])
+@pytest.mark.parametrize("damping", [0.0, 0.3, 3.0])
+def test_the_preconditioner_is_near_to_the_inverse(settings: dict[str, float], damping: float) -> None:
+    """It leaves less than half of a smooth image, so that each step of conjugate gradients wins a factor of 2."""
+    operator, x = Tomography((1, 24, 24), torch.arange(0.0, 180.0, 3.0), **settings), blobs(24)  # type: ignore[arg-type]
+    damping *= operator.norm() ** 2
+    moved = operator.adjoint(operator(x)) + damping * x
+    assert error(operator.preconditioner(damping, x)(moved), x) < 0.5
+
+
+def test_the_proximal_map_is_the_minimum() -> None:
+    operator = Tomography((1, 6, 5), torch.arange(0.0, 180.0, 30.0), pixel_size=0.3)
+    matrix = operator(torch.eye(30, dtype=torch.float64).reshape(30, 1, 6, 5)).reshape(30, -1).T
+    z, y, eta, sigma = normal(1, 1, 6, 5), normal(1, *operator.measurement_shape, seed=1), 0.2, 0.7
+    left = matrix.T @ matrix / eta**2 + torch.eye(30, dtype=torch.float64) / sigma**2
+    expected = torch.linalg.solve(left, matrix.T @ y.flatten() / eta**2 + z.flatten() / sigma**2)
+    torch.testing.assert_close(operator.proximal(z, y, eta, sigma).flatten(), expected, rtol=1e-8, atol=1e-8)
