@@ -20,7 +20,7 @@ import torch
 from support.common import Report, add_restoring, bar, cell, parser, resolve_precision, start
 from support.perceptual import add_alexnet, lpips, lpips_missing
 from support.photo_problems import Case, Problem, make_problem
-from support.photographs import MODELS, ROOT, VALIDATION, in_pixels, load_model, photographs, spread
+from support.photographs import ROOT, VALIDATION, add_network, in_pixels, load_model, photographs, spread
 from torch import Tensor
 
 from randomwalk import samplers
@@ -138,7 +138,7 @@ Found = dict[str, dict[str, dict[int, dict[str, float]]]]
 
 def measure(options: argparse.Namespace, report: Report, device: torch.device) -> Found:
     """All methods at all numbers of evaluations."""
-    denoiser = load_model(options.ve, device, resolve_precision(options.precision, device))
+    denoiser = load_model(options.network, device, resolve_precision(options.precision, device))
     source = open_images(options.photographs)
     photos = photographs(source, VALIDATION, spread(len(source), options.num_images), options.crop, 4)
     missing = lpips_missing(options.alexnet)
@@ -230,10 +230,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--budgets", nargs="+", type=int, default=list(BUDGETS), metavar="N", help=f"evaluations {BUDGETS}"
     )
-    made.add_argument(
-        "--ve", type=Path, default=ROOT / "pretrained_models" / f"{MODELS['ve']}.safetensors", metavar="FILE",
-        help="weights of the network",
-    )  # fmt: skip
+    add_network(made)
     return made
 
 

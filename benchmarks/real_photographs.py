@@ -27,7 +27,7 @@ from PIL import Image
 from support import photo_peers, strangers
 from support.common import ROOT, Report, check_least, parser, resolve_precision, start
 from support.photo_problems import Problem
-from support.photographs import cut, load_model, spread
+from support.photographs import add_network, cut, load_model, spread
 from support.strangers import KERNELS, RIM, Stranger
 
 from randomwalk.config.files import load_sample_config
@@ -378,8 +378,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--rows", metavar="TEXT", default="", help="only rows whose title contains it")
     made.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the network (auto)")
     made.add_argument("--seed", type=int, default=0, help="of all draws (0)")
-    default = ROOT / "pretrained_models" / "photo_ve.safetensors"
-    made.add_argument("--network", type=Path, default=default, metavar="FILE", help="weights (photo_ve)")
+    add_network(made)
     return made
 
 

@@ -80,7 +80,7 @@ def psnr(x):
     return (10 * torch.log10(4 / (x.clamp(-1, 1) - truth).square().mean())).item()
 
 
-bundled = randomwalk.load_denoiser("pretrained_models/photo_ve.safetensors")
+bundled = randomwalk.load_denoiser("pretrained_models/photo.safetensors")
 wrong = {
     "wrong: predicts the image": randomwalk.wrap(network, "x0", sigmas=(0.03, 0.3), time="sigma", pixels=(0, 1)),
     "wrong: told ln(s) / 4": randomwalk.wrap(network, "epsilon", sigmas=(0.03, 0.3), time="log_sigma", pixels=(0, 1)),
