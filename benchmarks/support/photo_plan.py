@@ -135,7 +135,7 @@ def load_plan(path: Path = PLAN) -> Plan:
     walk = data["walk"]
     walks = {walk_of(number): default_walk(walk["config"], number) for number in walk["evaluations"]}
     curve = {
-        f"random_walk, kappa {kappa:g}{', last denoised' if last else ''}": default_walk(
+        f"random_walk, kappa {kappa}{', last denoised' if last else ''}": default_walk(
             walk["config"], 24, kappa=kappa, last_denoised=last
         )
         for last in (True, False)

@@ -42,7 +42,7 @@ measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 denoiser = randomwalk.load_denoiser("pretrained_models/photo.safetensors")
 sigmas = schedules.make("geometric", 23, sigma_min=eta, sigma_max=0.5)
 sampler = samplers.make(
-    "random_walk", preconditioned=True, step_scale=1.0, prior_weight="auto", kappa=0.7, turns=8, last_denoised=True
+    "random_walk", preconditioned=True, step_scale=1.4, prior_weight="auto", kappa="auto", turns=8, last_denoised=True
 )
 start = operator.interpolated(measurement.y) + sigmas[0].float() * torch.randn_like(truth)
 steps: list[torch.Tensor] = []

@@ -99,7 +99,7 @@ eta = 2 * 10 / 255
 operator = operators.make("inpainting", image_shape=(3, 192, 192), missing=0.8)
 measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 sampler = samplers.make(
-    "random_walk", preconditioned=True, step_scale=1.0, prior_weight="auto", kappa=0.7, last_denoised=True
+    "random_walk", preconditioned=True, step_scale=1.4, prior_weight="auto", kappa="auto", last_denoised=True
 )
 sigmas = schedules.make("geometric", 23, sigma_min=eta, sigma_max=0.5)
 start = operator.interpolated(measurement.y) + 0.5 * torch.randn_like(truth)

@@ -467,7 +467,7 @@ def test_restoration_runs_and_goes_on(weights: Path, tmp_path: Path, monkeypatch
         if photo_peers.library_of(title) in (None, *libraries):
             assert found[eye, title, "frechet_of_patches"] > 0 and found[eye, title, "lpips"] > 0
     # The same setting as the default: the same image.
-    same = "random_walk, kappa 0.7, last denoised"
+    same = "random_walk, kappa auto, last denoised"
     assert found[eye, same, "psnr"] == pytest.approx(found[law, photo_plan.DEFAULT, "psnr"])
     assert (tmp_path / "one" / "distortion_perception.png").is_file()
     assert Image.open(tmp_path / "one" / "photo_restoration.png").size[0] > 5 * 48
