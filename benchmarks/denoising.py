@@ -22,7 +22,6 @@ from support.photo_problems import MEASUREMENT, Problem
 from support.photographs import (
     ANY,
     BUNDLED,
-    MODELS,
     SETS,
     Photograph,
     add_options,
@@ -87,24 +86,20 @@ class Method:
 
 
 def networks(options: argparse.Namespace, device: torch.device) -> dict[str, Method]:
-    """The networks that the options name."""
-    found = {}
-    for name in options.models:
-        path = getattr(options, name)
-        denoiser = load_model(path, device, options.precision)
+    """The network that the options name."""
+    denoiser = load_model(options.network, device, options.precision)
 
-        def denoise(y: Tensor, level: int, denoiser: torch.nn.Module = denoiser) -> Tensor:
-            channels, noise = y.shape[1], GaussianNoise(in_pixels(level))
-            if channels == 1:  # as the program treats grey pictures
-                y, noise = y.expand(-1, measuring.COPIES, -1, -1), noise.of_copies(measuring.COPIES)
-            with torch.inference_mode():
-                x: Tensor = denoiser(y.to(device), noise.std).cpu()
-                return x if channels == 3 else x.mean(1, keepdim=True)
+    def denoise(y: Tensor, level: int) -> Tensor:
+        channels, noise = y.shape[1], GaussianNoise(in_pixels(level))
+        if channels == 1:  # as the program treats grey pictures
+            y, noise = y.expand(-1, measuring.COPIES, -1, -1), noise.of_copies(measuring.COPIES)
+        with torch.inference_mode():
+            x: Tensor = denoiser(y.to(device), noise.std).cpu()
+            return x if channels == 3 else x.mean(1, keepdim=True)
 
-        size = sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6
-        config = {"weights": fingerprint(path), "precision": options.precision}
-        found[f"{MODELS[name]}, {size:.1f} M weights"] = Method(denoise, config)
-    return found
+    size = sum(parameter.numel() for parameter in denoiser.parameters()) / 1e6
+    config = {"weights": fingerprint(options.network), "precision": options.precision}
+    return {f"{options.network.stem}, {size:.1f} M weights": Method(denoise, config)}
 
 
 def classical(options: argparse.Namespace) -> dict[str, Method]:
@@ -257,7 +252,6 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--photos", type=Path, metavar="FOLDER", help="any photographs, instead of CBSD68 in --data")
     made.add_argument("--grey", action="store_true", help="grey images (luma), by the same networks")
     made.add_argument("--levels", type=int, nargs="+", choices=LEVELS, default=list(LEVELS), help="noise levels (all)")
-    made.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="only these networks")
     made.add_argument("--num-images", type=int, default=68, metavar="N", help="at most so many, evenly spaced (68)")
     made.add_argument(
         "--bm3d-images", type=int, default=12, metavar="N", help="BM3D, which is slow, on so many; 0: on none (12)"

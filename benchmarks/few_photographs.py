@@ -3,8 +3,8 @@
 The methods are given the same start, interpolated y, and the same network, which sees the picture turned another way at
 each step. All are tried at the same numbers of evaluations; levels are geometric and end at the noise.
 
-* walk: the settings of configs/photo_deblur.yaml (kappa = 0.7), which are those of the other restoring configs
-* DPIR: the walk with kappa = 0 and lambda = 0.23 s^2 / p^2, from 49 of 255, without noise in the start
+* walk: the settings of configs/photo_deblur.yaml, which are those of the other restoring configs
+* DPIR: the walk with c = 1, kappa = 0 and lambda = 0.23 s^2 / p^2, from 49 of 255, without noise in the start
 * DiffPIR: lambda = 1, zeta = 0.5, which were the best of several on validation photographs
 * multistep: DPM-Solver++(2M) with noise (that of its SDE), whose denoised images are pulled to y as the walk's are
 """
@@ -20,7 +20,7 @@ import torch
 from support.common import Report, add_restoring, bar, cell, parser, resolve_precision, start
 from support.perceptual import add_alexnet, lpips, lpips_missing
 from support.photo_problems import Case, Problem, make_problem
-from support.photographs import MODELS, ROOT, VALIDATION, in_pixels, load_model, photographs, spread
+from support.photographs import ROOT, VALIDATION, add_network, in_pixels, load_model, photographs, spread
 from torch import Tensor
 
 from randomwalk import samplers
@@ -77,7 +77,12 @@ def by_dpir(problem: Problem, denoiser: Denoiser, draws: ImageDraws, evaluations
     """Half-quadratic splitting."""
     levels = geometric(HIGHEST, max(problem.noise.std, 0.012), evaluations)
     walk = default_walk().model_copy(
-        update={"kappa": 0.0, "prior_weight": 0.23 * (levels[0] / levels[1]) ** 2, "down_to_noise": False}
+        update={
+            "step_scale": 1.0,
+            "kappa": 0.0,
+            "prior_weight": 0.23 * (levels[0] / levels[1]) ** 2,
+            "down_to_noise": False,
+        }
     )
     begin = problem.operator.interpolated(problem.y)
     given = Measurement(problem.operator, problem.noise, problem.y)
@@ -138,7 +143,7 @@ Found = dict[str, dict[str, dict[int, dict[str, float]]]]
 
 def measure(options: argparse.Namespace, report: Report, device: torch.device) -> Found:
     """All methods at all numbers of evaluations."""
-    denoiser = load_model(options.ve, device, resolve_precision(options.precision, device))
+    denoiser = load_model(options.network, device, resolve_precision(options.precision, device))
     source = open_images(options.photographs)
     photos = photographs(source, VALIDATION, spread(len(source), options.num_images), options.crop, 4)
     missing = lpips_missing(options.alexnet)
@@ -230,10 +235,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--budgets", nargs="+", type=int, default=list(BUDGETS), metavar="N", help=f"evaluations {BUDGETS}"
     )
-    made.add_argument(
-        "--ve", type=Path, default=ROOT / "pretrained_models" / f"{MODELS['ve']}.safetensors", metavar="FILE",
-        help="weights of the network",
-    )  # fmt: skip
+    add_network(made)
     return made
 
 

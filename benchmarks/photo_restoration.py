@@ -38,7 +38,6 @@ from support.photo_report import (
 )
 from support.photographs import (
     BUNDLED,
-    MODELS,
     SETS,
     VALIDATION,
     Photograph,
@@ -191,7 +190,6 @@ def distances(bench: Bench, result: Result) -> dict[str, float]:
 def tune(
     bench: Bench,
     plan: Plan,
-    model: str,
     cases: Sequence[Case],
     libraries: Collection[str],
     only: Sequence[str] | None = None,
@@ -199,7 +197,6 @@ def tune(
     """Choose the settings of all methods in all cases, and write those of each method as soon as they are chosen.
 
     Args:
-        model: option of the network's weights.
         libraries: of peers, that are installed.
         only: methods to choose settings for; None for all.
 
@@ -223,7 +220,7 @@ def tune(
         for case, title in pairs:
             best, value = best_settings(bench, case, title, tries[case.name][title])
             for of in plan.takes_settings_of(case, title):
-                write_settings(model, of.name, title, {"settings": best, case.by: round(value, 3)})
+                write_settings(of.name, title, {"settings": best, case.by: round(value, 3)})
             tick(1, f"{case.name}: {title} {value:.3f}")
 
 
@@ -278,7 +275,6 @@ def options() -> argparse.ArgumentParser:
     made = parser(__doc__ or "")
     add_options(made, crop=192)
     made.add_argument("--images", type=int, default=17, metavar="N", help="evenly spaced ones of the 17 (all)")
-    made.add_argument("--model", choices=list(MODELS), default="ve", help="which of the networks (ve)")
     made.add_argument(
         "--few",
         type=int,
@@ -322,7 +318,7 @@ def check(chosen: argparse.Namespace) -> None:
 def choose_settings(chosen: argparse.Namespace, bench: Bench, plan: Plan, libraries: Collection[str]) -> int:
     """Choose the settings of methods, and return the exit status 0."""
     cases = plan.of(chosen.degradations, chosen.noise)
-    tune(bench, plan, chosen.model, cases, libraries, chosen.methods)
+    tune(bench, plan, cases, libraries, chosen.methods)
     print(f"every try: {bench.records.folder.file('records.json')}")
     return 0
 
@@ -353,9 +349,8 @@ def main(chosen: argparse.Namespace) -> int:
     plan = load_plan()
     cases = plan.of(chosen.degradations, chosen.noise)
     device = resolve_device(chosen.device)
-    path = getattr(chosen, chosen.model)
-    denoiser = None if chosen.classical else load_model(path, device, chosen.precision)
-    network = {} if denoiser is None else {"weights": fingerprint(path), "precision": chosen.precision}
+    denoiser = None if chosen.classical else load_model(chosen.network, device, chosen.precision)
+    network = {} if denoiser is None else {"weights": fingerprint(chosen.network), "precision": chosen.precision}
     no_library = {} if denoiser is None else {name: photo_peers.missing(name) for name in photo_peers.LIBRARIES}
     libraries, no_lpips = {name for name, why in no_library.items() if why is None}, lpips_missing(chosen.alexnet)
     notes = [*filter(None, [*no_library.values(), no_lpips])]
@@ -371,9 +366,8 @@ def main(chosen: argparse.Namespace) -> int:
     if chosen.quick:
         chosen.crop = min(chosen.crop or 64, 64)
     photos = measured_photographs(chosen)
-    model = None if chosen.classical else chosen.model
-    cases = [case for case in cases if model is not None or not case.for_the_eye]
-    settings = {case.name: settings_of(plan, case, model, libraries, chosen.quick) for case in cases}
+    cases = [case for case in cases if denoiser is not None or not case.for_the_eye]
+    settings = {case.name: settings_of(plan, case, denoiser is not None, libraries, chosen.quick) for case in cases}
     report = Report("photo_restoration", chosen, str(device), ["scikit-image", "torchmetrics", "deepinv", "azula"])
     report.settings["methods"] = settings
     facts = {"seed": chosen.seed, "crop": chosen.crop, **network}
@@ -381,7 +375,7 @@ def main(chosen: argparse.Namespace) -> int:
     shown = shown_photographs(plan, photos)
     bench = Bench(denoiser, device, photos, chosen.seed, facts, records, alexnet, pictures, shown, chosen.few)
     cut = "whole" if chosen.crop == 0 else f"cut to {chosen.crop} pixels at the centre"
-    used = "No network" if chosen.classical else f"Network {MODELS[chosen.model]} in {chosen.precision}"
+    used = "No network" if chosen.classical else f"Network {chosen.network.stem} in {chosen.precision}"
     report.say(
         f"{used}; {len(photos)} photographs, {cut}; one sample of each. Evaluations of the network and "
         "vector-Jacobian products (vjps) are counted; s are seconds of the processor, or by the clock on a GPU."

@@ -425,7 +425,7 @@ def main(chosen: argparse.Namespace) -> int:
         lambda n=n, path=path: bundled_case(path, n, device, 30, turns)  # type: ignore[misc]
         for n, path in weights.items()
     ]
-    photographs = ROOT / "pretrained_models" / "photo_vp.safetensors"
+    photographs = ROOT / "pretrained_models" / "photo.safetensors"
     cases += [
         lambda p=precision: photo_case(photographs, p, device, 4 if chosen.quick else 20, turns)  # type: ignore[misc]
         for precision in ("fp32", "bf16")

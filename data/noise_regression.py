@@ -312,7 +312,7 @@ def main() -> None:
     options.add_argument("--bsds", type=Path, required=True, help="folder with train and test")
     options.add_argument("--out", type=Path, default=COEFFICIENTS, help="file of the coefficients")
     chosen = options.parse_args()
-    denoiser = load_denoiser("pretrained_models/photo_ve.safetensors", precision="bf16")
+    denoiser = load_denoiser("pretrained_models/photo.safetensors", precision="bf16")
     parts = [measure(chosen.bsds / split, seed, denoiser) for split, seed in (("train", 1), ("test", 2))]
     found, curves = (np.concatenate(both) for both in zip(*parts, strict=True))
     mean, std = found.mean(0), found.std(0) + 1e-3

@@ -70,7 +70,7 @@ MISTAKES = (
         "python sample.py --diffusion_config configs/vp_posterior.yaml "
         "--set data.path=my_photos data.num_images=1 data.fit=keep",
         "The networks for Fashion-MNIST know clothes in 32 x 32 grey pixels and nothing else. For photographs take "
-        "`pretrained_models/photo_ve.safetensors` or `photo_vp.safetensors`.",
+        "`pretrained_models/photo.safetensors`.",
     ),
     Mistake(
         "A key in the wrong place",

@@ -87,7 +87,7 @@ def shortened(name: str, most: int) -> str:
 def find_file(path: str | Path) -> str:
     """Path of a file or folder: as given if it exists, else that of the bundled one with the same name.
 
-    ``pretrained_models/photo_ve.safetensors`` is found from any folder and in any installation. A path that is
+    ``pretrained_models/photo.safetensors`` is found from any folder and in any installation. A path that is
     neither in the current folder nor bundled is returned unchanged.
     """
     parts = Path(path).parts

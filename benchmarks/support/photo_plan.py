@@ -15,11 +15,10 @@ from support.engine import Settings, combinations, read_yaml, write_setting
 from support.photo_baselines import CLASSICAL
 from support.photo_peers import library_of
 from support.photo_problems import Case, make_operator
-from support.photographs import MODELS
 
 PLAN = Path(__file__).parents[1] / "photo_restoration.yaml"
 SETTINGS = Path(__file__).parents[1] / "photo_restoration_settings.yaml"
-CLASSICAL_SECTION = "classical"
+CLASSICAL_SECTION, NETWORK_SECTION = "classical", "photo"
 """Section of that file; the others have the names of networks."""
 DPIR = "DPIR (deepinv)"
 BEFORE = "random_walk, T set"
@@ -136,7 +135,7 @@ def load_plan(path: Path = PLAN) -> Plan:
     walk = data["walk"]
     walks = {walk_of(number): default_walk(walk["config"], number) for number in walk["evaluations"]}
     curve = {
-        f"random_walk, kappa {kappa:g}{', last denoised' if last else ''}": default_walk(
+        f"random_walk, kappa {kappa}{', last denoised' if last else ''}": default_walk(
             walk["config"], 24, kappa=kappa, last_denoised=last
         )
         for last in (True, False)
@@ -175,46 +174,45 @@ def quick(settings: Mapping[str, Any]) -> Settings:
 # --- chosen settings -------------------------------------------------------------------------------------------------
 
 
-def read_settings(model: str, path: Path | None = None) -> dict[str, dict[str, Any]]:
+def read_settings(path: Path | None = None) -> dict[str, dict[str, Any]]:
     """Chosen settings by case and method: ``{"settings": {...}, "psnr" or "lpips": on the validation images}``.
 
     Args:
-        model: network of the methods that need one.
         path: photo_restoration_settings.yaml by default.
     """
     data = read_yaml(path or SETTINGS)
     found: dict[str, dict[str, Any]] = {}
-    for section in (CLASSICAL_SECTION, MODELS[model]):
+    for section in (CLASSICAL_SECTION, NETWORK_SECTION):
         for case, methods in data.get(section, {}).items():
             found.setdefault(case, {}).update(methods)
     return found
 
 
-def write_settings(model: str, case: str, title: str, found: Mapping[str, Any], path: Path | None = None) -> None:
+def write_settings(case: str, title: str, found: Mapping[str, Any], path: Path | None = None) -> None:
     """Write the chosen settings of a method in a case."""
-    section = CLASSICAL_SECTION if title in CLASSICAL else MODELS[model]
+    section = CLASSICAL_SECTION if title in CLASSICAL else NETWORK_SECTION
     write_setting(path or SETTINGS, [section, case, title], dict(found))
 
 
-def settings_of(plan: Plan, case: Case, model: str | None, libraries: Collection[str], small: bool) -> Chosen:
+def settings_of(plan: Plan, case: Case, network: bool, libraries: Collection[str], small: bool) -> Chosen:
     """Settings of the methods to measure in a case.
 
     Args:
-        model: the network; None for classical methods alone.
+        network: whether there is one; without it classical methods alone.
         libraries: of peers, that are installed.
         small: whether to take the first candidates with fewer steps instead of the chosen settings.
 
     Raises:
         InputError: no settings were chosen yet.
     """
-    candidates = plan.candidates(case, model is not None, libraries)
-    fixed = {} if model is None else plan.fixed(case)
+    candidates = plan.candidates(case, network, libraries)
+    fixed = plan.fixed(case) if network else {}
     if small:
         return {title: quick(s) for title, s in [*((t, tries[0]) for t, tries in candidates.items()), *fixed.items()]}
-    found = read_settings(model or next(iter(MODELS))).get(case.name, {})
+    found = read_settings().get(case.name, {})
     if missing := [title for title in candidates if title not in found]:
         raise InputError(
-            f"{SETTINGS.name}: has no settings of {', '.join(missing)} for {case.name}"
-            f"{f' with {MODELS[model]}' if model else ''}; choose them by --tune --validation FOLDER first"
+            f"{SETTINGS.name}: has no settings of {', '.join(missing)} for {case.name}; choose them by --tune "
+            "--validation FOLDER first"
         )
     return {**{title: found[title]["settings"] for title in candidates}, **fixed}

@@ -26,8 +26,6 @@ BUNDLED = "photographs"
 VALIDATION, ANY = "validation", "any"
 STREAMS = {"cbsd68": 0, "set5": 1, BUNDLED: 2, VALIDATION: 3, ANY: 4}
 """First number of each set's random streams, so that no photograph shares its noise with one of another set."""
-MODELS = {"ve": "photo_ve", "vp": "photo_vp"}
-"""The networks of pretrained_models/ by their options."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,13 @@ def add_options(made: argparse.ArgumentParser, crop: int) -> None:
     made.add_argument(
         "--resume", nargs="+", metavar="FOLDER", help="of an earlier run, or several: what is there is not done again"
     )
-    for name, stem in MODELS.items():
-        default = ROOT / "pretrained_models" / f"{stem}.safetensors"
-        made.add_argument(f"--{name}", type=Path, default=default, metavar="FILE", help=f"weights of {stem}")
+    add_network(made)
+
+
+def add_network(made: argparse.ArgumentParser) -> None:
+    """The option that names the weights."""
+    default = ROOT / "pretrained_models" / "photo.safetensors"
+    made.add_argument("--network", type=Path, default=default, metavar="FILE", help="weights (photo.safetensors)")
 
 
 def check_options(options: argparse.Namespace, without_data: bool = False) -> None:
@@ -162,7 +164,7 @@ def load_model(path: Path, device: torch.device, precision: str) -> Denoiser:
         raise InputError(
             f"{path}: takes images of {denoiser.channels} channels and "
             f"{'any size' if denoiser.any_size else f'{denoiser.image_size} pixels'}; expected a network for colour "
-            "images of any size, such as pretrained_models/photo_ve.safetensors"
+            "images of any size, such as pretrained_models/photo.safetensors"
         )
     return denoiser
 

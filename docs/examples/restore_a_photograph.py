@@ -39,10 +39,10 @@ measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 # measured, in units of the next level. The walk starts from an interpolated image, so it can begin at a moderate level.
 
 # %%
-denoiser = randomwalk.load_denoiser("pretrained_models/photo_vp.safetensors")
+denoiser = randomwalk.load_denoiser("pretrained_models/photo.safetensors")
 sigmas = schedules.make("geometric", 23, sigma_min=eta, sigma_max=0.5)
 sampler = samplers.make(
-    "random_walk", preconditioned=True, step_scale=1.0, prior_weight="auto", kappa=0.7, turns=8, last_denoised=True
+    "random_walk", preconditioned=True, step_scale=1.4, prior_weight="auto", kappa="auto", turns=8, last_denoised=True
 )
 start = operator.interpolated(measurement.y) + sigmas[0].float() * torch.randn_like(truth)
 steps: list[torch.Tensor] = []

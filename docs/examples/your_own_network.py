@@ -80,7 +80,7 @@ def psnr(x):
     return (10 * torch.log10(4 / (x.clamp(-1, 1) - truth).square().mean())).item()
 
 
-bundled = randomwalk.load_denoiser("pretrained_models/photo_ve.safetensors")
+bundled = randomwalk.load_denoiser("pretrained_models/photo.safetensors")
 wrong = {
     "wrong: predicts the image": randomwalk.wrap(network, "x0", sigmas=(0.03, 0.3), time="sigma", pixels=(0, 1)),
     "wrong: told ln(s) / 4": randomwalk.wrap(network, "epsilon", sigmas=(0.03, 0.3), time="log_sigma", pixels=(0, 1)),
@@ -99,7 +99,7 @@ eta = 2 * 10 / 255
 operator = operators.make("inpainting", image_shape=(3, 192, 192), missing=0.8)
 measurement = operator.measure(truth, randomwalk.GaussianNoise(eta))
 sampler = samplers.make(
-    "random_walk", preconditioned=True, step_scale=1.0, prior_weight="auto", kappa=0.7, last_denoised=True
+    "random_walk", preconditioned=True, step_scale=1.4, prior_weight="auto", kappa="auto", last_denoised=True
 )
 sigmas = schedules.make("geometric", 23, sigma_min=eta, sigma_max=0.5)
 start = operator.interpolated(measurement.y) + 0.5 * torch.randn_like(truth)

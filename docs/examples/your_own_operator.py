@@ -60,10 +60,10 @@ inverted = operator.pinv(measurement.y)
 # A^\top A / \eta^2)^{-1}$, which is also applied by conjugate gradients.
 
 # %%
-denoiser = randomwalk.load_denoiser("pretrained_models/photo_ve.safetensors")
+denoiser = randomwalk.load_denoiser("pretrained_models/photo.safetensors")
 sigmas = schedules.make("geometric", 15, sigma_min=0.02, sigma_max=0.5)
 sampler = samplers.make(
-    "random_walk", preconditioned=True, step_scale=1.0, prior_weight="auto", kappa=0.7, turns=8, last_denoised=True
+    "random_walk", preconditioned=True, step_scale=1.4, prior_weight="auto", kappa="auto", turns=8, last_denoised=True
 )
 start = measurement.y + 0.5 * torch.randn_like(truth)
 restored = sampler.sample(denoiser, sigmas, measurement, start=start)

@@ -109,9 +109,9 @@ class RandomWalkSettings(SamplerBase):
     prior_weight: Positive | Literal["auto"] = 1.0
     """lambda, with `preconditioned`: weight of the prior's score; 1 samples the posterior, less trusts y more; auto
     lets through no more of y's noise than the next level."""
-    kappa: Fraction | None = None
+    kappa: Fraction | Literal["auto"] | None = None
     """Temperature that follows the next level sigma': where nothing is measured, noise of kappa sigma' is left after
-    each step; where y is seen, its own noise is. Instead of T0 and T1."""
+    each step; where y is seen, its own noise is. Instead of T0 and T1. auto falls with the level, to 0."""
     down_to_noise: bool = False
     """With a measurement: where its noise is above the lowest level, the levels end there, spaced anew."""
     last_denoised: bool = False

@@ -2,7 +2,7 @@
 
     denoiser = load_deepinv("DRUNet")                         # with the weights that the library publishes
     denoiser = load_deepinv("DRUNet", "my.pth", {"in_channels": 1, "out_channels": 1})
-    model = to_deepinv_model(randomwalk.load_denoiser("pretrained_models/photo_ve.safetensors"))
+    model = to_deepinv_model(randomwalk.load_denoiser("pretrained_models/photo.safetensors"))
 
 deepinv's take pixels in [0, 1] and sigma in those units, half of ours, and predict the image.
 

@@ -72,7 +72,7 @@ def rows_of(folder: Path) -> dict[tuple[str, str, str], float]:
         (["--data", "no/such"], "no folder"),
         (["--quick", "--crop", "8"], "--crop 8: expected 32"),
         (["--quick", "--seed", "-1"], "--seed -1"),
-        (["--quick", "--ve", "missing.safetensors"], "missing.safetensors"),
+        (["--quick", "--network", "missing.safetensors"], "missing.safetensors"),
     ],
 )
 @pytest.mark.parametrize("script", [denoising, photo_restoration])
@@ -80,7 +80,7 @@ def test_bad_options_are_told_before_anything_starts(
     script: Any, arguments: list[str], message: str, weights: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    options = ["--out", str(out), "--device", "cpu", "--ve", str(weights), "--vp", str(weights)]
+    options = ["--out", str(out), "--device", "cpu", "--network", str(weights)]
     with pytest.raises(InputError, match=message):
         script.main(script.options().parse_args([*options, *arguments]))
     assert not out.exists()
@@ -140,9 +140,9 @@ def test_the_search_may_be_for_some_methods_only(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(photo_restoration, "best_settings", lambda *arguments: ({}, 20.0))
     bench, law = make_bench(tmp_path, monkeypatch), case(name="gaussian_blur", std=1.0)
     with pytest.raises(InputError, match="--methods ddrm: known here are Richardson-Lucy"):  # there is no network
-        photo_restoration.tune(bench, PLAN, "ve", [law], (), ["ddrm", "Wiener filter"])
-    photo_restoration.tune(bench, PLAN, "ve", [law], (), ["Wiener filter"])
-    assert set(photo_plan.read_settings("ve")[law.name]) == {"Wiener filter"}
+        photo_restoration.tune(bench, PLAN, [law], (), ["ddrm", "Wiener filter"])
+    photo_restoration.tune(bench, PLAN, [law], (), ["Wiener filter"])
+    assert set(photo_plan.read_settings()[law.name]) == {"Wiener filter"}
 
 
 def test_a_run_goes_on_with_several(tmp_path: Path) -> None:
@@ -173,12 +173,10 @@ def test_the_picture_of_a_run_that_goes_on_with_several(tmp_path: Path) -> None:
 
 def test_what_was_chosen_is_read_again(tmp_path: Path) -> None:
     path, name = tmp_path / "settings.yaml", PLAN.cases[0].name
-    photo_plan.write_settings("ve", name, "total variation", {"settings": {"weight": 0.1}, "psnr": 20.0}, path)
-    photo_plan.write_settings("ve", name, "ddrm", {"settings": {"num_steps": 3}, "psnr": 21.0}, path)
-    photo_plan.write_settings("vp", name, "ddrm", {"settings": {"num_steps": 4}, "psnr": 22.0}, path)
-    assert photo_plan.read_settings("ve", path)[name]["ddrm"]["settings"] == {"num_steps": 3}
-    found = photo_plan.read_settings("vp", path)[name]
-    assert found["ddrm"]["settings"] == {"num_steps": 4} and found["total variation"]["settings"] == {"weight": 0.1}
+    photo_plan.write_settings(name, "total variation", {"settings": {"weight": 0.1}, "psnr": 20.0}, path)
+    photo_plan.write_settings(name, "ddrm", {"settings": {"num_steps": 3}, "psnr": 21.0}, path)
+    found = photo_plan.read_settings(path)[name]
+    assert found["ddrm"]["settings"] == {"num_steps": 3} and found["total variation"]["settings"] == {"weight": 0.1}
     assert path.read_text().startswith("# Written by --tune")
 
 
@@ -186,7 +184,7 @@ def test_two_processes_may_choose_settings_at_once(tmp_path: Path, monkeypatch: 
     """The second writes between the first one's reading and writing, if it is let."""
     path, name, read = tmp_path / "settings.yaml", PLAN.cases[0].name, engine.read_yaml
     entry = {"settings": {}, "psnr": 20.0}
-    second = threading.Thread(target=photo_plan.write_settings, args=("ve", name, "ddrm", entry, path))
+    second = threading.Thread(target=photo_plan.write_settings, args=(name, "ddrm", entry, path))
 
     def slow(found: Path) -> dict[str, Any]:
         data = read(found)
@@ -196,9 +194,9 @@ def test_two_processes_may_choose_settings_at_once(tmp_path: Path, monkeypatch: 
         return data
 
     monkeypatch.setattr(engine, "read_yaml", slow)
-    photo_plan.write_settings("ve", name, "biharmonic", entry, path)
+    photo_plan.write_settings(name, "biharmonic", entry, path)
     second.join()
-    assert set(photo_plan.read_settings("ve", path)[name]) == {"biharmonic", "ddrm"}
+    assert set(photo_plan.read_settings(path)[name]) == {"biharmonic", "ddrm"}
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -206,16 +204,16 @@ def test_every_method_has_its_settings(tmp_path: Path, monkeypatch: pytest.Monke
     path, of = tmp_path / "settings.yaml", PLAN.cases[0]
     monkeypatch.setattr(photo_plan, "SETTINGS", path)
     with pytest.raises(InputError, match="--tune --validation"):
-        photo_plan.settings_of(PLAN, of, "ve", LIBRARIES, False)
+        photo_plan.settings_of(PLAN, of, True, LIBRARIES, False)
     for title in PLAN.candidates(of, True, LIBRARIES):
-        photo_plan.write_settings("ve", of.name, title, {"settings": {"of": title}, "psnr": 20.0}, path)
-    chosen = photo_plan.settings_of(PLAN, of, "ve", LIBRARIES, False)
+        photo_plan.write_settings(of.name, title, {"settings": {"of": title}, "psnr": 20.0}, path)
+    chosen = photo_plan.settings_of(PLAN, of, True, LIBRARIES, False)
     classical, walks = ["biharmonic", "total variation"], list(PLAN.walks)
     assert list(chosen) == [*classical, *PLAN.peers, *PLAN.samplers, *walks]
     assert all(chosen[title] == {"of": title} for title in PLAN.peers)
-    assert list(photo_plan.settings_of(PLAN, of, None, LIBRARIES, False)) == classical
+    assert list(photo_plan.settings_of(PLAN, of, False, LIBRARIES, False)) == classical
     azula = [title for title in PLAN.peers if "azula" in title]
-    assert list(photo_plan.settings_of(PLAN, of, "ve", {"azula"}, False)) == [
+    assert list(photo_plan.settings_of(PLAN, of, True, {"azula"}, False)) == [
         *classical,
         *azula,
         *PLAN.samplers,
@@ -225,7 +223,7 @@ def test_every_method_has_its_settings(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_settings_in_the_repository_are_complete() -> None:
     for of in PLAN.cases:
-        chosen = photo_plan.settings_of(PLAN, of, "ve", LIBRARIES, False)
+        chosen = photo_plan.settings_of(PLAN, of, True, LIBRARIES, False)
         for title in (*PLAN.peers, *PLAN.samples):
             if title in chosen:
                 assert chosen[title] in PLAN.candidates(of, True, LIBRARIES)[title]
@@ -250,8 +248,8 @@ def test_peers_are_tuned_on_one_case_of_a_kind(tmp_path: Path, monkeypatch: pyte
     bench = make_bench(tmp_path, monkeypatch)
     bench = replace(bench, denoiser=Shrink(), alexnet=tmp_path)
     cases = [c for c in PLAN.cases if c.degradation in ("motion_blur", "gaussian_blur")]
-    photo_restoration.tune(bench, PLAN, "ve", cases, LIBRARIES, ["MMPS (azula)", photo_plan.DPIR, "ddrm"])
-    found = photo_plan.read_settings("ve")
+    photo_restoration.tune(bench, PLAN, cases, LIBRARIES, ["MMPS (azula)", photo_plan.DPIR, "ddrm"])
+    found = photo_plan.read_settings()
     assert len(cases) == 4 and set(found) == {of.name for of in cases}
     assert all(found[of.name]["MMPS (azula)"]["settings"] == {"of": "motion_blur, noise 10"} for of in cases)
     assert all(found[of.name][photo_plan.DPIR]["settings"]["of"] == f"{of.degradation}, noise 10" for of in cases)
@@ -273,7 +271,7 @@ def test_what_is_for_the_eye_is_chosen_by_lpips(tmp_path: Path, monkeypatch: pyt
     best, lpips = photo_restoration.best_settings(bench, replace(law, by="lpips"), "ddrm", tries)
     assert best == {"shift": 1.0} and lpips == pytest.approx(-0.7)
     with pytest.raises(InputError, match="--alexnet FILE"):
-        photo_restoration.tune(replace(bench, denoiser=Shrink()), PLAN, "ve", [PLAN.cases[-1]], {"azula"})
+        photo_restoration.tune(replace(bench, denoiser=Shrink()), PLAN, [PLAN.cases[-1]], {"azula"})
 
 
 def test_no_test_image_is_tuned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,16 +341,14 @@ def test_the_denoiser_is_compared_with_published_figures(tmp_path: Path) -> None
     found = {
         denoising.NOISY: fake_levels(20.0, 68),
         denoising.BM3D: fake_levels(30.0, 1),
-        "photo_ve": fake_levels(31.0, 68),
+        "photo": fake_levels(31.0, 68),
     }
-    denoising.write(report, options, found, ["photo_ve"], [])
+    denoising.write(report, options, found, ["photo"], [])
     text = (tmp_path / "out" / "table.md").read_text()
     assert "15: -3.40 dB, target -0.7 dB: MISSED; 25: -0.74 dB, target -0.7 dB: MISSED" in text
     assert "50: +2.55 dB, target -0.7 dB: met" in text and text.count("published: ") == 4
-    assert (
-        "on the 1 images of BM3D, its authors' package, photo_ve reaches 31.00 / 31.00 / 31.00 / 31.00 / 31.00" in text
-    )
-    assert rows_of(tmp_path / "out")["sigma 50", "photo_ve", "gain_over_published"] == pytest.approx(2.55)
+    assert "on the 1 images of BM3D, its authors' package, photo reaches 31.00 / 31.00 / 31.00 / 31.00 / 31.00" in text
+    assert rows_of(tmp_path / "out")["sigma 50", "photo", "gain_over_published"] == pytest.approx(2.55)
 
 
 # --- the scripts -----------------------------------------------------------------------------------------------------
@@ -367,10 +363,10 @@ def run(main: Callable[[argparse.Namespace], int], options: argparse.ArgumentPar
 
 
 def test_denoising_runs_and_goes_on(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--models", "ve", "--ve", str(weights), "--crop", "32", "--bm3d-images", "0"]
+    arguments = ["--network", str(weights), "--crop", "32", "--bm3d-images", "0"]
     run(denoising.main, denoising.options(), [*arguments, "--out", str(tmp_path / "one")])
     found = rows_of(tmp_path / "one")
-    (name,) = {method for _, method, _ in found if method.startswith("photo_ve")}
+    (name,) = {method for _, method, _ in found if "weights" in method}
     for level in (15, 25, 50):
         # Clipping takes some of the noise away.
         noisy = found[f"sigma {level}", denoising.NOISY, "psnr"]
@@ -393,7 +389,7 @@ def test_denoising_runs_and_goes_on(weights: Path, tmp_path: Path, monkeypatch: 
 
 def test_grey_photographs_of_any_folder_are_denoised(weights: Path, tmp_path: Path) -> None:
     """The colour network sees three copies of one grey picture, whose noise is that of one."""
-    arguments = ["--models", "ve", "--ve", str(weights), "--crop", "64", "--bm3d-images", "0", "--grey"]
+    arguments = ["--network", str(weights), "--crop", "64", "--bm3d-images", "0", "--grey"]
     arguments += ["--photos", str(ROOT / "data" / "photographs"), "--levels", "25", "--out", str(tmp_path / "out")]
     run(denoising.main, denoising.options(), arguments)
     text = (tmp_path / "out" / "table.md").read_text()
@@ -448,7 +444,7 @@ def test_restoration_runs_and_goes_on(weights: Path, tmp_path: Path, monkeypatch
     plain += ["--alexnet", str(alexnet(tmp_path))]
     run(photo_restoration.main, photo_restoration.options(), [*plain, "--classical", "--out", str(tmp_path / "zero")])
     assert not (tmp_path / "zero" / "photo_restoration.png").exists()
-    arguments = [*plain, "--ve", str(weights), "--resume"]
+    arguments = [*plain, "--network", str(weights), "--resume"]
     done: list[str] = []
     restore = photo_restoration.restore
     monkeypatch.setattr(
@@ -471,7 +467,7 @@ def test_restoration_runs_and_goes_on(weights: Path, tmp_path: Path, monkeypatch
         if photo_peers.library_of(title) in (None, *libraries):
             assert found[eye, title, "frechet_of_patches"] > 0 and found[eye, title, "lpips"] > 0
     # The same setting as the default: the same image.
-    same = "random_walk, kappa 0.7, last denoised"
+    same = "random_walk, kappa auto, last denoised"
     assert found[eye, same, "psnr"] == pytest.approx(found[law, photo_plan.DEFAULT, "psnr"])
     assert (tmp_path / "one" / "distortion_perception.png").is_file()
     assert Image.open(tmp_path / "one" / "photo_restoration.png").size[0] > 5 * 48

@@ -118,7 +118,7 @@ def test_dpir_restores_a_blurred_photograph_in_its_place() -> None:
     whole = np.asarray(Image.open(ROOT / "data" / "photographs" / "coffee.png").convert("RGB"), float)
     kernel = strangers.disc(2.5)
     one = strangers.blurred_photograph(whole, 64, DRAWS(0), kernel, 2)
-    denoiser = load_model(ROOT / "pretrained_models" / "photo_ve.safetensors", torch.device("cpu"), "fp32")
+    denoiser = load_model(ROOT / "pretrained_models" / "photo.safetensors", torch.device("cpu"), "fp32")
     before = real_photographs.psnr(one.before, one.truth)
     for padding, gain in (("valid", 3), ("circular", 1)):
         x = real_photographs.dpir(one, kernel, 2, padding, denoiser)

@@ -58,13 +58,13 @@ def test_requirements_are_those_of_the_package() -> None:
 def test_bundled_files_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_sample_config("configs/photo_denoise.yaml")
-    assert Path(config.network.path) == ROOT / "pretrained_models" / "photo_ve.safetensors"
+    assert Path(config.network.path) == ROOT / "pretrained_models" / "photo.safetensors"
     assert config.output == "results/photo_denoise"
-    assert read_config("pretrained_models/photo_ve.safetensors")
-    mine = tmp_path / "pretrained_models" / "photo_ve.safetensors"
+    assert read_config("pretrained_models/photo.safetensors")
+    mine = tmp_path / "pretrained_models" / "photo.safetensors"
     mine.parent.mkdir()
     mine.touch()
-    assert find_file("pretrained_models/photo_ve.safetensors") == "pretrained_models/photo_ve.safetensors"
+    assert find_file("pretrained_models/photo.safetensors") == "pretrained_models/photo.safetensors"
     for path in ("data", "data/mine.png", "configs/../train.py", "other/photo.png", str(mine)):
         assert find_file(path) == path
 

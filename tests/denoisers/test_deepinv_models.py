@@ -195,7 +195,7 @@ def test_their_plug_and_play_runs_on_ours() -> None:
     physics = deepinv.physics.Inpainting((3, 64, 64), mask=0.5, rng=torch.Generator().manual_seed(0))
     physics.noise_model = deepinv.physics.GaussianNoise(0.05, rng=torch.Generator().manual_seed(0))
     y = physics(x)
-    model = to_deepinv_model(randomwalk.load_denoiser("pretrained_models/photo_ve.safetensors"))
+    model = to_deepinv_model(randomwalk.load_denoiser("pretrained_models/photo.safetensors"))
     with torch.no_grad():
         found = deepinv.optim.DPIR(sigma=0.05, denoiser=model)(y, physics)
     filled = torch.where(physics.mask == 0, y.sum() / physics.mask.expand_as(y).sum(), y)  # with the mean of the rest

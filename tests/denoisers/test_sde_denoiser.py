@@ -189,12 +189,32 @@ def test_the_time_of_edm_is_a_quarter_of_the_logarithm(name: str) -> None:
     assert z[:, 0, 0, 0].tolist() == pytest.approx([(s**2 + unit**2) ** -0.5 for s in (0.05, 1.0, 9.0)], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["photo_ve", "photo_vp"])
-def test_the_bundled_networks_of_photographs_remove_the_noise_of_the_level_that_they_are_told(name: str) -> None:
+PHOTO = ROOT / "pretrained_models" / "photo.safetensors"
+
+
+def test_the_bundled_network_of_photographs_removes_the_noise_of_the_level_that_it_is_told() -> None:
     """A photograph with noise 25 of 255 (20.2 dB) is denoised to what its card says of such, about 31 dB."""
     x = open_images(ROOT / "data/photographs/chelsea.png").load(0, 3, (128, 128), "crop")[None]
     sigma = 2 * 25 / 255
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        found = load_denoiser(ROOT / f"pretrained_models/{name}.safetensors")(x + sigma * noise, sigma)
+        found = load_denoiser(PHOTO)(x + sigma * noise, sigma)
     assert float(psnr(found, x)) > 30.0
+
+
+def test_the_network_of_photographs_is_one_of_vp_that_predicts_v() -> None:
+    """EDM's preconditioning is that of VP for pixels of unit variance, x / s: it sees VP's state and predicts -v."""
+    ve = load_denoiser(PHOTO)
+    assert isinstance(ve, denoisers.EDMDenoiser)
+    s, asked = ve.sigma_data, ve.network
+
+    class NegativeV(nn.Module):
+        def forward(self, z: Tensor, log_sigma: Tensor) -> Tensor:
+            return -asked(z, log_sigma + math.log(s) / 4)  # the network's levels are those of its own pixels
+
+    vp = denoisers.make("sde", NegativeV(), sde={"name": "vp"}, prediction="v", time="log_sigma")
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for sigma in (0.02, 0.2, 2.0):
+        with torch.inference_mode():
+            expected, found = ve(x * (1 + sigma), sigma), s * vp(x * (1 + sigma) / s, sigma / s)
+        assert float((found - expected).abs().max()) < 1e-5 * (1 + sigma)

@@ -75,7 +75,7 @@ def test_denoisers(name: str) -> None:
     assert denoiser.own_levels(torch.linspace(0, 1, 3, dtype=torch.float64)).device.type == "cpu"
 
 
-@pytest.mark.parametrize("name", ["fashion_vp", "fashion_ve", "photo_vp", "photo_ve"])
+@pytest.mark.parametrize("name", ["fashion_vp", "fashion_ve", "photo"])
 def test_bundled_networks(name: str) -> None:
     with torch.utils._python_dispatch._disable_current_modes():  # networks are built on the device meta
         denoiser = load_denoiser(ROOT / f"pretrained_models/{name}.safetensors")

@@ -239,20 +239,23 @@ class Black(Denoiser):
         return -x / sigma**2
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.8])
+@pytest.mark.parametrize("kappa, share", [(0.7, 0.7), ("auto", 1 - math.exp(-0.06 / 0.05))])
+@pytest.mark.parametrize("scale", [1.0, 0.8, 1.4])
 @pytest.mark.parametrize("weight", [1.0, 0.35])
-def test_kappa_is_the_noise_left_in_units_of_the_next_level(scale: float, weight: float) -> None:
+def test_kappa_is_the_noise_left_in_units_of_the_next_level(
+    scale: float, weight: float, kappa: float | str, share: float
+) -> None:
     """Where nothing is measured: from noise of the level s, one step leaves kappa p."""
     operator = operators.Inpainting((1, 100, 100), torch.zeros(100, 100))
     measurement = Measurement(operator, GaussianNoise(0.1), torch.zeros(1, 1, 100, 100))
-    walk = samplers.make("random_walk", step_scale=scale, preconditioned=True, prior_weight=weight, kappa=0.7)
+    walk = samplers.make("random_walk", step_scale=scale, preconditioned=True, prior_weight=weight, kappa=kappa)
     states: list[Tensor] = []
     torch.manual_seed(0)
-    start = 2.0 * torch.randn(1, 1, 100, 100)
-    levels = [2.0, 1.2, 0.9]
+    start = 0.1 * torch.randn(1, 1, 100, 100)
+    levels = [0.1, 0.06, 0.045]
     walk.sample(Black(), levels, measurement, start=start, callback=lambda k, x, sigma: states.append(x))
-    assert float(states[0].std()) == pytest.approx(0.7 * 1.2, rel=0.04)
-    prior = samplers.make("random_walk", step_scale=scale, kappa=0.7)
+    assert float(states[0].std()) == pytest.approx(share * 0.06, rel=0.04)
+    prior = samplers.make("random_walk", step_scale=scale, kappa=kappa)
     assert prior.plan(levels).temperatures == pytest.approx(
         [t / weight for t in walk.plan(levels, measurement).temperatures]
     )

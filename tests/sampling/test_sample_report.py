@@ -123,7 +123,7 @@ def test_a_run_in_progress_shows_what_there_is(tmp_path: Path, monkeypatch: pyte
 def test_notes_on_images_and_skipped_ones_are_in_words(tmp_path: Path) -> None:
     config = make_config(
         tmp_path, 3, measurement={"operator": {"name": "denoising"}, "given": True, "noise": {"std": "auto"}},
-        network={"path": "pretrained_models/photo_ve.safetensors"},
+        network={"path": "pretrained_models/photo.safetensors"},
         sampler={"name": "posterior_mean"}, animation_frames=0,
     )  # fmt: skip
     rng = np.random.default_rng(0)
