@@ -2,8 +2,8 @@
 
 Photographs are degraded, stored in 8 bits, and restored by the walk of configs/photo_*.yaml. A row gives the range of
 the residual with each level, in units of the level that was told, and how often there is a warning that it is wrong, by
-the bounds of randomwalk/sampling/doubts.py. Half the level is left out where it is below the lowest level of the walk,
-since there it changes nothing; in blurred pictures it does.
+the bounds of randomwalk/sampling/doubts.py. A level below the lowest one of the walk changes nothing but blurs, so that
+no warning is counted there.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ def main(options: argparse.Namespace) -> int:
     report = Report("doubts", options, str(device))
     report.settings["precision"] = precision
     walk = default_walk("photo_deblur.yaml", 4 if options.quick else 24)
-    rows, tries = [], len(OPERATORS) * len(NOISE) * len(TOLD)
+    chosen = {title: OPERATORS[title] for title in options.degradations or OPERATORS}
+    rows, tries = [], len(chosen) * len(NOISE) * len(TOLD)
     with bar(tries * len(photos), "restorations", unit="restorations") as tick:
-        for title, operator in OPERATORS.items():
+        for title, operator in chosen.items():
             settings = settings_of(operator)
             lowest = 0.0 if blurs_of(settings) else walk["sigma_min"]
             for noise in NOISE:
@@ -94,7 +95,7 @@ def main(options: argparse.Namespace) -> int:
                         bounds = doubts.bounds_of(settings, None if known is None else measuring.crowding(known)[0])
                         residuals.append(found[0])
                         warnings += bounds is not None and doubts.of_noise(batch, 0, bounds, lowest) != ""
-                    matters = name != "half" or problem.noise.std > lowest
+                    matters = told.std >= lowest
                     rate = f"{warnings} of {len(residuals)}" if matters else "-"
                     cells += [f"{min(residuals):.3f} to {max(residuals):.3f}" if residuals else "-", rate]
                     if residuals and matters:
@@ -110,7 +111,8 @@ def options() -> argparse.ArgumentParser:
     made = parser(__doc__ or "")
     made.add_argument("--data", type=Path, metavar="FOLDER", help="photographs; --quick takes one of this repository")
     made.add_argument("--crop", type=int, default=128, metavar="N", help="side of the pictures (128)")
-    add_restoring(made, 16)
+    made.add_argument("--degradations", nargs="+", choices=list(OPERATORS), metavar="NAME", help="only these (all)")
+    add_restoring(made, 10)
     add_network(made)
     return made
 
