@@ -1,8 +1,8 @@
 """Low-rank differences of a network's convolutions: a small file that adapts weights which stay as they are.
 
-A kernel ``W [out, in, h, w]`` becomes ``W + (alpha / r) B A`` with ``A [r, in h w]`` and ``B [out, r]`` (Hu et al. 2021,
-arXiv 2106.09685, eq. 3). B starts at 0, so that a training starts from the network itself. Merged into the kernels, a
-difference costs nothing in use.
+A kernel ``W [out, in, h, w]`` becomes ``W + (alpha / r) B A`` with ``A [r, in h w]`` and ``B [out, r]`` (Hu et al.
+2021, arXiv 2106.09685, eq. 3). B starts at 0, so that a training starts from the network itself. Merged into the
+kernels, a difference costs nothing in use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading files with weights, without running code in them.
 
-Formats: safetensors of `save_denoiser`, low-rank differences to them (`low_rank.save`), safetensors of others, and files
-of torch.save with a state dict somewhere in them, see `state_dicts`. Any other content is an `InputError` that names the
-file.
+Formats: safetensors of `save_denoiser`, low-rank differences to them (`low_rank.save`), safetensors of others, and
+files of torch.save with a state dict somewhere in them, see `state_dicts`. Any other content is an `InputError` that
+names the file.
 """
 
 from __future__ import annotations

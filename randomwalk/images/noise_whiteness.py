@@ -16,12 +16,13 @@ CAMERA = 1 / 4
 QUIET = 0.1
 """Share of the blocks that are looked at: those whose luma has the weakest low frequencies."""
 FEWEST, MOST = 200, 20_000
-"""Fewest and most blocks of 8 x 8 pixels among which these are."""
+"""Fewest and most blocks of 8 x 8 pixels of a picture."""
+KEPT = 0.25
+"""Least share of the blocks that are kept, where others are left out since pixels in them are clipped."""
 _FREQUENCY = np.hypot(*np.mgrid[:8, :8])
-_LOW, _MIDDLE, _HIGH = (
-    (_FREQUENCY >= least) & (_FREQUENCY < most) for least, most in ((0.5, 2.5), (2.5, 4.5), (6.5, 10))
-)
-"""Bands of the coefficients of the cosine transform of 8 x 8 pixels."""
+_BAND = np.digitize(_FREQUENCY, [0.5, 2.5, 4.5, 6.5])
+_LOW, _MIDDLE, _HIGH = (band == _BAND for band in (1, 2, 4))
+"""Bands of the coefficients of the cosine transform of 8 x 8 pixels; 0 is the mean."""
 
 
 def is_camera_noise(y: Tensor) -> bool:
@@ -53,9 +54,10 @@ def colour_ratio(y: Tensor) -> float | None:
     ratios = []
     for offset in (0, 4):
         blocks = _blocks(np.concatenate([luma[None], colours, pixels]), offset)
-        blocks = blocks[(np.abs(blocks[:, 3:]) < 1).all((1, 2, 3))]  # a file cuts noise off at black and white
         if len(blocks) < FEWEST:
             return None
+        clipped = (np.abs(blocks[:, 3:]) >= 1).sum((1, 2, 3))  # a file cuts noise off at black and white
+        blocks = blocks[clipped <= np.quantile(clipped, KEPT)]
         from scipy.fft import dctn  # slow to import
 
         power = dctn(blocks[:, :3], axes=(2, 3), norm="ortho") ** 2

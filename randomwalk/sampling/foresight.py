@@ -73,7 +73,9 @@ def image_notes(task: Task, image: int) -> list[str]:
         low, high = task.source.range
         found.append(f"{task.names[image]}: noise estimated as {noise.std * (high - low) / 2:.3g} in its units{kept}")
     elif noise is not None:
-        found.append(f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255{kept}{_prior_note(task, image)}")
+        found.append(
+            f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255{kept}{_prior_note(task, image)}"
+        )
     return [*found, *task.mask_notes.get(image, ())]
 
 
