@@ -476,6 +476,34 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
             "self._ends())\n\n    @property\n    def sigma_max",
         ),
     ],
+    "randomwalk/denoisers/low_rank.py": [
+        ("kernel + scale * (b @ a)", "kernel + (b @ a)"),
+        ("kernel + scale * (b @ a)", "kernel - scale * (b @ a)"),
+        ("(b @ a).view_as(kernel)", "(b @ a).T.reshape(kernel.shape)"),
+        ("alpha / len(a))", "alpha)"),
+        ("alpha / len(a))", "1.0)"),
+        ("LowRankConv2d(conv, rank, alpha / rank)", "LowRankConv2d(conv, rank, 1.0)"),
+        ("LowRankConv2d(conv, rank, alpha / rank)", "LowRankConv2d(conv, rank, alpha / rank**0.5)"),
+        ("torch.zeros(conv.out_channels, rank)", "torch.full((conv.out_channels, rank), 1e-6)"),
+        ("network.requires_grad_(False)", "network.requires_grad_(True)"),
+        ("sorted(state)", "state"),
+        ("value.numpy().tobytes()", "b''"),
+        ('digest.update(f"{key} {list(value.shape)}\\n".encode())', "pass"),
+        ("with without_autocast(input):", "if True:"),
+    ],
+    "randomwalk/images/noise_whiteness.py": [
+        ("ratio < CAMERA", "ratio < 1"),
+        ("ratio < CAMERA", "ratio > CAMERA"),
+        ("for band in (_MIDDLE, _HIGH)", "for band in (_HIGH, _MIDDLE)"),
+        ("np.sqrt(ratios[0] * ratios[1])", "ratios[0] * ratios[1]"),
+        ("clipped <= np.quantile(clipped, KEPT)", "clipped >= 0"),
+        ("pixels[[0, 2]] - luma", "pixels[[0, 2]]"),
+    ],
+    "randomwalk/denoisers/weight_files.py": [
+        ('!= difference["base"]["checksum"]', '== ""'),
+        ("base = beside if beside.is_file() and beside != path else", "base = beside if False else"),
+        ('difference["alpha"])', "1.0)"),
+    ],
     # --- training -----------------------------------------------------------------------------------------------------
     "randomwalk/training/cameras.py": [
         ("sigma / 2 * draws", "sigma * draws"),
@@ -611,6 +639,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("value = 127.5 * std", "value = 255 * std"),
     ],
     "randomwalk/sampling/task.py": [
+        ("images[0] in self.of_cameras", "images[0] not in self.of_cameras"),
+        ("self.camera is not None and is_camera_noise(channels)", "self.camera is not None"),
         ("mul_(std).add_(mean)", "mul_(std)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "measurement_stream(self.config.seed, one.image)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "sample_stream(self.config.seed, one.image, 0)"),

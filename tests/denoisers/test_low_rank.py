@@ -60,6 +60,14 @@ def test_an_untrained_difference_in_a_file_changes_nothing(base: Path, tmp_path:
     assert torch.equal(load_denoiser(path)(X, LEVELS), load_denoiser(base)(X, LEVELS))
 
 
+def test_merged_is_as_apart_to_the_last_bit_in_bf16(base: Path, tmp_path: Path) -> None:
+    """The kernels are rounded to bfloat16 after the difference was added."""
+    made = trained(base)
+    loaded = load_denoiser(saved(tmp_path / "difference.safetensors", made, base))
+    made.autocast_dtype = loaded.autocast_dtype = torch.bfloat16
+    assert torch.equal(made(X, LEVELS), loaded(X, LEVELS))
+
+
 @pytest.mark.parametrize("alpha", [ALPHA, 1.0])
 def test_merged_is_as_apart(alpha: float, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "ALPHA", alpha)
