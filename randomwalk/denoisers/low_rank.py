@@ -37,7 +37,7 @@ class LowRankConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, rank: int, scale: float) -> None:
-        super().__init__(
+        super().__init__(  # type: ignore[arg-type]  # tuples of two, declared as of any length
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
             conv.groups, conv.bias is not None, conv.padding_mode, device="meta",
         )  # fmt: skip
