@@ -488,6 +488,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("network.requires_grad_(False)", "network.requires_grad_(True)"),
         ("sorted(state)", "state"),
         ("value.numpy().tobytes()", "b''"),
+        (".contiguous() + 0.0", ".contiguous()"),
         ('digest.update(f"{key} {list(value.shape)}\\n".encode())', "pass"),
         ("with without_autocast(input):", "if True:"),
     ],

@@ -119,7 +119,7 @@ def checksum(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of weights as float32, whatever the file and the type in which they are stored."""
     digest = hashlib.sha256()
     for key in sorted(state):
-        value = state[key].detach().to("cpu", torch.float32).contiguous()
+        value = state[key].detach().to("cpu", torch.float32).contiguous() + 0.0  # averaging turns -0 into 0
         digest.update(f"{key} {list(value.shape)}\n".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()
