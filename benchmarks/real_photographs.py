@@ -27,7 +27,7 @@ from PIL import Image
 from support import photo_peers, strangers
 from support.common import ROOT, Report, check_least, parser, resolve_precision, start
 from support.photo_problems import Problem
-from support.photographs import add_network, cut, load_model, spread
+from support.photographs import DEFAULT, add_network, cut, load_model, spread
 from support.strangers import KERNELS, RIM, Stranger
 
 from randomwalk.config.files import load_sample_config
@@ -210,6 +210,8 @@ def restored(row: Row, method: Method, made: Sequence[Stranger], options: argpar
             words += [f"data.path={own / next(iter(one.files))}", f"output={own / 'run'}", f"seed={options.seed}"]
             words += [f"precision={options.precision}", f"device={options.device}", "animation_frames=0"]
             words += [f"network.path={options.network}"]
+            if options.network != DEFAULT:  # the weights that are to be measured, and no others
+                words += ["network.camera_path=null"]
             config = load_sample_config(ROOT / "configs" / f"photo_{row.task}.yaml", words)
             said = io.StringIO()
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

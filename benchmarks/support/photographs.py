@@ -78,10 +78,13 @@ def add_options(made: argparse.ArgumentParser, crop: int) -> None:
     add_network(made)
 
 
+DEFAULT = ROOT / "pretrained_models" / "photo.safetensors"
+"""Weights, unless an option names others."""
+
+
 def add_network(made: argparse.ArgumentParser) -> None:
     """The option that names the weights."""
-    default = ROOT / "pretrained_models" / "photo.safetensors"
-    made.add_argument("--network", type=Path, default=default, metavar="FILE", help="weights (photo.safetensors)")
+    made.add_argument("--network", type=Path, default=DEFAULT, metavar="FILE", help="weights (photo.safetensors)")
 
 
 def check_options(options: argparse.Namespace, without_data: bool = False) -> None:

@@ -96,6 +96,8 @@ def _check_network(network: Weights) -> None:
     path = Path(network.path)
     if network.name == "file" or (network.name == "deepinv" and network.path != "download"):
         kind_of_weights(path)
+        if network.camera_path is not None:
+            kind_of_weights(Path(network.camera_path), "network.camera_path")
     elif network.name == "diffusers" and not path.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", network.path):
         raise InputError(
             f"network.path: {path} is neither a folder nor the id of a repository (owner/name){near(path)}"

@@ -48,6 +48,10 @@ them, so that you can save, change and run them: randomwalk sample --config FILE
 """
 
 
+PRIORS = {name: f"pretrained_models/{name}.safetensors" for name in ("photo", "photo_camera")}
+"""Bundled weights by the names of --prior."""
+
+
 def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     """Parser of the options."""
     made = argparse.ArgumentParser(
@@ -93,6 +97,13 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
         type=_noise,
         metavar="N",
         help="the noise is photon noise, N at white (or auto to estimate N), as in dim or microscope images",
+    )
+    made.add_argument(
+        "--prior",
+        choices=["auto", *PRIORS],
+        default="auto",
+        help="weights of the network: photo, for white noise; photo_camera, for noise that has been through "
+        "demosaicking or JPEG; or auto, which looks at the noise, where it is estimated",
     )
     made.add_argument(
         "--report",
@@ -190,6 +201,8 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     changes += [f"max_memory={args.max_memory}"] if args.max_memory is not None else []
     changes += [f"data.page={args.page}"] if args.page is not None else []
     changes += ["data.gps=false"] if args.no_gps else []
+    if args.prior != "auto":
+        changes += [f"network.path={PRIORS[args.prior]}", "network.camera_path=null"]
     name = "denoise"
     if args.fill is not None:
         name = "inpainting"

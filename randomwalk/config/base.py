@@ -81,7 +81,7 @@ PathText = Annotated[OutputPath, AfterValidator(find_file)]
 """A file or folder to read: expanded, and if it does not exist, the bundled one of that name."""
 PATH_KEYS = frozenset({
     "path", "output", "file", "maps", "points", "validation_path", "intervals", "initial_weights", "alphas_cumprod",
-    "betas",
+    "betas", "camera_path",
 })  # fmt: skip
 """Names of the settings whose text is a path."""
 Fit = Literal["resize", "crop", "pad"]

@@ -40,6 +40,11 @@ class Measurement(Settings):
         return self.estimate_noise or "auto" in (getattr(self.noise, "std", None), getattr(self.noise, "peak", None))
 
     @property
+    def tells_cameras(self) -> bool:
+        """Whether each picture is looked at for the noise of a camera."""
+        return self.given and getattr(self.noise, "std", None) == "auto" and not getattr(self.noise, "white", False)
+
+    @property
     def keeps_known(self) -> bool:
         """Whether the known pixels of the result are those of the measurement."""
         if self.keep_known is not None:

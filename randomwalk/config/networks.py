@@ -472,6 +472,9 @@ class Weights(Settings):
     """File with the weights: .safetensors of train.py, or a state dict or training checkpoint of others. With name:
     diffusers, the folder of a pipeline, or the id of a repository, which the library downloads. With name: deepinv, the
     file of a state dict, or download (the default) for the weights that the library publishes."""
+    camera_path: PathText | None = None
+    """File with the weights for a picture whose noise is estimated (`measurement.noise.std: auto`) and found to be that
+    of a camera: it has been through demosaicking, smoothing or JPEG, and is not white. Others take `path`."""
     weights: Text = "ema"
     """ema, the moving average of the parameters; raw, the parameters themselves; or, in a file of others, the path of
     a set of weights, such as `state_dict.model`."""
@@ -503,7 +506,7 @@ class Weights(Settings):
     @model_validator(mode="after")
     def _only_its_own_settings(self) -> Weights:
         owners = {
-            "weights": ("file", "deepinv"), "architecture": ("file",), "published": ("file",),
+            "camera_path": ("file",), "weights": ("file", "deepinv"), "architecture": ("file",), "published": ("file",),
             "denoiser": ("file", "diffusers"),
             "model": ("deepinv",), "settings": ("deepinv",), "noise_range": ("deepinv",),
             "null_label": ("diffusers",), "pickles": ("diffusers",),

@@ -138,6 +138,18 @@ class Optimizer(Settings):
     """Largest norm of the gradient."""
 
 
+class LowRank(Settings):
+    """Training of a low-rank difference (Hu et al. 2021, arXiv 2106.09685): a kernel W becomes W + (alpha / rank) B A.
+
+    The initial weights stay as they are. The exported file holds the factors alone, and names these weights.
+    """
+
+    rank: Annotated[int, Field(ge=1, le=1024), WHOLE] = 8
+    """Rows of A and columns of B."""
+    alpha: Positive = 8.0
+    """Size of the difference: at twice the rank, the factors count twice."""
+
+
 class EMASettings(Settings):
     """Exponential moving average of the parameters."""
 
@@ -161,6 +173,8 @@ class TrainConfig(Settings):
     """Weights of an earlier training of the same network to start from."""
     initial_set: Text = "ema"
     """Which of the weights in that file: as `network.weights` of a sampling config."""
+    low_rank: LowRank | None = None
+    """Train a low-rank difference to the initial weights' 2-D convolutions instead of the network."""
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     ema: EMASettings = EMASettings()
@@ -224,6 +238,14 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _network_knows_the_classes(self) -> TrainConfig:
         check_labels(self.labels, self.data, self.network, self.denoiser)
+        return self
+
+    @model_validator(mode="after")
+    def _difference_of_weights(self) -> TrainConfig:
+        if self.low_rank is not None and self.initial_weights is None:
+            raise ValueError("low_rank: is a difference to initial_weights, which are missing; add them")
+        if self.low_rank is not None and self.export_raw:
+            raise ValueError("export_raw: found true; allowed with low_rank: false, whose file has one set of factors")
         return self
 
     @model_validator(mode="after")

@@ -1,12 +1,14 @@
 """Reading files with weights, without running code in them.
 
-Formats: safetensors of `save_denoiser`, safetensors of others, and files of torch.save with a state dict somewhere in
-them, see `state_dicts`. Any other content is an `InputError` that names the file.
+Formats: safetensors of `save_denoiser`, low-rank differences to them (`low_rank.save`), safetensors of others, and
+files of torch.save with a state dict somewhere in them, see `state_dicts`. Any other content is an `InputError` that
+names the file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import reprlib
@@ -22,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from randomwalk.config.weights import kind_of_weights, shards_of
-from randomwalk.denoisers import state_dicts
+from randomwalk.denoisers import low_rank, state_dicts
 from randomwalk.errors import InputError
 from randomwalk.lookup import find_file
 
@@ -114,6 +116,8 @@ def read_weights(path: str | Path, weights: str = "ema", setting: str = "network
         file = _read_shards(path, weights, setting)
     elif kind == "safetensors":
         file = _read_safetensors(path, weights, setting)
+        if (difference := read_difference(path)) is not None:
+            file = _with_base(file, difference)
     else:
         content, left = _load_pickle(path, zipped=kind == "zip")
         tensors = {} if isinstance(content, Tensor) else state_dicts.flatten(content)
@@ -143,8 +147,69 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
     path = Path(find_file(path))
     if kind_of_weights(path) != "safetensors":
         return None
+    if (difference := read_difference(path)) is not None:
+        return read_config(_base_of(path, difference))
     with _opened(path) as file:
         return _config(path, file.metadata() or {})
+
+
+# --- low-rank differences --------------------------------------------------------------------------------------
+
+
+def read_difference(path: str | Path) -> dict[str, Any] | None:
+    """The description in a file of `low_rank.save`, {"base": ..., "alpha": ..., "training": ...}; None for other files.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = Path(find_file(path))
+    if kind_of_weights(path) != "safetensors":
+        return None
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != low_rank.FORMAT:
+        return None
+    try:
+        found = json.loads(metadata["config"])
+        base, alpha = found["base"], found["alpha"]
+        is_whole = all(isinstance(base[key], str) for key in ("path", "weights", "checksum")) and 0 < alpha < math.inf
+    except (KeyError, TypeError, ValueError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise InputError(f"{path} is damaged: it does not describe the weights that it is a difference to")
+    return dict(found)
+
+
+def _base_of(path: Path, difference: Mapping[str, Any]) -> Path:
+    """File with the weights that a difference is to: of the name that it states, beside it or else where it was."""
+    stated = Path(difference["base"]["path"])
+    beside = path.with_name(stated.name)
+    base = beside if beside.is_file() and beside != path else Path(find_file(stated))
+    if not base.is_file():
+        raise InputError(f"{path} is a difference to {stated}, which is not there: put it beside {path}")
+    if read_difference(base) is not None:
+        raise InputError(f"{path} is a difference to {base}, which is a difference itself; expected whole weights")
+    return base
+
+
+def _with_base(file: WeightFile, difference: Mapping[str, Any]) -> WeightFile:
+    """The weights that a file of factors makes of those that they were trained for.
+
+    Raises:
+        InputError: these are not there, or others are.
+    """
+    path = _base_of(file.path, difference)
+    base = read_weights(path, difference["base"]["weights"], file.setting)
+    if base.config is None or low_rank.checksum(base.tensors) != difference["base"]["checksum"]:
+        raise InputError(
+            f"{file.path} is a difference to other weights than those in {path} (their checksums differ): put the "
+            f"weights it was trained from, {difference['base']['path']}, beside it"
+        )
+    try:
+        tensors = low_rank.merged(base.tensors, file.tensors, difference["alpha"])
+    except InputError as error:
+        raise InputError(f"{file.path} is damaged: {error}") from error
+    return WeightFile(file.path, tensors, file.weights, file.setting, base.config)
 
 
 # --- safetensors -----------------------------------------------------------------------------------------------
@@ -182,9 +247,10 @@ def _config(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
 
 def _read_safetensors(path: Path, weights: str, setting: str) -> WeightFile:
     with _opened(path) as file:
-        config = _config(path, file.metadata() or {})
-        names = list(file.keys())
-        prefix = "" if config is None else f"{weights}."
+        metadata = file.metadata() or {}
+        config, names = _config(path, metadata), list(file.keys())
+        is_ours = config is not None or metadata.get("format") == low_rank.FORMAT
+        prefix = f"{weights}." if is_ours else ""
         chosen = [name for name in names if name.startswith(prefix)]
         if not chosen:
             held = ", ".join(sorted({name.split(".")[0] for name in names})) or "none"

@@ -9,11 +9,11 @@ The bounds are for `random_walk` with ``kappa``, as in the configs for photograp
 of the noise were chosen by ``benchmarks/doubts.py`` on ten photographs of 128 x 128 pixels with 80, 50, 20 or 20% in
 boxes missing, at x2 and x4, and blurred by a Gaussian and by motion, with noise of 2, 5, 10 of 255. With the right
 level, none of 239 restorations is out of them. Twice the level is noticed in all of 60 blurred pictures, in all of 90
-with up to half of the pixels missing and 15 of 30 with 80%, in all of 30 at x2 and 27 of 28 at x4. Half of it is noticed
-in all of 60 blurred ones, and, where it is above the lowest level of the walk, below which it changes nothing, in all
-of 80 with missing pixels and 20 at x4. It is not noticed at x2, where the noise of a small picture can be fitted as
-texture. Those of the kernel were found on three photographs that were blurred by Gaussian, disc, straight and crooked
-kernels.
+with up to half of the pixels missing and 15 of 30 with 80%, in all of 30 at x2 and 27 of 28 at x4. Half of it is
+noticed in all of 60 blurred ones, and, where it is above the lowest level of the walk, below which it changes nothing,
+in all of 80 with missing pixels and 20 at x4. It is not noticed at x2, where the noise of a small picture can be fitted
+as texture. Those of the kernel were found on three photographs that were blurred by Gaussian, disc, straight and
+crooked kernels.
 """
 
 from __future__ import annotations

@@ -73,8 +73,20 @@ def image_notes(task: Task, image: int) -> list[str]:
         low, high = task.source.range
         found.append(f"{task.names[image]}: noise estimated as {noise.std * (high - low) / 2:.3g} in its units{kept}")
     elif noise is not None:
-        found.append(f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255{kept}")
+        found.append(
+            f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255{kept}{_prior_note(task, image)}"
+        )
     return [*found, *task.mask_notes.get(image, ())]
+
+
+def _prior_note(task: Task, image: int) -> str:
+    """End of the note on a picture's noise: the weights that its noise led to; empty if there is no choice."""
+    network = task.config.network
+    if task.camera is None or network.camera_path is None:
+        return ""
+    if image in task.of_cameras:
+        return f"; it is that of a camera (not white), so {Path(network.camera_path).name} was taken"
+    return f"; it is white, or too little is known of it, so {Path(network.path).name} was taken"
 
 
 def _page_notes(task: Task) -> list[str]:

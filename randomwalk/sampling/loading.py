@@ -8,9 +8,11 @@ import torch
 
 from randomwalk import samplers
 from randomwalk.config import SampleConfig
+from randomwalk.config.networks import Weights
 from randomwalk.config.noise import NoiseInUnits
 from randomwalk.config.sampling import SampleData
 from randomwalk.denoisers.checkpoints import load_prior, read_config
+from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.precision import choose_precision, pays_to_compile
 from randomwalk.errors import InputError
 from randomwalk.images.array_source import ArraySource, open_arrays
@@ -43,6 +45,11 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     precision, why = choose_precision(config.precision, device, why_exact(sampler, name))
     denoiser = load_prior(config.network, device, precision, config.compile is True)
     config = with_image_size(config, denoiser)
+    camera = None
+    if config.network.camera_path is not None and config.measurement is not None and config.measurement.tells_cameras:
+        other = config.network.model_copy(update={"path": config.network.camera_path})
+        camera = load_prior(other, device, precision, config.compile is True)
+        check_alike(denoiser, camera, config.network)
     try:
         sigmas = sampler.levels(denoiser)
     except InputError as error:
@@ -62,14 +69,25 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
     sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
     shape = image_shape(config, denoiser, sizes)
     task = Task(config, device, denoiser, sampler, sigmas, shape, source, names, sizes)
-    task.precision = (precision, why)
+    task.precision, task.camera = (precision, why), camera
     if sizes is not None and source is not None and denoiser.channels != 1:
         task.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
     task.budget = make_budget(config, denoiser, device, sampler.needs)
     if config.compile == "auto" and sizes is None and pays_to_compile(device, len(task.batches()) * task.num_steps):
-        denoiser.network = torch.compile(denoiser.network)  # type: ignore[assignment]
+        for each in [denoiser] if camera is None else [denoiser, camera]:
+            each.network = torch.compile(each.network)  # type: ignore[assignment]
     check_task(task)
     return task
+
+
+def check_alike(denoiser: NetworkDenoiser, camera: NetworkDenoiser, network: Weights) -> None:
+    """Raise InputError unless the denoiser for the noise of cameras takes what the other one takes."""
+    for key in ("channels", "image_size", "any_size", "num_classes", "sigma_min", "sigma_max"):
+        found, expected = getattr(camera, key), getattr(denoiser, key)
+        if found != expected:
+            raise InputError(
+                f"network.camera_path: {network.camera_path} has {key} {found}; expected {expected}, as {network.path}"
+            )
 
 
 def open_source(data: SampleData, measured: bool = False) -> ImageSource:

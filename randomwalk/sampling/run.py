@@ -120,7 +120,8 @@ def _restore_inputs(task: Task, inputs: Mapping[str, Any]) -> None:
     began = inputs.get("precision", "fp32")  # runs of earlier versions do not say it
     if task.config.precision == "auto" and began != task.precision[0]:
         assert isinstance(task.denoiser, NetworkDenoiser)
-        task.denoiser.autocast_dtype = torch.bfloat16 if began == "bf16" else None
+        for denoiser in [task.denoiser] if task.camera is None else [task.denoiser, task.camera]:
+            denoiser.autocast_dtype = torch.bfloat16 if began == "bf16" else None
         task.precision = (began, "the run began in it")
     if task.sizes is not None:
         task.grouped_by = [size and tuple(size) for size in inputs["sizes"]]

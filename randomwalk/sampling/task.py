@@ -21,12 +21,13 @@ from randomwalk import operators, samplers
 from randomwalk.config import SampleConfig
 from randomwalk.config.operators import InpaintingSettings, MRISettings, TomographySettings, blurs_of
 from randomwalk.config.sampling import Start
-from randomwalk.denoisers.denoiser import Denoiser
+from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
 from randomwalk.denoisers.guidance import guided, name_of_class, number_of_class
 from randomwalk.denoisers.tiling import TiledDenoiser, Tiling
 from randomwalk.denoisers.wrappers import Probe
 from randomwalk.errors import InputError, RunError
 from randomwalk.images.array_source import ArraySource
+from randomwalk.images.noise_whiteness import is_camera_noise
 from randomwalk.images.sources import ImageSource
 from randomwalk.images.tensors import Size
 from randomwalk.operators import Measurement, Operator
@@ -74,8 +75,10 @@ class Task:
         grouped_by: sizes by which batches are formed: ``sizes``, or in a resumed run those when it began.
         greys: whether each image is grey while the network takes colour; empty unless images keep their own size.
         budget: memory bound of a network that takes any size; None for other networks.
+        camera: the network for pictures whose noise is that of a camera; None if all take the same.
         precision: of the network, "fp32" or "bf16", and why; an empty reason where the config says it.
         estimated_noise: noise that was estimated, by image.
+        of_cameras: images whose noise was found to be that of a camera; only looked for with `camera`.
         mask_notes: how the mask of an image was understood, a line each.
     """
 
@@ -91,8 +94,10 @@ class Task:
     grouped_by: list[Size | None] | None = None
     greys: list[bool] = field(default_factory=list)
     budget: Budget | None = None
+    camera: NetworkDenoiser | None = None
     precision: tuple[str, str] = ("fp32", "")
     estimated_noise: dict[int, Noise] = field(default_factory=dict, init=False)
+    of_cameras: set[int] = field(default_factory=set, init=False)
     mask_notes: dict[int, list[str]] = field(default_factory=dict, init=False)
     _kept: tuple[tuple[ImageShape, dict[str, Any]], Operator] | None = field(default=None, init=False, repr=False)
     _measured: tuple[list[int], Operator, list[np.random.Generator]] | None = field(
@@ -163,11 +168,14 @@ class Task:
     def denoiser_of(self, images: Sequence[int]) -> Denoiser:
         """Denoiser conditioned on the classes of the images, one per row of a batch.
 
+        A picture whose noise was found to be that of a camera is alone in its batch.
+
         Raises:
             InputError: the network does not know such classes, or requires one.
         """
         labels = [label for image in images if (label := self.label_of(image)) is not None]
-        return guided(self.denoiser, labels or None, self.config.guidance.scale if self.config.guidance else 1.0)
+        taken = self.camera if self.camera is not None and images[0] in self.of_cameras else self.denoiser
+        return guided(taken, labels or None, self.config.guidance.scale if self.config.guidance else 1.0)
 
     def is_grey(self, image: int) -> bool:
         """Whether an image is grey while the network takes colour: it is repeated in all channels."""
@@ -420,6 +428,8 @@ class Task:
                 self.estimated_noise[image] = measuring.estimated_noise(
                     self.config.measurement, operator, channels, self.names[image], steps
                 )
+                if self.camera is not None and is_camera_noise(channels):
+                    self.of_cameras.add(image)
             except InputError:
                 if not self.config.measurement.keeps_known:
                     raise
@@ -485,12 +495,13 @@ class Task:
         images = [one.image for one in ids]
         batch = Batch(list(ids), torch.empty(0))
         draws = ImageDraws([sample_stream(self.config.seed, one.image, one.sample) for one in ids], self.device)
-        denoiser, tiling = self.denoiser_of(images), self.tiling_of(ids)
-        probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
-        probe.shown = lambda x: cut(x, self.margins)
-        callback = None if watch is None else lambda k, x, sigma: watch(k, cut(x, self.margins), sigma, probe)
+        tiling = self.tiling_of(ids)
         try:
             measurement = None if loaded is None else self._measure(batch, loaded)
+            denoiser = self.denoiser_of(images)
+            probe = Probe(denoiser if tiling is None else TiledDenoiser(denoiser, tiling, watch_tiles))
+            probe.shown = lambda x: cut(x, self.margins)
+            callback = None if watch is None else lambda k, x, sigma: watch(k, cut(x, self.margins), sigma, probe)
             began = self._now()
             gain = 1.0 if measurement is None else self._gain_of(measurement)
             told = measurement and self._weighted(images[0], measurement, measurement.brightened(gain))

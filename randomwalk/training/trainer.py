@@ -14,11 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from randomwalk import distributed
 from randomwalk.config import TrainConfig
+from randomwalk.denoisers import low_rank
 from randomwalk.denoisers.checkpoints import make_denoiser, save_denoiser
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.networks import first_difference
 from randomwalk.denoisers.precision import choose_precision
-from randomwalk.denoisers.weight_files import read_weights
+from randomwalk.denoisers.weight_files import read_config, read_difference, read_weights
 from randomwalk.errors import InputError, RunError
 from randomwalk.rng import Stream, generator, seed_torch
 from randomwalk.runs import checkpoints
@@ -64,7 +65,20 @@ def build_denoiser(config: TrainConfig) -> NetworkDenoiser:
             )
     if config.initial_weights is not None:
         made.network.load_state_dict(initial_state(config.initial_weights, made.network, config.initial_set))
+    if config.low_rank is not None:
+        check_base(config.initial_weights)
+        low_rank.add_factors(made.network, config.low_rank.rank, config.low_rank.alpha)
     return made
+
+
+def check_base(path: str | None) -> None:
+    """Raise InputError unless a file has weights to which a difference can be: of train.py, whole."""
+    assert path is not None
+    if read_difference(path) is not None or read_config(path) is None:
+        raise InputError(
+            f"low_rank: {path} is not a file of train.py with whole weights, to which a difference could be; give "
+            "another as initial_weights"
+        )
 
 
 def initial_state(path: str, network: nn.Module, weights: str = "ema") -> dict[str, Tensor]:
@@ -155,6 +169,11 @@ class Trainer(Loop):
             "processes": self.context.size,
             "config": config.model_dump(mode="json"),
         }
+        dtype, averaged = getattr(torch, config.export_dtype), self.descent.averaged_state()
+        if config.low_rank is not None:
+            base = {"path": config.initial_weights, "weights": config.initial_set}
+            low_rank.save(self.folder.file(MODEL), averaged, base, config.low_rank.alpha, training, dtype)
+            return
         save_denoiser(
             self.folder.file(MODEL),
             {
@@ -163,9 +182,9 @@ class Trainer(Loop):
                 "training": training,
                 "classes": self.data.classes,
             },
-            self.descent.averaged_state(),
+            averaged,
             self.denoiser.network.state_dict() if config.export_raw else None,
-            dtype=getattr(torch, config.export_dtype),
+            dtype=dtype,
         )
 
     # --- one step ------------------------------------------------------------------------------------------------

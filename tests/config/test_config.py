@@ -60,7 +60,7 @@ SAMPLING = [
     "posterior/tds",
     "posterior/tweedie_smc",
 ]
-TRAINING = ["vp_train", "ve_train", "photo/train", "folder_train"]
+TRAINING = ["vp_train", "ve_train", "photo/train", "photo/camera_train", "folder_train"]
 SDES = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
 LESSONS = [f"{data}/{name}" for data in ("fashion", "mnist", "cifar10") for name in SDES]
 SAMPLING += ["fashion/guided", "folder_sample"]

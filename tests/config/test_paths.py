@@ -65,7 +65,7 @@ def test_what_stands_for_nothing_is_refused(written: str, message: str) -> None:
 
 def test_every_setting_that_names_a_file_is_a_path() -> None:
     """By the names of the settings: one that is called like a path, and is plain text, would be taken literally."""
-    named = {"path", "output", "file", "files", "maps", "points", "validation_path", "initial_weights"}
+    named = {"path", "output", "file", "files", "maps", "points", "validation_path", "initial_weights", "camera_path"}
     found: dict[str, Any] = {}
 
     def visit(model: Any, seen: set[Any]) -> None:
@@ -85,7 +85,7 @@ def test_every_setting_that_names_a_file_is_a_path() -> None:
     for model in CONFIGS.values():
         visit(model, seen)
     expanding = get_args(OutputPath)[-1]
-    assert len(found) == 19
+    assert len(found) == 20
     for name, (annotation, metadata) in found.items():
         assert expanding in metadata or str(expanding) in str(annotation), name
 
