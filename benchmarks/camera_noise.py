@@ -1,4 +1,4 @@
-"""How often the noise of a picture is taken for that of a camera, which decides the weights of `photo_denoise.yaml`.
+"""How often the noise of a picture is taken for that of a camera, which decides between `path` and `camera_path`.
 
 White noise should nearly never be, and noise that has been through demosaicking or JPEG should be. The pictures are
 those of `support/strangers.py`, made without the library. No network is used.

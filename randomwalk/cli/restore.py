@@ -100,10 +100,11 @@ def parser(prog: str = "randomwalk restore") -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--prior",
-        choices=["auto", *PRIORS],
-        default="auto",
-        help="weights of the network: photo, for white noise; photo_camera, for noise that has been through "
-        "demosaicking or JPEG; or auto, which looks at the noise, where it is estimated",
+        choices=[*PRIORS, "auto"],
+        default="photo",
+        help="weights of the network: photo (default), for white noise; photo_camera, for noise of a sensor that has "
+        "been through demosaicking; or auto, which takes them where the noise is estimated and not white, also for "
+        "JPEG alone, where they can be worse",
     )
     made.add_argument(
         "--report",
@@ -201,8 +202,10 @@ def config_of(args: argparse.Namespace) -> SampleConfig:
     changes += [f"max_memory={args.max_memory}"] if args.max_memory is not None else []
     changes += [f"data.page={args.page}"] if args.page is not None else []
     changes += ["data.gps=false"] if args.no_gps else []
-    if args.prior != "auto":
-        changes += [f"network.path={PRIORS[args.prior]}", "network.camera_path=null"]
+    if args.prior == "auto":
+        changes.append(f"network.camera_path={PRIORS['photo_camera']}")
+    elif args.prior != "photo":
+        changes.append(f"network.path={PRIORS[args.prior]}")
     name = "denoise"
     if args.fill is not None:
         name = "inpainting"

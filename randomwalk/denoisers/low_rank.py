@@ -22,7 +22,7 @@ from randomwalk.errors import InputError, RunError
 from randomwalk.runs.folder import RunFolder
 
 FORMAT = "randomwalk difference"
-"""What the metadata of a file with factors say that it is."""
+"""Format of a file with factors, in its metadata."""
 UP, DOWN = "low_rank_b", "low_rank_a"
 """Names of the factors B and A beside the kernel that they change."""
 

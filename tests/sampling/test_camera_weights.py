@@ -101,7 +101,7 @@ def test_the_prior_of_restore() -> None:
         network = restore.config_of(restore.parser().parse_args(["a.png", *words])).network
         return Path(network.path).stem, network.camera_path and Path(network.camera_path).stem
 
-    assert paths() == ("photo", "photo_camera")
-    assert paths("--prior", "photo") == paths("--enlarge", "2") == ("photo", None)
     camera = ("--prior", "photo_camera")
+    assert paths() == paths("--prior", "photo") == paths("--enlarge", "2") == ("photo", None)
     assert paths(*camera) == paths(*camera, "--enlarge", "2") == ("photo_camera", None)
+    assert paths("--prior", "auto") == ("photo", "photo_camera")
