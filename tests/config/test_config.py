@@ -49,6 +49,7 @@ SAMPLING = [
     "ffhq256/ve_uncond",
     "posterior/random_walk",
     "posterior/random_walk_preconditioned",
+    "posterior/random_walk_momentum",
     "posterior/dps",
     "posterior/pigdm",
     "posterior/ddrm",
