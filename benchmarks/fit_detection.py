@@ -47,7 +47,7 @@ AT_ONCE = 25
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured, and what the sampler assumes of it.
+    """A measurement, and the sampler's assumptions about it.
 
     Attributes:
         operator: assumed, by name and settings.
