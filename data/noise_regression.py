@@ -7,8 +7,8 @@ bf16 units.
 
 The file of the repository was fitted with an earlier network of 2.9 million weights. A fit with the present one was no
 better on the pictures of ``benchmarks/real_photographs.py``: 0.23 dB better for noise of 25 of 255 in JPEG 30, 0.15 to
-0.36 dB worse for noise of 10 in JPEG 95 and WebP, for noise of 1 in 16 bits and for clean pictures, and within 0.1 dB in
-the other rows.
+0.36 dB worse for noise of 10 in JPEG 95 and WebP, for noise of 1 in 16 bits and for clean pictures, and within 0.1 dB
+in the other rows.
 """
 
 from __future__ import annotations
