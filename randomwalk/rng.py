@@ -75,6 +75,8 @@ class Stream(IntEnum):
     """Probe vectors of score matching, by step."""
     CAMERA = 2**31 + 31
     """Noise of a camera, by position."""
+    PHANTOMS = 2**31 + 32
+    """Phantoms, by image."""
 
     # bridge; those of a direction are named by 0 (backward, or the source) or 1 after the use
     BRIDGE_WEIGHTS = 2**31 + 40

@@ -14,6 +14,7 @@ from randomwalk.config.base import (
     Fit,
     Natural,
     NonNegative,
+    Number,
     OutputPath,
     Pair,
     PathText,
@@ -37,7 +38,17 @@ class TrainData(Settings):
     path: PathText | Annotated[list[PathText], Field(min_length=1, max_length=1000)]
     """The folder or zip, or a list of them; for standard sets the folder they are kept in, or downloaded into."""
     image_size: Side
-    channels: Literal[1, 3] = 3
+    channels: Literal[1, 2, 3] = 3
+    """1 for grey, 3 for colour; of complex arrays 2, the parts of the numbers."""
+    range: Annotated[list[Number], Pair] | Literal["auto"] | None = None
+    """For arrays in files of instruments (.npy, .npz, .mat, .h5, .nii, DICOM, TIFF): the numbers of their units that
+    become -1 and 1; nothing is clipped. auto takes the least and the largest number of all training files. Without it,
+    the files are pictures."""
+    array: Text | None = None
+    """Name of the array in each .npz, .mat or .h5 file; by default the only one."""
+    axis: Annotated[int, Field(ge=0, le=2), WHOLE] | None = None
+    """Axis of volumes along which each slice is an image. By default the first of three axes has the channels of an
+    image."""
     fit: Fit = "resize"
     """How images get their size: resize the short side and crop the centre; crop at random; or pad with black."""
     flip: bool = True
@@ -72,6 +83,7 @@ class TrainData(Settings):
                 raise ValueError(f"rescale: found {self.rescale}; allowed: [smallest, largest]")
             if self.fit == "resize" and self.rescale[0] < 1:
                 raise ValueError(f"rescale: found {self.rescale}; allowed with fit: resize: 1 and more")
+        _check_arrays(self)
         if self.grey and self.channels == 1:
             raise ValueError(f"grey: found {self.grey:g}, but with channels: 1 all images are grey; remove it")
         if self.camera and self.channels == 1:
@@ -81,6 +93,24 @@ class TrainData(Settings):
         if self.dataset != "folder" and self.validation_path is not None:
             raise ValueError(f"validation_path: is for dataset: folder, but dataset is {self.dataset}; remove it")
         return self
+
+
+def _check_arrays(data: TrainData) -> None:
+    """Refuse settings of arrays without a range, and those of pictures with one."""
+    if data.range is None:
+        for key, found in (("array", data.array), ("axis", data.axis)):
+            if found is not None:
+                raise ValueError(f"{key}: is for arrays; set range: [low, high] or auto too, or remove it")
+        if data.channels == 2:
+            raise ValueError("channels: found 2; allowed without range: 1 or 3")
+        return
+    for key, used in (("dataset", data.dataset != "folder"), ("grey", data.grey), ("camera", data.camera)):
+        if used:
+            raise ValueError(
+                f"{key}: found {getattr(data, key)}; it is for pictures, but range is for arrays; remove it"
+            )
+    if isinstance(data.range, list) and not data.range[0] < data.range[1]:
+        raise ValueError(f"range: found {data.range}; allowed: [low, high], as in [-1000, 2000], or auto")
 
 
 class PointData(Settings):

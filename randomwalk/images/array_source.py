@@ -17,7 +17,7 @@ from randomwalk.images.instruments import Stored
 from randomwalk.images.masks import Grow, Mask
 from randomwalk.images.pictures import Header, Picture
 from randomwalk.images.sources import MASK, ImageSource, digest_of, files_in
-from randomwalk.images.tensors import fit_to, to_pixels
+from randomwalk.images.tensors import fit_to, to_pixels, to_tensor
 from randomwalk.lookup import printable
 
 MOST_UNITS = 1e9
@@ -220,13 +220,13 @@ class ArraySource(ImageSource):
             )
         return torch.from_numpy(((self.planes(i) - low) * (2 / (high - low)) - 1).astype(np.float32))
 
-    def load(self, i: int, channels: int, size: Sequence[int], fit: SampleFit) -> Tensor:
-        """Image ``i`` as float32 ``[channels, H, W]`` with ``(H, W) = size``; `range` becomes [-1, 1], nothing is cut.
+    def pixels(self, i: int, channels: int) -> np.ndarray:
+        """Image ``i`` as float32 ``[H, W, channels]``; `range` becomes [-1, 1], nothing is cut.
 
         Raises:
-            InputError: it cannot be read, has another number of channels, or with "keep" is smaller than the size.
+            InputError: it cannot be read, or has another number of channels.
         """
-        x, (height, width) = self._tensor(i), size
+        x = self._tensor(i)
         if len(x) != channels and (len(x), channels) != (1, COLOURS):
             stored = self._stored(self.places[i][0]).values
             why = " (it is complex, which takes two)" if np.iscomplexobj(stored) else ""
@@ -235,15 +235,21 @@ class ArraySource(ImageSource):
                 f"{self.where}: {self.names[i]} has {len(x)} channel{'s' if len(x) > 1 else ''}{why}, but "
                 f"{channels} {'are' if channels > 1 else 'is'} expected{volume}"
             )
-        if fit == "keep":
-            if x.shape[1] < height or x.shape[2] < width:
-                found = f"{x.shape[1]}x{x.shape[2]} pixels, expected {height}x{width}"
-                raise InputError(f"{self.where}: {self.names[i]} has {found}")
-            x = x[:, :height, :width]
-        else:  # pads with 0, which stands for black
-            fitted = [fit_to(plane.numpy()[..., None] + 1, size, fit) - 1 for plane in x]
-            x = torch.from_numpy(np.concatenate(fitted, axis=2).transpose(2, 0, 1))
-        return x.expand(channels, -1, -1).contiguous()
+        return x.expand(channels, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+    def load(self, i: int, channels: int, size: Sequence[int], fit: SampleFit) -> Tensor:
+        """Image ``i`` as float32 ``[channels, H, W]`` with ``(H, W) = size``; see `pixels`.
+
+        Raises:
+            InputError: it cannot be read, has another number of channels, or with "keep" is smaller than the size.
+        """
+        pixels, (height, width) = self.pixels(i, channels), size
+        if fit != "keep":
+            return to_tensor(fit_to(pixels, size, fit)).contiguous()
+        if pixels.shape[0] < height or pixels.shape[1] < width:
+            found = f"{pixels.shape[0]}x{pixels.shape[1]} pixels, expected {height}x{width}"
+            raise InputError(f"{self.where}: {self.names[i]} has {found}")
+        return to_tensor(pixels[:height, :width]).contiguous()
 
     # --- masks ---------------------------------------------------------------------------------------------------
 

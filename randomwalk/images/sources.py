@@ -23,7 +23,7 @@ from randomwalk.images import kinds, pictures
 from randomwalk.images.masks import Grow, Mask, read_mask, read_mask_file
 from randomwalk.images.pictures import Header, Picture
 from randomwalk.images.standard_sets import Split, load_standard_set
-from randomwalk.images.tensors import Size, fit_to, to_tensor
+from randomwalk.images.tensors import Size, fit_to, to_pixels, to_tensor
 from randomwalk.lookup import printable
 
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, struct.error)
@@ -41,7 +41,8 @@ class ImageSource:
 
     Args:
         names: name of each image, for messages and result files; as `printable` shows them.
-        read: ``read(i)`` gives the bytes of file ``i``, or a uint8 array ``[H, W]`` or ``[H, W, C]``.
+        read: ``read(i)`` gives the bytes of file ``i``, or a uint8 array ``[H, W]`` or ``[H, W, C]``, or a float32
+            array ``[H, W, C]`` in [-1, 1].
         where: name of the whole source in messages.
         labels: class index of each image; None if unknown.
         classes: names of the classes, if there are labels.
@@ -88,6 +89,7 @@ class ImageSource:
         """
         raw = self._read(i)
         if isinstance(raw, np.ndarray):
+            raw = to_pixels(to_tensor(raw)) if raw.dtype == np.float32 else raw
             return Picture(raw[..., None] if raw.ndim == 2 else raw)
         return pictures.read(raw, f"{self.where}: {self.names[i]}", self.pages[i])
 
@@ -240,8 +242,10 @@ class ImageSource:
         return found
 
     def pixels(self, i: int, channels: int) -> np.ndarray:
-        """Image ``i`` as uint8 ``[H, W, channels]``; grey and colour are converted into each other."""
-        return self.picture(i).on_white(channels)
+        """Image ``i`` as uint8 ``[H, W, channels]``, where grey and colour are converted into each other; a float32
+        array stays as it is."""
+        raw = self._read(i) if self._open is None else None
+        return raw if isinstance(raw, np.ndarray) and raw.dtype == np.float32 else self.picture(i).on_white(channels)
 
     def load(self, i: int, channels: int, size: Sequence[int], fit: SampleFit) -> Tensor:
         """Image ``i`` as float32 ``[channels, H, W]`` in [-1, 1] with ``(H, W) = size``.

@@ -32,8 +32,9 @@ def strips(height: int, row: int) -> Iterator[slice]:
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 ``[H, W, C]`` -> float32 ``[C, H, W]`` in [-1, 1]."""
-    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
+    """uint8 ``[H, W, C]`` -> float32 ``[C, H, W]`` in [-1, 1]; floating-point numbers are in [-1, 1] already."""
+    planes = torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32))
+    return planes if np.issubdtype(pixels.dtype, np.floating) else planes / 127.5 - 1
 
 
 def to_bytes(x: Tensor) -> np.ndarray:
@@ -64,7 +65,7 @@ def fit_to(
     """Fit ``pixels [h, w, C]`` to ``size = (H, W)``.
 
     Args:
-        pixels: uint8 image.
+        pixels: uint8 image, or float32 in [-1, 1].
         size: height and width of the result.
         fit: "resize" scales the image until it covers the size, then crops. "crop" crops without scaling, unless the
             image is too small. "pad" surrounds it with black, scaled down first if it is too large.
@@ -76,15 +77,24 @@ def fit_to(
     scale = {"resize": cover, "crop": max(1.0, cover), "pad": min(1.0, contain)}[fit]
     if scale != 1:
         new = (max(1, round(w * scale)), max(1, round(h * scale)))
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        pixels = np.asarray(image.resize(new, Image.Resampling.LANCZOS))
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        pixels = resized(pixels, new, Image.Resampling.LANCZOS)
         h, w = pixels.shape[:2]
     if fit == "pad":
         top, left = (height - h) // 2, (width - w) // 2
-        return np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)))
+        black = -1 if np.issubdtype(pixels.dtype, np.floating) else 0
+        sides = ((top, height - h - top), (left, width - w - left), (0, 0))
+        return np.pad(pixels, sides, constant_values=black)
     if generator is None:
         top, left = (h - height) // 2, (w - width) // 2
     else:
         top, left = generator.integers(h - height + 1), generator.integers(w - width + 1)
     return pixels[top : top + height, left : left + width]
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int], filter: Image.Resampling) -> np.ndarray:
+    """Resize ``pixels [h, w, C]``, uint8 or float32, to ``size``: width and height, as Pillow has them."""
+    if np.issubdtype(pixels.dtype, np.floating):  # Pillow takes one channel of these at a time
+        planes = [np.asarray(Image.fromarray(plane).resize(size, filter)) for plane in pixels.transpose(2, 0, 1)]
+        return np.stack(planes, axis=2)
+    made = np.asarray(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).resize(size, filter))
+    return made[..., None] if made.ndim == 2 else made

@@ -20,7 +20,8 @@ from randomwalk.config import TrainConfig
 from randomwalk.config.objective import LogNormalLevels
 from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
-from randomwalk.images.sources import ImageSource, open_dataset, open_images
+from randomwalk.images.array_source import ArraySource, open_arrays
+from randomwalk.images.sources import ImageSource, open_dataset
 from randomwalk.rng import Stream, generator
 from randomwalk.training.cameras import STRONGEST, photographed
 from randomwalk.training.images import TrainingImages, cached, check_apart, check_some_decode, joined, largest_side
@@ -80,11 +81,11 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
     data = config.data
     assert isinstance(data, TrainData)
     paths = [data.path] if isinstance(data.path, str) else data.path
-    sources = [open_dataset(data.dataset, path) for path in paths]
+    sources = [_opened(data, path) for path in paths]
     check_parts(config, sources)
     source = joined(sources, data.channels)
     order, held_out = generator(config.seed, Stream.SPLIT).permutation(len(source)), data.num_validation
-    own = None if data.validation_path is None else open_images(data.validation_path)
+    own = None if data.validation_path is None else _opened(data, data.validation_path)
     if own is not None:
         check_apart(sources, own)
         check_validation_classes(config, source, own)
@@ -99,6 +100,32 @@ def split_images(config: TrainConfig, bar: bool = True) -> Split:
     check_some_decode(source, split.training.tolist(), "data.path")
     check_some_decode(source, split.validation.tolist(), "the validation images")
     return split
+
+
+def _opened(data: TrainData, path: str) -> ImageSource:
+    if data.range is None:
+        return open_dataset(data.dataset, path)
+    source = open_arrays(path, data.array, data.axis)
+    if data.range != "auto":
+        source.range = (data.range[0], data.range[1])
+    return source
+
+
+def with_range(config: TrainConfig) -> TrainConfig:
+    """The config with ``data.range: auto`` replaced by the extent of the training files.
+
+    Raises:
+        InputError: they cannot be read, or have no range.
+    """
+    data = config.data
+    if not isinstance(data, TrainData) or data.range != "auto":
+        return config
+    sources = [_opened(data, path) for path in ([data.path] if isinstance(data.path, str) else data.path)]
+    lows, highs = zip(*(source.extent() for source in sources if isinstance(source, ArraySource)), strict=True)
+    found = config.model_copy(deep=True)
+    assert isinstance(found.data, TrainData)
+    found.data.range = [min(lows), max(highs)]
+    return found
 
 
 class _NoisyImages(Dataset[tuple[Tensor, ...]]):

@@ -58,7 +58,11 @@ def warnings_of(config: TrainConfig, sources: Sequence[ImageSource] = (), num_tr
             f"data.fit is pad, but images of {where} are not square or larger than {data.image_size} x "
             f"{data.image_size}: padding adds black bars, which the network learns too; use resize or crop"
         )
-    if data.channels == 1 and any(_has_colours(source, i) for source, i in _evenly(sources, DECODED)):
+    if (
+        data.range is None
+        and data.channels == 1
+        and any(_has_colours(source, i) for source, i in _evenly(sources, DECODED))
+    ):
         found.append(
             f"data.channels is 1, but images of {where} are in colour: the network will learn grey ones only; "
             "configs/folder_train.yaml is for colour"

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from randomwalk.config.training import TrainData
 from randomwalk.errors import InputError
 from randomwalk.images.sources import ImageSource, in_order
-from randomwalk.images.tensors import LUMA, fit_to, to_tensor
+from randomwalk.images.tensors import LUMA, fit_to, resized, to_tensor
 from randomwalk.progress import progress_bar
 from randomwalk.rng import Stream, generator
 
@@ -141,8 +141,8 @@ def _files(source: ImageSource) -> set[Path]:
 
 
 def _plain(pixels: np.ndarray) -> np.ndarray:
-    """Pixels ``[H, W, C]`` as Pillow takes them: without the channel axis if grey."""
-    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    """Pixels ``[H, W, C]`` without the channel axis if they are 8-bit and grey."""
+    return pixels[..., 0] if pixels.shape[2] == 1 and pixels.dtype == np.uint8 else pixels
 
 
 class TrainingImages(Dataset[Tensor]):
@@ -219,5 +219,4 @@ def rescaled_cut(pixels: np.ndarray, size: int, scales: list[float], draws: np.r
     cut = fit_to(pixels, (side, side), "crop", draws)
     if side == size:
         return cut
-    image = Image.fromarray(_plain(cut))
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)).reshape(size, size, -1)
+    return resized(cut, (size, size), Image.Resampling.BICUBIC)

@@ -13,7 +13,7 @@ from randomwalk.config import TrainConfig
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.images.sheets import Row, grid, overview
 from randomwalk.images.tensors import to_pixels
-from randomwalk.training.examples import Examples, split_images
+from randomwalk.training.examples import Examples, split_images, with_range
 from randomwalk.training.foreseen import warnings_of
 from randomwalk.training.images import damage
 from randomwalk.training.labels import settled
@@ -81,6 +81,7 @@ class ImageSet:
     unit = "images"
 
     def __init__(self, config: TrainConfig, bar: bool = True) -> None:
+        config = with_range(config)
         self.split = split_images(config, bar)
         self.config = settled(config, self.split.source)
 
@@ -88,6 +89,8 @@ class ImageSet:
     def description(self) -> str:
         """Number of images, and the classes if there are any."""
         images = f"{len(self.split.training):,} training and {len(self.split.validation):,} validation images"
+        if (found := getattr(self.config.data, "range", None)) is not None:
+            images += f" with [{found[0]:.6g}, {found[1]:.6g}] as [-1, 1]"
         if not self.classes:
             return images
         names = ", ".join(self.classes[:SHOWN_CLASSES]) + ", ..." * (len(self.classes) > SHOWN_CLASSES)

@@ -96,7 +96,7 @@ def likelihood_of(run: Recorded, data: dict[str, Tensor]) -> Measurement | None:
 
 
 def replay(name: str, denoiser: Denoiser, data: dict[str, Tensor]) -> list[float]:
-    """Walk as recorded, from our own schedule and sampler; max |difference| / max |recorded| after each recorded step."""
+    """Walk as recorded, with our schedule and sampler; max |difference| / max |recorded| after each recorded step."""
     run, differences = RECORDED[name], []
     settings: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 348.0} if name.startswith("ve") else DDPM
     sigmas = schedules.make(run.schedule, len(data["sigma"]), **settings)

@@ -1,0 +1,72 @@
+"""Phantoms: their ranges, their draws, and parts that must be there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from randomwalk.errors import InputError
+from randomwalk.images import phantoms
+from randomwalk.rng import Stream, generator
+
+ROOT = Path(__file__).parents[2]
+NUMBER = 12
+
+
+def draws(k: int) -> np.random.Generator:
+    return generator(0, Stream.PHANTOMS, k)
+
+
+def template() -> phantoms.Tissues:
+    """A ball of white matter in a shell of grey matter."""
+    z, y, x = np.mgrid[:40, :48, :40]
+    radius = np.sqrt((z - 20) ** 2 + (y - 24) ** 2 + (x - 20) ** 2)
+    brain, grey, white = radius < 16, (radius >= 10) & (radius < 15), radius < 10
+    return phantoms.Tissues(brain.astype(np.float32), grey.astype(np.float32), white.astype(np.float32))
+
+
+def test_bodies_are_tissue_in_air_with_bone_and_holes() -> None:
+    bodies = np.stack([phantoms.body(64, draws(k)) for k in range(NUMBER)])
+    assert bodies.dtype == np.float32 and bodies.shape == (NUMBER, 64, 64)
+    assert bodies.min() == 0 and bodies.max() <= phantoms.MOST
+    assert (bodies[:, [0, 0, -1, -1], [0, -1, 0, -1]] == 0).all()  # air around
+    water = np.abs(bodies / phantoms.WATER - 1) < 0.2
+    assert 0.2 < water.mean() < 0.8
+    assert (bodies > 0.3).any((1, 2)).mean() > 0.5  # bone
+    assert len(np.unique(bodies[0])) > 100  # texture
+
+
+def test_slices_are_complex_with_a_smooth_phase_and_bounded_magnitudes() -> None:
+    tissues = template()
+    slices = np.stack([phantoms.brain_slice(tissues, 64, draws(k)) for k in range(NUMBER)])
+    assert slices.dtype == np.complex64 and slices.shape == (NUMBER, 64, 64)
+    magnitude = np.abs(slices)
+    assert ((magnitude.max((1, 2)) > 0.5) & (magnitude.max((1, 2)) < 1.6)).all()
+    both = (magnitude[:, :, 1:] > 0.05) & (magnitude[:, :, :-1] > 0.05)
+    turns = np.angle(slices[:, :, 1:] * slices[:, :, :-1].conj())
+    assert np.abs(turns[both]).max() < 0.5 and np.abs(turns[both]).mean() > 0.001
+    assert np.std(np.angle(slices[magnitude > 0.1])) > 1  # any phase
+
+
+def test_a_phantom_depends_on_its_draws_alone() -> None:
+    for make in (lambda k: phantoms.body(32, draws(k)), lambda k: phantoms.brain_slice(template(), 32, draws(k))):
+        np.testing.assert_array_equal(make(3), make(3))
+        assert np.abs(make(3) - make(4)).max() > 0.1
+
+
+def test_a_missing_template_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not there; the package nilearn has it"):
+        phantoms.read_tissues(tmp_path)
+
+
+def test_the_script_writes_arrays_that_do_not_depend_on_their_number(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "data" / "phantoms.py"), "tomography", str(tmp_path), "--side", "16"]
+    subprocess.run([*script, "--number", "2", "--first", "5"], check=True, capture_output=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["00005.npy", "00006.npy"]
+    np.testing.assert_array_equal(np.load(tmp_path / "00006.npy"), phantoms.body(16, draws(6)))
+    refused = subprocess.run([sys.executable, script[1], "mri", str(tmp_path)], capture_output=True, text=True)
+    assert refused.returncode == 2 and "mri needs --template" in refused.stderr
