@@ -4,6 +4,11 @@ Writes one array for each image (``.npy``): the attenuation of bodies in 1/cm, f
 heads. The heads are drawn from a template that the package nilearn holds (``pip install nilearn``):
 
     python data/phantoms.py mri FOLDER --template SITE_PACKAGES/nilearn/datasets/data
+
+``scan`` makes slices to test with from a scan of a head, such as Colin27 of Debian's package mricron-data: axial slices
+of 230 mm, the magnitudes those of the scan, the phase drawn:
+
+    python data/phantoms.py scan FOLDER --volume /usr/share/mricron/templates/ch2.nii.gz --number 8
 """
 
 import argparse
@@ -11,19 +16,35 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from randomwalk.images.phantoms import body, brain_slice, read_tissues
+from randomwalk.images import instruments  # noqa: E402
+from randomwalk.images.phantoms import body, brain_slice, read_tissues, smooth_phase  # noqa: E402
 from randomwalk.rng import Stream, generator
+
+
+FIELD = 230
+"""Side of a slice of a scan, in voxels of 1 mm."""
+
+
+def scan_slice(volume: np.ndarray, share: float, side: int, draws: np.random.Generator) -> np.ndarray:
+    """An axial slice of a volume ``[X, Y, Z]`` at a share of its height, complex64 ``[side, side]``."""
+    plane = volume[:, ::-1, round(share * (volume.shape[2] - 1))].T.astype(np.float32)
+    rows, columns = (FIELD - length for length in plane.shape)
+    field = np.pad(plane, ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)))
+    small = np.asarray(Image.fromarray(field).resize((side, side), Image.Resampling.BOX))
+    return (small / np.quantile(small, 0.999) * np.exp(1j * smooth_phase(side, draws))).astype(np.complex64)
 
 
 def main() -> None:
     """Write the images that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["tomography", "mri"])
+    parser.add_argument("kind", choices=["tomography", "mri", "scan"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--template", type=Path, help="folder of nilearn with the template, for mri")
+    parser.add_argument("--volume", type=Path, help="file of the scan, for scan")
     parser.add_argument("--number", type=int, default=3000, help="of images (3000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first image (0); each has its own draws")
     parser.add_argument("--side", type=int, default=128, help="in pixels (128)")
@@ -31,11 +52,17 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.kind == "mri" and chosen.template is None:
         parser.error("mri needs --template")
+    if chosen.kind == "scan" and chosen.volume is None:
+        parser.error("scan needs --volume")
     tissues = read_tissues(chosen.template) if chosen.kind == "mri" else None
+    volume = instruments.read(chosen.volume).values if chosen.kind == "scan" else None
     chosen.folder.mkdir(parents=True, exist_ok=True)
     for k in range(chosen.first, chosen.first + chosen.number):
         draws = generator(chosen.seed, Stream.PHANTOMS, k)
-        image = body(chosen.side, draws) if tissues is None else brain_slice(tissues, chosen.side, draws)
+        if volume is not None:  # from the ears to the crown
+            image = scan_slice(volume, 0.35 + 0.4 * (k - chosen.first + 0.5) / chosen.number, chosen.side, draws)
+        else:
+            image = body(chosen.side, draws) if tissues is None else brain_slice(tissues, chosen.side, draws)
         np.save(chosen.folder / f"{k:05d}.npy", image)
     print(f"{chosen.folder}: {chosen.number} images of {chosen.side} x {chosen.side}")
 

@@ -53,8 +53,8 @@ class Start(Settings):
 
     mean: Number | Literal["measurement"] = 0.0
     """Mean of every pixel; or measurement: the small image of super_resolution enlarged by cubic interpolation, that of
-    inpainting with its holes filled in smoothly, the filtered back-projection of tomography, or the blurred image as it
-    is."""
+    inpainting with its holes filled in smoothly, the filtered back-projection of tomography, the zero-filled image of
+    mri, or the blurred image as it is."""
     std: Positive | None = None
     """Standard deviation; the highest sigma of the schedule by default."""
 

@@ -135,8 +135,13 @@ def brain_slice(tissues: Tissues, side: int, draws: np.random.Generator) -> np.n
     image *= 1 + draws.uniform(0, 0.06) * fine / fine.std() + draws.uniform(0, 0.04) * coarse / coarse.std()
     image = image.clip(0) * np.exp(draws.uniform(0, 0.3) * _smooth(x, y, draws))
     image *= draws.uniform(0.7, 1) / max(float(np.quantile(image, 0.995)), 1e-6)
-    phase = draws.uniform(-math.pi, math.pi) + draws.uniform(0, 1.5) * _smooth(x, y, draws)
-    return _averaged(image * np.exp(1j * phase)).astype(np.complex64)
+    return _averaged(image * np.exp(1j * smooth_phase(n, draws))).astype(np.complex64)
+
+
+def smooth_phase(side: int, draws: np.random.Generator) -> np.ndarray:
+    """Draw a phase that changes slowly over an image, in radians, ``[side, side]``."""
+    y, x = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1
+    return np.asarray(draws.uniform(-math.pi, math.pi) + draws.uniform(0, 1.5) * _smooth(x, y, draws))
 
 
 def _cut(tissues: Tissues, n: int, draws: np.random.Generator) -> np.ndarray:

@@ -252,7 +252,8 @@ def _shown(given: Mapping[str, Any]) -> str:
 def to_deepinv(operator: Operator, **settings: Any) -> Any:
     """An operator as a deepinv ``LinearPhysics``, or ``Physics`` if it is not linear.
 
-    The adjoint, pseudo-inverse and proximal map are those of the operator.
+    The adjoint, pseudo-inverse and proximal map are those of the operator; where the last is found by conjugate
+    gradients, these end after the physics' ``max_iter``.
 
     Args:
         operator: the operator.
@@ -288,6 +289,6 @@ def to_deepinv(operator: Operator, **settings: Any) -> Any:
             """``argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - z||^2``."""
             if not isinstance(z, Tensor):
                 z = torch.full_like(self.operator.adjoint(y), z or 0.0)
-            return self.operator.proximal(z, y, float(gamma) ** -0.5, 1.0)
+            return self.operator.proximal(z, y, float(gamma) ** -0.5, 1.0, iterations=self.max_iter)
 
     return LinearOperatorPhysics()

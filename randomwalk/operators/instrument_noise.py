@@ -263,6 +263,15 @@ class BeerLambertNoise(Noise):
         found = self.photons * (-self._integral(y)).exp()
         return torch.where(found > 1.001 * self.NONE / self.copies, found, 0.0)
 
+    def weights(self, y: Tensor) -> Tensor:
+        """``sqrt(k / photons)`` of each ray with k photons, for the many samplers of Gaussian noise.
+
+        The variance of y is about ``1 / (h^2 k)``, so that y times the weights has `stable_std` everywhere.
+
+        Source: Sauer and Bouman 1993, IEEE TSP 41(2).
+        """
+        return (self.counts(y).clamp_min(self.NONE / self.copies) / self.photons).sqrt()
+
     def log_prob(self, y: Tensor, clean: Tensor) -> Tensor:
         k, p = self.counts(y), self._integral(clean)
         expected = self.photons * ((-p.clamp_min(0)).exp() + (-p).clamp_min(0))

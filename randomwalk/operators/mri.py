@@ -54,6 +54,10 @@ class MRI(TightRows):
     def adjoint(self, y: Tensor) -> Tensor:
         return _parts(_inverse(_complex(self.mask * y)))
 
+    def interpolated(self, y: Tensor) -> Tensor:
+        """The zero-filled image."""
+        return self.adjoint(y)
+
 
 class MultiCoilMRI(Operator):
     """``y_n = M F (s_n x)``: the image weighted by the sensitivity ``s_n`` of each of N coils, then as :class:`MRI`.
@@ -98,6 +102,10 @@ class MultiCoilMRI(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         coils = _inverse(_complex(self.sampled * y))
         return _parts((self._sensitivities(y).conj() * coils).sum(1))
+
+    def interpolated(self, y: Tensor) -> Tensor:
+        """The zero-filled images of the coils, put together by their sensitivities."""
+        return self.adjoint(y)
 
     def _sensitivities(self, like: Tensor) -> Tensor:
         real, imaginary = self.maps.to(like.dtype)

@@ -177,7 +177,7 @@ class Operator(nn.Module):
 
         That is ``z + (A^T A + q)^-1 A^T (y - A z) = z + A^T (A A^T + q)^-1 (y - A z)``, ``q = (eta/sigma)^2``: the
         first in closed form where there is a spectral decomposition, and by conjugate gradients where there is a
-        :meth:`preconditioner`; otherwise the second by :meth:`solve`.
+        :meth:`preconditioner` or y has more entries than x; otherwise the second by :meth:`solve`.
 
         Args:
             z: ``[B, C, H, W]``.
@@ -198,7 +198,7 @@ class Operator(nn.Module):
             # A^T v vanishes where t = 0; its rounding errors there must not be divided by a tiny damping.
             return z + self.spectral(lambda t: (t > 0) / (t + damping), right)
         preconditioner = self.preconditioner(damping, z)
-        if preconditioner is None:
+        if preconditioner is None and y[0].numel() <= z[0].numel():
             return z + self.adjoint(self.solve(y - self(z), damping, tolerance, iterations))
         return z + conjugate_gradients(
             lambda v: self._gram(v) + damping * v,

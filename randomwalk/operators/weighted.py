@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from randomwalk.operators.operator import Operator
@@ -28,6 +30,12 @@ class Weighted(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.operator.adjoint(self.weights * y)
+
+    def preconditioner(self, damping: float, like: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """That of A, with the mean of the squared weights."""
+        power = float(self.weights.square().mean())
+        found = self.operator.preconditioner(damping / power, like)
+        return None if found is None else lambda v: found(v) / power
 
     def interpolated(self, y: Tensor) -> Tensor:
         return self.operator.interpolated(y / self.weights)

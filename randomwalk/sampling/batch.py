@@ -71,12 +71,13 @@ def visible_and_baseline(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor 
     """`Batch.visible` and `Batch.baseline` of measurements ``[B, ...]``.
 
     A pseudo-inverse without a closed form is not computed: it is slow, and amplifies noise where the operator is
-    ill-conditioned.
+    ill-conditioned. The interpolated image takes its place, such as the filtered back-projection, or ``A^T y``.
     """
     inverse = operator.pinv(y) if operator.has_spectral else None
     visible = y if inverse is None else operator(inverse)
     if tuple(visible.shape[1:]) == operator.shown_shape:
         return visible, visible
     if inverse is None and operator.linear:
-        inverse = operator.adjoint(y)
+        interpolates = type(operator).interpolated is not Operator.interpolated
+        inverse = operator.interpolated(y) if interpolates else operator.adjoint(y)
     return visible, None if inverse is None else operator.cut(inverse)

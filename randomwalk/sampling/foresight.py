@@ -129,8 +129,13 @@ def _unit_notes(task: Task) -> list[str]:
 def _photon_notes(task: Task) -> list[str]:
     """One note if the sampler takes photons for Gaussian noise."""
     noise, measurement = task.noise, task.config.measurement
-    if noise is None or noise.name != "poisson" or task.knows_noise or measurement is None:
+    if noise is None or task.knows_noise or measurement is None:
         return []
+    if noise.name == "beer_lambert":
+        return [
+            f"sampler {task.config.sampler.name} treats the noise of the projections as Gaussian, with the variance "
+            "that the photons of each ray say (weighted least squares)"
+        ]
     which = "the variance around each pixel" if blurs_of(measurement.operator) else "their mean variance"
     return [
         f"sampler {task.config.sampler.name} treats photon noise as Gaussian with {which}; for denoising "

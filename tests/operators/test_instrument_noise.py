@@ -175,6 +175,23 @@ def test_photons_behind_an_absorber_in_units() -> None:
         found.noise.measured(counts - counts - 2)
 
 
+def test_weighted_projections_have_the_same_noise_everywhere() -> None:
+    """Rays through a dark disc, with 20 photons instead of 400: the noise of 2,000 measurements has one spread."""
+    operator = operators.make("tomography", image_shape=(1, 9, 9), views=4, pixel_size=0.5)
+    rows = torch.linspace(-1, 1, 9)
+    disc = torch.where(rows[:, None] ** 2 + rows**2 < 0.4, 1.0, -1.0)[None, None]
+    noise = BeerLambertNoise(400.0, 0.0, 1.0).of_operator(operator)
+    clean = operator(disc)
+    counts = noise.counts(clean)
+    assert float(counts.max() / counts.min()) > 10
+    y = noise.apply(clean.expand(2000, -1, -1, -1), ImageDraws([generator(4, i) for i in range(2000)]))
+    spread = (noise.weights(y) * (y - clean)).std(0) / noise.stable_std
+    plain = (y - clean).std(0) / noise.stable_std
+    assert plain.max() > 3  # without weights
+    # 5 standard errors, and what 20 photons do to the square root of their number: a part in 40.
+    assert (spread - 1).abs().max() < 5 / (2 * 2000) ** 0.5 + 1 / 40
+
+
 def test_settings() -> None:
     assert noise_of("rician", std=51, pixel_range=[0, 255]).std == pytest.approx(0.4)
     assert noise_of("gamma", looks=4).std == pytest.approx(0.5)
