@@ -35,7 +35,7 @@ from support.engine import (
 from support.engine import sample as draw
 from support.photo_baselines import divergence, gradient
 from support.photo_problems import Problem
-from support.photographs import spread
+from support.photographs import fingerprint, spread
 from torch import Tensor
 
 import randomwalk
@@ -220,12 +220,13 @@ class Bench:
     plan: Mapping[str, Any]
     records: Records
     denoisers: Mapping[str, Denoiser]
+    weights: Mapping[str, str]
 
     def job(self, case: Case, title: str, settings: Settings, images: Mapping[str, Tensor]) -> Job:
         """A method on images of a case."""
         config = {
             "case": repr(case), "settings": settings, "side": self.options.side, "precision": self.options.precision,
-            "data": str(self.options.data),
+            "data": str(self.options.data), "weights": self.weights[case.kind],
         }  # fmt: skip
         work = Work(case, title, settings, images, self.denoisers[case.kind])
         return Job(case.title, title, config, list(images), work)
@@ -330,10 +331,12 @@ def main(options: argparse.Namespace) -> int:
         print("note: MRI is left out: its phantoms need --template, the folder nilearn/datasets/data of nilearn")
     report = Report("instruments", options, "cpu", ["scipy", "deepinv"])
     denoisers: dict[str, Denoiser] = {}
+    weights: dict[str, str] = {}
     for kind in kinds:
         path = ROOT / "pretrained_models" / f"{plan[kind]['network']}.safetensors"
         denoisers[kind] = randomwalk.load_denoiser(path, precision=options.precision)
-    bench = Bench(options, plan, Records(report.folder, options.resume), denoisers)
+        weights[kind] = fingerprint(path)
+    bench = Bench(options, plan, Records(report.folder, options.resume), denoisers, weights)
     for case in cases(plan, kinds):
         if options.tune:
             bench.tune(case)

@@ -20,10 +20,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from randomwalk.images import instruments  # noqa: E402
-from randomwalk.images.phantoms import body, brain_slice, read_tissues, smooth_phase  # noqa: E402
+from randomwalk.images import instruments
+from randomwalk.images.phantoms import body, brain_slice, read_tissues, smooth_phase
 from randomwalk.rng import Stream, generator
-
 
 FIELD = 230
 """Side of a slice of a scan, in voxels of 1 mm."""

@@ -770,7 +770,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
             'row for row in rows if row["sample"] == MEAN), rows[0]',
             'row for row in rows if row["sample"] != MEAN), rows[0]',
         ),
-        ("np.linspace(0, STD_WHITE, 17)", "np.linspace(0, 1, 17)"),
+        ("np.linspace(0, white, 17)", "np.linspace(0, 1, 17)"),
         ("key=lambda kind: int(kind[6:])", "key=lambda kind: kind"),
         ("if len(shown) == report.MOST_IMAGES", "if len(shown) > report.MOST_IMAGES"),
     ],

@@ -18,8 +18,9 @@ THUMBNAIL = 320
 """Longest side in pixels of an image in an overview."""
 KERNEL_SIDE = 256
 """Longest side in pixels of the picture of a blur kernel, unless it has more entries."""
-STD_WHITE = 0.5
-"""Standard deviation, in [-1, 1] units, of the brightest colour of `std_map`."""
+STD_WHITE, STD_WHITE_OF_ARRAYS = 0.5, 0.1
+"""Standard deviation, in [-1, 1] units, of the brightest colour of `std_map`: for pictures, and for arrays, whose small
+differences matter."""
 LABEL_WIDTH = 160
 """Largest width in pixels of the label of a row."""
 
@@ -71,11 +72,11 @@ def detail(before: np.ndarray, after: np.ndarray, least: int = 96) -> tuple[slic
     return slice(int(top), int(top) + side), slice(int(left), int(left) + side)
 
 
-def std_map(std: np.ndarray) -> np.ndarray:
-    """Colours ``[H, W, 3]`` of standard deviations ``[H, W]``, on a fixed scale from 0 to `STD_WHITE`."""
+def std_map(std: np.ndarray, white: float = STD_WHITE) -> np.ndarray:
+    """Colours ``[H, W, 3]`` of standard deviations ``[H, W]``, on a fixed scale from 0 to ``white``."""
     from matplotlib import colormaps  # slow to import: most runs draw neither maps nor histograms
 
-    colours = colormaps["magma"](np.clip(std / STD_WHITE, 0, 1))[..., :3]
+    colours = colormaps["magma"](np.clip(std / white, 0, 1))[..., :3]
     return (colours * 255).round().astype(np.uint8)
 
 

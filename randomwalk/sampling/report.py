@@ -12,7 +12,7 @@ import numpy as np
 
 from randomwalk.config import SampleConfig
 from randomwalk.config.operators import parts_of
-from randomwalk.images.sheets import STD_WHITE, std_map
+from randomwalk.images.sheets import STD_WHITE, STD_WHITE_OF_ARRAYS, std_map
 from randomwalk.runs import report
 from randomwalk.runs.folder import RunFolder
 from randomwalk.runs.report import Column, Extra, Page, Picture, Shown, Table, link, size_of_png
@@ -77,13 +77,22 @@ def pictures_of(folder: RunFolder) -> dict[int, dict[str, str]]:
     return found
 
 
-def images_of(folder: RunFolder, rows: Sequence[Mapping[str, Any]], conditional: bool) -> dict[int, Shown]:
+def std_white(config: SampleConfig) -> float:
+    """Standard deviation of the brightest colour in the maps of a run."""
+    arrays = config.data is not None and config.data.range is not None
+    return STD_WHITE_OF_ARRAYS if arrays else STD_WHITE
+
+
+def images_of(
+    folder: RunFolder, rows: Sequence[Mapping[str, Any]], conditional: bool, white: float = STD_WHITE
+) -> dict[int, Shown]:
     """Images of a run by number, as a page shows them; at most `report.MOST_IMAGES`.
 
     Args:
         folder: of the run.
         rows: of metrics.csv.
         conditional: whether there are measurements.
+        white: standard deviation of the brightest colour of the maps.
     """
     of_image: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -105,22 +114,22 @@ def images_of(folder: RunFolder, rows: Sequence[Mapping[str, Any]], conditional:
             [Picture(label, link(names[kind])) for kind, label in labels.items() if kind in names],
             size,
             _caption(of_image[image]),
-            _extras(names),
+            _extras(names, white),
         )
         if len(shown) == report.MOST_IMAGES:
             break
     return shown
 
 
-def _extras(names: Mapping[str, str]) -> list[Extra]:
+def _extras(names: Mapping[str, str], white: float) -> list[Extra]:
     """Map of the standard deviation, with its colour bar, and the animation, where there are any."""
     found = []
     if "std" in names:
-        colours = std_map(np.linspace(0, STD_WHITE, 17)[None])[0]
+        colours = std_map(np.linspace(0, white, 17)[None], white)[0]
         scale = {
             "colours": ["rgb({} {} {})".format(*colour) for colour in colours.tolist()],
             "low": "0",
-            "high": f"{STD_WHITE:g} or more",
+            "high": f"{white:g} or more",
         }
         said = "standard deviation of the samples at each pixel, in units in which black is -1 and white 1"
         found.append(Extra("Spread", link(names["std"]), scale, said))
@@ -189,7 +198,7 @@ def page(
     made = report.described(folder, "sample", *title_of(config), finished)
     made.warnings = list(dict.fromkeys([*made.warnings, *(line.removeprefix("warning: ") for line in notes)]))
     made.remarks = remarks
-    shown = images_of(folder, rows, config.measurement is not None)
+    shown = images_of(folder, rows, config.measurement is not None, std_white(config))
     made.images = list(shown.values())
     count = len({row["image"] for row in rows})
     made.images_title = f"{count} image{'s' if count != 1 else ''}"

@@ -30,7 +30,7 @@ from randomwalk.sampling import calibration, figures, fit, intervals, measuring,
 from randomwalk.sampling.batch import Batch, SampleId
 from randomwalk.sampling.calibration import Calibration
 from randomwalk.sampling.progress import Recorder, Snapshot
-from randomwalk.sampling.report import MEAN
+from randomwalk.sampling.report import MEAN, std_white
 from randomwalk.sampling.task import Task, Watch
 
 COLUMNS = [
@@ -472,7 +472,9 @@ class ImageResults(Results):
         self.folder.write_array(f"arrays/{stem}_mean.npy", mean)
         self.folder.write_array(f"arrays/{stem}_std.npy", std)
         self._write_images(image, {f"{stem}_mean": torch.from_numpy(mean)})
-        self.folder.write_image(f"images/{stem}_std.png", sheets.std_map(np.sqrt((std**2).mean(0))))
+        self.folder.write_image(
+            f"images/{stem}_std.png", sheets.std_map(np.sqrt((std**2).mean(0)), std_white(self.task.config))
+        )
         if self.task.config.given:
             return self._about(image, MEAN)
         truth = self.task.load_truth(image)[None]
@@ -499,7 +501,7 @@ class ImageResults(Results):
             shown.append(sheets.Row(label, tiles, [_decibel(psnr.get((i, kind))) for i in columns]))
         shown += self._details(columns, kinds[-1])
         if count > 1:
-            label = f"std (0 to {sheets.STD_WHITE:g})"
+            label = f"std (0 to {std_white(self.task.config):g})"
             shown.append(sheets.Row(label, [self._picture(f"{self.stem(i)}_std") for i in columns]))
         return sheets.overview(shown, [PurePosixPath(stem_of(self.task.names[i])).name for i in columns])
 

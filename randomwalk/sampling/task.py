@@ -280,8 +280,7 @@ class Task:
 
     @property
     def knows_noise(self) -> bool:
-        """Whether the sampler is told the noise as it is; else photons of rays, and of given pictures, pass for Gaussian
-        noise."""
+        """Whether the sampler is told the noise as it is; else photons of rays and given pictures pass for Gaussian."""
         replaced = self.config.given or isinstance(self.noise, BeerLambertNoise)
         return self.noise is None or not replaced or self.sampler.knows(self.noise)
 
