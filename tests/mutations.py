@@ -374,6 +374,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ('and axes[0] == "channels"', 'and axes[0] == "views"'),
     ],
     "randomwalk/operators/instrument_noise.py": [
+        (
+            "return (self.counts(y).clamp_min(self.NONE / self.copies) / self.photons).sqrt()",
+            "return self.counts(y).clamp_min(self.NONE / self.copies) / self.photons",
+        ),
         ("(r - v).square() / (2 * variance)", "(r - v).square() / variance"),
         ("torch.hypot(_above_black(y) + real, imaginary)", "(_above_black(y) + real).abs()"),
         ("r * torch.special.i1e(z) / torch.special.i0e(z) - v", "r - v"),
@@ -482,10 +486,12 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("if quality < 50 else", "if quality <= 50 else", "both formulas give 100 at quality 50"),
     ],
     "randomwalk/operators/weighted.py": [
+        ("self.operator.preconditioner(damping / power, like)", "self.operator.preconditioner(damping * power, like)"),
         ("self.operator.adjoint(self.weights * y)", "self.operator.adjoint(y)"),
         ("self.operator.interpolated(y / self.weights)", "self.operator.interpolated(y)"),
     ],
     "randomwalk/operators/operator.py": [
+        ("y[0].numel() <= z[0].numel()", "y[0].numel() > 0"),
         ("damping = (eta / sigma) ** 2", "damping = eta / sigma"),
         ("largest_eigenvalue(self._gram, start) ** 0.5", "largest_eigenvalue(self._gram, start)"),
         ("return self.gain**0.5", "return self.gain"),
@@ -504,6 +510,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("conjugate = towards + squared / before * direction", "conjugate = towards"),
     ],
     "randomwalk/operators/deepinv_adapter.py": [
+        (", iterations=self.max_iter)", ")"),
         ("if self.linear and not self._has_exact_adjoint():", "if False:"),
         ("torch.cat([function(row) for row in own.split(1)])", "function(own[:1])"),
         ("row.reshape(-1, *shape, 2) if pair else row.reshape(-1, *shape)", "row.reshape(-1, *shape)"),
@@ -602,6 +609,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("return np.where(seen > 0, pixels, sums / counts)", "return sums / counts"),
     ],
     "randomwalk/training/examples.py": [
+        ("source.range = (data.range[0], data.range[1])", "source.range = (-1.0, 1.0)"),
+        ("[min(lows), max(highs)]", "[max(lows), max(highs)]"),
         ("and sigma < STRONGEST", "and sigma > 0"),
         ("noise, u = (error / level)", "noise, _ = (error / level)"),
         ("(error / level).astype", "(error / sigma).astype"),
@@ -672,6 +681,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("before > SUBSAMPLED**2 * variance", "before > SUBSAMPLED * variance"),
     ],
     "randomwalk/images/tensors.py": [
+        ("black = -1 if np.issubdtype", "black = 0 if np.issubdtype"),
+        ("return planes if np.issubdtype", "return planes / 127.5 - 1 if np.issubdtype"),
         (".round_().to(torch.uint8)", ".to(torch.uint8)"),
         ("generator.integers(h - height + 1)", "generator.integers(max(h - height, 1))"),
         ("generator.integers(w - width + 1)", "generator.integers(max(w - width, 1))"),
@@ -773,6 +784,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("np.linspace(0, white, 17)", "np.linspace(0, 1, 17)"),
         ("key=lambda kind: int(kind[6:])", "key=lambda kind: kind"),
         ("if len(shown) == report.MOST_IMAGES", "if len(shown) > report.MOST_IMAGES"),
+    ],
+    "randomwalk/images/phantoms.py": [
+        ("image[part] = draws.uniform(0.25, 0.48)", "image[part] = draws.uniform(0.2, 0.22)"),
+        ("image * np.exp(1j * smooth_phase(n, draws))", "image.astype(complex)"),
     ],
     # --- reports and comparisons --------------------------------------------------------------------------------------
     "randomwalk/runs/report/__init__.py": [

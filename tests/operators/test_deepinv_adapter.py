@@ -13,6 +13,7 @@ from operator_cases import LINEAR, NONLINEAR, Case, build, dense, label, normal
 from randomwalk import GaussianMixture, GaussianNoise, InputError, Measurement, RunError, lookup, samplers
 from randomwalk.operators import Dense, Operator, make
 from randomwalk.operators.deepinv_adapter import from_deepinv, to_deepinv
+from randomwalk.rng import generator
 
 deepinv = pytest.importorskip("deepinv", reason="needs deepinv")
 
@@ -367,3 +368,15 @@ def test_what_a_physics_draws_is_always_the_same() -> None:
 def test_what_a_name_does_not_give(physics: str, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         by_name(physics, **arguments)
+
+
+def test_their_limit_of_iterations_holds_where_ours_would_not_end() -> None:
+    """Conjugate gradients in single precision at a condition of 1e8: without a limit they end in an error."""
+    coils = make("mri", image_shape=(2, 16, 16), generators=[generator(0, 0)], acceleration=4, coils=4, mask="random")
+    physics = to_deepinv(coils, max_iter=5)
+    y = coils(normal(1, 2, 16, 16).float())
+    few = physics.prox_l2(torch.zeros(1, 2, 16, 16), y, 1e8)
+    physics.max_iter = 50
+    more = physics.prox_l2(torch.zeros(1, 2, 16, 16), y, 1e8)
+    distances = [float((coils(x) - y).norm() / y.norm()) for x in (few, more)]
+    assert distances[1] < distances[0] < 1 and distances[1] < 0.1

@@ -215,3 +215,26 @@ def test_samplers_that_need_a_spectrum_take_one_coil(name: str) -> None:
             samplers.make(name).sample(prior, [2.0, 1.0, 0.5, 0.1], measurement)
     else:
         assert samplers.make(name).sample(prior, [2.0, 1.0, 0.5, 0.1], measurement).isfinite().all()
+
+
+def test_few_iterations_for_many_coils_are_a_step_towards_the_solution() -> None:
+    """In the space of images. In that of measurements, eight times as large, they end three times as far away."""
+    operator = operators.make(
+        "mri", image_shape=(2, 32, 32), generators=[generator(0, 0)], acceleration=4, coils=8, mask="random"
+    )
+    x, z, eta, sigma = normal(1, 2, 32, 32), normal(1, 2, 32, 32, seed=1), 0.01, 1.0
+    y = operator(x) + eta * normal(1, *operator.measurement_shape, seed=2)
+    exact = operator.proximal(z, y, eta, sigma)
+    few = operator.proximal(z, y, eta, sigma, tolerance=0.1, iterations=20)
+    assert (few - exact).norm() < 0.9 * (exact - z).norm()
+    residual = operator.adjoint(y - operator(exact)) / eta**2 - (exact - z) / sigma**2
+    assert residual.norm() < 1e-9 * (operator.adjoint(y) / eta**2).norm()
+
+
+def test_the_zero_filled_image_starts_a_walk() -> None:
+    for coils in (1, 3):
+        operator = operators.make(
+            "mri", image_shape=(2, 8, 8), generators=[generator(0, 0)], acceleration=1, coils=coils
+        )
+        x = normal(2, 2, 8, 8)
+        torch.testing.assert_close(operator.interpolated(operator(x)), x)  # all of k-space: nothing is filled in

@@ -23,7 +23,9 @@ from randomwalk.errors import InputError
 from randomwalk.images.array_source import open_arrays
 from randomwalk.operators.instrument_noise import BeerLambertNoise
 from randomwalk.operators.measured import as_measurement
+from randomwalk.operators.weighted import Weighted
 from randomwalk.sampling.batch import Batch, SampleId
+from randomwalk.sampling.foresight import notes_of
 from randomwalk.sampling.loading import load_task
 
 HIGH = 3000.0
@@ -66,7 +68,7 @@ def task_of(folder: Path, operator: dict[str, Any], channels: int, data: dict[st
     folder.mkdir(parents=True, exist_ok=True)
     network = {"path": str(save_photo_weights(folder / "w.safetensors", 0.0, num_channels=channels))}
     noise = changes.pop("noise", {"std": 900.0})
-    measurement = {"operator": operator, "noise": noise, "given": True}
+    measurement = {"operator": operator, "noise": noise, "given": changes.pop("given", True)}
     task = {"network": network, "data": data, "measurement": measurement, "sampler": RIDGE, "animation_frames": 0}
     return write_config(folder, count=1, **{**task, **changes})
 
@@ -251,6 +253,29 @@ def test_counted_photons_become_projections(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.npy", counts - 1)
     with pytest.raises(InputError, match=r"a\.npy: noise beer_lambert: found -1 photons"):
         load_task(load_sample_config(path), torch.device("cpu")).load_measurable(0)
+
+
+def test_photons_of_rays_pass_for_gaussian_noise_with_weights(tmp_path: Path) -> None:
+    """For a sampler that does not know them, whether counts are given or simulated; one that does is told as it is."""
+    attenuation = phantom(15, 15) / 60_000
+    save(tmp_path / "in" / "a.npy", attenuation)
+    data = {"path": str(tmp_path / "in"), "range": [0.0, 0.05]}
+    operator = {"name": "tomography", "views": 4, "pixel_size": 2.0}
+    noise = {"name": "beer_lambert", "photons": 500.0}
+    walk = {**RIDGE, "preconditioned": True}
+    path = task_of(tmp_path, operator, 1, data, noise=noise, sampler=walk, given=False)
+    task = load_task(load_sample_config(path), torch.device("cpu"))
+    assert not task.knows_noise and any("weighted least squares" in note for note in notes_of(task))
+    batch = Batch([SampleId(0, 0)], torch.empty(0))
+    measurement = task._measure(batch, task.load_measurable(0)[None])
+    told = task._weighted(0, measurement, measurement)
+    assert isinstance(told.operator, Weighted) and told.noise.name == "gaussian" and batch.noise_std is None
+    counts = 500 * np.exp(-0.025 * (measurement.y + measurement.operator.of_ones()).numpy())
+    np.testing.assert_allclose(told.operator.weights, np.sqrt(counts / 500), rtol=1e-4)
+    np.testing.assert_allclose(told.y, told.operator.weights * measurement.y)
+    assert told.std == pytest.approx(1 / (0.025 * 500**0.5))
+    plain = task_of(tmp_path / "plain", operator, 1, data, noise=noise, given=False)
+    assert load_task(load_sample_config(plain), torch.device("cpu")).knows_noise
 
 
 # --- mosaics, and what deepinv measures ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randomwalk.operators import Blur, Inpainting, Operator
+from randomwalk.operators import Blur, Inpainting, Operator, make
 from randomwalk.sampling import measuring
 from randomwalk.sampling.batch import Batch, SampleId, visible_and_baseline
 
@@ -45,3 +45,11 @@ def test_a_smaller_measurement_is_compared_with_its_adjoint() -> None:
     visible, baseline = visible_and_baseline(EverySecondRow((1, 6, 6)), y)
     assert visible is y and baseline is not None
     torch.testing.assert_close(baseline, torch.tensor([3.0, 0, 3, 0, 3, 0])[:, None].expand(1, 1, 6, 6))
+
+
+def test_projections_are_shown_by_their_filtered_back_projection() -> None:
+    operator = make("tomography", image_shape=(1, 9, 9), views=6)
+    y = operator(torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(0)))
+    visible, baseline = visible_and_baseline(operator, y)
+    assert torch.equal(visible, y) and baseline is not None
+    assert torch.equal(baseline, operator.interpolated(y))
