@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NETWORKS = ("guided_diffusion", "score_sde")
 FILES = (
     "configs/**/*.yaml", "configs/schema/*.json", "pretrained_models/*.safetensors", "pretrained_models/*.md",
-    "data/photographs/*", "data/degraded/*.png", "data/fashion_mnist/*",
+    "data/photographs/*", "data/degraded/*.png", "data/fashion_mnist/*", "data/instruments/*",
 )  # fmt: skip
 DATA = (".html", ".npz")
 """Suffixes of files in the packages that their modules read."""

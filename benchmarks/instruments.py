@@ -43,13 +43,13 @@ from randomwalk import operators
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.images import metrics
 from randomwalk.images.array_source import open_arrays
-from randomwalk.images.phantoms import body, brain_slice, read_tissues
+from randomwalk.images.phantoms import body, brain_slice, draws_of, read_tissues
 from randomwalk.operators import Measurement
 from randomwalk.operators import noise as noises
 from randomwalk.operators.instrument_noise import BeerLambertNoise
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.operators.weighted import Weighted
-from randomwalk.rng import ImageDraws, Stream, generator
+from randomwalk.rng import ImageDraws, generator
 from randomwalk.sampling import intervals
 
 HERE = Path(__file__).parent
@@ -108,7 +108,7 @@ def phantoms(case: Case, first: int, count: int, side: int, template: Path | Non
     tissues = read_tissues(template) if case.kind == "mri" and template is not None else None
     found = []
     for number in range(first, first + count):
-        draws = generator(0, Stream.PHANTOMS, number)
+        draws = draws_of(number)
         image = body(side, draws) if tissues is None else brain_slice(tissues, side, draws)
         planes = np.stack([image.real, image.imag]) if np.iscomplexobj(image) else image[None]
         found.append(torch.from_numpy(((planes - low) * (2 / (high - low)) - 1).astype(np.float32))[None])

@@ -21,8 +21,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from randomwalk.images import instruments
-from randomwalk.images.phantoms import body, brain_slice, read_tissues, smooth_phase
-from randomwalk.rng import Stream, generator
+from randomwalk.images.phantoms import body, brain_slice, draws_of, read_tissues, smooth_phase
 
 FIELD = 230
 """Side of a slice of a scan, in voxels of 1 mm."""
@@ -57,7 +56,7 @@ def main() -> None:
     volume = instruments.read(chosen.volume).values if chosen.kind == "scan" else None
     chosen.folder.mkdir(parents=True, exist_ok=True)
     for k in range(chosen.first, chosen.first + chosen.number):
-        draws = generator(chosen.seed, Stream.PHANTOMS, k)
+        draws = draws_of(k, chosen.seed)
         if volume is not None:  # from the ears to the crown
             image = scan_slice(volume, 0.35 + 0.4 * (k - chosen.first + 0.5) / chosen.number, chosen.side, draws)
         else:

@@ -605,7 +605,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("y = y ** (1 / GAMMA) if photons else y", "y = y"),
         ("np.sqrt(np.mean(error**2))) * factor", "np.sqrt(np.mean(error**2)))"),
         ("np.sqrt(np.mean(error**2))) * factor", "sigma) * factor"),
-        ("demosaicked(y).clip(0, 1) if bayer else y.clip(0, 1)", "y.clip(0, 1)"),
+        ("demosaicked(y).clip(0, 1) if bayer and noisy else y.clip(0, 1)", "y.clip(0, 1)"),
         ("return np.where(seen > 0, pixels, sums / counts)", "return sums / counts"),
     ],
     "randomwalk/training/examples.py": [
@@ -737,7 +737,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     ],
     "randomwalk/sampling/batch.py": [
         ("visible = y if inverse is None else operator(inverse)", "visible = y"),
-        ("inverse = operator.adjoint(y)", "inverse = y"),
+        ("else operator.adjoint(y)", "else y"),
     ],
     "randomwalk/sampling/doubts.py": [
         ("residual * batch.noise_std > most * max(batch.noise_std, lowest)", "residual > most"),

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from randomwalk.errors import InputError
 from randomwalk.images import instruments
+from randomwalk.rng import Stream, generator
 
 WATER = 0.2
 """Attenuation of water for X-rays of about 70 keV, per centimetre."""
@@ -23,6 +24,11 @@ FINER = 2
 """Sub-pixels along a side of a pixel."""
 MAPS = ("t1", "gm", "wm")
 """Volumes of a template: a T1-weighted image, and the probabilities of grey and of white matter."""
+
+
+def draws_of(number: int, seed: int = 0) -> np.random.Generator:
+    """Random numbers of the phantom of a number."""
+    return generator(seed, Stream.PHANTOMS, number)
 
 
 def body(side: int, draws: np.random.Generator) -> np.ndarray:

@@ -24,6 +24,7 @@ from torch import Tensor
 from randomwalk.errors import InputError
 from randomwalk.lookup import optional_library
 from randomwalk.operators.operator import Operator
+from randomwalk.operators.solve import conjugate_gradients
 from randomwalk.rng import Stream, seed_torch, torch_generator
 from score_sde.devices import exact_type
 
@@ -252,7 +253,7 @@ def _shown(given: Mapping[str, Any]) -> str:
 def to_deepinv(operator: Operator, **settings: Any) -> Any:
     """An operator as a deepinv ``LinearPhysics``, or ``Physics`` if it is not linear.
 
-    The adjoint, pseudo-inverse and proximal map are those of the operator; where the last is found by conjugate
+    The adjoint, pseudo-inverse and proximal map are those of the operator; where the last two are found by conjugate
     gradients, these end after the physics' ``max_iter``.
 
     Args:
@@ -283,7 +284,11 @@ def to_deepinv(operator: Operator, **settings: Any) -> Any:
             return self.operator.adjoint(y)
 
         def A_dagger(self, y: Tensor, **_: Any) -> Tensor:  # noqa: N802
-            return self.operator.pinv(y)
+            if self.operator.has_spectral or type(self.operator).pinv is not Operator.pinv:
+                return self.operator.pinv(y)
+            return conjugate_gradients(
+                lambda x: self.operator.adjoint(self.operator(x)), self.operator.adjoint(y), enough=self.max_iter
+            )
 
         def prox_l2(self, z: Tensor | float, y: Tensor, gamma: Tensor | float, **_: Any) -> Tensor:
             """``argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - z||^2``."""

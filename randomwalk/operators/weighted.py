@@ -32,7 +32,7 @@ class Weighted(Operator):
         return self.operator.adjoint(self.weights * y)
 
     def preconditioner(self, damping: float, like: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """That of A, with the mean of the squared weights."""
+        """Preconditioner of A, with the mean of the squared weights."""
         power = float(self.weights.square().mean())
         found = self.operator.preconditioner(damping / power, like)
         return None if found is None else lambda v: found(v) / power

@@ -36,6 +36,8 @@ SAMPLING = [
     "photo_inpainting",
     "photo_super_resolution",
     "photo_deblur",
+    "mri",
+    "ct",
     "vp_uncond_sigmoidSchedule",
     "vp_uncond_pretrainedSchedule",
     "ve_inpainting",
@@ -61,7 +63,15 @@ SAMPLING = [
     "posterior/tds",
     "posterior/tweedie_smc",
 ]
-TRAINING = ["vp_train", "ve_train", "photo/train", "photo/camera_train", "folder_train"]
+TRAINING = [
+    "vp_train",
+    "ve_train",
+    "photo/train",
+    "photo/camera_train",
+    "folder_train",
+    "phantom/ct_train",
+    "phantom/mri_train",
+]
 SDES = ("vp_discrete", "vp_continuous", "sub_vp", "ve")
 LESSONS = [f"{data}/{name}" for data in ("fashion", "mnist", "cifar10") for name in SDES]
 SAMPLING += ["fashion/guided", "folder_sample"]

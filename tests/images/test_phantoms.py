@@ -11,14 +11,10 @@ import pytest
 
 from randomwalk.errors import InputError
 from randomwalk.images import phantoms
-from randomwalk.rng import Stream, generator
+from randomwalk.images.phantoms import draws_of
 
 ROOT = Path(__file__).parents[2]
 NUMBER = 12
-
-
-def draws(k: int) -> np.random.Generator:
-    return generator(0, Stream.PHANTOMS, k)
 
 
 def template() -> phantoms.Tissues:
@@ -30,7 +26,7 @@ def template() -> phantoms.Tissues:
 
 
 def test_bodies_are_tissue_in_air_with_bone_and_holes() -> None:
-    bodies = np.stack([phantoms.body(64, draws(k)) for k in range(NUMBER)])
+    bodies = np.stack([phantoms.body(64, draws_of(k)) for k in range(NUMBER)])
     assert bodies.dtype == np.float32 and bodies.shape == (NUMBER, 64, 64)
     assert bodies.min() == 0 and bodies.max() <= phantoms.MOST
     assert (bodies[:, [0, 0, -1, -1], [0, -1, 0, -1]] == 0).all()  # air around
@@ -42,7 +38,7 @@ def test_bodies_are_tissue_in_air_with_bone_and_holes() -> None:
 
 def test_slices_are_complex_with_a_smooth_phase_and_bounded_magnitudes() -> None:
     tissues = template()
-    slices = np.stack([phantoms.brain_slice(tissues, 64, draws(k)) for k in range(NUMBER)])
+    slices = np.stack([phantoms.brain_slice(tissues, 64, draws_of(k)) for k in range(NUMBER)])
     assert slices.dtype == np.complex64 and slices.shape == (NUMBER, 64, 64)
     magnitude = np.abs(slices)
     assert ((magnitude.max((1, 2)) > 0.5) & (magnitude.max((1, 2)) < 1.6)).all()
@@ -53,7 +49,7 @@ def test_slices_are_complex_with_a_smooth_phase_and_bounded_magnitudes() -> None
 
 
 def test_a_phantom_depends_on_its_draws_alone() -> None:
-    for make in (lambda k: phantoms.body(32, draws(k)), lambda k: phantoms.brain_slice(template(), 32, draws(k))):
+    for make in (lambda k: phantoms.body(32, draws_of(k)), lambda k: phantoms.brain_slice(template(), 32, draws_of(k))):
         np.testing.assert_array_equal(make(3), make(3))
         assert np.abs(make(3) - make(4)).max() > 0.1
 
@@ -67,6 +63,6 @@ def test_the_script_writes_arrays_that_do_not_depend_on_their_number(tmp_path: P
     script = [sys.executable, str(ROOT / "data" / "phantoms.py"), "tomography", str(tmp_path), "--side", "16"]
     subprocess.run([*script, "--number", "2", "--first", "5"], check=True, capture_output=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["00005.npy", "00006.npy"]
-    np.testing.assert_array_equal(np.load(tmp_path / "00006.npy"), phantoms.body(16, draws(6)))
+    np.testing.assert_array_equal(np.load(tmp_path / "00006.npy"), phantoms.body(16, draws_of(6)))
     refused = subprocess.run([sys.executable, script[1], "mri", str(tmp_path)], capture_output=True, text=True)
     assert refused.returncode == 2 and "mri needs --template" in refused.stderr

@@ -380,3 +380,5 @@ def test_their_limit_of_iterations_holds_where_ours_would_not_end() -> None:
     more = physics.prox_l2(torch.zeros(1, 2, 16, 16), y, 1e8)
     distances = [float((coils(x) - y).norm() / y.norm()) for x in (few, more)]
     assert distances[1] < distances[0] < 1 and distances[1] < 0.1
+    whole = physics.A_dagger(y)
+    assert float((coils(whole) - y).norm() / y.norm()) == pytest.approx(distances[1], rel=0.1)
