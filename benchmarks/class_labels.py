@@ -3,13 +3,16 @@
 Two tables. One of the lessons in configs/fashion/, each as its files say or all by the same samplers, with weights that
 train.py has made (those without are left out); one of configs/fashion/guided.yaml at several scales of guidance. The
 Frechet distance is that of bundled_weights.py, to the test images as they are: these networks were trained without
-mirroring.
+mirroring. With ``--samplers`` the lessons are compared by equal samplers, at the noise levels that ``--levels`` names.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 from support import frechet, unconditional
@@ -17,6 +20,7 @@ from support.common import ROOT, Setup, add_fashion_mnist, bar, cell, check_leas
 from torch import Tensor
 
 from randomwalk.config.files import load_sample_config
+from randomwalk.errors import InputError
 from randomwalk.images.sheets import Row, overview
 from randomwalk.images.standard_sets import FASHION_CLASSES
 from randomwalk.images.tensors import to_bytes
@@ -25,8 +29,17 @@ from randomwalk.sampling.task import Task
 
 LESSONS = ("vp_discrete", "vp_continuous", "sub_vp", "ve", "flow")
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
+LEVELS = ("own", "flow", "karras")
 SHOWN = 8
 """Images of each class in a picture."""
+LOW, HIGH = 0.011, 150.0
+"""Range of the levels ``flow``, which the networks of flow matching and of the VP SDE both know."""
+
+
+def flow_levels(count: int) -> Tensor:
+    """Levels ``sigma = t / (1 - t)`` at uniform times of flow matching, from HIGH to LOW: float64 ``[count]``."""
+    times = torch.linspace(HIGH / (1 + HIGH), LOW / (1 + LOW), count, dtype=torch.float64)
+    return times / (1 - times)
 
 
 def load(setup: Setup, name: str, *changes: str) -> Task:
@@ -56,11 +69,22 @@ def made(task: Task, label: str) -> tuple[Tensor, Tensor, int]:
     return pixels.float() / 127.5 - 1, labels, evaluations
 
 
-def walks(setup: Setup, lesson: str) -> list[tuple[str, list[str]]]:
-    """Rows of a lesson, and what they change in its file: the sampler, with even steps in the network's own time."""
-    schedule = f"{{name: pretrained, num_steps: {setup.options.num_steps}}}"
-    by = [(f"{lesson}, {name}", f"{{name: {name}, schedule: {schedule}}}") for name in setup.options.samplers]
-    return [(name, [f"sampler={sampler}"]) for name, sampler in by] or [(lesson, [])]
+def tasks(setup: Setup, lesson: str) -> Iterator[tuple[str, Task]]:
+    """Rows of a lesson by name: its file's, or each of ``--samplers`` at each of ``--levels`` and ``--num-steps``.
+
+    The levels ``own`` are uniform in the time of the network, those of ``flow`` in the time of flow matching, and
+    ``karras`` goes from 80 to 0.02.
+    """
+    options = setup.options
+    if not options.samplers:
+        yield lesson, load(setup, f"{lesson}_sample")
+    for sampler, levels, steps in itertools.product(options.samplers, options.levels, options.num_steps):
+        schedule = "karras, sigma_min: 0.02, sigma_max: 80" if levels == "karras" else "pretrained"
+        change = f"sampler={{name: {sampler}, schedule: {{name: {schedule}, num_steps: {steps}}}}}"
+        task = load(setup, f"{lesson}_sample", change)
+        if levels == "flow":
+            task = dataclasses.replace(task, sigmas=flow_levels(len(task.sigmas)))
+        yield f"{lesson}, {sampler}, {levels} levels, {steps}", task
 
 
 def judged(setup: Setup, judge: unconditional.Judge, case: str, name: str, images: Tensor, labels: Tensor) -> list[str]:
@@ -97,8 +121,8 @@ def measure(setup: Setup) -> None:
         if not (ROOT / "results" / "fashion" / lesson / "model.safetensors").is_file():
             notes.append(f"{lesson}: not trained yet (python train.py --config configs/fashion/{lesson}_train.yaml)")
             continue
-        for name, changes in walks(setup, lesson):
-            images, classes, evaluations = made(load(setup, f"{lesson}_sample", *changes), name)
+        for name, task in tasks(setup, lesson):
+            images, classes, evaluations = made(task, name)
             rows.append([name, str(evaluations), *judged(setup, judge, "lessons", name, images, classes)])
             sheet(setup, name.replace(", ", "_"), images, classes)
     setup.report.table("Lessons: images of given classes", head, rows, notes)
@@ -122,7 +146,8 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--batch-size", type=int, default=100, metavar="N", help="of the new images (100)")
     made.add_argument("--lessons", nargs="*", choices=LESSONS, default=list(LESSONS), help="only these")
     made.add_argument("--samplers", nargs="*", default=[], metavar="NAME", help="in place of those of the lessons")
-    made.add_argument("--num-steps", type=int, default=40, metavar="N", help="of --samplers (40)")
+    made.add_argument("--levels", nargs="+", choices=LEVELS, default=["own"], help="noise levels of --samplers (own)")
+    made.add_argument("--num-steps", nargs="+", type=int, default=[40], metavar="N", help="of --samplers (40)")
     made.add_argument("--scales", nargs="*", type=float, default=list(SCALES), metavar="W", help=f"{SCALES}")
     add_fashion_mnist(made)
     return made
@@ -130,7 +155,9 @@ def options() -> argparse.ArgumentParser:
 
 def main(chosen: argparse.Namespace) -> int:
     """Measure."""
-    check_least(chosen, num_images=2, batch_size=1, num_steps=1, seed=0)
+    check_least(chosen, num_images=2, batch_size=1, seed=0)
+    if min(chosen.num_steps) < 2:
+        raise InputError(f"--num-steps {min(chosen.num_steps)}: expected 2 or more")
     unconditional.check_data(chosen.fashion_mnist)
     setup = Setup.open("class_labels", chosen, [])
     measure(setup)

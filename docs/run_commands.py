@@ -2,14 +2,25 @@
 
 Each page's blocks of bash are run line by line in a copy of the project, and its blocks of Python together, as one
 program. The first error ends the run. Pictures that a page supposes (``photo.jpg``, ``my_images``, ...) are made from
-data/, and a Fashion-MNIST that a training has downloaded there is used again. Trainings are cut to half a minute, and
-benchmarks run their ``--quick`` version. Lines with a name in capitals (``FOLDER``) need data that only the reader has,
-and are counted, not run; so are installations, unless ``--fresh`` makes an environment for them.
+data/, and a Fashion-MNIST that a training has downloaded there is used again. Trainings of images and of points are
+cut to half a minute, and benchmarks run their ``--quick`` version. Lines with a name in capitals (``FOLDER``) need data
+that only the reader has, and are counted, not run; so are installations, unless ``--fresh`` makes an environment for
+them.
 
 With ``--wheel`` the commands run in an empty folder, by the wheel in an environment of its own that borrows the
 libraries of this one: ``python sample.py`` is ``randomwalk sample`` there, and lines that need a clone are counted.
 
-The Python of docs/bring_your_own_network.md is run by tests/denoisers/test_bring_your_own.py.
+Pages that are left out, and where their commands are run:
+
+* docs/bring_your_own_network.md: tests/denoisers/test_bring_your_own.py, every line of Python and YAML
+* docs/mistakes.md, whose commands must fail: docs/mistakes.py --check
+* docs/examples/: each build of the site executes them (docs/example_hooks.py)
+* docs/score_embedding.md: trainings of hours by several processes; tests/benchmarks has their quick versions
+* CONTRIBUTING.md: .ci/run and .github/workflows/ci.yml
+* pretrained_models/photo.md and photo_camera.md: trainings on photographs that are not in the project
+
+Commands within a sentence (docs/speed.md, docs/likelihood.md, benchmarks/README.md, ...) are measurements of minutes to
+hours, and are not run.
 """
 
 from __future__ import annotations
@@ -32,8 +43,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
     "restore", "your_photographs", "report", "training", "samplers", "posterior", "points", "photographs", "extending",
-    "fashion", "instruments",
-))]  # fmt: skip
+    "fashion", "instruments", "course/1-walk", "course/2-sdes", "course/3-losses", "course/4-solvers",
+    "course/5-conditional", "course/6-bridge",
+)), *(f"pretrained_models/{name}.md" for name in ("fashion_labels", "fashion_vp", "fashion_ve"))]  # fmt: skip
 BLOCK = re.compile(r"^( *)```(bash|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 MODULE = '"""'
 """Beginning of a block of Python that is a file to add, which ``tests/config/test_extending.py`` does."""
@@ -64,7 +76,7 @@ sigmas = randomwalk.schedules.make("geometric", 20, sigma_min=0.02, sigma_max=10
 """What the Python of a page supposes that the reader has."""
 PLACEHOLDER = re.compile(r"\b(FOLDER|RUN|FILE|38082\.jpg)\b")
 SHORT = "max_minutes=0.5 validate_images=1000000"
-"""What is added to the settings of a training of images."""
+"""What is added to the settings of a training of images or points."""
 OF_A_CLONE = re.compile(r"\b(benchmarks|docs|tests)/|^(torchrun|mpiexec|git)\b")
 
 
@@ -77,12 +89,13 @@ def lines_of(text: str) -> Iterator[str]:
 
 
 def shortened(command: str) -> str:
-    """The command, cut to half a minute if it trains on images for longer; a benchmark in its quick version."""
+    """The command, cut to half a minute if it trains a denoiser; a benchmark in its quick version."""
     if "python benchmarks/" in command:
         return command if "--quick" in command else f"{command} --quick"
-    if not re.search(r"\btrain(\.py)?\b", command) or "--resume" in command or "toy" in command or "bridge" in command:
+    first, rest = re.match(r"(.*?)( && .*)?$", command).groups(default="")  # type: ignore[union-attr]
+    if not re.search(r"\btrain(\.py)?\b", first) or "--resume" in first or "configs/bridge" in first:
         return command
-    return f"{command} {SHORT}" if "--set" in command else f"{command} --set {SHORT}"
+    return f"{first} {SHORT if '--set' in first else f'--set {SHORT}'}{rest}"
 
 
 def prepare(folder: Path, data: Path) -> None:
@@ -154,6 +167,43 @@ def environment_of_wheel(clone: Path) -> dict[str, str]:
     return {**kept, "PATH": f"{made / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
+def reason_to_leave(command: str, fresh: bool, wheel: bool) -> str:
+    """Why a command is counted and not run; an empty text if it is run."""
+    if PLACEHOLDER.search(command):
+        return "needs data of the reader's"
+    if command.startswith("pip ") and not fresh:
+        return "installs"
+    return "needs a clone" if wheel and OF_A_CLONE.search(command) else ""
+
+
+def run_page(page: str, folder: Path, environment: dict[str, str], fresh: bool, wheel: bool) -> tuple[int, int]:
+    """Run the commands of a page, then its Python as one program; numbers of commands that ran, and that were left.
+
+    Raises:
+        SystemExit: one failed.
+    """
+    blocks = [(kind, textwrap.dedent(text)) for _, kind, text in BLOCK.findall((ROOT / page).read_text("utf-8"))]
+    ran = left = 0
+    for command in (c for kind, text in blocks if kind == "bash" for c in lines_of(text)):
+        if reason := reason_to_leave(command, fresh, wheel):
+            print(f"  left out  {command}  ({reason})", flush=True)
+            left += 1
+            continue
+        command = shortened(command)
+        if wheel:
+            command = re.sub(r"\bpython (sample|train)\.py", r"randomwalk \1", command)
+        for made in folder.glob("*_restored.*"):  # the commands of a block are alternatives
+            made.unlink()
+        print(f"{run(command, folder, environment):8.1f} s  {command}", flush=True)
+        ran += 1
+    program = "".join(text for kind, text in blocks if kind == "python" and not text.startswith(MODULE))
+    if program:
+        (folder / "snippets.py").write_text(NAMES.get(page, "") + program, encoding="utf-8")
+        print(f"{run('python snippets.py', folder, environment):8.1f} s  its Python", flush=True)
+        ran += 1
+    return ran, left
+
+
 def main() -> int:
     """Run the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -162,6 +212,7 @@ def main() -> int:
     kind_of_run.add_argument("--fresh", action="store_true", help="in a new environment: run the installations too")
     kind_of_run.add_argument("--wheel", action="store_true", help="away from the clone, by the installed wheel")
     chosen = parser.parse_args()
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = clone = Path(name) / "project"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
@@ -170,31 +221,13 @@ def main() -> int:
             folder.mkdir()
         prepare(folder, clone / "data")
         environment = environment_of_wheel(clone) if chosen.wheel else environment_of(folder, chosen.fresh)
-        left = 0
+        ran = left = 0
         for page in chosen.pages:
             print(f"# {page}", flush=True)
-            blocks = [
-                (kind, textwrap.dedent(text))
-                for _, kind, text in BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
-            ]
-            for command in (c for kind, text in blocks if kind == "bash" for c in lines_of(text)):
-                if PLACEHOLDER.search(command) or (command.startswith("pip ") and not chosen.fresh):
-                    left += 1
-                    continue
-                if chosen.wheel and OF_A_CLONE.search(command):
-                    left += 1
-                    continue
-                command = shortened(command)
-                if chosen.wheel:
-                    command = re.sub(r"\bpython (sample|train)\.py", r"randomwalk \1", command)
-                for made in folder.glob("*_restored.*"):  # the commands of a block are alternatives
-                    made.unlink()
-                print(f"{run(command, folder, environment):7.1f} s  {command}", flush=True)
-            program = "".join(text for kind, text in blocks if kind == "python" and not text.startswith(MODULE))
-            if program:
-                (folder / "snippets.py").write_text(NAMES.get(page, "") + program, encoding="utf-8")
-                print(f"{run('python snippets.py', folder, environment):7.1f} s  its Python", flush=True)
-    print(f"all ran; {left} commands need data of the reader's, a clone, or install")
+            of_page = run_page(page, folder, environment, chosen.fresh, chosen.wheel)
+            ran, left = ran + of_page[0], left + of_page[1]
+    seconds = time.perf_counter() - began
+    print(f"{len(chosen.pages)} pages: {ran} commands and programs ran in {seconds:.0f} s, {left} were left out")
     return 0
 
 

@@ -14,8 +14,11 @@ from support import (
 )
 from torch import Tensor
 
-from randomwalk.config.files import load_sample_config
+from randomwalk import samplers
+from randomwalk.config.files import load_sample_config, load_train_config
+from randomwalk.denoisers.checkpoints import make_denoiser
 from randomwalk.errors import InputError
+from randomwalk.sampling.task import Task
 
 CPU = torch.device("cpu")
 
@@ -63,18 +66,47 @@ def test_bad_arguments_are_told_before_anything_starts(arguments: list[str], tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_lessons_are_compared_by_the_same_samplers_if_asked(tmp_path: Path) -> None:
+def test_lessons_are_compared_by_the_same_samplers_and_levels_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In place of those of their files, whose other settings would not fit them."""
-    given = ["--samplers", "ddim", "ddpm_small", "--num-steps", "7", "--scales", "--out", str(tmp_path / "out")]
-    options = class_labels.options().parse_args(given)
+    given = ["--samplers", "ddim", "--levels", "own", "flow", "karras", "--num-steps", "3", "7", "--scales"]
+    options = class_labels.options().parse_args([*given, "--out", str(tmp_path / "out")])
     setup = common.Setup(options, common.Report("class_labels", options, "cpu"), CPU, "fp32")
+    monkeypatch.setattr(class_labels, "load", loaded)
     assert options.scales == []
-    for lesson in ("flow", "vp_continuous"):
-        rows = class_labels.walks(setup, lesson)
-        assert [name for name, _ in rows] == [f"{lesson}, ddim", f"{lesson}, ddpm_small"]
-        for sampler, (_, changes) in zip(("ddim", "ddpm_small"), rows, strict=True):
-            file = common.ROOT / "configs" / "fashion" / f"{lesson}_sample.yaml"
-            found = load_sample_config(file, changes).sampler
-            assert (found.name, found.schedule.name, found.schedule.num_steps) == (sampler, "pretrained", 7)
-    plain = class_labels.options().parse_args(["--out", str(tmp_path / "out")])
-    assert class_labels.walks(common.Setup(plain, setup.report, CPU, "fp32"), "ve") == [("ve", [])]
+    for lesson, highest in (("flow", 199.0), ("vp_continuous", 152.2)):
+        rows = {name.removeprefix(f"{lesson}, ddim, "): task for name, task in class_labels.tasks(setup, lesson)}
+        assert list(rows) == [f"{levels} levels, {steps}" for levels in ("own", "flow", "karras") for steps in (3, 7)]
+        for name, task in rows.items():
+            assert task.config.sampler.name == "ddim" and len(task.sigmas) == int(name[-1])
+        assert rows["own levels, 7"].sigmas[0].item() == pytest.approx(highest, rel=1e-3)
+        times = rows["flow levels, 7"].sigmas / (1 + rows["flow levels, 7"].sigmas)
+        torch.testing.assert_close(times.diff(), times.diff().mean().expand(6))
+        assert rows["flow levels, 7"].sigmas[[0, -1]].tolist() == pytest.approx([150, 0.011])
+        assert rows["karras levels, 7"].sigmas[[0, -1]].tolist() == pytest.approx([80, 0.02])
+
+
+def loaded(setup: common.Setup, name: str, *changes: str) -> Task:
+    """As `class_labels.load`, with an untrained network of the training's file."""
+    config = load_sample_config(common.ROOT / "configs" / "fashion" / f"{name}.yaml", list(changes))
+    trained = load_train_config(common.ROOT / "configs" / "fashion" / f"{name.replace('sample', 'train')}.yaml")
+    denoiser = make_denoiser(trained.network.model_dump(), trained.denoiser.model_dump())
+    sampler = samplers.from_settings(config.sampler)
+    return Task(config, setup.device, denoiser, sampler, sampler.levels(denoiser), (1, 32, 32), None)
+
+
+def test_lessons_have_the_samplers_of_their_files_if_no_others_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = class_labels.options().parse_args(["--out", str(tmp_path / "out")])
+    setup = common.Setup(options, common.Report("class_labels", options, "cpu"), CPU, "fp32")
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(class_labels, "load", lambda setup, *given: asked.append(given))
+    assert [name for name, _ in class_labels.tasks(setup, "ve")] == ["ve"] and asked == [("ve_sample",)]
+
+
+def test_too_few_steps_are_refused(tmp_path: Path) -> None:
+    options = class_labels.options().parse_args(["--num-steps", "10", "1", "--out", str(tmp_path / "out")])
+    with pytest.raises(InputError, match="--num-steps 1: expected 2 or more"):
+        class_labels.main(options)
