@@ -9,11 +9,17 @@ heads. The heads are drawn from a template that the package nilearn holds (``pip
 of 230 mm, the magnitudes those of the scan, the phase drawn:
 
     python data/phantoms.py scan FOLDER --volume /usr/share/mricron/templates/ch2.nii.gz --number 8
+    python data/phantoms.py ct_scan FOLDER --volume /usr/share/doc/invesalius-examples/examples/Cranium.inv3 --number 8
+
+``ct_scan`` takes a scan of a head in Hounsfield units, in the file of InVesalius that Debian's package
+invesalius-examples has, as attenuation in 1/cm.
 """
 
 import argparse
+import plistlib
 import sys
-from pathlib import Path
+import tarfile
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -21,7 +27,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from randomwalk.images import instruments
-from randomwalk.images.phantoms import body, brain_slice, draws_of, read_tissues, smooth_phase
+from randomwalk.images.phantoms import MOST, WATER, body, brain_slice, draws_of, read_tissues, smooth_phase
 
 FIELD = 230
 """Side of a slice of a scan, in voxels of 1 mm."""
@@ -36,10 +42,26 @@ def scan_slice(volume: np.ndarray, share: float, side: int, draws: np.random.Gen
     return (small / np.quantile(small, 0.999) * np.exp(1j * smooth_phase(side, draws))).astype(np.complex64)
 
 
+def read_invesalius(file: Path) -> np.ndarray:
+    """Hounsfield units ``[slices, rows, columns]`` of a project of InVesalius: a tar with a plist and raw numbers."""
+    with tarfile.open(file) as archive:
+        members = {PurePosixPath(member.name).name: member for member in archive.getmembers()}
+        about = plistlib.load(archive.extractfile(members["main.plist"]))["matrix"]
+        raw = archive.extractfile(members[about["filename"]]).read()
+    return np.frombuffer(raw, about["dtype"]).reshape(about["shape"])
+
+
+def ct_slice(volume: np.ndarray, share: float, side: int) -> np.ndarray:
+    """A slice of Hounsfield units as attenuation in 1/cm from 0 to 0.5, float32 ``[side, side]``."""
+    plane = volume[round(share * (len(volume) - 1))].astype(np.float32)
+    small = np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BOX))
+    return (WATER * (1 + small / 1000)).clip(0, MOST)
+
+
 def main() -> None:
     """Write the images that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["tomography", "mri", "scan"])
+    parser.add_argument("kind", choices=["tomography", "mri", "scan", "ct_scan"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--template", type=Path, help="folder of nilearn with the template, for mri")
     parser.add_argument("--volume", type=Path, help="file of the scan, for scan")
@@ -50,15 +72,20 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.kind == "mri" and chosen.template is None:
         parser.error("mri needs --template")
-    if chosen.kind == "scan" and chosen.volume is None:
-        parser.error("scan needs --volume")
+    scanned = chosen.kind in ("scan", "ct_scan")
+    if scanned and chosen.volume is None:
+        parser.error(f"{chosen.kind} needs --volume")
     tissues = read_tissues(chosen.template) if chosen.kind == "mri" else None
-    volume = instruments.read(chosen.volume).values if chosen.kind == "scan" else None
+    read = read_invesalius if chosen.kind == "ct_scan" else lambda file: instruments.read(file).values
+    volume = read(chosen.volume) if scanned else None
     chosen.folder.mkdir(parents=True, exist_ok=True)
     for k in range(chosen.first, chosen.first + chosen.number):
         draws = draws_of(k, chosen.seed)
-        if volume is not None:  # from the ears to the crown
-            image = scan_slice(volume, 0.35 + 0.4 * (k - chosen.first + 0.5) / chosen.number, chosen.side, draws)
+        share = (k - chosen.first + 0.5) / chosen.number
+        if volume is not None and chosen.kind == "scan":  # from the ears to the crown
+            image = scan_slice(volume, 0.35 + 0.4 * share, chosen.side, draws)
+        elif volume is not None:
+            image = ct_slice(volume, 0.1 + 0.75 * share, chosen.side)
         else:
             image = body(chosen.side, draws) if tissues is None else brain_slice(tissues, chosen.side, draws)
         np.save(chosen.folder / f"{k:05d}.npy", image)

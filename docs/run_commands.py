@@ -1,7 +1,7 @@
 """Run every command and snippet of the documentation, in order, as a newcomer would: python docs/run_commands.py
 
 Each page's blocks of bash are run line by line in a copy of the project, and its blocks of Python together, as one
-program. The first error ends the run. Pictures that a page supposes (``photo.jpg``, ``my_images``, ...) are made from
+program (or each block in its place, on the pages for MRI and CT). The first error ends the run. Pictures that a page supposes (``photo.jpg``, ``my_images``, ...) are made from
 data/, and a Fashion-MNIST that a training has downloaded there is used again. Trainings of images and of points are
 cut to half a minute, and benchmarks run their ``--quick`` version. Lines with a name in capitals (``FOLDER``) need data
 that only the reader has, and are counted, not run; so are installations, unless ``--fresh`` makes an environment for
@@ -43,10 +43,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
     "restore", "your_photographs", "report", "training", "samplers", "posterior", "points", "photographs", "extending",
-    "fashion", "instruments", "course/1-walk", "course/2-sdes", "course/3-losses", "course/4-solvers",
+    "fashion", "instruments", "mri", "ct", "course/1-walk", "course/2-sdes", "course/3-losses", "course/4-solvers",
     "course/5-conditional", "course/6-bridge",
 )), *(f"pretrained_models/{name}.md" for name in ("fashion_labels", "fashion_vp", "fashion_ve"))]  # fmt: skip
 BLOCK = re.compile(r"^( *)```(bash|python)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+IN_ORDER = ("docs/mri.md", "docs/ct.md")
+"""Pages whose commands need what their Python makes, and the other way round: each block runs where it stands."""
 MODULE = '"""'
 """Beginning of a block of Python that is a file to add, which ``tests/config/test_extending.py`` does."""
 NAMES = {
@@ -101,6 +103,8 @@ def shortened(command: str) -> str:
 def prepare(folder: Path, data: Path) -> None:
     """Make the pictures that the pages suppose, from those in ``data``, and link Fashion-MNIST if it is there."""
     made = {}
+    if not (folder / "data" / "instruments").exists():
+        shutil.copytree(data / "instruments", folder / "data" / "instruments")
     if (sets := ROOT / "data" / "FashionMNIST").is_dir():
         (folder / "data").mkdir(exist_ok=True)
         (folder / "data" / "FashionMNIST").symlink_to(sets)
@@ -183,8 +187,16 @@ def run_page(page: str, folder: Path, environment: dict[str, str], fresh: bool, 
         SystemExit: one failed.
     """
     blocks = [(kind, textwrap.dedent(text)) for _, kind, text in BLOCK.findall((ROOT / page).read_text("utf-8"))]
+    programs = [text for kind, text in blocks if kind == "python" and not text.startswith(MODULE)]
+    whole = [("python", NAMES.get(page, "") + "".join(programs))] if programs else []
+    blocks = blocks if page in IN_ORDER else [(kind, text) for kind, text in blocks if kind == "bash"] + whole
     ran = left = 0
-    for command in (c for kind, text in blocks if kind == "bash" for c in lines_of(text)):
+    for command in (c for kind, text in blocks for c in (lines_of(text) if kind == "bash" else [text])):
+        if command in programs or [("python", command)] == whole:
+            (folder / "snippets.py").write_text(command, encoding="utf-8")
+            print(f"{run('python snippets.py', folder, environment):8.1f} s  its Python", flush=True)
+            ran += 1
+            continue
         if reason := reason_to_leave(command, fresh, wheel):
             print(f"  left out  {command}  ({reason})", flush=True)
             left += 1
@@ -195,11 +207,6 @@ def run_page(page: str, folder: Path, environment: dict[str, str], fresh: bool, 
         for made in folder.glob("*_restored.*"):  # the commands of a block are alternatives
             made.unlink()
         print(f"{run(command, folder, environment):8.1f} s  {command}", flush=True)
-        ran += 1
-    program = "".join(text for kind, text in blocks if kind == "python" and not text.startswith(MODULE))
-    if program:
-        (folder / "snippets.py").write_text(NAMES.get(page, "") + program, encoding="utf-8")
-        print(f"{run('python snippets.py', folder, environment):8.1f} s  its Python", flush=True)
         ran += 1
     return ran, left
 
