@@ -1,11 +1,11 @@
 """Run every command and snippet of the documentation, in order, as a newcomer would: python docs/run_commands.py
 
 Each page's blocks of bash are run line by line in a copy of the project, and its blocks of Python together, as one
-program (or each block in its place, on the pages for MRI and CT). The first error ends the run. Pictures that a page supposes (``photo.jpg``, ``my_images``, ...) are made from
-data/, and a Fashion-MNIST that a training has downloaded there is used again. Trainings of images and of points are
-cut to half a minute, and benchmarks run their ``--quick`` version. Lines with a name in capitals (``FOLDER``) need data
-that only the reader has, and are counted, not run; so are installations, unless ``--fresh`` makes an environment for
-them.
+program; on the pages for MRI and CT each block where it stands. The first error ends the run. Pictures that a page
+supposes (``photo.jpg``, ``my_images``, ...) are made from data/, and a Fashion-MNIST that a training has downloaded
+there is used again. Trainings of images and of points are cut to half a minute, and benchmarks run their ``--quick``
+version. Lines with a name in capitals (``FOLDER``) need data that only the reader has, and are counted, not run; so are
+installations, unless ``--fresh`` makes an environment for them.
 
 With ``--wheel`` the commands run in an empty folder, by the wheel in an environment of its own that borrows the
 libraries of this one: ``python sample.py`` is ``randomwalk sample`` there, and lines that need a clone are counted.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import plistlib
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +68,27 @@ def test_the_script_writes_arrays_that_do_not_depend_on_their_number(tmp_path: P
     np.testing.assert_array_equal(np.load(tmp_path / "00006.npy"), phantoms.body(16, draws_of(6)))
     refused = subprocess.run([sys.executable, script[1], "mri", str(tmp_path)], capture_output=True, text=True)
     assert refused.returncode == 2 and "mri needs --template" in refused.stderr
+
+
+def test_scans_become_slices_in_the_units_of_the_networks(tmp_path: Path) -> None:
+    """A head of water and bone in Hounsfield units, and one of magnitudes, as their programs write them."""
+    nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
+    volume = np.full((6, 32, 32), -1000, np.int16)
+    volume[:, 8:24, 8:24], volume[:, 16, 16] = 0, 3000
+    raw = tmp_path / "matrix.dat"
+    raw.write_bytes(volume.tobytes())
+    about = {"matrix": {"filename": "matrix.dat", "dtype": "int16", "shape": list(volume.shape)}}
+    (tmp_path / "main.plist").write_bytes(plistlib.dumps(about))
+    with tarfile.open(tmp_path / "head.inv3", "w:gz") as archive:
+        for name in ("main.plist", "matrix.dat"):
+            archive.add(tmp_path / name, f"folder/{name}")
+    nibabel.save(nibabel.Nifti1Image(np.pad(volume + 1000, 4), np.eye(4)), tmp_path / "head.nii.gz")
+    script = [sys.executable, str(ROOT / "data" / "phantoms.py")]
+    for kind, file in (("ct_scan", "head.inv3"), ("scan", "head.nii.gz")):
+        out = [str(tmp_path / kind), "--volume", str(tmp_path / file), "--number", "2", "--side", "16"]
+        subprocess.run([*script, kind, *out], check=True, capture_output=True)
+    body = np.load(tmp_path / "ct_scan" / "00001.npy")
+    assert body.shape == (16, 16) and body.dtype == np.float32
+    assert body[0, 0] == 0 and body[5, 5] == pytest.approx(0.2) and body.max() > 0.3  # air, water, bone
+    head = np.load(tmp_path / "scan" / "00001.npy")
+    assert head.shape == (16, 16) and head.dtype == np.complex64 and 0.9 < np.abs(head).max() < 1.1
