@@ -65,6 +65,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("self.operator.spectral(self._gain, g) / 2", "self.operator.spectral(self._gain, score) / 2"),
         ("self.sigma**2 * self.operator.spectral(self._gain, along)", "self.sigma**2 * along"),
         ("(self.sigma / self.FRACTION) ** 2 * eigenvalues", "self.sigma**2 * eigenvalues"),
+        ("self.sigma**2 * gain * (1 - gain / 2)", "self.sigma**2 * gain / 2"),
     ],
     "randomwalk/samplers/walks.py": [
         ("math.exp(-self.FRICTION / len(s))", "math.exp(-self.FRICTION)"),
@@ -737,6 +738,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/sampling/figures.py": [
         ("c / (weight / s**2 + (norm / eta) ** 2)", "c / (weight / s**2 + norm / eta**2)"),
         ("c * s**2 / weight}", "c * s**2}"),
+        ("most[k] = step.along_score(norm**2)", "pass"),
+        ("step.along_score(norm**2)", "step.along_score(norm)"),
     ],
     "randomwalk/sampling/foresight.py": [
         ("value = 127.5 * std", "value = 255 * std"),
