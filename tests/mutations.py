@@ -987,6 +987,13 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("torch.cat([phase.sin(), phase.cos()], 1)", "torch.cat([phase.sin(), phase.sin()], 1)"),
         ("* (1 + scale) + shift))", "* scale + shift))"),
     ],
+    "benchmarks/support/levy_problem.py": [
+        ("(seen * forward[-1]).flip(1)", "forward[-1].flip(1)"),
+        ("seen * backward).flip(1)", "backward).flip(1)"),
+        ("self.SPACING / math.sqrt", "3 * self.SPACING / math.sqrt"),
+        ("self.REACH * sigma / h", "self.REACH / 2 * sigma / h"),
+        ("rate / 2 * torch.exp", "rate * torch.exp"),
+    ],
     "score_sde/ncsnpp.py": [
         ("image = x if s.centered else 2 * x - 1.0", "image = x"),
         ("return h / sigma[:, None, None, None].to(x.dtype) if s.scale_by_sigma", "return h if s.scale_by_sigma"),
