@@ -992,7 +992,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("seen * backward).flip(1)", "backward).flip(1)"),
         ("self.SPACING / math.sqrt", "3 * self.SPACING / math.sqrt"),
         ("self.REACH * sigma / h", "self.REACH / 2 * sigma / h"),
-        ("rate / 2 * torch.exp", "rate * torch.exp"),
+        ("math.log(rate / 2)", "math.log(rate)"),
+        ("(log - log.amax(1, keepdim=True)).exp_()", "log.exp()"),
     ],
     "score_sde/ncsnpp.py": [
         ("image = x if s.centered else 2 * x - 1.0", "image = x"),

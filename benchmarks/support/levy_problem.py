@@ -12,20 +12,20 @@ from torch.nn.functional import conv1d
 from randomwalk.errors import InputError
 from support.sparse_problem import PRIORS, Prior, SparseProblem, problem_with
 
-Density = Callable[[Tensor], Tensor]
-"""Density of an increment, elementwise."""
+LogDensity = Callable[[Tensor], Tensor]
+"""Logarithm of the density of an increment, elementwise."""
 
 
-def laplace_density(std: float) -> Density:
-    """Laplace's density in closed form; its `Scales` have too many terms for a grid."""
+def laplace_log_density(std: float) -> LogDensity:
+    """Laplace's in closed form; its `Scales` have too many terms for a grid."""
     rate = math.sqrt(2) / std
-    return lambda z: rate / 2 * torch.exp(-rate * z.abs())
+    return lambda z: math.log(rate / 2) - rate * z.abs()
 
 
-INCREMENTS: dict[str, tuple[Density, float]] = {
-    "two scales": (PRIORS["two scales"]().density, 0.1),
-    "gaussian": (PRIORS["gaussian"]().density, 0.45),
-    "laplace": (laplace_density(0.45), 0.1),
+INCREMENTS: dict[str, tuple[LogDensity, float]] = {
+    "two scales": (PRIORS["two scales"]().log_density, 0.1),
+    "gaussian": (PRIORS["gaussian"]().log_density, 0.45),
+    "laplace": (laplace_log_density(0.45), 0.1),
 }
 """Densities of an increment, and the widths of their narrowest parts; a kink has none, and any small one is taken."""
 
@@ -44,8 +44,8 @@ class LevyPrior(Prior):
 
     **Error.** The sum converges exponentially for smooth p, in ``r / h`` with ``r = (1 / s^2 + 2 / w^2)^(-1/2)`` for p
     of the width w, and the grid ends `REACH` s from v_i: with ``h = `SPACING` r`` the denoised pixels are exact to
-    1e-7 s in float64 and 1e-4 s in float32. A kink of p leaves an error of order h^2, below 1e-3 s (root mean square)
-    for Laplace's density. `tests/benchmarks/test_levy_problem.py` measures both.
+    1e-7 s, in float64. A kink of p leaves an error of order h^2, below 1e-3 s (root mean square) for Laplace's density.
+    `tests/benchmarks/test_levy_problem.py` measures both.
 
     Args:
         name: of p, in `INCREMENTS`.
@@ -62,7 +62,7 @@ class LevyPrior(Prior):
         if name not in INCREMENTS:
             raise InputError(f"increments {name!r}: expected one of {', '.join(INCREMENTS)}")
         super().__init__(PRIORS[name](), (1, 1, length))
-        self.density, self.width = INCREMENTS[name]
+        self.log_density, self.width = INCREMENTS[name]
 
     def analyse(self, x: Tensor) -> Tensor:
         return torch.diff(x, dim=-1, prepend=torch.zeros_like(x[..., :1]))
@@ -76,13 +76,13 @@ class LevyPrior(Prior):
         return h, math.ceil(self.REACH * sigma / h)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        v, s = x.flatten(1), float(sigma)
+        v, s = x.flatten(1).double(), float(sigma)
         h, n = self.grid(s)
         offsets = h * torch.arange(-n, n + 1, device=v.device).to(v)
         lags = h * torch.arange(-2 * n, 2 * n + 1, device=v.device).to(v)
         seen = torch.exp(-offsets.square() / (2 * s**2))
-        kernels = [self.density(step[:, None] + lags) for step in torch.diff(v).unbind(1)]
-        forward = [_scaled(self.density(v[:, :1] + offsets))]
+        kernels = [_exp(self.log_density(step[:, None] + lags)) for step in torch.diff(v).unbind(1)]
+        forward = [_exp(self.log_density(v[:, :1] + offsets))]
         for kernel in kernels:
             forward.append(_scaled(_correlate(kernel, (seen * forward[-1]).flip(1))))
         backward = torch.ones_like(forward[0])
@@ -92,7 +92,7 @@ class LevyPrior(Prior):
             means.append(weights @ offsets / weights.sum(1))
             if i > 0:
                 backward = _scaled(_correlate(kernels[i - 1], seen * backward).flip(1))
-        return (torch.stack(means[::-1], 1) / s**2).reshape(x.shape)
+        return (torch.stack(means[::-1], 1) / s**2).reshape(x.shape).to(x)
 
 
 def make_line(prior: str, operator: str, d: int, m: int, eta: float, seed: int) -> SparseProblem:
@@ -103,6 +103,11 @@ def make_line(prior: str, operator: str, d: int, m: int, eta: float, seed: int) 
 def _correlate(kernels: Tensor, weights: Tensor) -> Tensor:
     """``sum_c kernels[b, j + c] weights[b, c]`` of kernels ``[B, 2 G - 1]`` and weights ``[B, G]``: ``[B, G]``."""
     return conv1d(kernels[None], weights[:, None], groups=len(kernels))[0]
+
+
+def _exp(log: Tensor) -> Tensor:
+    """Exponential up to a factor for each row: where neighbours are far apart, that of every entry may be 0."""
+    return (log - log.amax(1, keepdim=True)).exp_()
 
 
 def _scaled(message: Tensor) -> Tensor:

@@ -60,12 +60,13 @@ class Scales:
         chosen = draws.choice(len(self.weights), shape, p=self.weights.numpy())
         return self.variances.sqrt()[torch.from_numpy(chosen)] * torch.from_numpy(draws.standard_normal(shape))
 
-    def density(self, z: Tensor) -> Tensor:
-        """The density at z."""
-        total = torch.zeros_like(z)
-        for w, v in zip(self.weights.tolist(), self.variances.tolist(), strict=True):
-            total += w / math.sqrt(2 * math.pi * v) * torch.exp(z.square() * (-0.5 / v))
-        return total
+    def log_density(self, z: Tensor) -> Tensor:
+        """Logarithm of the density at z."""
+        terms = [
+            math.log(w) - math.log(2 * math.pi * v) / 2 - z.square() / (2 * v)
+            for w, v in zip(self.weights.tolist(), self.variances.tolist(), strict=True)
+        ]
+        return torch.stack(terms).logsumexp(0)
 
 
 def two_scales(share: float = 0.8, small: float = 0.1, large: float = 1.0) -> Scales:
