@@ -44,7 +44,7 @@ class LevyPrior(Prior):
 
     **Error.** The sum converges exponentially for smooth p, in ``r / h`` with ``r = (1 / s^2 + 2 / w^2)^(-1/2)`` for p
     of the width w, and the grid ends `REACH` s from v_i: with ``h = `SPACING` r`` the denoised pixels are exact to
-    1e-7 s, in float64. A kink of p leaves an error of order h^2, below 1e-3 s (root mean square) for Laplace's density.
+    1e-7 s in float64. A kink of p leaves an error of order h^2, below 1e-3 s (root mean square) for Laplace's density.
     `tests/benchmarks/test_levy_problem.py` measures both.
 
     Args:
@@ -76,7 +76,7 @@ class LevyPrior(Prior):
         return h, math.ceil(self.REACH * sigma / h)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        v, s = x.flatten(1).double(), float(sigma)
+        v, s = x.flatten(1), float(sigma)
         h, n = self.grid(s)
         offsets = h * torch.arange(-n, n + 1, device=v.device).to(v)
         lags = h * torch.arange(-2 * n, 2 * n + 1, device=v.device).to(v)
@@ -92,7 +92,7 @@ class LevyPrior(Prior):
             means.append(weights @ offsets / weights.sum(1))
             if i > 0:
                 backward = _scaled(_correlate(kernels[i - 1], seen * backward).flip(1))
-        return (torch.stack(means[::-1], 1) / s**2).reshape(x.shape).to(x)
+        return (torch.stack(means[::-1], 1) / s**2).reshape(x.shape)
 
 
 def make_line(prior: str, operator: str, d: int, m: int, eta: float, seed: int) -> SparseProblem:
