@@ -313,8 +313,8 @@ class Bench:
         return [
             f"{len(records)} images; evaluations are of one sample, seconds of all; one sample has {one:.2f} dB",
             f"intervals of {LEVEL:.0%} in the object: mean +- {NORMAL} std covers {said['plain']}; with the factor "
-            f"{q:.2f}, which covers {LEVEL:.0%} in {len(other)} other phantoms, {said['calibrated']}; randomwalk calibrate, "
-            "which has a guarantee, takes a larger factor, the more so the fewer images there are",
+            f"{q:.2f}, which covers {LEVEL:.0%} in {len(other)} other phantoms, {said['calibrated']}; randomwalk "
+            "calibrate, which has a guarantee, takes a larger factor, the more so the fewer images there are",
         ]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import ndtri
 from support import baselines
 from support.common import (
     ROOT,
@@ -35,10 +36,10 @@ from torch import Tensor
 from randomwalk.config import SampleConfig
 from randomwalk.errors import InputError
 from randomwalk.images import metrics
-from randomwalk.images.sheets import Row, overview
+from randomwalk.images.sheets import Row, new_figure, overview, png, tidy
 from randomwalk.images.tensors import to_bytes
 from randomwalk.rng import Stream, generator
-from randomwalk.sampling import calibration
+from randomwalk.sampling import calibration, intervals
 from randomwalk.sampling.batch import SampleId
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.task import Task
@@ -51,6 +52,8 @@ MOMENTUM = "random_walk_momentum"
 """Method that --evaluations is for: exact in the limit, so that its spread is measured against the evaluations."""
 SHOWN = 8
 """Number of images in the figures."""
+LEVEL = 0.9
+"""Share of the pixels that recalibrated intervals cover."""
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -61,7 +64,7 @@ class Method:
     """A posterior sampler with a network, "vp" or "ve"; its name is that of its file in configs/posterior.
 
     Attributes:
-        evaluations: number of noise levels; None for that of the file.
+        evaluations: number of noise levels; None for that of the file, or that of --cost.
     """
 
     name: str
@@ -94,13 +97,24 @@ def load_config(setup: Setup, method: Method, task: str, changes: Mapping[str, A
 def load(setup: Setup, method: Method, name: str) -> Task:
     """A task ready to run."""
     changes: dict[str, Any] = {"num_samples": setup.options.num_samples, "batch_size": 32}
+    config = load_config(setup, method, name, changes)
     if method.evaluations is not None:
         changes["sampler.schedule.num_steps"] = method.evaluations
+    elif setup.options.cost is not None:
+        levels = config.sampler.schedule.num_steps * setup.options.cost / cost(load_task(config, setup.device))
+        changes["sampler.schedule.num_steps"] = max(2, round(levels))
     config = load_config(setup, method, name, changes)
     if setup.quick:
         changes["sampler.schedule.num_steps"] = max(2, config.sampler.schedule.num_steps // 6)
         config = load_config(setup, method, name, changes)
     return load_task(config, setup.device)
+
+
+def cost(task: Task) -> int:
+    """Forward passes that a sample costs, a backward pass counted as two; found by making the samples of one image."""
+    units = [SampleId(0, s) for s in range(task.config.num_samples)]
+    batch = task.sample(units, torch.stack([task.load_image(0)] * len(units)))
+    return batch.evaluations + 2 * batch.vjps
 
 
 def described(task: Task) -> dict[str, Any]:
@@ -167,17 +181,19 @@ def restore(job: Job) -> list[Record]:
 
 
 def judge(samples: Tensor, truth: Tensor, draws: np.random.Generator) -> Record:
-    """Qualities and ranks of the samples ``[S, C, H, W]`` of one image."""
+    """Qualities, ranks and scores for a recalibration of the samples ``[S, C, H, W]`` of one image."""
     each = truth.expand_as(samples)
     mean = samples.clamp(-1, 1).mean(0, keepdim=True)
     found = calibration.pixel_ranks(samples.numpy(), truth.numpy(), draws)
     contested = calibration.contested(samples.numpy(), truth.numpy())
+    scores = intervals.scores(mean[0].numpy(), samples.clamp(-1, 1).std(0).numpy(), truth.numpy())
     return {
         "psnr": float(metrics.psnr(samples, each).mean()),
         "ssim": float(metrics.ssim(samples, each).mean()),
         "psnr_of_mean": float(metrics.psnr(mean, truth[None])),
         "crps": crps(samples.clamp(-1, 1), truth),
         "ranks": calibration.counts(found[contested], len(samples)).tolist(),
+        "scores": np.sort(scores, axis=None).round(3).tolist(),
     }
 
 
@@ -192,6 +208,40 @@ def crps(samples: Tensor, truth: Tensor) -> float:
     distance = (samples - truth).abs().mean()
     spread = (samples[:, None] - samples[None]).abs().mean(dim=tuple(range(2, samples.ndim + 1))).sum()
     return float(distance - spread / (2 * count * (count - 1)))
+
+
+def ranks_of(images: Sequence[Record]) -> calibration.Calibration:
+    """Rank histograms of the contested pixels."""
+    return calibration.Calibration(np.array([record["ranks"] for record in images]))
+
+
+def can_recalibrate(num_images: int) -> bool:
+    """Whether all images but one are enough for a recalibration."""
+    return num_images > intervals.fewest(LEVEL)
+
+
+def coverages(images: Sequence[Record]) -> dict[str, tuple[float, float]]:
+    """Shares of the pixels in three kinds of intervals, with standard errors.
+
+    Returns:
+        coverage: contested pixels, from the least to the greatest sample.
+        covered_by_std: all pixels, mean ± 1.645 standard deviations, which is 90% of a Gaussian.
+        recalibrated: all pixels, see `recalibrated`; the last two only of enough images.
+    """
+    widest = ranks_of(images).coverage(1)
+    found = {"coverage": (widest.value, widest.error)}
+    if can_recalibrate(len(images)):
+        gaussian = float(ndtri((1 + LEVEL) / 2))
+        inside = [float((np.array(record["scores"]) <= gaussian).mean()) for record in images]
+        found |= {"covered_by_std": metrics.mean_and_error(inside), "recalibrated": recalibrated(images)}
+    return found
+
+
+def recalibrated(images: Sequence[Record]) -> tuple[float, float]:
+    """Share of the pixels of an image in intervals of `LEVEL` recalibrated on all the others; mean, standard error."""
+    scores = [np.array(record["scores"]) for record in images]
+    factors = [intervals.factor(scores[:i] + scores[i + 1 :], LEVEL) for i in range(len(scores))]
+    return metrics.mean_and_error([float((one <= q).mean()) for one, q in zip(scores, factors, strict=True)])
 
 
 # --- a task ----------------------------------------------------------------------------------------------------------
@@ -244,10 +294,12 @@ def table(
     truth, y = measurements(task, range(setup.num_images))
     operator, _ = task.make_operator(range(len(truth)))
     plain, chosen = baselines.classical(operator.cpu(), y, truth, setup.quick)
-    rows = [classical_row(setup.report, name, title, x, truth) for title, x in plain.items()]
-    rows += [row(setup.report, name, title, images) for title, images in done.items()]
     count = setup.options.num_samples
-    head = [*HEAD[:-1], f"{100 * (count - 1) / (count + 1):.0f}% covers", HEAD[-1]]
+    covers = [f"{100 * (count - 1) / (count + 1):.0f}% covers"]
+    covers += ["90% ± std", "recalibrated"] if can_recalibrate(setup.num_images) else []
+    rows = [classical_row(setup.report, name, title, x, truth, len(covers)) for title, x in plain.items()]
+    rows += [row(setup.report, name, title, images) for title, images in done.items()]
+    head = [*HEAD[:-1], *covers, HEAD[-1]]
     rows += [[title, *["-"] * (len(head) - 1)] for title in reasons]
     measurement = task.config.measurement
     assert measurement is not None
@@ -262,6 +314,8 @@ def table(
         *[f"{title}: {reason}" for title, reason in reasons.items()],
     ]
     setup.report.table(name.replace("_", " ").capitalize(), head, rows, notes)
+    ranks = {title: ranks_of(images) for title, images in done.items()}
+    setup.report.folder.write_bytes(f"{name}_ranks.png", rank_figure(ranks))
     if truth.shape[1:] == y.shape[1:]:
         plain = {"measurement": y, **plain}
     columns = min(SHOWN, setup.num_images)
@@ -271,30 +325,50 @@ def table(
         setup.report.folder.write_image(f"{name}.png", overview(lines, side=64))
 
 
-def classical_row(report: Report, case: str, title: str, x: Tensor, truth: Tensor) -> list[str]:
-    """Row of a method that makes one image of each, whose CRPS is the mean absolute error."""
+def classical_row(report: Report, case: str, title: str, x: Tensor, truth: Tensor, covers: int) -> list[str]:
+    """Row of a method that makes one image of each, whose CRPS is the mean absolute error, and nothing to cover."""
     psnr, ssim = (metrics.mean_and_error(f(x, truth).tolist()) for f in (metrics.psnr, metrics.ssim))
     error = metrics.mean_and_error((x - truth).abs().mean(dim=(1, 2, 3)).tolist())
     for metric, value, unit in (("psnr", psnr, "dB"), ("ssim", ssim, "1"), ("crps", error, "1")):
         report.add(case, title, metric, value, unit)
-    return [title, "", "", cell(psnr), "", cell(ssim, 3), f"{error[0]:.4f}", "", ""]
+    return [title, "", "", cell(psnr), "", cell(ssim, 3), f"{error[0]:.4f}", *[""] * covers, ""]
 
 
 def row(report: Report, case: str, title: str, images: Sequence[Record]) -> list[str]:
     """Row of a sampler."""
     units = {"psnr": "dB", "psnr_of_mean": "dB", "ssim": "1", "crps": "1", "cpu": "s"}
     found = {key: metrics.mean_and_error([record[key] for record in images]) for key in units}
-    cover = calibration.Calibration(np.array([record["ranks"] for record in images])).coverage(1)
     for key in ("psnr", "psnr_of_mean", "ssim", "crps"):
         report.add(case, title, key, found[key], units[key])
-    report.add(case, title, "coverage", (cover.value, cover.error), "1")
+    for key, share in coverages(images).items():
+        report.add(case, title, key, share, "1")
+    for rank, estimate in enumerate(ranks_of(images).histogram()):
+        report.add(case, title, f"share_of_rank_{rank}", (estimate.value, estimate.error), "1")
     report.add(case, title, "cpu", found["cpu"], "s")
     for key in ("evaluations", "vjps"):
         report.add(case, title, key, images[0][key], "1")
-    covered = f"{100 * cover.value:.0f}% ± {100 * cover.error:.0f}%"
+    covered = [f"{100 * share:.0f}% ± {100 * error:.0f}%" for share, error in coverages(images).values()]
     counted = [str(images[0]["evaluations"]), str(images[0]["vjps"])]
     qualities = [cell(found["psnr"]), cell(found["psnr_of_mean"]), cell(found["ssim"], 3), f"{found['crps'][0]:.4f}"]
-    return [title, *counted, *qualities, covered, f"{1e3 * found['cpu'][0]:.0f}"]
+    return [title, *counted, *qualities, *covered, f"{1e3 * found['cpu'][0]:.0f}"]
+
+
+def rank_figure(found: Mapping[str, calibration.Calibration]) -> bytes:
+    """Rank histograms of the methods as a PNG; those of samples of the posterior are flat, at 1."""
+    columns = min(4, len(found))
+    lines = -(-len(found) // columns)
+    figure = new_figure((2.9 * columns, 0.5 + 1.9 * lines))
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis, (title, ranks) in zip(axes, found.items(), strict=False):
+        shares = ranks.histogram()
+        axis.bar(range(len(shares)), [len(shares) * share.value for share in shares], width=1, color="#2a6fba")
+        axis.axhline(1, color="#b5482a", linestyle="--", linewidth=1)
+        axis.set_title(title, fontsize=9)
+        tidy(axis)
+    for axis in axes[len(found) :]:
+        axis.set_visible(False)
+    figure.tight_layout()
+    return png(figure)
 
 
 def forward_time(task: Task) -> float:
@@ -328,6 +402,13 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--evaluations", type=int, nargs="+", metavar="N", help=f"rows of {MOMENTUM}, one for each number"
     )
+    made.add_argument(
+        "--cost",
+        type=int,
+        metavar="N",
+        help="so many levels of the others that a sample costs about N forward passes, a backward pass counted as "
+        "two (default: the levels of their files)",
+    )
     add_weights(made)
     add_restoring(made, 32)
     made.add_argument("--resume", metavar="FOLDER", help="folder of an earlier run; its results are not measured again")
@@ -340,6 +421,8 @@ def main(chosen: argparse.Namespace) -> int:
     check_least(chosen, seed=0, num_samples=2)
     if min(chosen.evaluations or [2]) < 2:
         raise InputError(f"--evaluations {min(chosen.evaluations)}: expected 2 or more")
+    if (chosen.cost or 2) < 2:
+        raise InputError(f"--cost {chosen.cost}: expected 2 or more")
     if unknown := sorted({*(chosen.methods or []), *chosen.ve_methods} - set(METHODS)):
         raise InputError(f"there is no configs/posterior/{unknown[0]}.yaml; there are {', '.join(METHODS)}")
     names = chosen.methods or METHODS
@@ -354,7 +437,9 @@ def main(chosen: argparse.Namespace) -> int:
         "CRPS, the continuous ranked probability score (mean over pixels; for a single image the mean absolute error), "
         "is least for samples of the posterior; the settings were chosen by it. Coverage is that of the interval from "
         f"the least to the greatest of {chosen.num_samples} samples, over the pixels on which samples and truth "
-        "differ. LPIPS is left out: its weights are not part of this repository."
+        "differ. Of more than nine images there are, over all pixels, intervals of 1.645 standard deviations around "
+        "the mean, and the same recalibrated for 90% on the other images (leave one out). LPIPS is left out: its "
+        "weights are not part of this repository."
     )
     return setup.report.finish()
 

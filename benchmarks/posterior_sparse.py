@@ -33,6 +33,7 @@ from support.engine import (
     sample,
     write_setting,
 )
+from support.levy_problem import make_line
 from support.sparse_problem import BASES, OPERATORS, PRIORS, SparseProblem, make_problem
 from support.sparse_reference import Reference, errors, reference
 
@@ -48,6 +49,8 @@ EXACT = "exact samples"
 WALKS = ("random_walk, momentum", "random_walk, matrix step")
 """Samplers that are run with several numbers of levels."""
 METRICS = ("mean_error", "std_error", "std_ratio", "coverage_90", "w1", "mmse_gap")
+LINE = "levy"
+"""Basis of the increments of a line of pixels."""
 CHAINS, BURN_IN = 16, 50
 """Of the reference."""
 WANTED = 0.03
@@ -81,6 +84,8 @@ class Case:
 @cache
 def problem_of(case: Case, seed: int) -> SparseProblem:
     """A problem."""
+    if case.basis == LINE:
+        return make_line(case.prior, case.operator, case.d, case.m, case.eta, seed)
     return make_problem(case.prior, case.basis, case.operator, case.d, case.m, case.eta, seed, case.condition)
 
 
@@ -263,7 +268,7 @@ def options() -> argparse.ArgumentParser:
     )
     for name, names, what in (
         ("priors", PRIORS, "densities of a coefficient"),
-        ("bases", BASES, "bases of the coefficients"),
+        ("bases", [*BASES, LINE], f"bases of the coefficients; {LINE}: they are the increments of a line of pixels"),
         ("operators", OPERATORS, "what is measured"),
     ):
         first = next(iter(names))

@@ -59,8 +59,10 @@ def modules() -> dict[str, str]:
         for file in sorted((ROOT / folder).rglob("*.py")):
             parts = file.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts).removesuffix(".__init__")] = str(file.relative_to(ROOT))
-    for file in (*(ROOT / "tests").glob("*_*.py"), *(ROOT / "benchmarks").rglob("*.py")):
-        found.setdefault(file.stem, str(file.relative_to(ROOT)))
+    for folder, files in (("tests", "*_*.py"), ("benchmarks", "**/*.py")):
+        for file in (ROOT / folder).glob(files):
+            parts = file.relative_to(ROOT / folder).with_suffix("").parts
+            found.setdefault(".".join(parts), str(file.relative_to(ROOT)))
     return found
 
 

@@ -65,6 +65,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("self.operator.spectral(self._gain, g) / 2", "self.operator.spectral(self._gain, score) / 2"),
         ("self.sigma**2 * self.operator.spectral(self._gain, along)", "self.sigma**2 * along"),
         ("(self.sigma / self.FRACTION) ** 2 * eigenvalues", "self.sigma**2 * eigenvalues"),
+        ("self.sigma**2 * gain * (1 - gain / 2)", "self.sigma**2 * gain / 2"),
     ],
     "randomwalk/samplers/walks.py": [
         ("math.exp(-self.FRICTION / len(s))", "math.exp(-self.FRICTION)"),
@@ -748,6 +749,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/sampling/figures.py": [
         ("c / (weight / s**2 + (norm / eta) ** 2)", "c / (weight / s**2 + norm / eta**2)"),
         ("c * s**2 / weight}", "c * s**2}"),
+        ("most[k] = step.along_score(norm**2)", "pass"),
+        ("step.along_score(norm**2)", "step.along_score(norm)"),
     ],
     "randomwalk/sampling/foresight.py": [
         ("value = 127.5 * std", "value = 255 * std"),
@@ -998,6 +1001,14 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "score_sde/mlp.py": [
         ("torch.cat([phase.sin(), phase.cos()], 1)", "torch.cat([phase.sin(), phase.sin()], 1)"),
         ("* (1 + scale) + shift))", "* scale + shift))"),
+    ],
+    "benchmarks/support/levy_problem.py": [
+        ("(seen * forward[-1]).flip(1)", "forward[-1].flip(1)"),
+        ("seen * backward).flip(1)", "backward).flip(1)"),
+        ("self.SPACING / math.sqrt", "3 * self.SPACING / math.sqrt"),
+        ("self.REACH * sigma / h", "self.REACH / 2 * sigma / h"),
+        ("math.log(rate / 2)", "math.log(rate)"),
+        ("(log - log.amax(1, keepdim=True)).exp_()", "log.exp()"),
     ],
     "score_sde/ncsnpp.py": [
         ("image = x if s.centered else 2 * x - 1.0", "image = x"),

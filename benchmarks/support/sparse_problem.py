@@ -60,16 +60,24 @@ class Scales:
         chosen = draws.choice(len(self.weights), shape, p=self.weights.numpy())
         return self.variances.sqrt()[torch.from_numpy(chosen)] * torch.from_numpy(draws.standard_normal(shape))
 
-    def density(self, z: Tensor) -> Tensor:
-        """The density at z."""
-        normal = torch.exp(-(z[..., None] ** 2) / (2 * self.variances)) / (2 * math.pi * self.variances).sqrt()
-        return normal @ self.weights
+    def log_density(self, z: Tensor) -> Tensor:
+        """Logarithm of the density at z."""
+        terms = [
+            math.log(w) - math.log(2 * math.pi * v) / 2 - z.square() / (2 * v)
+            for w, v in zip(self.weights.tolist(), self.variances.tolist(), strict=True)
+        ]
+        return torch.stack(terms).logsumexp(0)
 
 
 def two_scales(share: float = 0.8, small: float = 0.1, large: float = 1.0) -> Scales:
     """Small with probability ``share``, otherwise large: standard deviations of Gaussians."""
     variances = torch.tensor([small**2, large**2], dtype=torch.float64)
     return Scales(torch.tensor([share, 1 - share], dtype=torch.float64), variances)
+
+
+def gaussian(std: float = 0.45) -> Scales:
+    """A single scale."""
+    return Scales(torch.ones(1, dtype=torch.float64), torch.full((1,), std**2, dtype=torch.float64))
 
 
 def laplace(std: float = 0.45, step: float = 0.25) -> Scales:
@@ -90,10 +98,39 @@ def student(freedom: float = 3.0, std: float = 0.45, step: float = 0.25) -> Scal
     return Scales(weights / weights.sum(), std**2 * (freedom - 2) / freedom * t.exp())
 
 
-PRIORS: dict[str, Callable[[], Scales]] = {"two scales": two_scales, "laplace": laplace, "student": student}
+PRIORS: dict[str, Callable[[], Scales]] = {
+    "two scales": two_scales,
+    "laplace": laplace,
+    "student": student,
+    "gaussian": gaussian,
+}
 
 
-class SparsePrior(Denoiser):
+class Prior(Denoiser):
+    """A prior of images with independent coefficients of one density; its score is exact.
+
+    Args:
+        scales: the density.
+        shape: of an image, ``(1, H, W)``.
+    """
+
+    def __init__(self, scales: Scales, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.scales, self.shape = scales, shape
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Coefficients z of images x, ``[..., H, W]`` both."""
+        raise NotImplementedError
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        """Images of coefficients z."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return x + float(sigma) ** 2 * self.score(x, sigma)
+
+
+class SparsePrior(Prior):
     """``X = Psi z``: independent coefficients z of one density, in an orthonormal basis of the image.
 
     White noise stays white in z, so that the score of each coefficient is that of ``sum_k w_k Normal(0, v_k + s^2)``.
@@ -108,17 +145,15 @@ class SparsePrior(Denoiser):
     columns: Tensor
 
     def __init__(self, scales: Scales, shape: tuple[int, int, int], basis: str = "identity") -> None:
-        super().__init__()
-        self.scales, self.shape, self.plain = scales, shape, basis == "identity"
+        super().__init__(scales, shape)
+        self.plain = basis == "identity"
         self.register_buffer("rows", BASES[basis](shape[1]))
         self.register_buffer("columns", BASES[basis](shape[2]))
 
     def analyse(self, x: Tensor) -> Tensor:
-        """Coefficients z of images x."""
         return x if self.plain else self.rows.T.to(x) @ x @ self.columns.to(x)
 
     def synthesise(self, z: Tensor) -> Tensor:
-        """Images ``Psi z``."""
         return z if self.plain else self.rows.to(z) @ z @ self.columns.T.to(z)
 
     def score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -127,16 +162,13 @@ class SparsePrior(Denoiser):
         # One component after the other: no [B, d, K].
         square, logs = z.square(), (self.scales.weights.log() - variances.log() / 2).tolist()
         joint = [log - square / (2 * v) for log, v in zip(logs, variances.tolist(), strict=True)]
-        most = torch.stack(joint).amax(0) if len(joint) > 2 else torch.maximum(*joint)
+        most = torch.maximum(*joint) if len(joint) == 2 else torch.stack(joint).amax(0)
         total, slope = torch.zeros_like(z), torch.zeros_like(z)
         for log, v in zip(joint, variances.tolist(), strict=True):
             weight = (log - most).exp_()
             total += weight
             slope += weight / v
         return self.synthesise(-z * slope / total)
-
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        return x + float(sigma) ** 2 * self.score(x, sigma)
 
 
 @dataclass(frozen=True)
@@ -151,7 +183,7 @@ class SparseProblem:
         truth: z, ``[1, 1, H, W]``.
     """
 
-    prior: SparsePrior
+    prior: Prior
     operator: Operator
     noise: GaussianNoise
     y: Tensor
@@ -214,12 +246,18 @@ def make_problem(
         seed: of everything that is drawn.
         condition: see `make_operator`.
     """
-    draws, side = np.random.default_rng(seed), math.isqrt(d)
-    shape = (1, side, side)
-    made = SparsePrior(PRIORS[prior](), shape, basis)
-    A = make_operator(operator, shape, m, draws, condition)
-    z = made.scales.sample((1, *shape), draws)
+    side = math.isqrt(d)
+    made = SparsePrior(PRIORS[prior](), (1, side, side), basis)
+    return problem_with(made, operator, m, eta, seed, condition)
+
+
+def problem_with(
+    made: Prior, operator: str, m: int, eta: float, seed: int, condition: float | None = None
+) -> SparseProblem:
+    """A problem with this prior; for the other arguments see `make_problem`."""
+    draws = np.random.default_rng(seed)
+    A = make_operator(operator, made.shape, m, draws, condition)
+    z = made.scales.sample((1, *made.shape), draws)
     clean = A(made.synthesise(z))
-    return SparseProblem(
-        made, A, GaussianNoise(eta), clean + eta * torch.from_numpy(draws.standard_normal(clean.shape)), z
-    )
+    noise = eta * torch.from_numpy(draws.standard_normal(clean.shape))
+    return SparseProblem(made, A, GaussianNoise(eta), clean + noise, z)

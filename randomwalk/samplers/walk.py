@@ -224,6 +224,11 @@ class PosteriorFlow:
         along = score - self.operator.spectral(self._gain, g) / 2
         return x + self.sigma**2 * self.operator.spectral(self._gain, along)
 
+    def along_score(self, eigenvalue: float) -> float:
+        """Step size along the prior's score, ``s^2 K (1 - K / 2)``, where A^T A has this eigenvalue."""
+        gain = 1 / (1 + (self.sigma / self.FRACTION / self.eta) ** 2 * eigenvalue)
+        return self.sigma**2 * gain * (1 - gain / 2)
+
     def _gain(self, eigenvalues: Tensor) -> Tensor:
         return 1 / (1 + (self.sigma / self.FRACTION) ** 2 * eigenvalues / self.eta**2)
 

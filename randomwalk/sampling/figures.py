@@ -10,7 +10,7 @@ from torch import Tensor
 
 from randomwalk.images.sheets import legend_below, new_figure, png, tidy
 from randomwalk.samplers import Plan
-from randomwalk.samplers.walk import PreconditionedStep
+from randomwalk.samplers.walk import PosteriorFlow, PreconditionedStep
 from randomwalk.sampling.calibration import CONTESTED, Calibration
 
 
@@ -20,7 +20,8 @@ def schedule_figure(levels: Sequence[float], plan: Plan | None = None, norm: flo
     Args:
         levels: of the schedule.
         plan: of the walk; None for other samplers.
-        norm: of the operator, for preconditioned steps, which are shortest in the direction with the largest gain.
+        norm: of the operator, for steps that differ by direction and are shortest in that of the largest gain. The last
+            step of a walk with momentum, a `PosteriorFlow`, is drawn by its step along the score of the prior.
     """
     figure = new_figure((11, 3.5) if plan is not None else (4.2, 3.2))
     axes = figure.subplots(1, 3 if plan is not None else 1, squeeze=False)[0]
@@ -64,7 +65,11 @@ def _step_sizes(plan: Plan, norm: float | None) -> dict[str, np.ndarray]:
     if norm is not None:
         eta = np.array([step.eta if isinstance(step, PreconditionedStep) else np.inf for step in steps])
         with np.errstate(divide="ignore"):
-            found["τ where most is measured"] = c / (weight / s**2 + (norm / eta) ** 2)
+            most = c / (weight / s**2 + (norm / eta) ** 2)
+        for k, step in enumerate(steps):
+            if isinstance(step, PosteriorFlow):
+                most[k] = step.along_score(norm**2)
+        found["τ where most is measured"] = most
     return found
 
 

@@ -7,7 +7,9 @@ import csv
 import functools
 import json
 import math
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bundled_weights
@@ -19,9 +21,11 @@ import numpy as np
 import pytest
 import step_cost
 import torch
+from PIL import Image
 from support import baselines, common, engine, frechet
 from support.photo_problems import make_problem
 from support.photographs import Photograph
+from torch import Tensor
 
 from randomwalk import operators
 from randomwalk.config.samplers import POSTERIOR_NAMES
@@ -198,6 +202,52 @@ def test_the_walk_with_momentum_has_a_row_for_each_number_of_evaluations(tmp_pat
     task = inverse_problems.load(setup, method, "deblurring")
     assert task.config.num_samples == 3 and task.num_steps == 3  # --quick is a sixth
     assert task.sampler.samples_posterior
+
+
+def test_the_other_methods_have_as_many_levels_as_the_cost_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of 18 evaluations and 18 products costs 54, so that a cost of 108 is twice the levels."""
+    setup = make_setup(tmp_path, "--cost", "108")
+    setup.options.quick = False
+    loaded = []
+
+    class Stub:
+        config = inverse_problems.load_config(setup, DPS, "deblurring", {})
+
+        def sample(self, units: list[Any], x: Tensor) -> Any:
+            return SimpleNamespace(evaluations=18, vjps=18)
+
+        def load_image(self, image: int) -> Tensor:
+            return torch.zeros(1, 4, 4)
+
+    def load_task(config: Any, device: Any) -> Any:
+        loaded.append(config.sampler.schedule.num_steps)
+        return Stub()
+
+    monkeypatch.setattr(inverse_problems, "load_task", load_task)
+    inverse_problems.load(setup, DPS, "deblurring")
+    inverse_problems.load(setup, inverse_problems.Method(inverse_problems.MOMENTUM, evaluations=7), "deblurring")
+    assert loaded == [18, 36, 7]
+
+
+def test_recalibrated_intervals_cover_by_the_other_images() -> None:
+    """Of 19 equal images and one that is worse: the worse one alone is missed, before and after."""
+    one = {"ranks": [0, 5, 0], "scores": [0.5, 1.0, 1.5, 2.0]}
+    images = [one] * 19 + [{"ranks": [5, 0, 0], "scores": [9.0, 9.0, 9.0, 9.0]}]
+    found = inverse_problems.coverages(images)
+    assert found["coverage"][0] == pytest.approx(0.95)
+    assert found["covered_by_std"][0] == pytest.approx(19 / 20 * 3 / 4)
+    # The factor of 19 images may leave a loss of 20 / 10 - 1 = 1: all of the worse one, or less than one pixel of each.
+    assert inverse_problems.recalibrated(images) == found["recalibrated"]
+    assert found["recalibrated"][0] == pytest.approx(19 / 20)
+    assert set(inverse_problems.coverages(images[:9])) == {"coverage"}
+    assert not inverse_problems.can_recalibrate(9) and inverse_problems.can_recalibrate(10)
+
+
+def test_rank_histograms_are_drawn() -> None:
+    ranks = {name: inverse_problems.calibration.Calibration(np.array([[1, 2, 3]])) for name in "abcde"}
+    assert Image.open(BytesIO(inverse_problems.rank_figure(ranks))).height > 100
 
 
 def test_right_measurements_fit_and_wrong_ones_do_not() -> None:

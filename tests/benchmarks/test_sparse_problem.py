@@ -23,6 +23,7 @@ from randomwalk import GaussianMixture, InputError
 DENSITIES: dict[str, Callable[[float], float]] = {
     "two scales": lambda z: 0.8 * norm.pdf(z, scale=0.1) + 0.2 * norm.pdf(z),
     "laplace": lambda z: laplace.pdf(z, scale=0.45 / math.sqrt(2)),
+    "gaussian": lambda z: norm.pdf(z, scale=0.45),
     "student": lambda z: t.pdf(z, 3, scale=0.45 / math.sqrt(3)),
 }
 

@@ -20,6 +20,7 @@ from randomwalk.operators import noise as noises
 from randomwalk.operators.noise import GaussianNoise
 from randomwalk.rng import ImageDraws, generator
 from randomwalk.samplers import SAMPLERS, RandomWalk, make
+from randomwalk.samplers.walk import PosteriorFlow
 from randomwalk.sampling import figures
 from randomwalk.sampling import run as sampling
 from randomwalk.sampling.figures import schedule_figure as draw_schedule
@@ -101,8 +102,15 @@ def test_step_sizes_are_drawn_where_most_and_where_nothing_is_measured() -> None
     assert drawn["τ"] == pytest.approx(np.array([6.3, 2.8]))
     momentum = RandomWalk(step_scale=0.7, preconditioned=True, momentum=0.5).plan([3.0, 2.0], given)
     drawn = figures._step_sizes(momentum, norm=1.5)
+    gain = 1 / (1 + (2.0 / PosteriorFlow.FRACTION * 1.5 / 0.2) ** 2)
     assert drawn["τ where nothing is measured"] == pytest.approx(np.array([0.7 * 9, 0.5 * 4]))
-    assert drawn["τ where most is measured"] == pytest.approx(np.array([0.7 / (1 / 9 + 1.5**2 / 0.04), 0.5 * 4]))
+    assert drawn["τ where most is measured"] == pytest.approx(
+        np.array([0.7 / (1 / 9 + 1.5**2 / 0.04), 4 * gain * (1 - gain / 2)])
+    )
+    flow, last = momentum.step_sizes[-1], torch.full((1, 1, 2, 2), 3.0)  # the step along a score is what it is
+    assert isinstance(flow, PosteriorFlow)
+    moved = flow.move(torch.zeros_like(last), last, None, 0.0, torch.randn_like)
+    torch.testing.assert_close(moved, flow.along_score(1.0) * last)
     capped = RandomWalk(step_scale=0.7, momentum=0.5).plan([3.0, 2.0], given)
     assert figures._step_sizes(capped, None)["τ"] == pytest.approx(np.array([0.04, 0.5 * 4]))
 
