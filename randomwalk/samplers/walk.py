@@ -98,7 +98,7 @@ class PreconditionedStep:
     Where A has a spectral decomposition P^(1/2) is computed as it stands. For any other linear A, **perturb, then
     solve**: with g = sqrt(2 T / c), put ``D + g r n1`` for D and ``y + g eta n2`` for y. The covariance of
     ``g H^-1 (n1 / r + A^T n2 / eta)`` is ``g^2 H^-1``, and ``c^2 g^2 H^-1 = 2 T P``. The minimum is found by conjugate
-    gradients in the space of measurements, to ``tolerance`` or in ``iterations``, whichever comes first.
+    gradients, of which a part of what y asks for is mostly enough (``rough``).
 
     Source: Papandreou and Yuille 2010, "Gaussian sampling by local perturbations".
 
@@ -109,7 +109,7 @@ class PreconditionedStep:
         scale: c, fraction of the Newton step.
         prior_weight: lambda.
         noise: kind of N.
-        tolerance, iterations: of the minimum, see :meth:`Operator.proximal`; by default a part of what y asks for.
+        rough: whether conjugate gradients end early, see :meth:`Operator.rough`.
     """
 
     operator: Operator
@@ -118,8 +118,7 @@ class PreconditionedStep:
     scale: float
     prior_weight: float = 1.0
     noise: Literal["matrix", "image", "white"] = "matrix"
-    tolerance: float | None = 0.1
-    iterations: int | None = 20
+    rough: bool = True
 
     def move(self, x: Tensor, score: Tensor, measurement: HasScore | None, temperature: float, draw: Draw) -> Tensor:
         """The state after the step, see :class:`MatrixStep`; nothing is drawn where T is 0."""
@@ -150,7 +149,8 @@ class PreconditionedStep:
         if g > 0 and self.noise != "white":
             target = target.add_(draw(x), alpha=g * r)
             y = y + g * self.eta * draw(y.expand(len(x), *y.shape[1:])) if self.noise == "matrix" else y
-        target = self.operator.proximal(target, y, self.eta, r, tolerance=self.tolerance, iterations=self.iterations)
+        tolerance, iterations = self.operator.rough(target, y) if self.rough else (None, None)
+        target = self.operator.proximal(target, y, self.eta, r, tolerance=tolerance, iterations=iterations)
         x = target if self.scale == 1 else torch.lerp(x, target, self.scale)
         del target
         return x + self.scale * g * r * draw(x) if g > 0 and self.noise == "white" else x

@@ -227,6 +227,9 @@ def test_few_iterations_for_many_coils_are_a_step_towards_the_solution() -> None
     exact = operator.proximal(z, y, eta, sigma)
     few = operator.proximal(z, y, eta, sigma, tolerance=0.1, iterations=20)
     assert (few - exact).norm() < 0.9 * (exact - z).norm()
+    tolerance, iterations = operator.rough(z, y)
+    rough = operator.proximal(z, y, eta, sigma, tolerance=tolerance, iterations=iterations)
+    assert (rough - exact).norm() < 0.5 * (exact - z).norm()
     residual = operator.adjoint(y - operator(exact)) / eta**2 - (exact - z) / sigma**2
     assert residual.norm() < 1e-9 * (operator.adjoint(y) / eta**2).norm()
 

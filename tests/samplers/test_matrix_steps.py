@@ -84,7 +84,7 @@ def error(found: Law, expected: Law) -> float:
 
 
 def solved(step: PreconditionedStep) -> Move:
-    return replace(step, tolerance=1e-12, iterations=None).perturb_and_solve
+    return replace(step, rough=False).perturb_and_solve
 
 
 OPERATORS: dict[str, Callable[[], Operator]] = {
@@ -129,7 +129,7 @@ def test_white_noise_is_that_of_the_unmeasured_directions_everywhere(name: str) 
     """``2 T c s^2 / lambda``, and no draw for y."""
     operator = OPERATORS[name]()
     measurement = Measurement(operator, GaussianNoise(ETA), normal(1, *operator.measurement_shape, seed=2))
-    step = replace(step_of(operator), noise="white", tolerance=1e-12, iterations=None)
+    step = replace(step_of(operator), noise="white", rough=False)
     white = 2 * TEMPERATURE * SCALE * SIGMA**2 / WEIGHT * torch.eye(SIZE, dtype=torch.float64)
     found = law_of(operator, lambda x, score, y, t, draw: step.move(x, score, measurement, t, draw))
     assert error(found, exact(operator)._replace(covariance=white)) < 1e-9

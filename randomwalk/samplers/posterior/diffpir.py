@@ -42,9 +42,7 @@ class DiffPIR(WalkSampler, DiffPIRSettings):
         for s, p in pairs(levels):
             c, temperature = renewed(s, p, self.stochasticity)
             steps.append(
-                PreconditionedStep(
-                    measurement.operator, s, measurement.std, c, self.strength, "white", tolerance=None, iterations=None
-                )
+                PreconditionedStep(measurement.operator, s, measurement.std, c, self.strength, "white", rough=False)
             )
             temperatures.append(self.strength * temperature)
         return Plan(levels, steps, temperatures)
