@@ -3,7 +3,7 @@
 The images are phantoms that the bundled networks were not trained on, or other people's arrays. K-space of eight coils
 has Gaussian noise; projections are counts of photons, which all methods take for Gaussian noise with the variance that
 the counts of each ray say. Settings of the other methods were chosen for each case by --tune, on phantoms of other
-numbers. Samples of the walk give intervals; they are calibrated on yet other phantoms.
+numbers. Restorations with noise of their own (kappa = 1) give intervals, whose width is found on yet other phantoms.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ HERE = Path(__file__).parent
 SETTINGS = HERE / "instruments_settings.yaml"
 TESTED, TUNED, CALIBRATED = 200_000, 300_000, 400_000
 """Numbers of the first phantom that is measured, that settings are chosen on, and that intervals are calibrated on."""
-WALK, SAMPLES, TV = "random_walk", "random_walk, samples", "total variation"
+WALK, SAMPLES, TV = "random_walk", "random_walk, kappa 1", "total variation"
 NONE = {"mri": "zero-filled", "tomography": "filtered back-projection"}
 TV_ITERATIONS = 300
 LEVEL, NORMAL = 0.9, 1.645
@@ -352,9 +352,9 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--kinds", nargs="+", choices=list(NONE), default=list(NONE), help="only these instruments")
     made.add_argument("--template", type=Path, help="folder nilearn/datasets/data, for the phantoms of MRI")
     made.add_argument("--data", type=Path, metavar="PATH", help="arrays to measure instead of phantoms")
-    made.add_argument("--images", type=int, default=8, metavar="N", help="to measure (8)")
-    made.add_argument("--samples", type=int, default=16, metavar="N", help="of each posterior (16)")
-    made.add_argument("--calibrated", type=int, default=16, metavar="N", help="phantoms for the intervals (16)")
+    made.add_argument("--images", type=int, default=6, metavar="N", help="to measure (6)")
+    made.add_argument("--samples", type=int, default=8, metavar="N", help="restorations of an image, for a spread (8)")
+    made.add_argument("--calibrated", type=int, default=12, metavar="N", help="phantoms for the intervals (12)")
     made.add_argument("--tune", action="store_true", help="choose the settings of the other methods, and write them")
     made.add_argument("--methods", nargs="+", metavar="NAME", help="only these, with --tune")
     made.add_argument("--tuned", type=int, default=2, metavar="N", help="phantoms to choose settings on (2)")

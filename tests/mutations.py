@@ -606,7 +606,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("y = y ** (1 / GAMMA) if photons else y", "y = y"),
         ("np.sqrt(np.mean(error**2))) * factor", "np.sqrt(np.mean(error**2)))"),
         ("np.sqrt(np.mean(error**2))) * factor", "sigma) * factor"),
-        ("demosaicked(y).clip(0, 1) if bayer and noisy else y.clip(0, 1)", "y.clip(0, 1)"),
+        ("demosaicked(y).clip(0, 1) if bayer else y.clip(0, 1)", "y.clip(0, 1)"),
         ("return np.where(seen > 0, pixels, sums / counts)", "return sums / counts"),
     ],
     "randomwalk/training/examples.py": [

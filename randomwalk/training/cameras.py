@@ -40,18 +40,18 @@ def photographed(x: np.ndarray, sigma: float, draws: np.random.Generator) -> tup
     top, left = (int(margin) for margin in draws.integers(8, 16, 2))  # the grids of sensor and JPEG begin anywhere
     pixels = (x.transpose(1, 2, 0).astype(np.float64).clip(-1, 1) + 1) / 2
     clean = np.pad(pixels, [(top, 16), (left, 16), (0, 0)], mode="symmetric")
-    noisy, photons, bayer, smooth, compressed = draws.random(5) < [0.75, 0.6, 0.5, 0.25, 0.75]
+    noisy, photons, bayer, smooth, compressed = draws.random(5) < [0.85, 0.6, 0.5, 0.25, 0.75]
     read, radius = draws.uniform(0, 0.05), draws.uniform(0.4, 1.2)
     quality, subsampling = int(draws.integers(20, 99)), int(draws.choice([0, 1, 2, 2]))  # 2 is 4:2:0
     noise, factor = sigma / 2 * draws.standard_normal(clean.shape), float(np.exp(SPREAD * draws.standard_normal()))
     y = clean**GAMMA if photons else clean
     if noisy:
         y = y + noise * (GAMMA * np.sqrt(y + read) if photons else 1)  # at white, the gamma curve divides by GAMMA
-    y = demosaicked(y).clip(0, 1) if bayer and noisy else y.clip(0, 1)
+    y = demosaicked(y).clip(0, 1) if bayer else y.clip(0, 1)
     y = y ** (1 / GAMMA) if photons else y
     y = ndimage.gaussian_filter(y, (radius, radius, 0)) if smooth and noisy else y
     file = np.rint(255 * y).astype(np.uint8)
-    y = (jpeg(file, quality, subsampling) if compressed else file) / 255
+    y = (jpeg(file, quality, subsampling) if compressed or not noisy else file) / 255
     error = (2 * (y - clean)[top : top + height, left : left + width]).transpose(2, 0, 1)
     return error, max(float(np.sqrt(np.mean(error**2))) * factor, WEAKEST)
 
