@@ -232,8 +232,8 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/samplers/posterior/diffpir.py": [
         ('c, self.strength, "white"', 'c, 1 / self.strength, "white"'),
         ("self.strength * temperature", "temperature"),
-        ('"white", tolerance', '"image", tolerance'),
-        ("tolerance=None, iterations=None", "tolerance=0.1, iterations=20"),
+        ('"white", rough', '"image", rough'),
+        ("rough=False", "rough=True"),
     ],
     "randomwalk/samplers/posterior/steps.py": [
         ("max(RCOND**2, 10 * torch", "max(RCOND, 10 * torch"),
@@ -492,6 +492,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("self.operator.interpolated(y / self.weights)", "self.operator.interpolated(y)"),
     ],
     "randomwalk/operators/operator.py": [
+        ("return (0.01, 60) if in_images", "return (0.1, 20) if in_images"),
         ("y[0].numel() <= z[0].numel()", "y[0].numel() > 0"),
         ("damping = (eta / sigma) ** 2", "damping = eta / sigma"),
         ("largest_eigenvalue(self._gram, start) ** 0.5", "largest_eigenvalue(self._gram, start)"),
