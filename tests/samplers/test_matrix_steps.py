@@ -21,7 +21,7 @@ from randomwalk import InputError, Measurement, kernels, operators, samplers
 from randomwalk.config.samplers import ScheduleSettings
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.denoisers.wrappers import Probe
-from randomwalk.operators import Blur, Operator, blur_with_kernel
+from randomwalk.operators import Blur, Operator, blur_with_kernel, solve
 from randomwalk.operators.noise import GaussianNoise, PoissonNoise
 from randomwalk.operators.operator import cut
 from randomwalk.samplers.posterior.splitting import gaussian_conditional
@@ -81,6 +81,11 @@ def error(found: Law, expected: Law) -> float:
     whiten = torch.linalg.inv(torch.linalg.cholesky(expected.covariance))
     spread = whiten @ found.covariance @ whiten.T - torch.eye(SIZE, dtype=torch.float64)
     return max(float((whiten @ (found.mean - expected.mean)).abs().max()), float(torch.linalg.matrix_norm(spread, 2)))
+
+
+@pytest.fixture(autouse=True)
+def _exact_solutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(solve.TOLERANCE, torch.float64, 1e-12)
 
 
 def solved(step: PreconditionedStep) -> Move:
