@@ -214,7 +214,7 @@ def scores_within(x: Tensor, truth: Tensor) -> list[float]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all cases share."""
+    """Options, plan, records and networks, which all cases share."""
 
     options: argparse.Namespace
     plan: Mapping[str, Any]
