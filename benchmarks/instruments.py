@@ -82,12 +82,11 @@ class Case:
         operator = operators.make(image_shape=truth.shape[1:], generators=draws, **self.operator)
         noise = noises.make(**self.noise).of_operator(operator)
         y = noise.apply(operator(truth), ImageDraws(draws, torch.device("cpu")))
-        std, weights = noise.std, torch.ones_like(y)
+        std, weights, norm = noise.std, torch.ones_like(y), operator.norm()
         if isinstance(noise, BeerLambertNoise):
             std, weights = noise.stable_std, noise.weights(y)
-        weights = weights / operator.norm()
-        std = std / operator.norm()
-        return Problem(Weighted(operator, weights), GaussianNoise(std), weights * y, truth)
+        weights = weights / norm
+        return Problem(Weighted(operator, weights), GaussianNoise(std / norm), weights * y, truth)
 
 
 def cases(plan: Mapping[str, Any], kinds: Sequence[str]) -> list[Case]:

@@ -181,18 +181,20 @@ def reason_to_leave(command: str, fresh: bool, wheel: bool) -> str:
 
 
 def run_page(page: str, folder: Path, environment: dict[str, str], fresh: bool, wheel: bool) -> tuple[int, int]:
-    """Run the commands of a page, then its Python as one program; numbers of commands that ran, and that were left.
+    """Run the commands of a page, then its Python as one program, or each block in its place on pages of `IN_ORDER`;
+    numbers of commands and programs that ran, and of commands that were left.
 
     Raises:
         SystemExit: one failed.
     """
     blocks = [(kind, textwrap.dedent(text)) for _, kind, text in BLOCK.findall((ROOT / page).read_text("utf-8"))]
-    programs = [text for kind, text in blocks if kind == "python" and not text.startswith(MODULE)]
-    whole = [("python", NAMES.get(page, "") + "".join(programs))] if programs else []
-    blocks = blocks if page in IN_ORDER else [(kind, text) for kind, text in blocks if kind == "bash"] + whole
+    if page not in IN_ORDER:
+        program = "".join(text for kind, text in blocks if kind == "python" and not text.startswith(MODULE))
+        blocks = [(kind, text) for kind, text in blocks if kind == "bash"]
+        blocks += [("python", NAMES.get(page, "") + program)] if program else []
     ran = left = 0
-    for command in (c for kind, text in blocks for c in (lines_of(text) if kind == "bash" else [text])):
-        if command in programs or [("python", command)] == whole:
+    for language, command in ((k, c) for k, text in blocks for c in (lines_of(text) if k == "bash" else [text])):
+        if language == "python":
             (folder / "snippets.py").write_text(command, encoding="utf-8")
             print(f"{run('python snippets.py', folder, environment):8.1f} s  its Python", flush=True)
             ran += 1
