@@ -17,6 +17,7 @@ import few_evaluations
 import few_photographs
 import fit_detection
 import inverse_problems
+import kept_law
 import numpy as np
 import pytest
 import step_cost
@@ -34,6 +35,7 @@ from randomwalk.denoisers.denoiser import Denoiser, NetworkDenoiser
 from randomwalk.denoisers.mixture import GaussianMixture
 from randomwalk.denoisers.wrappers import CountingDenoiser
 from randomwalk.errors import InputError
+from randomwalk.rng import ImageDraws, generator
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import fit
 from randomwalk.sampling.loading import load_task
@@ -265,6 +267,44 @@ def test_right_measurements_fit_and_wrong_ones_do_not() -> None:
     assert fit_detection.share([0.1, 0.3, 0.2, 0.001], 0.15) == (0.5, 0.25)
 
 
+class Linear(Denoiser):
+    """``D(x) = M x``, whatever sigma is."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return (x.flatten(1) @ self.matrix.T).reshape(x.shape)
+
+
+def test_an_exact_denoiser_keeps_the_law_and_one_with_a_negative_jacobian_does_not() -> None:
+    sigma, count = 0.5, 400
+    draws = ImageDraws([generator(3, number, 0) for number in range(count)])
+    x = math.hypot(0.5, sigma) * draws.normal((1, 6, 6))
+    exact = GaussianMixture([1.0], torch.zeros(1, 1, 6, 6), 0.25)
+    before, after = (
+        kept_law.statistics(exact, state, sigma) for state in (x, kept_law.walked(exact, x, sigma, 1.6, 0.9, 80, draws))
+    )
+    for one, other in zip(before, after, strict=True):
+        (mean, error), (later, _) = kept_law.with_error(one), kept_law.with_error(other)
+        assert later == pytest.approx(mean, abs=4 * 2**0.5 * error)
+    assert before[0].mean() == pytest.approx(0.5, abs=0.02)  # sigma^2 / (0.25 + sigma^2)
+    opposed = Linear(-0.4 * torch.eye(36))  # curvature 1.6 (1 + 0.4) > 2
+    assert kept_law.walked(opposed, x, sigma, 1.6, 0.9, 80, draws).abs().max() > 1e3
+    assert kept_law.walked(opposed, x, sigma, 1.3, 0.9, 80, draws).abs().max() < 5
+
+
+def test_facts_of_a_known_jacobian() -> None:
+    odd = torch.zeros(4, 4)
+    odd[0, 1], odd[1, 0] = 0.5, -0.5
+    low, high, ratio = kept_law.jacobian_facts(
+        Linear(torch.diag(torch.tensor([-0.3, 0.2, 0.5, 1.4])) + odd), torch.zeros(2, 1, 2, 2), 1.0
+    )
+    assert (low, high) == pytest.approx((-0.3, 1.4))
+    assert ratio == pytest.approx((0.5 / (0.09 + 0.04 + 0.25 + 1.96)) ** 0.5)
+
+
 @pytest.mark.parametrize("name", inverse_problems.METHODS)
 def test_settings_of_every_task_are_right_or_refused_with_a_reason(
     name: str, tmp_path: Path, one_network: None
@@ -385,6 +425,8 @@ def test_the_methods_for_photographs_take_the_evaluations_that_they_are_given(me
         (inverse_problems, ["--evaluations", "100", "1"], "--evaluations 1: expected 2"),
         (fit_detection, ["--measurements", "1"], "--measurements"),
         (fit_detection, ["--fashion-mnist", "no/such/folder"], "no/such/folder"),
+        (kept_law, ["--steps", "0"], "--steps"),
+        (kept_law, ["--num-images", "65"], "--num-images"),
         (few_evaluations, ["--budgets", "1"], "--budgets"),
         (few_evaluations, ["--num-images", "65"], "--num-images"),
     ],
