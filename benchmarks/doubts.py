@@ -18,8 +18,9 @@ from pydantic import TypeAdapter
 from support.common import Report, add_restoring, bar, check_least, parser, resolve_precision, start
 from support.photo_methods import restore
 from support.photo_plan import default_walk
-from support.photo_problems import MULTIPLE, SAMPLER, Case, make_problem
+from support.photo_problems import MULTIPLE, SAMPLER, Case, Problem, make_problem
 from support.photographs import BUNDLED, VALIDATION, add_network, load_model, open_set, photographs, spread
+from torch import Tensor
 
 from randomwalk.config.operators import OperatorSettings, blurs_of
 from randomwalk.denoisers.checkpoints import resolve_device
@@ -53,6 +54,25 @@ def settings_of(operator: Mapping[str, Any]) -> OperatorSettings:
     return found
 
 
+def in_8_bits(y: Tensor) -> Tensor:
+    """The measurement as a picture of 8 bits holds it."""
+    return ((y + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+
+
+def residual_and_doubt(
+    problem: Problem, x: Tensor, settings: OperatorSettings, lowest: float
+) -> tuple[float, bool] | None:
+    """Residual in even areas of a restored image, and whether a run warns of it; None without even areas."""
+    batch = Batch([SampleId(0, 0)], x, measurement=problem.y, noise_std=problem.noise.std)
+    found = measuring.even_residuals(problem.operator, batch)
+    if found is None or found[0] is None:
+        return None
+    batch.even_residuals = found
+    known = measuring.known_part(problem.operator)
+    bounds = doubts.bounds_of(settings, None if known is None else measuring.crowding(known)[0])
+    return found[0], bounds is not None and doubts.of_noise(batch, 0, bounds, lowest) != ""
+
+
 def main(options: argparse.Namespace) -> int:
     """Restore, count the warnings, and report."""
     check_least(options, num_images=1)
@@ -78,24 +98,17 @@ def main(options: argparse.Namespace) -> int:
             for noise in NOISE:
                 case, cells = Case(title, title, operator, noise), [title, f"{noise:g}"]
                 for name, factor in TOLD.items():
-                    residuals, warnings = [], 0
+                    told, found = GaussianNoise(factor * noise * 2 / 255), []
                     for photo in photos:
                         tick()
                         problem = make_problem(case, photo, options.seed).to(device)
-                        y = ((problem.y + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
-                        told = GaussianNoise(factor * problem.noise.std)
+                        problem = replace(problem, y=in_8_bits(problem.y), noise=told)
                         draws = photo.draws(options.seed, SAMPLER)
-                        x = restore("random_walk", walk, replace(problem, y=y, noise=told), denoiser, draws).x
-                        batch = Batch([SampleId(0, 0)], x, measurement=y, noise_std=told.std)
-                        found = measuring.even_residuals(problem.operator, batch)
-                        if found is None or found[0] is None:
-                            continue
-                        batch.even_residuals = found
-                        known = measuring.known_part(problem.operator)
-                        bounds = doubts.bounds_of(settings, None if known is None else measuring.crowding(known)[0])
-                        residuals.append(found[0])
-                        warnings += bounds is not None and doubts.of_noise(batch, 0, bounds, lowest) != ""
-                    matters = told.std >= lowest
+                        x = restore("random_walk", walk, problem, denoiser, draws).x
+                        found.append(residual_and_doubt(problem, x, settings, lowest))
+                    residuals = [one[0] for one in found if one is not None]
+                    warnings = sum(one[1] for one in found if one is not None)
+                    matters = factor * noise * 2 / 255 >= lowest
                     rate = f"{warnings} of {len(residuals)}" if matters else "-"
                     cells += [f"{min(residuals):.3f} to {max(residuals):.3f}" if residuals else "-", rate]
                     if residuals and matters:

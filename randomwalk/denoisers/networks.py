@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from guided_diffusion import PhotoUNet, UNet
 from randomwalk.config import validate
@@ -85,7 +86,7 @@ def blank_network(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> n
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutDraws():
             return build_network(settings)
     except (RuntimeError, OverflowError) as error:  # sizes that no tensor can have
         raise InputError(f"the network cannot be built ({str(error).splitlines()[0]})") from error
@@ -344,3 +345,15 @@ def _yaml(value: Any) -> str:
     if isinstance(value, float):
         value = float(f"{value:.6g}")
     return value if isinstance(value, str) else json.dumps(value)
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leave out normal draws, for which PyTorch would import its compiler on the device meta: 1.6 s."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__.endswith("normal_"):  # those of nn.init, and the tensor's own
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if func is torch.randn else func)(*args, **kwargs)

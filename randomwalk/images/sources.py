@@ -24,7 +24,7 @@ from randomwalk.images.masks import Grow, Mask, read_mask, read_mask_file
 from randomwalk.images.pictures import Header, Picture
 from randomwalk.images.standard_sets import Split, load_standard_set
 from randomwalk.images.tensors import Size, fit_to, to_pixels, to_tensor
-from randomwalk.lookup import printable
+from randomwalk.lookup import find_file, printable
 
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, struct.error)
 """Errors of zips that are damaged, encrypted or compressed in a way that Python does not support."""
@@ -295,7 +295,7 @@ def open_images(path: str | Path) -> ImageSource:
     Raises:
         InputError: there are no pictures, or a link leads back to a folder that contains it.
     """
-    path = Path(path)
+    path = Path(find_file(path))
     if path.is_dir():
         source = _of_folder(path)
     elif path.is_file() and zipfile.is_zipfile(path):

@@ -98,8 +98,11 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
         auto    a = exp(-40 / n)
 
     since a longer walk has time for slower directions, which need less of it (40 was chosen on the sparse priors of
-    ``benchmarks/posterior_sparse.py``). The last step has neither velocity nor noise. It takes away the noise of the
-    level and, unlike a jump to the denoised image, little of the variance of X: if ``preconditioned`` by
+    ``benchmarks/posterior_sparse.py``). That is for exact denoisers, whose Jacobian is symmetric without negative
+    eigenvalues. That of a network has some, -e, where a step has the curvature c (1 + e), and an antisymmetric part,
+    which heats a walk with little friction: there c = 0.5 and a = 0.67 keep the law of noisy images, and c = 1.6 with a
+    = 0.9 does not (``benchmarks/kept_law.py``). The last step has neither velocity nor noise. It takes away the noise
+    of the level and, unlike a jump to the denoised image, little of the variance of X: if ``preconditioned`` by
     `PosteriorFlow`, otherwise by Euler's step of the prior's probability flow, ``x + s^2 score(x, s) / 2``, which takes
     a share of up to ``(s/w)^2`` too much where y is precise, w being the standard deviation of X. Both leave a share
     ``(s/w)^4 / 4`` too much where nothing is measured. So the lowest level should be a fraction, such as 0.3, of the
