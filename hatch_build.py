@@ -59,4 +59,4 @@ def renamed(text: str) -> str:
     """Rename the network packages to their names in the wheel, in imports and in the table of networks."""
     names = "|".join(NETWORKS)
     text = re.sub(rf"^(\s*(?:from|import) )({names})\b", r"\1randomwalk._bundled.\2", text, flags=re.MULTILINE)
-    return re.sub(rf'\("({names})", "', r'("randomwalk._bundled.\1", "', text)
+    return re.sub(rf'"({names})(\.|", ")', r'"randomwalk._bundled.\1\2', text)

@@ -8,7 +8,8 @@ version. Lines with a name in capitals (``FOLDER``) need data that only the read
 installations, unless ``--fresh`` makes an environment for them.
 
 With ``--wheel`` the commands run in an empty folder, by the wheel in an environment of its own that borrows the
-libraries of this one: ``python sample.py`` is ``randomwalk sample`` there, and lines that need a clone are counted.
+libraries of this one: ``python sample.py`` is ``randomwalk sample`` there, and lines that need a clone are counted,
+with all lines of a block that begins with ``# In a clone``.
 
 Pages that are left out, and where their commands are run:
 
@@ -193,13 +194,17 @@ def run_page(page: str, folder: Path, environment: dict[str, str], fresh: bool, 
         blocks = [(kind, text) for kind, text in blocks if kind == "bash"]
         blocks += [("python", NAMES.get(page, "") + program)] if program else []
     ran = left = 0
-    for language, command in ((k, c) for k, text in blocks for c in (lines_of(text) if k == "bash" else [text])):
+    lines = ((k, c, text) for k, text in blocks for c in (lines_of(text) if k == "bash" else [text]))
+    for language, command, block in lines:
         if language == "python":
             (folder / "snippets.py").write_text(command, encoding="utf-8")
             print(f"{run('python snippets.py', folder, environment):8.1f} s  its Python", flush=True)
             ran += 1
             continue
-        if reason := reason_to_leave(command, fresh, wheel):
+        reason = reason_to_leave(command, fresh, wheel)
+        if not reason and wheel and block.startswith("# In a clone"):
+            reason = "needs a clone"
+        if reason:
             print(f"  left out  {command}  ({reason})", flush=True)
             left += 1
             continue

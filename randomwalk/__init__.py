@@ -33,6 +33,7 @@ _MODULES = {
     "operators": "randomwalk.operators",
     "samplers": "randomwalk.samplers",
     "schedules": "randomwalk.samplers.schedules",
+    "sdes": "score_sde.sdes",
 }
 
 __all__ = sorted([*_EXPORTS, *_MODULES])

@@ -17,5 +17,6 @@ from randomwalk.operators.noise import GaussianNoise as GaussianNoise
 from randomwalk.samplers import likelihood as likelihood
 from randomwalk.samplers import schedules as schedules
 from randomwalk.samplers.walk import walk as walk
+from score_sde import sdes as sdes
 
 __version__: str

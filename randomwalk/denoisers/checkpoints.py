@@ -197,7 +197,15 @@ def _load_file(
     made.network.load_state_dict(_fitted(file, made.network, network), strict=True)
     made.classes = tuple((file.config or {}).get("classes", ()))
     made.notes = (*notes, *file.notes)
+    made.of_cameras = _trained_on_cameras(file.config)
     return made
+
+
+def _trained_on_cameras(described: Any) -> bool:
+    """Whether ``data.camera`` of the training in a file's description is 1/2 or more."""
+    for key in ("training", "config", "data", "camera"):
+        described = described.get(key) if isinstance(described, Mapping) else None
+    return isinstance(described, (int, float)) and described >= 0.5
 
 
 def load_prior(

@@ -119,11 +119,13 @@ class NetworkDenoiser(Denoiser):
         num_classes: number of classes of the network; None if it takes no labels.
         classes: their names, if its file has them: label k is ``classes[k]``.
         notes: remarks on what was found in its file and taken, one line each.
+        of_cameras: whether at least half of its training examples had the noise of cameras.
     """
 
     num_classes: int | None = None
     classes: Sequence[str] = ()
     notes: Sequence[str] = ()
+    of_cameras: bool = False
 
     def __init__(self, network: nn.Module, sigma_min: float, sigma_max: float, null_label: int | None = None) -> None:
         super().__init__()

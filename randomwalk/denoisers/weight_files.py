@@ -209,7 +209,8 @@ def _with_base(file: WeightFile, difference: Mapping[str, Any]) -> WeightFile:
         tensors = low_rank.merged(base.tensors, file.tensors, difference["alpha"])
     except InputError as error:
         raise InputError(f"{file.path} is damaged: {error}") from error
-    return WeightFile(file.path, tensors, file.weights, file.setting, base.config)
+    config = {**base.config, "training": difference.get("training")}
+    return WeightFile(file.path, tensors, file.weights, file.setting, config)
 
 
 # --- safetensors -----------------------------------------------------------------------------------------------

@@ -19,7 +19,11 @@ from randomwalk.errors import InputError
 from randomwalk.images.noise_estimation import ROUNDING, estimate_noise
 from randomwalk.images.tensors import LUMA
 
-COEFFICIENTS = Path(__file__).with_suffix(".npz")
+COEFFICIENTS = {
+    "photo": Path(__file__).with_suffix(".npz"),
+    "photo_camera": Path(__file__).with_name("noise_regression_camera.npz"),
+}
+"""Files of the coefficients, by the network for which they were fitted."""
 WINDOW, SMALLEST = 128, 96
 """Side of the windows that are looked at, and the least that will do, in pixels."""
 MOST_WINDOWS = 9
@@ -35,31 +39,37 @@ NUM_BANDS = 8
 
 
 def estimate_level(
-    y: Tensor, known: Tensor | None = None, least: float = ROUNDING, jpeg_steps: tuple[float, float] = (0.0, 0.0)
+    y: Tensor,
+    known: Tensor | None = None,
+    least: float = ROUNDING,
+    jpeg_steps: tuple[float, float] = (0.0, 0.0),
+    network: str = "photo",
 ) -> float:
     """Estimate the noise level at which a picture is best denoised, in the units of its pixels.
 
-    For white noise it is its standard deviation, by `estimate_noise`. That also decides where there is no window of
-    `SMALLEST` known pixels, and above `HIGHEST`. Otherwise the regression decides, in windows
-    with less texture than most, since texture looks like noise.
+    For white noise and ``photo`` it is its standard deviation, by `estimate_noise`. That also decides where there is no
+    window of `SMALLEST` known pixels, and above `HIGHEST`. Otherwise the regression decides, in windows with less
+    texture than most, since texture looks like noise.
 
     Args:
         y: ``[C, H, W]`` with pixels in [-1, 1].
         known: ``[H, W]``, 1 where y was measured.
         least: the least estimate.
         jpeg_steps: those of the file, see `pictures.jpeg_steps`; 0 for other files.
+        network: that denoises, one of `COEFFICIENTS`.
 
     Raises:
         InputError: there are too few known pixels.
     """
     white = estimate_noise(y, known, least)
     y = y[:1] if all(bool((channel == y[0]).all()) for channel in y) else y
-    found = [regression(window, jpeg_steps) for window in _windows(y, known)]
+    found = [regression(window, jpeg_steps, network) for window in _windows(y, known)]
     if not found or white > HIGHEST:
         return white
     level = math.exp(float(np.quantile(found, QUIET))) / 127.5
     level = level / math.sqrt(3) if len(y) == 1 else level  # which is that of three equal channels
-    return white if max(level / white, white / level) < WHITE else max(level, least)
+    is_white = network == "photo" and max(level / white, white / level) < WHITE
+    return white if is_white else max(level, least)
 
 
 def _windows(y: Tensor, known: Tensor | None) -> list[np.ndarray]:
@@ -81,9 +91,9 @@ def _windows(y: Tensor, known: Tensor | None) -> list[np.ndarray]:
     return [((one.detach().float().cpu() + 1) * 127.5).permute(1, 2, 0).numpy() for one in cut]
 
 
-def regression(pixels: np.ndarray, jpeg_steps: tuple[float, float]) -> float:
+def regression(pixels: np.ndarray, jpeg_steps: tuple[float, float], network: str = "photo") -> float:
     """Logarithm of the best level of a window ``[H, W, C]``, both on [0, 255]: a mean over three small networks."""
-    of = _coefficients()
+    of = _coefficients(network)
     z = np.clip((features(pixels, jpeg_steps) - of["mean"]) / of["std"], -4, 4)
     straight = of["l.weight"][:, 0] @ z + of["l.bias"][:, 0]
     hidden = np.tanh(of["a.weight"] @ z + of["a.bias"])
@@ -92,8 +102,8 @@ def regression(pixels: np.ndarray, jpeg_steps: tuple[float, float]) -> float:
 
 
 @cache
-def _coefficients() -> dict[str, np.ndarray]:
-    with np.load(COEFFICIENTS) as file:
+def _coefficients(network: str) -> dict[str, np.ndarray]:
+    with np.load(COEFFICIENTS[network]) as file:
         return {key: file[key].astype(np.float64) for key in file}
 
 

@@ -110,7 +110,12 @@ def has_copies(y: Tensor) -> bool:
 
 
 def estimated_noise(
-    settings: MeasurementSettings, operator: Operator, y: Tensor, name: str, jpeg: tuple[float, float]
+    settings: MeasurementSettings,
+    operator: Operator,
+    y: Tensor,
+    name: str,
+    jpeg: tuple[float, float],
+    of_cameras: bool = False,
 ) -> Noise:
     """Estimate the noise of a picture: Gaussian, or the photons if the settings name them.
 
@@ -120,6 +125,7 @@ def estimated_noise(
         y: the picture, ``[C, H, W]``.
         name: of the image, for the message.
         jpeg: steps of its file, see `ImageSource.jpeg_steps`.
+        of_cameras: whether the network that denoises was trained on the noise of cameras.
 
     Raises:
         InputError: too few of its pixels are known.
@@ -134,7 +140,8 @@ def estimated_noise(
         if settings.estimate_noise or getattr(settings.noise, "white", False):
             std = estimate_noise(bright, mask, least)
         else:
-            std = estimate_level(bright, mask, least, (gain * jpeg[0], gain * jpeg[1]))
+            network = "photo_camera" if of_cameras else "photo"
+            std = estimate_level(bright, mask, least, (gain * jpeg[0], gain * jpeg[1]), network)
         return GaussianNoise(std / gain * (CAUTION if blurs_of(settings.operator) else 1))
     except InputError as error:
         key, option = ("peak", "photons") if isinstance(settings.noise, PoissonNoiseSettings) else ("std", "noise")

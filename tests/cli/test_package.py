@@ -135,8 +135,10 @@ def test_the_wheel_renames_the_networks() -> None:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 assert not any(name.split(".")[0] in build.NETWORKS for name in names), file
-    text = '    from score_sde import sdes\n{"a": ("guided_diffusion", "UNet")}  # of score_sde\n'
+    text = (
+        '    from score_sde import sdes\n{"a": ("guided_diffusion", "UNet"), "b": "score_sde.sdes"}  # of score_sde\n'
+    )
     assert build.renamed(text) == (
-        '    from randomwalk._bundled.score_sde import sdes\n{"a": ("randomwalk._bundled.guided_diffusion", "UNet")}'
-        "  # of score_sde\n"
+        '    from randomwalk._bundled.score_sde import sdes\n{"a": ("randomwalk._bundled.guided_diffusion", "UNet"), '
+        '"b": "randomwalk._bundled.score_sde.sdes"}  # of score_sde\n'
     )

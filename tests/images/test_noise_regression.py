@@ -105,7 +105,7 @@ def test_windows_hold_known_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     known = torch.ones(192, 192)
     known[:, 140:] = 0
     painted = torch.where(known > 0, y, torch.ones(()))
-    monkeypatch.setattr(noise_regression, "regression", lambda w, _: seen.append(w) or np.log(30.0))
+    monkeypatch.setattr(noise_regression, "regression", lambda w, *_: seen.append(w) or np.log(30.0))
     assert estimate_level(painted, known) == pytest.approx(30 / 127.5)
     assert len(seen) == 2 and all((window != 255).mean() > 0.9 for window in seen)
     assert estimate_level(y[:, :90, :90]) == estimate_noise(y[:, :90, :90])

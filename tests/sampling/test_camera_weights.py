@@ -10,12 +10,14 @@ import pytest
 import torch
 from any_size_tools import photograph, save_photo_weights
 from given_tools import config_for, save_picture, task_for
+from safetensors.torch import load_file
 from scipy import ndimage
 
 from randomwalk.cli import restore
 from randomwalk.cli.file_checks import check_files
-from randomwalk.denoisers.checkpoints import load_denoiser
+from randomwalk.denoisers.checkpoints import load_denoiser, read_config, save_denoiser
 from randomwalk.errors import InputError
+from randomwalk.images.noise_regression import estimate_level
 from randomwalk.sampling.foresight import image_notes
 from randomwalk.sampling.task import Task
 
@@ -66,6 +68,37 @@ def test_each_picture_takes_its_weights(tmp_path: Path, pictures: Path) -> None:
         assert why in note and note.endswith(f"so {name}.safetensors was taken")
     sampled(task, 2)
     assert task.of_cameras == {1}
+
+
+def test_weights_of_cameras_get_a_level_of_their_own(tmp_path: Path, pictures: Path) -> None:
+    task = made(tmp_path, pictures, denoising())
+    assert task.camera is not None and not task.camera.of_cameras
+    task.camera.of_cameras = True
+    for image, network in enumerate(["photo", "photo_camera"]):
+        sampled(task, image)
+        y = task.load_image(image)
+        assert task.estimated_noise[image].std == estimate_level(y, network=network)
+    assert estimate_level(y) != estimate_level(y, network="photo_camera")
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"config": {"data": {"camera": 0.5}}}, True), ({"config": {"data": {"camera": 0.25}}}, False),
+        ({"config": {"data": {"camera": "all"}}}, False), ({"config": [0.8]}, False), ("none", False),
+    ],
+)  # fmt: skip
+def test_weights_say_whether_they_are_for_cameras(training: Any, expected: bool, tmp_path: Path) -> None:
+    weights = save_photo_weights(tmp_path / "a.safetensors")
+    description, state = read_config(weights), load_file(weights)
+    ema = {key.removeprefix("ema."): value for key, value in state.items()}
+    save_denoiser(tmp_path / "b.safetensors", {**(description or {}), "training": training}, ema)
+    assert load_denoiser(tmp_path / "b.safetensors").of_cameras is expected
+
+
+def test_the_bundled_difference_is_for_cameras() -> None:
+    found = [load_denoiser(f"pretrained_models/{name}.safetensors").of_cameras for name in ("photo", "photo_camera")]
+    assert found == [False, True]
 
 
 def test_the_choice_does_not_depend_on_what_came_before(tmp_path: Path, pictures: Path) -> None:
