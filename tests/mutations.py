@@ -594,7 +594,11 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("clipped <= np.quantile(clipped, KEPT)", "clipped >= 0"),
         ("pixels[[0, 2]] - luma", "pixels[[0, 2]]"),
     ],
+    "randomwalk/denoisers/checkpoints.py": [("described >= 0.5", "described > 0.5")],
+    "randomwalk/denoisers/networks.py": [('func.__name__.endswith("normal_")', "False")],
+    "randomwalk/images/noise_regression.py": [('network == "photo" and max', "max")],
     "randomwalk/denoisers/weight_files.py": [
+        ('"training": difference.get("training")', '"training": base.config.get("training")'),
         ('!= difference["base"]["checksum"]', '== ""'),
         ("base = beside if beside.is_file() and beside != path else", "base = beside if False else"),
         ('difference["alpha"])', "1.0)"),
@@ -727,6 +731,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("operator.detector_spacing / operator.pixel_size", "operator.pixel_size / operator.detector_spacing"),
     ],
     "randomwalk/sampling/measuring.py": [
+        ('"photo_camera" if of_cameras else "photo"', '"photo"'),
         ("return operator.sampled if known is None else known", "return known"),
         ("noise.variance(y.mean()) / noise.variance(smooth)", "noise.variance(smooth) / noise.variance(y.mean())"),
         ("squares.sqrt() / batch.noise_std", "squares.sqrt() / batch.noise_std**2"),
