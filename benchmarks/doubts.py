@@ -108,7 +108,7 @@ def main(options: argparse.Namespace) -> int:
                         found.append(residual_and_doubt(problem, x, settings, lowest))
                     residuals = [one[0] for one in found if one is not None]
                     warnings = sum(one[1] for one in found if one is not None)
-                    matters = factor * noise * 2 / 255 >= lowest
+                    matters = told.std >= lowest
                     rate = f"{warnings} of {len(residuals)}" if matters else "-"
                     cells += [f"{min(residuals):.3f} to {max(residuals):.3f}" if residuals else "-", rate]
                     if residuals and matters:

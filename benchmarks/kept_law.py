@@ -46,6 +46,12 @@ def test_images(count: int) -> Tensor:
     return torch.stack([source.load(number, 1, (32, 32), "pad") for number in range(count)])
 
 
+def exact_draws(images: Tensor, level: int, seed: int) -> tuple[Tensor, ImageDraws]:
+    """Images with noise of a level of `LEVELS`, and the random numbers that go on from there."""
+    draws = ImageDraws([generator(seed, number, level) for number in range(len(images))])
+    return images + LEVELS[level] * draws.normal(images.shape[1:]), draws
+
+
 def statistics(denoiser: Denoiser, x: Tensor, sigma: float) -> Tensor:
     """Share of the noise that is found, and total variation of the denoised image, of each image: ``[2, B]``."""
     with torch.inference_mode():
@@ -95,8 +101,7 @@ def law_table(setup: Setup, name: str, denoiser: Denoiser, images: Tensor) -> No
     """Statistics of exact draws, and of those that have walked."""
     rows = []
     for level, sigma in enumerate(LEVELS):
-        draws = ImageDraws([generator(setup.options.seed, number, level) for number in range(len(images))])
-        x = images + sigma * draws.normal(images.shape[1:])
+        x, draws = exact_draws(images, level, setup.options.seed)
         exact = statistics(denoiser, x, sigma)
         rows.append([f"{sigma:g}", "exact draws", "", *(cell(with_error(v), 3) for v in exact)])
         for scale, momentum in WALKS:
@@ -118,8 +123,7 @@ def jacobian_table(setup: Setup, name: str, denoiser: Denoiser, images: Tensor) 
     """Eigenvalues of the Jacobian at exact draws."""
     rows = []
     for level, sigma in enumerate(LEVELS):
-        draws = ImageDraws([generator(setup.options.seed, number, level) for number in range(len(images))])
-        low, high, ratio = jacobian_facts(denoiser, images + sigma * draws.normal(images.shape[1:]), sigma)
+        low, high, ratio = jacobian_facts(denoiser, exact_draws(images, level, setup.options.seed)[0], sigma)
         for metric, value in (("lowest", low), ("highest", high), ("antisymmetric", ratio)):
             setup.report.add(f"{name}, sigma {sigma:g}", "jacobian", metric, value, "1")
         rows.append([f"{sigma:g}", f"{low:.3f}", f"{high:.2f}", f"{100 * ratio:.0f}%"])

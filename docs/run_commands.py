@@ -172,13 +172,13 @@ def environment_of_wheel(clone: Path) -> dict[str, str]:
     return {**kept, "PATH": f"{made / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
-def reason_to_leave(command: str, fresh: bool, wheel: bool) -> str:
-    """Why a command is counted and not run; an empty text if it is run."""
+def reason_to_leave(command: str, block: str, fresh: bool, wheel: bool) -> str:
+    """Why a command of a block is counted and not run; an empty text if it is run."""
     if PLACEHOLDER.search(command):
         return "needs data of the reader's"
     if command.startswith("pip ") and not fresh:
         return "installs"
-    return "needs a clone" if wheel and OF_A_CLONE.search(command) else ""
+    return "needs a clone" if wheel and (block.startswith("# In a clone") or OF_A_CLONE.search(command)) else ""
 
 
 def run_page(page: str, folder: Path, environment: dict[str, str], fresh: bool, wheel: bool) -> tuple[int, int]:
@@ -201,10 +201,7 @@ def run_page(page: str, folder: Path, environment: dict[str, str], fresh: bool, 
             print(f"{run('python snippets.py', folder, environment):8.1f} s  its Python", flush=True)
             ran += 1
             continue
-        reason = reason_to_leave(command, fresh, wheel)
-        if not reason and wheel and block.startswith("# In a clone"):
-            reason = "needs a clone"
-        if reason:
+        if reason := reason_to_leave(command, block, fresh, wheel):
             print(f"  left out  {command}  ({reason})", flush=True)
             left += 1
             continue

@@ -434,13 +434,14 @@ class Task:
             channels = y[0, :1] if self.is_grey(image) else y[0]
             steps = (0.0, 0.0) if self.source is None else self.source.jpeg_steps(image)
             try:
-                if self.camera is not None and is_camera_noise(channels):
-                    self.of_cameras.add(image)
-                network = self.camera if image in self.of_cameras else self.denoiser
+                is_camera = self.camera is not None and is_camera_noise(channels)
+                network = self.camera if is_camera else self.denoiser
                 self.estimated_noise[image] = measuring.estimated_noise(
                     self.config.measurement, operator, channels, self.names[image], steps,
                     isinstance(network, NetworkDenoiser) and network.of_cameras,
                 )  # fmt: skip
+                if is_camera:
+                    self.of_cameras.add(image)
             except InputError:
                 if not self.config.measurement.keeps_known:
                     raise
