@@ -59,14 +59,17 @@ class Case:
     """A task whose steps are timed.
 
     Args:
-        steps: of each walk.
         turns: how many walks, after one to warm up.
     """
 
     name: str
     task: Task
-    steps: int
     turns: int
+
+    @property
+    def steps(self) -> int:
+        """Evaluations of each walk: one more than levels, if the last state is denoised."""
+        return self.task.num_steps
 
     @property
     def network(self) -> NetworkDenoiser:
@@ -133,7 +136,7 @@ def bundled_case(weights: Path, network: str, device: torch.device, steps: int, 
     changes = [f"network.path={weights}", f"data.path={ROOT / 'data' / 'fashion_mnist'}", "batch_size=16"]
     path = ROOT / "configs" / "fashion" / f"{network}_inpainting.yaml"
     config = load_sample_config(path, [*changes, "data.num_images=16", "precision=fp32"])
-    return Case(f"{weights.name}, 32x32, batch 16", load_task(shortened(config, steps), device), steps, turns)
+    return Case(f"{weights.name}, 32x32, batch 16", load_task(shortened(config, steps), device), turns)
 
 
 def photo_case(weights: Path, precision: str, device: torch.device, steps: int, turns: int) -> Case:
@@ -141,7 +144,7 @@ def photo_case(weights: Path, precision: str, device: torch.device, steps: int, 
     changes = [f"network.path={weights}", f"data.path={ROOT / 'data' / 'photographs'}", f"precision={precision}"]
     config = load_sample_config(ROOT / "configs" / "vp_inpainting.yaml", changes)
     task = load_task(shortened(config, steps), device)
-    return Case(f"{weights.name}, 256x256, batch {len(task.names)}, {precision}", task, steps, turns)
+    return Case(f"{weights.name}, 256x256, batch {len(task.names)}, {precision}", task, turns)
 
 
 def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
@@ -167,7 +170,7 @@ def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
         ["random weights"],
     )
     millions = sum(parameter.numel() for parameter in made.parameters()) / 1e6
-    return Case(f"FFHQ-256 UNet, {millions:.0f} M parameters, batch 1", task, steps, turns)
+    return Case(f"FFHQ-256 UNet, {millions:.0f} M parameters, batch 1", task, turns)
 
 
 class Shadow:
@@ -268,10 +271,10 @@ def outside(case: Case) -> dict[str, float]:
         "random numbers": draws,
         "snapshots for the animation": spent(Recorder.watch),
         "bar, with its PSNR": spent(Progress.watch),
-        "adapter of the network": spent(Probe.score) - network,
+        "adapter of the network": spent(Probe.score) + spent(Probe.forward) - network,
         "check that the state is finite": spent(walk.all_finite),
     }
-    step = spent(walk.walk) - sum(parts.values())
+    step = spent(type(case.task.sampler).run) - sum(parts.values())
     return {**parts, "update, with the measurement": step}
 
 

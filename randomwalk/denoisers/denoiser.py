@@ -138,9 +138,12 @@ class NetworkDenoiser(Denoiser):
         return (self(x, sigma, label) - x) / broadcast_sigma(sigma, x) ** 2
 
     def call_network(self, x: Tensor, condition: Tensor, label: Tensor | None = None) -> Tensor:
-        """Output of the network in x's type; the network computes in ``autocast_dtype`` if set."""
+        """Output of the network in x's type; the network computes in ``autocast_dtype`` if set.
+
+        The network sees channels last. Its output is contiguous again, since sums of both layouts are slow.
+        """
         x = x.contiguous(memory_format=torch.channels_last)
         labels = () if label is None else (label,)
         with torch.autocast(x.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             out: Tensor = self.network(x, condition, *labels)
-        return out.to(x.dtype)
+        return out.to(x.dtype, memory_format=torch.contiguous_format)

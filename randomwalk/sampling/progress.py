@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 from randomwalk.denoisers.wrappers import Probe
@@ -62,7 +63,7 @@ class Progress:
         self.context.check()
         postfix = f"sigma {sigma:.3g}"
         if self.truth is not None and self.context.is_main:
-            error = (probe.denoised().clamp(-1, 1) - self.truth).square().mean().item()
+            error = mse_loss(probe.denoised().clamp(-1, 1), self.truth).item()
             postfix += f", PSNR {10 * math.log10(4 / max(error, 1e-12)):.1f} dB"
         self._state = postfix
         self._bar.set_postfix_str(postfix, refresh=False)
@@ -136,5 +137,8 @@ class Recorder:
     def watch(self, k: int, x: Tensor, sigma: float, probe: Probe) -> None:
         """Take a snapshot if one is due."""
         if k in self._steps:
-            walk = to_bytes(x[self.rows] / math.sqrt(1 + sigma**2))
-            self.snapshots.append(Snapshot(k, sigma, walk, to_bytes(probe.denoised()[self.rows])))
+            walk = to_bytes(self._shown(x) / math.sqrt(1 + sigma**2))
+            self.snapshots.append(Snapshot(k, sigma, walk, to_bytes(self._shown(probe.denoised()))))
+
+    def _shown(self, x: Tensor) -> Tensor:
+        return x if len(self.rows) == len(x) else x[self.rows]  # no copy of a whole batch
