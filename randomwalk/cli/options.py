@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 
 from randomwalk import distributed
 from randomwalk.cli.file_checks import check_files
-from randomwalk.config import SampleConfig, TrainConfig
+from randomwalk.config import SampleConfig, TrainConfig, hints
 from randomwalk.config.base import Settings
 from randomwalk.config.bridge import BridgeConfig, BridgeSampleConfig
 from randomwalk.config.files import dump, load_sampling, load_training
 from randomwalk.config.resumption import changes
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
+from randomwalk.config.validate import schema_of
 from randomwalk.errors import InputError, RunError, Terminated
 from randomwalk.lookup import expand, printable
 from randomwalk.progress import opening, show_notes
@@ -34,12 +35,13 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         config_option: name of the option that takes the config file.
+        config: its class.
         settings: arguments of `argparse.ArgumentParser`.
     """
 
-    def __init__(self, *, config_option: str, **settings: Any) -> None:
+    def __init__(self, *, config_option: str, config: type[Settings], **settings: Any) -> None:
         super().__init__(**settings)
-        self.config_option = config_option
+        self.config_option, self.config = config_option, config
 
     def error(self, message: str) -> NoReturn:
         _, unknown, words = message.partition("unrecognized arguments: ")
@@ -48,8 +50,14 @@ class Parser(argparse.ArgumentParser):
             message += f"; pass the config as {self.config_option} {given[0]}"
         elif given and given[0].startswith("--"):
             key, equals, value = given[0].lstrip("-").partition("=")
+            key = key.replace("-", "_")
             value = value if equals else (given[1] if len(given) > 1 else "VALUE")
-            message += f"; set a key of the config with --set {key}={value}"
+            keys = hints.keys_of(schema_of(self.config), {})
+            if key in keys:
+                message += f"; set a key of the config with --set {key}={value}"
+            else:
+                hint = hints.elsewhere(key, value, [k for k in keys if "." not in k], keys)
+                message += f"; set a key of the config with --set KEY={value}; {hint}".rstrip("; ")
         super().error(message)
 
 

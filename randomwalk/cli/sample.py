@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from randomwalk.cli import options
+from randomwalk.config import SampleConfig
 from randomwalk.config.bridge import BridgeSampleConfig
 
 EXAMPLE = """\
@@ -28,6 +29,7 @@ def parser(prog: str = "sample.py") -> argparse.ArgumentParser:
         example = example.replace("python sample.py", prog).replace("sample.py", f"-m {prog}")
     made = options.Parser(
         config_option="--diffusion_config",
+        config=SampleConfig,
         prog=prog,
         description="Sample images, or restore measured ones, from the settings in a YAML file.",
         epilog=example,

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from randomwalk.cli import options
+from randomwalk.config import TrainConfig
 from randomwalk.config.bridge import BridgeConfig
 from randomwalk.config.score_embedding import ScoreEmbeddingConfig
 from randomwalk.config.training import PointData
@@ -17,6 +18,7 @@ def parser(prog: str = "train.py") -> argparse.ArgumentParser:
     start = "python train.py" if prog == "train.py" else prog
     made = options.Parser(
         config_option="--config",
+        config=TrainConfig,
         prog=prog,
         description="Train a denoiser from the settings in a YAML file.",
         epilog=f"example: {start} --config configs/folder_train.yaml --set data.path=my_pictures",

@@ -140,6 +140,8 @@ OTHER_SLIPS: list[tuple[list[str], list[str]]] = [
     (["sample.py", "--diffusion_config", "tusk.yaml"], ["tusk.yaml: does not exist", "task.yaml"]),
     (["sample.py", "task.yaml"], ["--diffusion_config task.yaml"]),
     (["sample.py", "--diffusion_config", "task.yaml", "--seed", "3"], ["--set seed=3"]),
+    (["sample.py", "--diffusion_config", "task.yaml", "--out", "run"], ["--set KEY=run", "did you mean output?"]),
+    (["sample.py", "--diffusion_config", "task.yaml", "--num-steps=9"], ["KEY=9", "mean sampler.schedule.num_steps?"]),
     (["sample.py", "--diffusion_config", "task.yaml", "--set", "seed"], ["--set seed: expected KEY=VALUE"]),
     (["sample.py", "--resume", "runs/none"], ["--resume runs/none: there is no such folder"]),
     (["sample.py", "--resume", "images"], ["--resume images: is not a run folder: config.yaml is missing"]),
@@ -149,7 +151,7 @@ OTHER_SLIPS: list[tuple[list[str], list[str]]] = [
     (["sample.py", "--resume", "train_run"], ["python train.py --resume train_run"]),
     (["train.py", "--resume", "task_run"], ["python sample.py --resume task_run"]),
     (["train.py", "train.yaml"], ["--config train.yaml"]),
-    (["train.py", "--config", "train.yaml", "--lr", "1e-3"], ["--set lr=1e-3"]),
+    (["train.py", "--config", "train.yaml", "--lr", "1e-3"], ["did you mean optimizer.learning_rate?"]),
     (["train.py", "--resume", "runs/none"], ["--resume runs/none: there is no such folder"]),
     *(
         (["train.py", "--config", "train.yaml", "--set", change], parts)
