@@ -761,7 +761,7 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/sampling/foresight.py": [
         ("value = 127.5 * std", "value = 255 * std"),
     ],
-    "randomwalk/sampling/results.py": [
+    "randomwalk/sampling/image_results.py": [
         ("cut=not isinstance(self.task.source, ArraySource)", "cut=True"),
         (
             "fit.p_value(batch.residuals[row], batch.entries[row])",

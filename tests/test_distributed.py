@@ -278,7 +278,7 @@ import sample
 from randomwalk import distributed
 from randomwalk.cli import options as cli
 from randomwalk.sampling.results import Results
-from randomwalk.sampling.results import ImageResults
+from randomwalk.sampling.image_results import ImageResults
 
 rank = int(sys.argv.pop(1))
 distributed.LOST_AFTER = 10

@@ -16,8 +16,8 @@ from randomwalk.runs import report
 from randomwalk.runs.report import Figure, Page, Picture, Shown, link
 from randomwalk.sampling import figures
 from randomwalk.sampling.batch import Batch
+from randomwalk.sampling.overview import measurement_picture
 from randomwalk.sampling.report import RESTORED, title_of
-from randomwalk.sampling.results import measurement_picture
 from randomwalk.sampling.task import Task
 
 LOSSLESS = 2**20

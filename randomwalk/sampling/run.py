@@ -27,10 +27,11 @@ from randomwalk.samplers.walk import PreconditionedStep
 from randomwalk.sampling import doubts, figures
 from randomwalk.sampling.batch import SampleId, stacked
 from randomwalk.sampling.foresight import image_notes, notes_of
+from randomwalk.sampling.image_results import ImageResults
 from randomwalk.sampling.inputs import check_unchanged, inputs_of, read_inputs
 from randomwalk.sampling.loading import load_task, with_range
 from randomwalk.sampling.progress import Progress
-from randomwalk.sampling.results import ImageResults, Results
+from randomwalk.sampling.results import Results
 from randomwalk.sampling.task import Task
 
 

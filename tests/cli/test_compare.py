@@ -16,7 +16,7 @@ from randomwalk.cli.main import main
 from randomwalk.errors import RunError
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.results import ImageResults
+from randomwalk.sampling.image_results import ImageResults
 
 
 @pytest.fixture(scope="module")

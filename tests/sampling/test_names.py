@@ -26,7 +26,7 @@ from randomwalk.images.sources import open_images
 from randomwalk.lookup import expand, printable, shortened
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.results import plain_name
+from randomwalk.sampling.names import plain_name
 
 NAMES = [
     "line\nbreak", "tab\tand\x1b[31mred", os.fsdecode(b"latin \xe9"), "x" * 251, "é" * 125, "\U0001f600 face", "漢字",

@@ -18,7 +18,7 @@ from randomwalk.runs import report as reports
 from randomwalk.runs.folder import RunFolder
 from randomwalk.sampling import progress, report
 from randomwalk.sampling import run as sampling
-from randomwalk.sampling.results import ImageResults
+from randomwalk.sampling.image_results import ImageResults
 
 NAMES = ["<script>alert(1)<\u2215script>.png", "a#b?c=d&e %41'\".png", "写真 é 1.png"]
 

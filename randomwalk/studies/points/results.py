@@ -18,7 +18,8 @@ from randomwalk.runs.folder import RunFolder, write_csv
 from randomwalk.runs.report import Column, Page
 from randomwalk.sampling import report
 from randomwalk.sampling.batch import Batch, SampleId
-from randomwalk.sampling.results import ImageResults, Results, is_number
+from randomwalk.sampling.image_results import ImageResults
+from randomwalk.sampling.results import Results, is_number
 from randomwalk.sampling.task import Task, Watch
 from randomwalk.studies.points import datasets, figures, metrics, scores
 from randomwalk.studies.points.simulation import sde_curves, sde_of
