@@ -28,7 +28,7 @@ WINDOW, SMALLEST = 128, 96
 """Side of the windows that are looked at, and the least that will do, in pixels."""
 MOST_WINDOWS = 9
 QUANTILES = {"photo": 0.25, "photo_camera": 0.5}
-"""Quantiles of the levels of the windows: texture passes for noise, but to a camera it brings errors of demosaicking."""
+"""Quantiles of the levels of the windows: texture passes for noise, but with a camera it causes demosaicking errors."""
 HIGHEST = 50 / 127.5
 """Highest level that the regression knows, in [-1, 1] units."""
 WHITE = 1.3
