@@ -27,8 +27,8 @@ COEFFICIENTS = {
 WINDOW, SMALLEST = 128, 96
 """Side of the windows that are looked at, and the least that will do, in pixels."""
 MOST_WINDOWS = 9
-QUANTILES = {"photo": 0.25, "photo_camera": 0.5}
-"""Quantiles of the levels of the windows: texture passes for noise, but with a camera it causes demosaicking errors."""
+QUIET = 0.25
+"""Quantile of the levels of the windows: texture makes them higher, never lower."""
 HIGHEST = 50 / 127.5
 """Highest level that the regression knows, in [-1, 1] units."""
 WHITE = 1.3
@@ -48,8 +48,8 @@ def estimate_level(
     """Estimate the noise level at which a picture is best denoised, in the units of its pixels.
 
     For white noise and ``photo`` it is its standard deviation, by `estimate_noise`. That also decides where there is no
-    window of `SMALLEST` known pixels, and above `HIGHEST`. Otherwise the regression decides, for ``photo`` in windows
-    with less texture than most, since texture looks like noise.
+    window of `SMALLEST` known pixels, and above `HIGHEST`. Otherwise the regression decides, in windows with less
+    texture than most, since texture looks like noise.
 
     Args:
         y: ``[C, H, W]`` with pixels in [-1, 1].
@@ -66,7 +66,7 @@ def estimate_level(
     found = [regression(window, jpeg_steps, network) for window in _windows(y, known)]
     if not found or white > HIGHEST:
         return white
-    level = math.exp(float(np.quantile(found, QUANTILES[network]))) / 127.5
+    level = math.exp(float(np.quantile(found, QUIET))) / 127.5
     level = level / math.sqrt(3) if len(y) == 1 else level  # which is that of three equal channels
     is_white = network == "photo" and max(level / white, white / level) < WHITE
     return white if is_white else max(level, least)
