@@ -22,13 +22,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from support.common import ROOT, Report, add_weights, parser, start
+from support.common import ROOT, Report, add_weights, check_least, parser, start
 from torch import nn
 
 from randomwalk import distributed, samplers
@@ -37,7 +38,6 @@ from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.checkpoints import load_denoiser, make_denoiser, resolve_device
 from randomwalk.denoisers.denoiser import NetworkDenoiser
 from randomwalk.denoisers.wrappers import Probe
-from randomwalk.errors import InputError
 from randomwalk.rng import ImageDraws
 from randomwalk.samplers import schedules, walk
 from randomwalk.sampling.batch import SampleId
@@ -47,6 +47,9 @@ from randomwalk.sampling.task import Task
 
 RATIO, SCHEDULE, HELP = 1.02, 0.010, 2.0
 """Targets: loop over forward pass, seconds for a schedule, seconds for --help."""
+
+CASES = ("vp", "ve", "fp32", "bf16", "ffhq")
+"""Cases: two networks for 32 x 32 pixels, that for photographs in two precisions, and an FFHQ UNet."""
 
 RANGES: dict[str, dict[str, Any]] = {
     "sigma 0.02 to 100": {"sigma_min": 0.02, "sigma_max": 100.0},
@@ -315,7 +318,7 @@ def judge(ratios: list[float]) -> str:
     return "MISSED" if low > RATIO else "inconclusive, the interval contains the target"
 
 
-def network_table(report: Report, cases: list[Callable[[], Case]]) -> None:
+def network_table(report: Report, cases: Sequence[Callable[[], Case]]) -> None:
     """The table of ratios."""
     clock = "wall" if "cuda" in report.settings["device"] else "processor"
     rows, notes = [], []
@@ -407,34 +410,28 @@ def options() -> argparse.ArgumentParser:
     """Options of this script."""
     made = parser(__doc__ or "")
     add_weights(made)
-    made.add_argument("--turns", type=int, default=5, metavar="N", help="walks of the bundled networks (5)")
-    made.add_argument(
-        "--ffhq-turns", type=int, default=5, metavar="N", help="walks of the FFHQ network, 0 leaves it out (5)"
-    )
+    made.add_argument("--turns", type=int, default=5, metavar="N", help="walks of each case (5)")
+    made.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="only these")
     return made
 
 
 def main(chosen: argparse.Namespace) -> int:
     """Print both tables."""
-    if chosen.turns < 1 or chosen.ffhq_turns < 0:
-        raise InputError("--turns: expected 1 or more; --ffhq-turns: 0 or more")
+    check_least(chosen, turns=1)
     device = resolve_device(chosen.device)
-    turns, ffhq_turns = (5, min(1, chosen.ffhq_turns)) if chosen.quick else (chosen.turns, chosen.ffhq_turns)
-    weights = {n: getattr(chosen, n) for n in ("vp", "ve")}
-    for path in weights.values():
-        load_denoiser(path)  # a file that does not load is told now
+    for name in ("vp", "ve"):
+        load_denoiser(getattr(chosen, name))  # a file that does not load is told now
     report = Report("step_cost", chosen, str(device))
-    cases: list[Callable[[], Case]] = [
-        lambda n=n, path=path: bundled_case(path, n, device, 30, turns)  # type: ignore[misc]
-        for n, path in weights.items()
-    ]
-    photographs = ROOT / "pretrained_models" / "photo.safetensors"
-    cases += [
-        lambda p=precision: photo_case(photographs, p, device, 4 if chosen.quick else 20, turns)  # type: ignore[misc]
-        for precision in ("fp32", "bf16")
-    ]
-    if ffhq_turns:
-        cases.append(lambda: ffhq_case(device, 2, ffhq_turns))
+
+    def case(name: str) -> Case:
+        if name == "ffhq":
+            return ffhq_case(device, 2, 1 if chosen.quick else chosen.turns)
+        if name in ("vp", "ve"):
+            return bundled_case(getattr(chosen, name), name, device, 30, chosen.turns)
+        photographs = ROOT / "pretrained_models" / "photo.safetensors"
+        return photo_case(photographs, name, device, 4 if chosen.quick else 20, chosen.turns)
+
+    cases = [partial(case, name) for name in chosen.cases]
     network_table(report, cases)
     small_table(report, 3 if chosen.quick else 5)
     return report.finish()
