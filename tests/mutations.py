@@ -811,6 +811,10 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
     "randomwalk/training/report.py": [
         ("points[width - 1 :], values", "points[: len(values)], values"),
     ],
+    "randomwalk/cli/options.py": [
+        ("if key in keys:", "if key:"),
+        ('key = key.replace("-", "_")', "pass"),
+    ],
     "randomwalk/cli/compare.py": [
         ("gaps, n = [b - a for a, b in pairs]", "gaps, n = [a - b for a, b in pairs]"),
         ("/ (n - 1))", "/ n)"),
