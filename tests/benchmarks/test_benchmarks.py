@@ -141,7 +141,7 @@ def test_the_parts_of_a_step_make_up_the_walk() -> None:
     weights = common.ROOT / "pretrained_models" / "fashion_vp.safetensors"
     case = step_cost.bundled_case(weights, "vp", torch.device("cpu"), 3, 1)
     parts = step_cost.outside(case)
-    assert all(seconds >= 0 for seconds in parts.values())  # a clock of the processor may be too coarse for small parts
+    assert all(seconds > 0 for seconds in parts.values())
     assert parts["network"] > 0.5 * sum(parts.values())
 
 
