@@ -157,7 +157,7 @@ def run_task(task: Task, tick: Callable[[int], object]) -> tuple[Restored, Tenso
         evaluations = batch.evaluations
         for row, unit in enumerate(units):
             truths[unit.image], measurements[unit.image] = truth[row].cpu(), batch.measurement[row].cpu()
-    samples = torch.cat(x).unflatten(0, (len(task.names), task.config.num_samples))
+    samples = torch.cat(x).unflatten(0, (len(task.images), task.config.num_samples))
     restored = Restored(samples, evaluations)
     return restored, torch.stack(list(truths.values())), torch.stack(list(measurements.values()))
 
@@ -171,7 +171,7 @@ def restoration(setup: Setup, problem: str) -> None:
             tasks[f"{NETWORKS[n]}, the paper's"] = load_task(papers_setting(setup, n, problem), setup.device)
     methods: dict[str, Restored] = {}
     truth = measurement = torch.empty(0)
-    work = sum(task.num_steps * len(task.names) * task.config.num_samples for task in tasks.values())
+    work = sum(task.num_steps * len(task.images) * task.config.num_samples for task in tasks.values())
     with bar(work, problem.replace("_", "-"), "evaluations") as tick:
         for name, task in tasks.items():
             restored, truth, y = run_task(task, tick)
@@ -190,8 +190,7 @@ def restoration(setup: Setup, problem: str) -> None:
 
 def _classical(task: Task, y: Tensor, truth: Tensor) -> tuple[dict[str, Restored], str]:
     """The baseline first, then other ways to do without a network; and the weight of the total variation."""
-    assert task.noise is not None
-    operator, _ = task.make_operator(range(len(truth)))
+    operator, _ = task.measurements.operator_of(range(len(truth)))
     operator.cpu()
     if isinstance(operator, Inpainting):
         found = {"biharmonic inpainting": baselines.biharmonic(y, operator.mask)}
@@ -199,7 +198,7 @@ def _classical(task: Task, y: Tensor, truth: Tensor) -> tuple[dict[str, Restored
         bicubic = F.interpolate(y, truth.shape[-2:], mode="bicubic", align_corners=False).clamp(-1, 1)
         found = {"bicubic interpolation": bicubic, "pseudo-inverse": operator.pinv(y).clamp(-1, 1)}
     name, baseline = next(iter(found.items()))
-    best = baselines.best_tv(baseline, truth, task.noise.std)
+    best = baselines.best_tv(baseline, truth, task.measurements.noise.std)
     found[f"{name}, then total variation"] = baselines.apply(baselines.tv(), baseline, **best.settings)
     return {name: Restored(x[:, None]) for name, x in found.items()}, f"{best.settings['weight']:g}"
 

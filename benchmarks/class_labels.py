@@ -65,7 +65,7 @@ def made(task: Task, label: str) -> tuple[Tensor, Tensor, int]:
             found.append(batch.x.cpu())
             evaluations = batch.evaluations
     pixels = torch.from_numpy(to_bytes(torch.cat(found)))[:, None]
-    labels = torch.tensor([task.label_of(image) for image in range(len(task.names))])
+    labels = torch.tensor([task.label_of(image) for image in range(len(task.images))])
     return pixels.float() / 127.5 - 1, labels, evaluations
 
 

@@ -65,7 +65,7 @@ def restored(task: Task) -> tuple[Psnr, int]:
     Raises:
         RunError: the sampler diverges.
     """
-    images = range(len(task.names))
+    images = range(len(task.images))
     truth = torch.stack([task.load_image(image) for image in images]).to(task.device)
     batch = task.sample([SampleId(image, 0) for image in images], truth)
     psnr = metrics.mean_and_error(metrics.psnr(batch.x, truth).tolist())

@@ -267,10 +267,9 @@ def run(setup: Setup, records: Records, name: str, chosen: Sequence[Method]) -> 
 def measurements(task: Task, images: Sequence[int]) -> tuple[Tensor, Tensor]:
     """True images, and the measurements that every sampler is given of them."""
     truth = torch.stack([task.load_image(image) for image in images])
-    operator, draws = task.make_operator(images)
-    assert task.noise is not None
+    operator, draws = task.measurements.operator_of(images)
     with torch.no_grad():
-        return truth, task.noise.apply(operator(truth.to(task.device)), draws).cpu()
+        return truth, task.measurements.noise.apply(operator(truth.to(task.device)), draws).cpu()
 
 
 HEAD = ("method", "evaluations", "vjps", "PSNR (dB)", "PSNR of mean", "SSIM", "CRPS", "CPU (ms)")
@@ -292,7 +291,7 @@ def table(
         shown: images of the figure by method, ``[N, C, H, W]``.
     """
     truth, y = measurements(task, range(setup.num_images))
-    operator, _ = task.make_operator(range(len(truth)))
+    operator, _ = task.measurements.operator_of(range(len(truth)))
     plain, chosen = baselines.classical(operator.cpu(), y, truth, setup.quick)
     count = setup.options.num_samples
     covers = [f"{100 * (count - 1) / (count + 1):.0f}% covers"]
@@ -373,7 +372,7 @@ def rank_figure(found: Mapping[str, calibration.Calibration]) -> bytes:
 
 def forward_time(task: Task) -> float:
     """Processor time of one forward pass for each image of a batch, in ms; the median of three."""
-    x = torch.zeros((task.config.batch_size, *task.image_shape), device=task.device)
+    x = torch.zeros((task.config.batch_size, *task.images.shape), device=task.device)
     times = []
     with torch.inference_mode():
         for _ in range(4):

@@ -44,6 +44,7 @@ from randomwalk.sampling.batch import SampleId
 from randomwalk.sampling.loading import load_task
 from randomwalk.sampling.progress import Progress, Recorder
 from randomwalk.sampling.task import Task
+from randomwalk.sampling.task_images import TaskImages
 
 RATIO, SCHEDULE, HELP = 1.02, 0.010, 2.0
 """Targets: loop over forward pass, seconds for a schedule, seconds for --help."""
@@ -147,7 +148,7 @@ def photo_case(weights: Path, precision: str, device: torch.device, steps: int, 
     changes = [f"network.path={weights}", f"data.path={ROOT / 'data' / 'photographs'}", f"precision={precision}"]
     config = load_sample_config(ROOT / "configs" / "vp_inpainting.yaml", changes)
     task = load_task(shortened(config, steps), device)
-    return Case(f"{weights.name}, 256x256, batch {len(task.names)}, {precision}", task, turns)
+    return Case(f"{weights.name}, 256x256, batch {len(task.images)}, {precision}", task, turns)
 
 
 def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
@@ -162,16 +163,8 @@ def ffhq_case(device: torch.device, steps: int, turns: int) -> Case:
     made = make_denoiser(network, denoiser).eval().requires_grad_(False).to(device)
     made.network.to(memory_format=torch.channels_last)
     sampler = samplers.from_settings(config.sampler)
-    task = Task(
-        config,
-        device,
-        made,
-        sampler,
-        samplers.from_settings(config.sampler).levels(made),
-        (3, 256, 256),
-        None,
-        ["random weights"],
-    )
+    images = TaskImages(config, (3, 256, 256), None, ["random weights"])
+    task = Task(config, device, made, sampler, sampler.levels(made), images)
     millions = sum(parameter.numel() for parameter in made.parameters()) / 1e6
     return Case(f"FFHQ-256 UNet, {millions:.0f} M parameters, batch 1", task, turns)
 
@@ -219,9 +212,11 @@ class Shadow:
 def loop(case: Case) -> Callable[[], None]:
     """One batch as sample.py makes it, all but writing its files."""
     task = case.task
-    count = 1 if task.source is None else len(task.names)
+    count = 1 if task.images.source is None else len(task.images)
     units = [SampleId(image, 0) for image in range(count)]
-    truth = None if task.source is None else torch.stack([task.load_image(i) for i in range(count)]).to(task.device)
+    truth = (
+        None if task.images.source is None else torch.stack([task.load_image(i) for i in range(count)]).to(task.device)
+    )
     context = distributed.connect(str(task.device))
 
     def once() -> None:

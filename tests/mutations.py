@@ -762,13 +762,13 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("value = 127.5 * std", "value = 255 * std"),
     ],
     "randomwalk/sampling/image_results.py": [
-        ("cut=not isinstance(self.task.source, ArraySource)", "cut=True"),
+        ("cut=not isinstance(self.task.images.source, ArraySource)", "cut=True"),
         (
             "fit.p_value(batch.residuals[row], batch.entries[row])",
             "fit.p_value(batch.residuals[row], batch.entries[0])",
         ),
     ],
-    "randomwalk/sampling/task.py": [
+    "randomwalk/sampling/measurements.py": [
         (
             "measuring.known_entries(operator, measurement.y) / copies",
             "measuring.known_entries(operator, measurement.y)",
@@ -778,12 +778,14 @@ _TABLE: dict[str, list[tuple[str, str] | tuple[str, str, str]]] = {
         ("return y if operator.sampled is None else operator.sampled[0].cpu() * y", "return y"),
         ("*values.shape[-2:]).any(0)", "*values.shape[-2:]).all(0)"),
         ("rows if columns == views != rows else columns", "columns"),
-        ("images[0] in self.of_cameras", "images[0] not in self.of_cameras"),
-        ("self.camera is not None and is_camera_noise(channels)", "self.camera is not None"),
+        ("self._camera is not None and is_camera_noise(channels)", "self._camera is not None"),
+        ("measurement_stream(self._config.seed, image)", "measurement_stream(self._config.seed, 0)"),
+    ],
+    "randomwalk/sampling/task.py": [
+        ("images[0] in self.measurements.of_cameras", "images[0] not in self.measurements.of_cameras"),
         ("mul_(std).add_(mean)", "mul_(std)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "measurement_stream(self.config.seed, one.image)"),
         ("sample_stream(self.config.seed, one.image, one.sample)", "sample_stream(self.config.seed, one.image, 0)"),
-        ("measurement_stream(self.config.seed, image)", "measurement_stream(self.config.seed, 0)"),
     ],
     "randomwalk/sampling/report.py": [
         (

@@ -311,9 +311,9 @@ def main(args: argparse.Namespace) -> int:
     context = distributed.connect(config.device)
     task = load_task(config, context.device)
     say(notes_of(task))
-    assert task.source is not None
+    assert task.images.source is not None
     measurement = task.load_measurable(0)
-    known = measuring.known_part(task.make_operator([0])[0])
+    known = measuring.known_part(task.measurements.operator_of([0])[0])
     say(image_notes(task, 0))
     if args.deblur is not None:
         say(doubts.of_orientation(task, measurement[None].to(task.device)))
@@ -325,7 +325,9 @@ def main(args: argparse.Namespace) -> int:
     finally:
         progress.close()
     say(doubts.of_batch(task, batch))
-    result = pictures.encode(batch.x[0], task.source.picture(0), coloured=not task.is_grey(0), gps=not args.no_gps)
+    result = pictures.encode(
+        batch.x[0], task.images.source.picture(0), coloured=not task.images.is_grey(0), gps=not args.no_gps
+    )
     folder = RunFolder(output.parent)
     if args.report:  # before the result, which says that all is done
         page = restoration_report.page(task, batch, output, notes, environment(str(context.device), context.size))

@@ -54,14 +54,14 @@ def of_batch(task: Task, batch: Batch) -> list[str]:
     if measurement is None or not measurement.given or not restores:
         return []
     blurred = blurs_of(measurement.operator)
-    kernel = kernel_of(task.make_operator([batch.ids[0].image])[0]) if blurred else None
+    kernel = kernel_of(task.measurements.operator_of([batch.ids[0].image])[0]) if blurred else None
     found = []
     for row, one in enumerate(batch.ids):
         bounds = bounds_of(measurement.operator, None if batch.crowding is None else batch.crowding[row])
         lowest = 0.0 if blurred else float(task.sigmas[-1])
         line = of_noise(batch, row, bounds, lowest) if bounds else ""
         line = line or (_of_kernel(batch, row, kernel) if kernel is not None else "")
-        found += [f"{task.names[one.image]}: {line}"] if line else []
+        found += [f"{task.images.names[one.image]}: {line}"] if line else []
     return found
 
 
@@ -175,11 +175,11 @@ def of_orientation(task: Task, y: Tensor) -> list[str]:
     """
     assert task.config.measurement is not None
     [blur] = blurs_of(task.config.measurement.operator)
-    kernel = kernel_of(task.make_operator([0])[0])
+    kernel = kernel_of(task.measurements.operator_of([0])[0])
     if not isinstance(blur, BlurSettings) or kernel is None:
         return []
     moved = float((kernel - kernel.flip(0, 1)).abs().sum() / (2 * kernel.abs().sum()))
-    noise = task.estimated_noise.get(0, task.noise)
+    noise = task.measurements.estimated_noise.get(0, task.measurements.noise)
     if moved < SKEW or not isinstance(noise, GaussianNoise):
         return []
     top, left = ((size - min(size, SIDE)) // 2 for size in y.shape[2:])

@@ -31,7 +31,7 @@ _LOWEST_STD = 1e-3  # stands for the noise of an exact measurement, where it is 
 
 def notes_of(task: Task) -> list[str]:
     """Notes on a task before it starts, one line each."""
-    source, arrays = task.source, isinstance(task.source, ArraySource)
+    source, arrays = task.images.source, isinstance(task.images.source, ArraySource)
     left_out = [] if source is None else left_out_notes(source.where, source.left_out, arrays)
     precision, why = task.precision
     return [
@@ -51,7 +51,7 @@ def notes_of(task: Task) -> list[str]:
 
 def _operator_notes(task: Task) -> list[str]:
     """Notes on how the operator was made, such as on the file of a blur kernel."""
-    return [] if task.config.measurement is None else list(task.trial_operator().notes)
+    return [] if task.config.measurement is None else list(task.measurements.trial_operator().notes)
 
 
 def _interval_notes(task: Task) -> list[str]:
@@ -62,21 +62,20 @@ def _interval_notes(task: Task) -> list[str]:
 
 def image_notes(task: Task, image: int) -> list[str]:
     """Notes on the measurement of an image, one line each."""
-    found = []
-    noise = task.estimated_noise.get(image)
-    stays = task.config.measurement is not None and task.config.measurement.keeps_known
-    kept = ", and left in the known pixels (keep_known)" if stays else ""
+    if task.config.measurement is None:
+        return []
+    found, name = [], task.images.names[image]
+    noise = task.measurements.estimated_noise.get(image)
+    kept = ", and left in the known pixels (keep_known)" if task.config.measurement.keeps_known else ""
     if isinstance(noise, PoissonNoise):
         read = f" and read noise of {127.5 * noise.read_std:.2g} of 255" if noise.read_std > 0 else ""
-        found.append(f"{task.names[image]}: estimated {noise.peak:.3g} photons at white{read}{kept}")
-    elif noise is not None and isinstance(task.source, ArraySource):
-        low, high = task.source.range
-        found.append(f"{task.names[image]}: noise estimated as {noise.std * (high - low) / 2:.3g} in its units{kept}")
+        found.append(f"{name}: estimated {noise.peak:.3g} photons at white{read}{kept}")
+    elif noise is not None and isinstance(task.images.source, ArraySource):
+        low, high = task.images.source.range
+        found.append(f"{name}: noise estimated as {noise.std * (high - low) / 2:.3g} in its units{kept}")
     elif noise is not None:
-        found.append(
-            f"{task.names[image]}: noise estimated as {_of_255(noise.std)} of 255{kept}{_prior_note(task, image)}"
-        )
-    return [*found, *task.mask_notes.get(image, ())]
+        found.append(f"{name}: noise estimated as {_of_255(noise.std)} of 255{kept}{_prior_note(task, image)}")
+    return [*found, *task.measurements.mask_notes.get(image, ())]
 
 
 def _prior_note(task: Task, image: int) -> str:
@@ -84,16 +83,16 @@ def _prior_note(task: Task, image: int) -> str:
     network = task.config.network
     if task.camera is None or network.camera_path is None:
         return ""
-    if image in task.of_cameras:
+    if image in task.measurements.of_cameras:
         return f"; it is that of a camera (not white), so {Path(network.camera_path).name} was taken"
     return f"; it is white, or too little is known of it, so {Path(network.path).name} was taken"
 
 
 def _page_notes(task: Task) -> list[str]:
     """One note on files with several pages, if the config does not say which to take."""
-    if task.source is None or task.config.data is None or "page" in task.config.data.model_fields_set:
+    if task.images.source is None or task.config.data is None or "page" in task.config.data.model_fields_set:
         return []
-    counts = {name: task.source.num_pages(i) for i, name in enumerate(task.names)}
+    counts = {name: task.images.source.num_pages(i) for i, name in enumerate(task.images.names)}
     several = [name for name, count in counts.items() if count > 1]
     if not several:
         return []
@@ -113,7 +112,7 @@ def _unit_notes(task: Task) -> list[str]:
     noise = None if task.config.measurement is None else task.config.measurement.noise
     if not isinstance(noise, GaussianNoiseSettings | LaplaceNoiseSettings) or not isinstance(noise.std, float):
         return []
-    if isinstance(task.source, ArraySource):  # of any unit
+    if isinstance(task.images.source, ArraySource):  # of any unit
         return []
     std, (low, high) = noise.std, noise.pixel_range
     width = high - low
@@ -128,10 +127,10 @@ def _unit_notes(task: Task) -> list[str]:
 
 def _photon_notes(task: Task) -> list[str]:
     """One note if the sampler takes photons for Gaussian noise."""
-    noise, measurement = task.noise, task.config.measurement
-    if noise is None or task.knows_noise or measurement is None:
+    measurement = task.config.measurement
+    if measurement is None or task.measurements.knows_noise:
         return []
-    if noise.name == "beer_lambert":
+    if task.measurements.noise.name == "beer_lambert":
         return [
             f"sampler {task.config.sampler.name} treats the noise of the projections as Gaussian, with the variance "
             "that the photons of each ray say (weighted least squares)"
@@ -162,12 +161,12 @@ def _coupling_notes(task: Task) -> list[str]:
 def _crop_notes(task: Task) -> list[str]:
     """One note if images are cropped to a multiple of super_resolution's factor."""
     factor = scale_factor(task.config)
-    sizes = [] if task.config.given else zip(task.names, task.sizes or [], strict=False)
+    sizes = [] if task.config.given else zip(task.images.names, task.images.sizes or [], strict=False)
     cropped = [(name, size) for name, size in sizes if size and any(side % factor for side in size)]
     if not cropped:
         return []
     name, size = cropped[0]
-    was, kept = ("{}x{}".format(*sides) for sides in (size, task.sizing(size, name)))
+    was, kept = ("{}x{}".format(*sides) for sides in (size, task.images.sizing(size, name)))
     return [
         f"{name} is cropped from {was} to {kept} pixels, at the right and the bottom, to a multiple of the factor "
         f"{factor}{_and_others(len(cropped) - 1)}"
@@ -181,10 +180,10 @@ def _tiling_notes(task: Task) -> list[str]:
         tiling = task.tiling_of(ids)
         if task.budget is None or tiling is None:
             continue
-        shape = task.shape_of(ids[0].image)
+        shape = task.images.shape_of(ids[0].image)
         if not tiling.is_whole(*shape[1:]):
             found = tiling, task.budget.reason(shape, len(ids))
-            tiled |= {task.names[one.image] or f"image {one.image}": found for one in ids}
+            tiled |= {task.images.names[one.image] or f"image {one.image}": found for one in ids}
     if not tiled:
         return []
     name, (tiling, reason) = next(iter(tiled.items()))
@@ -225,10 +224,10 @@ def schedule_notes(task: Task) -> list[str]:
 
 def forecast(task: Task, sigmas: Tensor) -> Remainder | None:
     """Noise and error of details that a task's sampler leaves along these levels; None if they cannot be predicted."""
-    if task.noise is None:
+    if task.config.measurement is None:
         return remainder(task.sampler, sigmas, task.config.start.std, task.denoiser.response)
     plan = task.plan(sigmas)
-    if plan is None or not _has_unseen(task, task.trial_operator()):
+    if plan is None or not _has_unseen(task, task.measurements.trial_operator()):
         return None
     start = float(sigmas[0]) if task.config.start.std is None else task.config.start.std
     # Details are not judged: a cold walk blurs them on purpose, on its way to the posterior mean.
@@ -239,8 +238,7 @@ def _has_unseen(task: Task, operator: Operator) -> bool:
     """Whether the measurement constrains some directions less than the prior on details does."""
     if not operator.has_spectral:
         return True
-    assert task.noise is not None
-    weakest = (max(task.noise.stable_std, _LOWEST_STD) / COARSE) ** 2
+    weakest = (max(task.measurements.noise.stable_std, _LOWEST_STD) / COARSE) ** 2
     x = torch.randn((1, *operator.image_shape), generator=torch_generator(0, Stream.UNSEEN)).to(task.device)
     unseen = operator.spectral(lambda eigenvalues: (eigenvalues < weakest).to(x), x)
     return bool(unseen.square().sum() > 1e-3 * x.square().sum())

@@ -54,7 +54,7 @@ class ImageResults(Results):
 
     def watch_batch(self, ids: Sequence[SampleId]) -> Watch:
         """Callback that records the first sample of each image of the next batch, unless images are large."""
-        small = max(self.task.shape_of(ids[0].image)[1:]) <= ANIMATED_SIDE
+        small = max(self.task.images.shape_of(ids[0].image)[1:]) <= ANIMATED_SIDE
         rows = [row for row, one in enumerate(ids) if one.sample == 0 and small]
         recorder = Recorder(rows, self.task.num_steps, self.task.config.animation_frames)
         self._snapshots = recorder.snapshots
@@ -68,7 +68,7 @@ class ImageResults(Results):
                 files += self._write_sample(batch, row)
             files += self._write_animations(batch)
         rows = [] if batch is None else self._rows(batch)
-        reasons = [{"image": i, "name": self.task.names[i], "reason": why} for i, why in skipped.items()]
+        reasons = [{"image": i, "name": self.task.images.names[i], "reason": why} for i, why in skipped.items()]
         self.write_record(b, {"rows": rows, "skipped": reasons, "notes": list(notes)}, files)
 
     def fits(self, b: int, record: Mapping[str, Any]) -> bool:
@@ -76,7 +76,7 @@ class ImageResults(Results):
         rows, skipped, notes = record.get("rows"), record.get("skipped"), record.get("notes", [])
         if not (isinstance(rows, list) and isinstance(skipped, list) and isinstance(notes, list)):
             return False
-        images = range(len(self.task.names))
+        images = range(len(self.task.images))
         return all(
             isinstance(row, dict) and row.keys() <= set(COLUMNS) and type(row.get("sample")) is int
             and all(row.get(key) is None or is_number(row[key]) for key in NUMBERS)
@@ -92,7 +92,13 @@ class ImageResults(Results):
     def _about(self, image: int, sample: int | str) -> dict[str, Any]:
         """First columns of a row of metrics.csv."""
         label, label_name = self.task.label_of(image), self.task.class_of(image)
-        return {"image": image, "name": self.task.names[image], "label": label, "class": label_name, "sample": sample}
+        return {
+            "image": image,
+            "name": self.task.images.names[image],
+            "label": label,
+            "class": label_name,
+            "sample": sample,
+        }
 
     def _rows(self, batch: Batch) -> list[dict[str, Any]]:
         restored: list[dict[str, Any]] = [{} for _ in batch.ids]
@@ -145,11 +151,15 @@ class ImageResults(Results):
 
     def _write_images(self, image: int, shown: Mapping[str, torch.Tensor]) -> None:
         """Write images ``[C, H, W]`` by name; if they keep their size, with depth, alpha and metadata of their file."""
-        if self.task.sizes is None or self.task.source is None or isinstance(self.task.source, ArraySource):
+        if (
+            self.task.images.sizes is None
+            or self.task.images.source is None
+            or isinstance(self.task.images.source, ArraySource)
+        ):
             for name, x in shown.items():
                 self.folder.write_image(f"images/{name}.png", to_bytes(x[None])[0])
             return
-        like, coloured = self.task.source.picture(image), not self.task.is_grey(image)
+        like, coloured = self.task.images.source.picture(image), not self.task.images.is_grey(image)
         gps = self.task.config.data is None or self.task.config.data.gps
         for name, x in shown.items():
             self.folder.write_bytes(f"images/{name}.png", pictures.encode(x, like, coloured, gps))
@@ -203,20 +213,20 @@ class ImageResults(Results):
             self.remarks.append(self._write_intervals(Path(self.task.config.intervals), rows))
         if fits := fit.remark(rows):
             self.remarks.append(fits)
-        if isinstance(self.task.source, ArraySource):
-            self.remarks += self._write_in_units(self.task.source, rows)
+        if isinstance(self.task.images.source, ArraySource):
+            self.remarks += self._write_in_units(self.task.images.source, rows)
         for line in self.remarks:
             print(f"  {line}")
         folder = self.folder.path
         print(f"pictures: {folder / 'overview.png'} and {folder / 'images'}")
         print(f"numbers:  {folder / 'metrics.csv'}")
-        if isinstance(self.task.source, ArraySource):
+        if isinstance(self.task.images.source, ArraySource):
             print(f"in units: {folder / 'units'}")
         if calibrations:
             print(f"spread:   {folder / 'calibration.png'} and {folder / 'calibration.csv'}")
         if not reasons:
             return 0
-        found = f"{len(reasons)} of {len(self.task.names)} images could not be read and were skipped"
+        found = f"{len(reasons)} of {len(self.task.images)} images could not be read and were skipped"
         print("\n  ".join([f"error: {found}:", *reasons]), file=sys.stderr)
         return 1
 
@@ -266,7 +276,7 @@ class ImageResults(Results):
         for image in sorted({row["image"] for row in rows}):
             stem = self.names.stem(image)
             mean, std = (self.folder.read_array(f"arrays/{stem}_{kind}.npy") for kind in ("mean", "std"))
-            ends = intervals.bounds(mean, std, made.factor, cut=not isinstance(self.task.source, ArraySource))
+            ends = intervals.bounds(mean, std, made.factor, cut=not isinstance(self.task.images.source, ArraySource))
             halves.append(float((ends[1] - ends[0]).mean()) / 2)
             if not self.task.config.given:
                 truth = self.task.load_truth(image).numpy()

@@ -26,14 +26,14 @@ def inputs_of(task: Task) -> dict[str, Any]:
     found: dict[str, Any] = {"weights": path.name, "weights_sha256": digest, "images": [], "digests": []}
     found["precision"] = task.precision[0]
     found["files"] = {name: _sha256(Path(name)) for name in sorted(set(_other_files(task.config)))}
-    if task.source is not None:
+    if task.images.source is not None:
         masks = task.config.masks_beside
-        found["images"] = task.names
-        found["digests"] = [task.source.digest(i, masks) for i in range(len(task.names))]
+        found["images"] = task.images.names
+        found["digests"] = [task.images.source.digest(i, masks) for i in range(len(task.images))]
     if task.budget is not None:
         found["memory"] = task.budget.gib
-    if task.sizes is not None:
-        found |= {"sizes": [size and list(size) for size in task.sizes], "grey": task.greys}
+    if task.images.sizes is not None:
+        found |= {"sizes": [size and list(size) for size in task.images.sizes], "grey": task.images.greys}
     return found
 
 
@@ -94,7 +94,7 @@ def check_unchanged(task: Task, folder: RunFolder, skipped: set[int]) -> dict[st
     now = inputs_of(task)
     if not folder.has("run.json"):
         return now
-    then = read_inputs(folder, task.sizes is not None)
+    then = read_inputs(folder, task.images.sizes is not None)
     data = task.config.data.path if task.config.data else ""
     changed = ""
     if then["weights_sha256"] != now["weights_sha256"]:

@@ -21,6 +21,7 @@ from randomwalk.sampling import measuring
 from randomwalk.sampling.memory import make_budget
 from randomwalk.sampling.sizes import image_shape, own_sizes, with_image_size
 from randomwalk.sampling.task import Task
+from randomwalk.sampling.task_images import TaskImages
 
 MOST_SAMPLES = 1_000_000
 """Most samples of a run, all of which are in the lists of its batches."""
@@ -67,12 +68,11 @@ def load_task(config: SampleConfig, device: torch.device) -> Task:
             f"{MOST_SAMPLES:,} samples in a run"
         )
     sizes = None if source is None else own_sizes(config, denoiser, source, len(names))
-    shape = image_shape(config, denoiser, sizes)
-    task = Task(config, device, denoiser, sampler, sigmas, shape, source, names, sizes)
-    task.precision, task.camera = (precision, why), camera
+    images = TaskImages(config, image_shape(config, denoiser, sizes), source, names, sizes)
     if sizes is not None and source is not None and denoiser.channels != 1:
-        task.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
-    task.budget = make_budget(config, denoiser, device, sampler.needs)
+        images.greys = [size is not None and measuring.stays_grey(config, source, i) for i, size in enumerate(sizes)]
+    budget = make_budget(config, denoiser, device, sampler.needs)
+    task = Task(config, device, denoiser, sampler, sigmas, images, budget, camera, (precision, why))
     if config.compile == "auto" and sizes is None and pays_to_compile(device, len(task.batches()) * task.num_steps):
         for each in [denoiser] if camera is None else [denoiser, camera]:
             each.network = torch.compile(each.network)  # type: ignore[assignment]
@@ -160,12 +160,14 @@ def check_task(task: Task) -> None:
             operator.spectral(torch.ones_like, torch.zeros((1, *operator.image_shape), device=task.device))
     task.sampler.check_levels(task.denoiser, task.sigmas)
     task.plan()
-    readable = [ids for ids in task.batches() if task.sizes is None or task.sizes[ids[0].image] is not None]
-    for ids in sorted(readable, key=lambda ids: -len(ids) * math.prod(task.shape_of(ids[0].image))):
+    readable = [
+        ids for ids in task.batches() if task.images.sizes is None or task.images.sizes[ids[0].image] is not None
+    ]
+    for ids in sorted(readable, key=lambda ids: -len(ids) * math.prod(task.images.shape_of(ids[0].image))):
         task.tiling_of(ids)  # the largest first, so that the message is about it
     trained_on = [task.denoiser.image_size] * 2
     if task.config.image_size not in (None, trained_on) and not task.denoiser.any_size:
-        x = torch.zeros((1, *task.image_shape), device=task.device)
+        x = torch.zeros((1, *task.images.shape), device=task.device)
         try:
             with torch.inference_mode():
                 task.denoiser_of([0])(x, float(task.sigmas[0]))

@@ -19,7 +19,7 @@ class Names:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._digits = max(4, len(str(len(task.names) - 1)))
+        self._digits = max(4, len(str(len(task.images) - 1)))
 
     def numbered(self, image: int, name: str) -> str:
         """Number of an image, and a name."""
@@ -27,14 +27,14 @@ class Names:
 
     def stem(self, image: int) -> str:
         """Start of the names of an image's files: its number, and its own name if it has one."""
-        if self._task.source is None:
+        if self._task.images.source is None:
             return f"{image:0{self._digits}d}"
-        return self.numbered(image, stem_of(self._task.names[image]))
+        return self.numbered(image, stem_of(self._task.images.names[image]))
 
     def sample(self, image: int, sample: int | str) -> str:
         """Name of a sample's files."""
         kind = sample if isinstance(sample, str) else f"sample{sample}"
-        return self.stem(image) if self._task.source is None else f"{self.stem(image)}_{kind}"
+        return self.stem(image) if self._task.images.source is None else f"{self.stem(image)}_{kind}"
 
 
 def plain_name(name: str) -> str:

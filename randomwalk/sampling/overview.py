@@ -35,7 +35,7 @@ class Overview:
             rows: of metrics.csv.
         """
         images = sorted({row["image"] for row in rows})
-        if self.task.source is None:
+        if self.task.images.source is None:
             return self._sheet(images)
         columns = images[:COLUMNS]
         psnr = {(row["image"], row["sample"]): row.get("psnr") for row in rows}
@@ -56,7 +56,7 @@ class Overview:
         if count > 1:
             label = f"std (0 to {std_white(self.task.config):g})"
             shown.append(sheets.Row(label, [self._picture(f"{self.names.stem(i)}_std") for i in columns]))
-        return sheets.overview(shown, [PurePosixPath(stem_of(self.task.names[i])).name for i in columns])
+        return sheets.overview(shown, [PurePosixPath(stem_of(self.task.images.names[i])).name for i in columns])
 
     def _details(self, images: Sequence[int], kind: int | str) -> list[sheets.Row]:
         """Rows of an enlarged detail of large images: of what was measured, restored, and of the truth."""

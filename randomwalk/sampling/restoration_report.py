@@ -35,13 +35,13 @@ def page(task: Task, batch: Batch, output: Path, notes: Sequence[str], environme
         environment: of the run.
     """
     title, about = title_of(task.config)
-    made = Page(f"{task.names[0]}: {title[:1].lower()}{title[1:]}", about, report.facts_of(environment))
+    made = Page(f"{task.images.names[0]}: {title[:1].lower()}{title[1:]}", about, report.facts_of(environment))
     height, width = batch.x.shape[-2:]
     pictures = [Picture(RESTORED, link(output.name))]
     if (before := measurement_picture(batch, 0)) is not None:
         pictures.insert(0, Picture("photograph", _data(before)))
     made.left, made.right = pictures[0].label, RESTORED
-    made.images = [Shown(task.names[0], pictures, (width, height), f"{width} x {height} pixels")]
+    made.images = [Shown(task.images.names[0], pictures, (width, height), f"{width} x {height} pixels")]
     made.images_title = "Photograph"
     made.warnings = list(dict.fromkeys(line.removeprefix("warning: ") for line in notes))
     if task.config.sampler.schedule:

@@ -61,7 +61,7 @@ def run(
             show_notes(config.notes)
         task = load_task(config, context.device)
         _begin(task, held, results_for)
-        _restore_inputs(task, read_inputs(held.folder, task.sizes is not None))
+        _restore_inputs(task, read_inputs(held.folder, task.images.sizes is not None))
         if context.is_main:
             notes = notes_of(task)
             show_notes(notes)
@@ -91,11 +91,11 @@ def dry_run(config: SampleConfig) -> int:
     print(dump(config), end="", flush=True)
     task = load_task(config, distributed.choose_device(config.device))
     show_notes(notes_of(task))
-    shape, low, high = task.image_shape, float(task.sigmas[-1]), float(task.sigmas[0])
+    shape, low, high = task.images.shape, float(task.sigmas[-1]), float(task.sigmas[0])
     levels = f"sigma {high:.4g} to {low:.4g}" if config.sampler.schedule else "at the level of the noise"
     pixels = "{}x{}".format(*shape[1:])
-    if task.sizes is not None:
-        found = sorted({size for size in task.sizes if size is not None}, key=math.prod)
+    if task.images.sizes is not None:
+        found = sorted({size for size in task.images.sizes if size is not None}, key=math.prod)
         pixels = " to ".join("{}x{}".format(*size) for size in dict.fromkeys((found[0], found[-1])))
     print(f"# weights: {config.network.path} fits its network ({shape[0]} channels, {pixels} pixels)")
     print(f"# sampler: {config.sampler.name}, {task.num_steps} steps for each batch, {levels}")
@@ -104,15 +104,16 @@ def dry_run(config: SampleConfig) -> int:
     batches = task.batches()
     print(f"# work: {sum(map(len, batches))} samples in {len(batches)} batches, on {task.device}")
     unreadable, said = 0, set[str]()
-    for image, name in enumerate(task.names if task.source is not None else []):
+    for image, name in enumerate(task.images.names if task.images.source is not None else []):
         try:
             task.load_measurable(image)
             show_notes(_unsaid(image_notes(task, image), said))
         except InputError as error:
             unreadable += 1
             print(f"error: image {image} ({name}): {error}", file=sys.stderr)
-    if task.source is not None:
-        print(f"# images: {len(task.names) - unreadable} of {len(task.names)} in {task.source.where} can be read")
+    if task.images.source is not None:
+        where, count = task.images.source.where, len(task.images)
+        print(f"# images: {count - unreadable} of {count} in {where} can be read")
     return 1 if unreadable else 0
 
 
@@ -124,7 +125,7 @@ def _restore_inputs(task: Task, inputs: Mapping[str, Any]) -> None:
         for denoiser in [task.denoiser] if task.camera is None else [task.denoiser, task.camera]:
             denoiser.autocast_dtype = torch.bfloat16 if began == "bf16" else None
         task.precision = (began, "the run began in it")
-    if task.sizes is not None:
+    if task.images.sizes is not None:
         task.grouped_by = [size and tuple(size) for size in inputs["sizes"]]
     if task.budget is not None and task.config.max_memory is None:
         task.budget.gib = inputs.get("memory", task.budget.gib)
@@ -145,7 +146,7 @@ def _begin(task: Task, held: Session, results_for: Callable[[RunFolder, Task], R
     held.begin(task.config, facts)
     measurement = task.config.measurement
     if held.context.is_main and measurement and blurs_of(measurement.operator) and not held.folder.has("kernel.png"):
-        kernel = kernel_of(task.trial_operator())
+        kernel = kernel_of(task.measurements.trial_operator())
         if kernel is not None:
             held.folder.write_image("kernel.png", sheets.kernel_picture(kernel.cpu().numpy()))
     if held.context.is_main and task.config.sampler.schedule and not held.folder.has("schedule.png"):
@@ -191,7 +192,7 @@ def _do_batch(results: Results, b: int, ids: Sequence[SampleId], progress: Progr
     task = results.task
     loaded: dict[int, torch.Tensor] = {}
     skipped: dict[int, str] = {}
-    for image in dict.fromkeys(one.image for one in ids) if task.source is not None else ():
+    for image in dict.fromkeys(one.image for one in ids) if task.images.source is not None else ():
         try:
             loaded[image] = task.load_measurable(image)
         except InputError as error:

@@ -19,6 +19,7 @@ from randomwalk.config.files import load_sample_config, load_train_config
 from randomwalk.denoisers.checkpoints import make_denoiser
 from randomwalk.errors import InputError
 from randomwalk.sampling.task import Task
+from randomwalk.sampling.task_images import TaskImages
 
 CPU = torch.device("cpu")
 
@@ -52,7 +53,7 @@ def test_the_guided_task_has_the_scale_and_the_numbers_that_are_asked_for(tmp_pa
     options = class_labels.options().parse_args(["--quick", "--out", str(tmp_path / "out")])
     report = common.Report("class_labels", options, "cpu")
     task = class_labels.load(common.Setup(options, report, CPU, "fp32"), "guided", "guidance.scale=3.0")
-    assert len(task.names) == 8 and task.num_steps == 5
+    assert len(task.images) == 8 and task.num_steps == 5
     images, labels, evaluations = class_labels.made(task, "test")
     assert images.shape == (8, 1, 32, 32) and labels.tolist() == list(range(8)) and evaluations == 10
     assert ((images + 1) * 127.5 - ((images + 1) * 127.5).round()).abs().max() < 1e-3
@@ -93,7 +94,8 @@ def loaded(setup: common.Setup, name: str, *changes: str) -> Task:
     trained = load_train_config(common.ROOT / "configs" / "fashion" / f"{name.replace('sample', 'train')}.yaml")
     denoiser = make_denoiser(trained.network.model_dump(), trained.denoiser.model_dump())
     sampler = samplers.from_settings(config.sampler)
-    return Task(config, setup.device, denoiser, sampler, sampler.levels(denoiser), (1, 32, 32), None)
+    images = TaskImages(config, (1, 32, 32), None)
+    return Task(config, setup.device, denoiser, sampler, sampler.levels(denoiser), images)
 
 
 def test_lessons_have_the_samplers_of_their_files_if_no_others_are_asked_for(

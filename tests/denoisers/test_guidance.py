@@ -304,7 +304,7 @@ def test_a_network_of_classes_alone_is_used_at_scale_one(tmp_path: Path) -> None
     """The public class-conditional networks have no null label."""
     weights = {"path": str(save_conditional(tmp_path / "classes.safetensors", 4, None))}
     task = load_task(make_config(tmp_path, network=weights, guidance={"labels": 3}, **FREE), torch.device("cpu"))
-    x = torch.randn(2, *task.image_shape)
+    x = torch.randn(2, *task.images.shape)
     found = task.denoiser_of([0, 1])(x, 1.0)
     assert isinstance(task.denoiser, NetworkDenoiser)
     assert torch.equal(found, task.denoiser(x, 1.0, torch.tensor([3, 3])))

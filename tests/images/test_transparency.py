@@ -62,7 +62,7 @@ def test_noise_is_estimated_from_what_is_seen(tmp_path: Path) -> None:
     alpha = (255 * (np.hypot(rows - 64, columns - 64) < 35)).astype(np.uint8)  # less than a quarter
     task = task_for(tmp_path, save(tmp_path / "in" / "a.png", pixels, (0, 0, 0), alpha), AUTO)
     task.load_measurable(0)
-    noise = task.estimated_noise[0]
+    noise = task.measurements.estimated_noise[0]
     assert isinstance(noise, GaussianNoise) and noise.std * 127.5 == pytest.approx(15, rel=0.12)
 
 
@@ -78,8 +78,10 @@ def test_an_enlarged_cut_out_has_no_fringe(tmp_path: Path) -> None:
     changes += ["sampler.schedule.num_steps=20", "precision=bf16"]
     task = load_task(load_sample_config("configs/photo_super_resolution.yaml", changes), torch.device("cpu"))
     batch = task.sample(task.batches()[0], task.load_measurable(0)[None].contiguous())
-    assert task.source is not None
-    found = np.asarray(Image.open(io.BytesIO(pictures.encode(batch.x[0], task.source.picture(0), coloured=True))))
+    assert task.images.source is not None
+    found = np.asarray(
+        Image.open(io.BytesIO(pictures.encode(batch.x[0], task.images.source.picture(0), coloured=True)))
+    )
     bicubic = np.asarray(Image.open(path).resize((64, 64), Image.Resampling.BICUBIC))
     rim = (radius > 22) & (radius < 30)
     for background in (0, 255):

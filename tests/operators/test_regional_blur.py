@@ -110,5 +110,5 @@ def test_a_given_picture_is_larger_inside(tmp_path: Path) -> None:
     }
     save_picture(tmp_path / "in" / "a.png", photograph(20, 26))
     task = task_for(tmp_path, tmp_path / "in", measurement)
-    assert task.shape_of(0) == (3, 24, 30) and task.load_measurable(0).shape == (3, 20, 26)
-    assert task.trial_operator().shown_shape == (3, 20, 26)
+    assert task.images.shape_of(0) == (3, 24, 30) and task.load_measurable(0).shape == (3, 20, 26)
+    assert task.measurements.trial_operator().shown_shape == (3, 20, 26)

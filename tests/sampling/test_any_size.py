@@ -77,7 +77,7 @@ def test_sizes_are_read_without_decoding(tmp_path: Path, monkeypatch: pytest.Mon
 def test_batches_hold_images_of_one_size(finished: tuple[SampleConfig, Path]) -> None:
     task = load_task(finished[0], CPU)
     assert images_of(task) == [[0, 2], [3], [1], [4]]
-    assert task.shape_of(1) == (3, 33, 17) and task.image_shape == (3, *max(SIZES, key=lambda s: s[0] * s[1]))
+    assert task.images.shape_of(1) == (3, 33, 17) and task.images.shape == (3, *max(SIZES, key=lambda s: s[0] * s[1]))
 
 
 def test_a_run_keeps_every_size(finished: tuple[SampleConfig, Path]) -> None:
@@ -193,7 +193,7 @@ def test_mended_images_keep_their_batches_if_they_are_grey(tmp_path: Path) -> No
     for name in ("a.png", "d.png"):
         Image.fromarray(photograph(20, 26)).convert("L" if name == "d.png" else "RGB").save(folder / name)
     resumed = load_task(config, CPU)
-    sampling._restore_inputs(resumed, {"sizes": begun.sizes})
+    sampling._restore_inputs(resumed, {"sizes": begun.images.sizes})
     assert images_of(resumed) == images_of(begun)
 
 
@@ -229,7 +229,7 @@ def test_super_resolution_of_a_blurred_image(tmp_path: Path) -> None:
     config = make_photo_config(tmp_path, ((21, 27),), measurement=measurement)
     sampler = changed(config.sampler, preconditioned=False)  # type: ignore[arg-type]
     task = load_task(changed(config, sampler=sampler), CPU)
-    assert task.shape_of(0) == (3, 20, 26) and len(other_notes(task)) == 1
+    assert task.images.shape_of(0) == (3, 20, 26) and len(other_notes(task)) == 1
 
 
 # --- pictures --------------------------------------------------------------------------------------------------
@@ -251,6 +251,6 @@ def test_large_pictures_are_not_animated(tmp_path: Path) -> None:
 
 def test_other_fits_know_no_sizes(tmp_path: Path) -> None:
     task = load_task(make_config(tmp_path), CPU)
-    assert task.sizes is None and images_of(task) == [[0, 1], [2, 3], [4]]
+    assert task.images.sizes is None and images_of(task) == [[0, 1], [2, 3], [4]]
     save_weights(tmp_path / "weights.safetensors")
     assert "sizes" not in inputs_of(task)

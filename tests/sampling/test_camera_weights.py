@@ -63,11 +63,11 @@ def test_each_picture_takes_its_weights(tmp_path: Path, pictures: Path) -> None:
         x = sampled(task, image)
         expected = load_denoiser(tmp_path / f"{name}.safetensors")
         y = task.load_image(image)[None]
-        torch.testing.assert_close(x, expected(y, task.estimated_noise[image].std), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(x, expected(y, task.measurements.estimated_noise[image].std), rtol=1e-4, atol=1e-4)
         [note] = image_notes(task, image)
         assert why in note and note.endswith(f"so {name}.safetensors was taken")
     sampled(task, 2)
-    assert task.of_cameras == {1}
+    assert task.measurements.of_cameras == {1}
 
 
 def test_weights_of_cameras_get_a_level_of_their_own(tmp_path: Path, pictures: Path) -> None:
@@ -77,7 +77,7 @@ def test_weights_of_cameras_get_a_level_of_their_own(tmp_path: Path, pictures: P
     for image, network in enumerate(["photo", "photo_camera"]):
         sampled(task, image)
         y = task.load_image(image)
-        assert task.estimated_noise[image].std == estimate_level(y, network=network)
+        assert task.measurements.estimated_noise[image].std == estimate_level(y, network=network)
     assert estimate_level(y) != estimate_level(y, network="photo_camera")
 
 
@@ -113,7 +113,7 @@ def test_noise_that_is_said_to_be_white_is_not_looked_at(noise: dict[str, Any], 
     task = made(tmp_path, pictures, denoising(**noise))
     assert task.camera is None
     sampled(task, 1)
-    assert not task.of_cameras and not any("taken" in note for note in image_notes(task, 1))
+    assert not task.measurements.of_cameras and not any("taken" in note for note in image_notes(task, 1))
 
 
 def test_weights_of_another_kind_are_refused(tmp_path: Path, pictures: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_given_photograph_is_restored_with_its_surroundings_which_are_cut_off(
     assert config.measurement is not None and getattr(config.measurement.operator, "boundary", "") == "unknown"
     task = load_task(config, torch.device("cpu"))
     larger = (3, 20 + taps[0] - 1, 26 + taps[1] - 1)
-    assert task.shape_of(0) == task.make_operator([0])[0].image_shape == larger
+    assert task.images.shape_of(0) == task.measurements.operator_of([0])[0].image_shape == larger
     assert task.load_image(0).shape == (3, 20, 26)
     assert sampling.run(config) == 0
     run = Path(config.output)
@@ -167,7 +167,7 @@ def test_the_noise_of_a_blurred_photograph_is_rather_taken_too_large(tmp_path: P
         measurement = {"operator": operator, "noise": {"std": "auto"}, "given": True}
         task = task_for(tmp_path / str(operator["name"]), tmp_path / "in", measurement)
         task.load_measurable(0)
-        levels.append(task.estimated_noise[0].std)
+        levels.append(task.measurements.estimated_noise[0].std)
     assert levels[1] == pytest.approx(1.1 * levels[0])
 
 

@@ -76,7 +76,7 @@ def test_a_grey_picture_can_be_given_to_be_coloured(tmp_path: Path) -> None:
     save_picture(tmp_path / "photo.png", photograph(8, 9)[..., :1])
     config = config_for(tmp_path, tmp_path / "photo.png", {**DENOISING, "operator": {"name": "colorization"}})
     task = load_task(config, torch.device("cpu"))
-    assert task.load_image(0).shape == (1, 8, 9) and task.shape_of(0) == (3, 8, 9)
+    assert task.load_image(0).shape == (1, 8, 9) and task.images.shape_of(0) == (3, 8, 9)
     assert sampling.run(config) == 0
     x = arrays_of(Path(config.output))["0000_photo_sample0"]
     assert np.ptp(x, axis=0).max() > 0.1
@@ -118,7 +118,7 @@ def test_a_network_of_one_size_takes_measurements_of_that(tmp_path: Path) -> Non
     sampler = {**SAMPLER, "schedule": {"name": "geometric", "num_steps": 3, "sigma_max": 20.0}}
     measurement = {**DENOISING, "operator": {"name": "super_resolution", "factor": 2}}
     task = task_for(tmp_path / "1", tmp_path / "fits.png", measurement, network=weights, sampler=sampler)
-    assert task.shape_of(0) == (1, SIZE, SIZE)
+    assert task.images.shape_of(0) == (1, SIZE, SIZE)
     with pytest.raises(InputError, match=r"not\.png: is a measurement of 24x24 pixels, but the network .* takes 12x12"):
         task_for(tmp_path / "2", tmp_path / "not.png", measurement, network=weights, sampler=sampler)
 
@@ -155,7 +155,7 @@ def test_the_estimate_leaves_painted_pixels_out(tmp_path: Path) -> None:
     Image.fromarray(mask).save(tmp_path / "in" / "a_mask.png")
     task = task_for(tmp_path, tmp_path / "in", {**AUTO, "operator": {"name": "inpainting", "mask": "beside"}})
     task.load_measurable(0)
-    assert task.estimated_noise[0].std == pytest.approx(16 / 255, rel=0.06)
+    assert task.measurements.estimated_noise[0].std == pytest.approx(16 / 255, rel=0.06)
 
 
 def test_a_test_with_the_truth_can_hide_the_noise_from_the_sampler(
@@ -225,11 +225,11 @@ def test_a_grey_picture_in_a_file_with_colours_has_one_noise(tmp_path: Path, mon
     save_picture(tmp_path / "in" / "c.png", grey[..., :1])
     save_picture(tmp_path / "in" / "d.png", noisy_photograph(64, 64, of_255=8))
     task = task_for(tmp_path, tmp_path / "in", AUTO)
-    assert task.greys == [True, True, True, False]
+    assert task.images.greys == [True, True, True, False]
     as_colours, as_grey = told(task, monkeypatch, 0), told(task, monkeypatch, 2)
     assert as_colours[0].std == as_grey[0].std > 12 / 255 and torch.equal(as_colours[1], as_grey[1])
     (tmp_path / "in" / "a.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:200])
-    assert task_for(tmp_path / "again", tmp_path / "in", AUTO).greys == [False, True, True, False]
+    assert task_for(tmp_path / "again", tmp_path / "in", AUTO).images.greys == [False, True, True, False]
 
 
 # --- what is refused -----------------------------------------------------------------------------------------

@@ -216,12 +216,12 @@ def test_the_size_of_an_image_behind_projections(tmp_path: Path) -> None:
         folder = tmp_path / str(expected[1])
         path = task_of(folder, {"name": "tomography", "views": 4, **settings}, 1, data, **changes)
         task = load_task(load_sample_config(path), torch.device("cpu"))
-        assert task.shape_of(0) == (1, *expected) and task.load_measurable(0).shape == (1, 4, 15)
+        assert task.images.shape_of(0) == (1, *expected) and task.load_measurable(0).shape == (1, 4, 15)
     save(tmp_path / "in" / "b.npy", np.ones((4, 15)))
     save(tmp_path / "in" / "c.npy", np.ones((4, 17)))
     path = task_of(tmp_path / "three", {"name": "tomography", "views": 4}, 1, data)
     task = load_task(load_sample_config(path), torch.device("cpu"))
-    first, second, third = (task.make_operator([i])[0] for i in range(3))
+    first, second, third = (task.measurements.operator_of([i])[0] for i in range(3))
     assert first is second and third.measurement_shape == (1, 4, 17)
     path = task_of(tmp_path / "other", {"name": "tomography", "views": 5}, 1, data)
     task = load_task(load_sample_config(path), torch.device("cpu"))
@@ -245,7 +245,7 @@ def test_counted_photons_become_projections(tmp_path: Path) -> None:
     chord = 15  # the length of each ray in the square of the image
     expected = (-np.log(np.where(counts > 0, counts, 0.5) / 1000) - 0.03 * chord) / 0.02
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-5)
-    noise = task._measure(Batch([SampleId(0, 0)], torch.empty(0)), task.load_measurable(0)[None]).noise
+    noise = task.measurements.measure(Batch([SampleId(0, 0)], torch.empty(0)), task.load_measurable(0)[None], 1).noise
     assert isinstance(noise, BeerLambertNoise)
     np.testing.assert_allclose(noise.counts(torch.from_numpy(y)[None, None])[0, 0], counts, atol=0.01)
     [result] = (results_of(path) / "units").iterdir()
@@ -265,17 +265,17 @@ def test_photons_of_rays_pass_for_gaussian_noise_with_weights(tmp_path: Path) ->
     walk = {**RIDGE, "preconditioned": True}
     path = task_of(tmp_path, operator, 1, data, noise=noise, sampler=walk, given=False)
     task = load_task(load_sample_config(path), torch.device("cpu"))
-    assert not task.knows_noise and any("weighted least squares" in note for note in notes_of(task))
+    assert not task.measurements.knows_noise and any("weighted least squares" in note for note in notes_of(task))
     batch = Batch([SampleId(0, 0)], torch.empty(0))
-    measurement = task._measure(batch, task.load_measurable(0)[None])
-    told = task._weighted(0, measurement, measurement)
+    measurement = task.measurements.measure(batch, task.load_measurable(0)[None], 1)
+    told = task.measurements.told(0, measurement, 1.0)
     assert isinstance(told.operator, Weighted) and told.noise.name == "gaussian" and batch.noise_std is None
     counts = 500 * np.exp(-0.025 * (measurement.y + measurement.operator.of_ones()).numpy())
     np.testing.assert_allclose(told.operator.weights, np.sqrt(counts / 500), rtol=1e-4)
     np.testing.assert_allclose(told.y, told.operator.weights * measurement.y)
     assert told.std == pytest.approx(1 / (0.025 * 500**0.5))
     plain = task_of(tmp_path / "plain", operator, 1, data, noise=noise, given=False)
-    assert load_task(load_sample_config(plain), torch.device("cpu")).knows_noise
+    assert load_task(load_sample_config(plain), torch.device("cpu")).measurements.knows_noise
 
 
 # --- mosaics, and what deepinv measures ------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_samplers_that_do_not_know_photons_take_them_for_gaussian_noise(
     noise, y = told(task, monkeypatch)
     assert isinstance(noise, GaussianNoise) and noise.std**2 == pytest.approx(2 * (float(y.mean()) + 1) / 40)
     exact = task_for(tmp_path / "2", tmp_path / "a.png", section, sampler=walk)
-    assert not any("mean variance" in note for note in notes_of(exact)) and exact.knows_noise
+    assert not any("mean variance" in note for note in notes_of(exact)) and exact.measurements.knows_noise
 
 
 def test_blurred_photons_are_weighted_by_their_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_dim_pictures_are_brightened_for_the_network(
     save_picture(tmp_path / "a.png", (bright / 8 * white).round().astype(f"uint{bits}"))
     task = task_for(tmp_path, tmp_path / "a.png", denoising(std="auto"), sampler=ONE)
     loaded = task.load_measurable(0)
-    std = task.estimated_noise[0].std
+    std = task.measurements.estimated_noise[0].std
     assert std == pytest.approx(2 * 0.04 / 8, rel=0.15)
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(type(task.denoiser), "forward", lambda self, x, sigma, label=None: seen.append((x, sigma)) or x)
@@ -122,7 +122,7 @@ def test_the_noise_of_dim_files_of_16_bits_may_be_below_the_steps_of_8(tmp_path:
     save_picture(tmp_path / "a.png", (dim * 65535).round().astype(np.uint16))
     task = task_for(tmp_path, tmp_path / "a.png", denoising(std="auto"), sampler=ONE)
     task.load_measurable(0)
-    assert task.estimated_noise[0].std == pytest.approx(2 * 0.02 / 40, rel=0.15)
+    assert task.measurements.estimated_noise[0].std == pytest.approx(2 * 0.02 / 40, rel=0.15)
     assert "noise estimated as 0.1" in image_notes(task, 0)[0]
 
 
@@ -134,7 +134,7 @@ def test_white_leaves_a_jpeg_file_as_it_is(tmp_path: Path) -> None:
         section = denoising(std="auto", white=white)
         task = task_for(tmp_path / str(white), tmp_path / "a.jpg", section, sampler=ONE)
         task.load_measurable(0)
-        found.append(task.estimated_noise[0].std * 127.5)
+        found.append(task.measurements.estimated_noise[0].std * 127.5)
     assert found[0] < 4 < 7 < found[1]
 
 

@@ -42,8 +42,8 @@ def test_masks_are_those_beside_the_pictures(where: str, tmp_path: Path) -> None
                 archive.write(file, str(file.relative_to(tmp_path / "in")))
         path = tmp_path / "in.zip"
     task = task_for(tmp_path, path, BESIDE)
-    assert len(task.names) == len(masks) and not any("mask" in name for name in task.names)
-    operator, _ = task.make_operator(range(len(masks)))
+    assert len(task.images) == len(masks) and not any("mask" in name for name in task.images.names)
+    operator, _ = task.measurements.operator_of(range(len(masks)))
     np.testing.assert_array_equal(operator.get_buffer("mask")[:, 0].numpy(), np.stack(masks))
 
 

@@ -67,7 +67,7 @@ def test_a_run_tells_right_samples_from_wrong_ones(
         return 0.3 * torch.from_numpy(generator(99, image).standard_normal((1, SIZE, SIZE), dtype=np.float32))
 
     def posterior(self: Task, probe: Any, measurement: Any, draws: Any, callback: Any) -> torch.Tensor:
-        x = draws.normal(self.image_shape)
+        x = draws.normal(self.images.shape)
         for k in range(self.num_steps):
             probe(x, 1.0)
             callback(k, x, 1.0)

@@ -120,12 +120,12 @@ def test_the_random_walk_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
     config = make_config(tmp_path, count=2, num_samples=2, batch_size=4, start={"mean": -0.5, "std": 3.0})
     assert sampling.run(config) == 0
     task = load_task(config, torch.device("cpu"))
-    operator, draws = task.make_operator([0, 0, 1, 1])
+    operator, draws = task.measurements.operator_of([0, 0, 1, 1])
     truth = torch.stack([task.load_image(i) for i in (0, 0, 1, 1)])
     noise = GaussianNoise(0.2)
     likelihood = Measurement(operator, noise, noise.apply(operator(truth), draws))
     walks = ImageDraws([generator(config.seed, image, 1 + s) for image in (0, 1) for s in (0, 1)])
-    x = -0.5 + 3.0 * walks.normal(task.image_shape)
+    x = -0.5 + 3.0 * walks.normal(task.images.shape)
     walk = RandomWalk(step_scale=0.7, preconditioned=True)
     expected = walk.sample(task.denoiser, task.sigmas, likelihood, start=x, draws=walks)
     found = [value for name, value in arrays_of(Path(config.output)).items() if "_sample" in name]
@@ -180,7 +180,7 @@ def test_measurements_of_every_kind(name: str, tmp_path: Path) -> None:
     config = make_config(tmp_path, count=2, measurement=measurement, sampler=walk, animation_frames=2)
     assert sampling.run(config) == 0
     run, task = Path(config.output), load_task(config, torch.device("cpu"))
-    operator, _ = task.make_operator([0])
+    operator, _ = task.measurements.operator_of([0])
     y = next(value for key, value in arrays_of(run).items() if key.endswith("measurement"))
     assert y.shape == operator.measurement_shape
     pictures = [np.asarray(Image.open(path)) for path in run.glob("images/*_measurement.png")]
@@ -204,7 +204,7 @@ def test_noise_of_every_kind(noise: dict[str, Any], name: str, tmp_path: Path) -
     config = make_config(tmp_path, count=1, measurement=measurement, sampler=sampler(name), animation_frames=0)
     assert sampling.run(config) == 0
     truth = load_task(config, torch.device("cpu")).load_image(0)[None]
-    operator, draws = load_task(config, torch.device("cpu")).make_operator([0])
+    operator, draws = load_task(config, torch.device("cpu")).measurements.operator_of([0])
     y = arrays_of(Path(config.output))["0000_picture_a_measurement"]
     expected = noises.make(**noise).apply(operator(truth), draws)[0]
     np.testing.assert_array_equal(y, expected.numpy())

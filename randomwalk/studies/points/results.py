@@ -48,7 +48,7 @@ FLOOR_REPEATS = 4
 
 def results_for(folder: RunFolder, task: Task) -> Results:
     """Writer of a task's results: `PointResults` if the task samples points (images of one pixel with two channels)."""
-    points = task.source is None and task.image_shape == (2, 1, 1)
+    points = task.images.source is None and task.images.shape == (2, 1, 1)
     return PointResults(folder, task) if points else ImageResults(folder, task)
 
 
