@@ -9,7 +9,7 @@ false alarms.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from support.frechet import load_split
 from torch import Tensor
 
 from randomwalk import operators
+from randomwalk.config.files import load_sample_config
 from randomwalk.denoisers.denoiser import Denoiser
 from randomwalk.images.sources import open_images
 from randomwalk.operators import Measurement, Operator
@@ -29,16 +30,8 @@ from randomwalk.rng import ImageDraws, generator
 from randomwalk.sampling import fit, measuring
 
 SHAPE = (1, 32, 32)
-SAMPLER = {
-    "schedule": "geometric",
-    "sigma_max": 3.0,
-    "sigma_min": 0.03,
-    "preconditioned": True,
-    "step_scale": 1.6,
-    "momentum": "auto",
-    "initial_temperature": 1.0,
-}
-"""Settings of the walk, but for the number of levels: those of posterior_sparse.py, from above the images' spread."""
+CONFIG = ROOT / "configs" / "posterior" / "random_walk_momentum.yaml"
+"""File with the settings of the walk, but for the number of levels."""
 LEVELS = (fit.LEVEL, 0.01)
 """Levels of the test in the table."""
 AT_ONCE = 25
@@ -101,7 +94,15 @@ class Work:
     case: Case
     denoiser: Denoiser
     images: dict[str, Tensor]
-    num_steps: int
+    walk: Mapping[str, Any]
+
+
+def settings_of_walk(num_steps: int) -> dict[str, Any]:
+    """Settings of the walk in `CONFIG`, with a number of levels."""
+    sampler = load_sample_config(CONFIG).sampler
+    schedule = sampler.schedule.model_dump(exclude={"name"}, exclude_unset=True)
+    own = sampler.model_dump(exclude={"name", "schedule"}, exclude_unset=True)
+    return {**own, "schedule": sampler.schedule.name, **schedule, "num_steps": num_steps}
 
 
 def make_operator(settings: dict[str, Any], numbers: Sequence[int]) -> Operator:
@@ -120,7 +121,7 @@ def do(job: Job) -> list[Record]:
     with torch.no_grad():
         y = GaussianNoise(case.std * case.noise).apply(measured(work.images[case.images][numbers]), draws)
     given = Measurement(assumed, GaussianNoise(case.std), y)
-    x, cost = sample("random_walk", {**SAMPLER, "num_steps": work.num_steps}, work.denoiser, given, 1, draws)
+    x, cost = sample("random_walk", work.walk, work.denoiser, given, 1, draws)
     error, known = y - assumed(x[:, 0]), measuring.known_part(assumed)
     squares = (error if known is None else error * known).square().flatten(1).sum(1)
     entries = measuring.known_entries(assumed, y).expand(len(y))
@@ -187,12 +188,13 @@ def main(chosen: argparse.Namespace) -> int:
     clothes = load_split(chosen.fashion_mnist, "test")[0][-chosen.measurements :]
     setup = Setup.open("fit_detection", chosen, ["scipy"])
     images = {"clothes": clothes, "inverted": -clothes, "photographs": photographs(chosen.measurements)}
+    walk = settings_of_walk(chosen.evaluations)
     records, denoiser = Records(setup.report.folder, chosen.resume), setup.load()["vp"]
     for name in chosen.tasks:
-        config = {"evaluations": chosen.evaluations, "precision": setup.precision, **SAMPLER}
+        config = {"precision": setup.precision, **walk}
         items = [str(n) for n in range(chosen.measurements)]
         jobs = [
-            Job(name, title, {**config, "case": repr(case)}, items, Work(case, denoiser, images, chosen.evaluations))
+            Job(name, title, {**config, "case": repr(case)}, items, Work(case, denoiser, images, walk))
             for title, case in CASES[name].items()
         ]
         found = measure(jobs, do, records, name, at_once=AT_ONCE, keep_failures=False)[name]

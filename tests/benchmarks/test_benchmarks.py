@@ -260,7 +260,9 @@ def test_right_measurements_fit_and_wrong_ones_do_not() -> None:
         ("right", 0.0, 0.05), ("noise stated as half", 1.0, 1.0), ("noise stated as double", 1.0, 1.0),
         ("inverted clothes", 1.0, 1.0),
     ):  # fmt: skip
-        work = fit_detection.Work(fit_detection.CASES["deblurring"][title], prior, images, 20)
+        work = fit_detection.Work(
+            fit_detection.CASES["deblurring"][title], prior, images, fit_detection.settings_of_walk(20)
+        )
         job = engine.Job("deblurring", title, {}, [str(n) for n in range(20)], work)
         found = [record["p"] for record in fit_detection.do(job)]
         assert least <= fit_detection.share(found, fit.LEVEL)[0] <= most, title
