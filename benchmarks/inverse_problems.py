@@ -1,7 +1,8 @@
 """Quality, spread and cost of every posterior sampler on six inverse problems, beside classical methods.
 
 A method is a file of configs/posterior, which has the settings for the random inpainting; inverse_problems.yaml has the
-changes for the other tasks. All settings but those of random_walk_momentum were chosen on training images.
+changes for the other tasks. All settings but those of random_walk_momentum were chosen on training images. With
+--photographs, the photograph network restores the middle of photographs, with the settings chosen for clothes.
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ from support.common import (
     start,
 )
 from support.engine import FAILED, Job, Record, Records, failure, measure, read_yaml
+from support.photographs import ANY, photographs
+from support.photographs import DEFAULT as PHOTO
 from torch import Tensor
 
 from randomwalk.config import SampleConfig
 from randomwalk.errors import InputError
 from randomwalk.images import metrics
 from randomwalk.images.sheets import Row, new_figure, overview, png, tidy
-from randomwalk.images.tensors import to_bytes
+from randomwalk.images.sources import open_images
+from randomwalk.images.tensors import to_bytes, to_pixels
 from randomwalk.rng import Stream, generator
 from randomwalk.sampling import calibration, intervals
 from randomwalk.sampling.batch import SampleId
@@ -91,7 +95,23 @@ def load_config(setup: Setup, method: Method, task: str, changes: Mapping[str, A
     if not method.can_do(task):
         raise InputError(f"inverse_problems.yaml: methods: {method.name}: has no {task}")
     changes = {**SETTINGS["tasks"][task], **SETTINGS["methods"][method.name][task], **changes}
+    if setup.options.photographs is not None:
+        sides = [setup.options.crop] * 2
+        changes |= {"network.path": str(PHOTO), "data.path": str(middles(setup)), "image_size": sides}
     return setup.load_config(f"posterior/{method.name}", method.network, changes)
+
+
+def middles(setup: Setup) -> Path:
+    """Folder of this run with the middles of the first photographs, as PNG files."""
+    folder = setup.report.folder.path / "photographs"
+    if not folder.is_dir():
+        source = open_images(setup.options.photographs)
+        if len(source) < setup.num_images:
+            raise InputError(f"--photographs: {source.where} has {len(source)} images; expected {setup.num_images}")
+        for photo in photographs(source, ANY, range(setup.num_images), setup.options.crop):
+            name = f"photographs/{photo.number:02}.png"
+            setup.report.folder.write_image(name, to_pixels(photo.pixels))
+    return folder
 
 
 def load(setup: Setup, method: Method, name: str) -> Task:
@@ -410,6 +430,8 @@ def options() -> argparse.ArgumentParser:
     )
     add_weights(made)
     add_restoring(made, 32)
+    made.add_argument("--photographs", metavar="FOLDER", help="restore these with the photograph network, not clothes")
+    made.add_argument("--crop", type=int, default=48, metavar="N", help="side of their middle, in pixels (48)")
     made.add_argument("--resume", metavar="FOLDER", help="folder of an earlier run; its results are not measured again")
     return made
 
@@ -417,7 +439,7 @@ def options() -> argparse.ArgumentParser:
 def main(chosen: argparse.Namespace) -> int:
     """Measure the tasks that the options name."""
     check_num_images(chosen)
-    check_least(chosen, seed=0, num_samples=2)
+    check_least(chosen, seed=0, num_samples=2, crop=32)
     if min(chosen.evaluations or [2]) < 2:
         raise InputError(f"--evaluations {min(chosen.evaluations)}: expected 2 or more")
     if (chosen.cost or 2) < 2:
@@ -427,7 +449,7 @@ def main(chosen: argparse.Namespace) -> int:
     names = chosen.methods or METHODS
     methods = [Method(name, "vp", n) for name in names for n in chosen.evaluations or [None] if name == MOMENTUM]
     methods += [Method(name) for name in names if name != MOMENTUM]
-    methods += [Method(name, "ve") for name in chosen.ve_methods if name in names]
+    methods += [Method(name, "ve") for name in chosen.ve_methods if name in names and chosen.photographs is None]
     setup = Setup.open("inverse_problems", chosen, ["scikit-image", "torchmetrics"], quick_images=2)
     records = Records(setup.report.folder, chosen.resume)
     for name in chosen.tasks:

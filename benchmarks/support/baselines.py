@@ -41,10 +41,10 @@ class Best:
 
 
 def apply(method: Method, images: Tensor, **settings: Any) -> Tensor:
-    """``method`` of each of the images ``[B, 1, H, W]``, several at a time."""
+    """``method`` of each channel of the images ``[B, C, H, W]``, several at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(pool.map(lambda image: method(image, **settings), images[:, 0].numpy()))
-    return torch.from_numpy(np.stack(done))[:, None].float()
+        done = list(pool.map(lambda channel: method(channel, **settings), images.flatten(0, 1).numpy()))
+    return torch.from_numpy(np.stack(done)).unflatten(0, images.shape[:2]).float()
 
 
 def search(
@@ -112,8 +112,8 @@ def biharmonic(measurement: Tensor, masks: Tensor) -> Tensor:
     """Missing pixels from the kept, noisy ones by the biharmonic equation, ``inpaint_biharmonic``, clipped.
 
     Args:
-        measurement: ``[B, 1, H, W]``.
-        masks: the same shape, 1 where a pixel was kept.
+        measurement: ``[B, C, H, W]``.
+        masks: ``[B, 1, H, W]``, 1 where a pixel was kept.
     """
     from skimage.restoration import inpaint_biharmonic
 
@@ -123,8 +123,9 @@ def biharmonic(measurement: Tensor, masks: Tensor) -> Tensor:
         return filled
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = torch.stack([measurement[:, 0], masks[:, 0]], 1).numpy()
-        return torch.from_numpy(np.stack(list(pool.map(restore, pairs))))[:, None].float().clamp(-1, 1)
+        pairs = torch.stack([measurement, masks.expand_as(measurement)], 2).flatten(0, 1).numpy()
+        done = torch.from_numpy(np.stack(list(pool.map(restore, pairs))))
+    return done.unflatten(0, measurement.shape[:2]).float().clamp(-1, 1)
 
 
 def wiener(kernel: np.ndarray) -> Method:
@@ -163,7 +164,7 @@ def best_variational(operator: Operator, y: Tensor, truth: Tensor, tries: Sequen
 
 
 def variational(operator: Operator, y: Tensor, weight: float, iterations: int) -> Tensor:
-    """``argmin ||A x - y||^2 / 2 + w TV(x)`` for a linear operator, ``[B, 1, H, W]``.
+    """``argmin ||A x - y||^2 / 2 + w TV(x)`` for a linear operator, ``[B, C, H, W]``, TV of each channel.
 
     By FISTA (Beck and Teboulle 2009) from ``A^T y``, each proximal map by ``denoise_tv_chambolle``, which is stopped
     early, so that the minimum is approximate.

@@ -206,6 +206,22 @@ def test_the_walk_with_momentum_has_a_row_for_each_number_of_evaluations(tmp_pat
     assert task.sampler.samples_posterior
 
 
+def test_photographs_are_cut_at_their_middle(tmp_path: Path) -> None:
+    folder = "data/photographs"
+    setup = make_setup(tmp_path, "--photographs", folder, "--crop", "32")
+    task = inverse_problems.load(setup, inverse_problems.Method("mmps"), "super_resolution")
+    operator, _ = task.measurements.operator_of([1])
+    assert task.images.shape == (3, 32, 32) and operator.measurement_shape == (3, 8, 8)
+    picture = np.asarray(Image.open(sorted(Path(folder).glob("*.png"))[1]).convert("RGB"))
+    top, left = (picture.shape[0] - 32) // 2, (picture.shape[1] - 32) // 2
+    middle = torch.from_numpy(picture[top : top + 32, left : left + 32] / 127.5 - 1).permute(2, 0, 1)
+    torch.testing.assert_close(task.load_image(1).double(), middle, atol=1e-6, rtol=0)
+    setup.options.photographs, setup.options.quick, setup.options.num_images = folder, False, 99
+    setup.report.folder.path.joinpath("photographs").rename(tmp_path / "away")
+    with pytest.raises(InputError, match="expected 99"):
+        inverse_problems.middles(setup)
+
+
 def test_the_other_methods_have_as_many_levels_as_the_cost_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
