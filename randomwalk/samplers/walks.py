@@ -106,7 +106,7 @@ class RandomWalk(WalkSampler, RandomWalkSettings):
     `PosteriorFlow`, otherwise by Euler's step of the prior's probability flow, ``x + s^2 score(x, s) / 2``, which takes
     a share of up to ``(s/w)^2`` too much where y is precise, w being the standard deviation of X. Both leave a share
     ``(s/w)^4 / 4`` too much where nothing is measured. So the lowest level should be a fraction, such as 0.3, of the
-    smallest details of X; it need not be below eta. The highest can be about the standard deviation of X, since more
+    smallest details of X; it need not be below eta. The highest can be half of the standard deviation of X, since more
     levels below are worth more than some above. Momentum does not help the walk to find the weights of distant modes.
 
     **Restoration.** Other settings give one good image in few steps instead of samples: a weight of the prior
