@@ -95,9 +95,6 @@ def load_config(setup: Setup, method: Method, task: str, changes: Mapping[str, A
     if not method.can_do(task):
         raise InputError(f"inverse_problems.yaml: methods: {method.name}: has no {task}")
     changes = {**SETTINGS["tasks"][task], **SETTINGS["methods"][method.name][task], **changes}
-    if setup.options.photographs is not None:
-        sides = [setup.options.crop] * 2
-        changes |= {"network.path": str(PHOTO), "data.path": str(middles(setup)), "image_size": sides}
     return setup.load_config(f"posterior/{method.name}", method.network, changes)
 
 
@@ -117,6 +114,9 @@ def middles(setup: Setup) -> Path:
 def load(setup: Setup, method: Method, name: str) -> Task:
     """A task ready to run."""
     changes: dict[str, Any] = {"num_samples": setup.options.num_samples, "batch_size": 32}
+    if setup.options.photographs is not None:
+        sides = [setup.options.crop] * 2
+        changes |= {"network.path": str(PHOTO), "data.path": str(middles(setup)), "image_size": sides}
     config = load_config(setup, method, name, changes)
     if method.evaluations is not None:
         changes["sampler.schedule.num_steps"] = method.evaluations
